@@ -1,0 +1,92 @@
+# Everything that one does here, by name. On a new machine Python 3.11, make and pip are enough: each target sets up
+# what it needs, once, in .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
+.NOTPARALLEL:
+.PHONY: help setup demo test lint types imports check lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements/dev.txt
+
+# `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
+PYTHON ?=
+PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+
+# Two at a time on two cores. `make test ARGS="-k takeover"` adds arguments, `make test JOBS=0` runs in one process.
+JOBS ?= auto
+ARGS ?=
+
+UV_VERSION := 0.13.8
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv from the lock; the other targets do it when it is needed
+	@:
+
+demo: $(READY) ## a whole system on this machine, and a call to talk to
+	@$(BIN)/unpod demo
+
+test: $(READY) ## run the tests
+	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
+
+lint: $(READY) ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## check types
+	@$(BIN)/mypy
+
+imports: $(READY) ## check that the packages import only what the floor plan allows
+	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import_linter_cache
+
+check: lint types imports test ## everything that CI checks
+
+lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer ones
+	@set -e; $(find_python); \
+	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	"$$python" -m venv "$$tmp/uv"; \
+	"$$tmp/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --all-extras --group dev $(ARGS) pyproject.toml --output-file $(LOCK) > /dev/null; \
+	echo "$(LOCK): $$(grep -c '==' $(LOCK)) packages"
+
+clean: ## remove .venv, caches, and the data of local runs
+	rm -rf $(VENV) .unpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Sets $$python, or says in one line what is missing.
+define find_python
+python=; old=; bare=; \
+for p in $(PYTHONS); do \
+	"$$p" -c '' 2> /dev/null || continue; \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { old="$$p ($$("$$p" -V 2>&1))"; continue; }; \
+	"$$p" -c 'import ensurepip, venv' 2> /dev/null || { bare=$$p; continue; }; \
+	python=$$p; break; \
+done; \
+if [ -z "$$python" ]; then \
+	if [ -n "$$bare" ]; then echo "unpod: $$bare cannot make a virtual environment; on Debian and Ubuntu: apt-get install $$(basename "$$bare")-venv" >&2; \
+	else echo "unpod: needs Python 3.11 or later, found $${old:-none of: $(PYTHONS)}; say which with make PYTHON=..." >&2; fi; \
+	exit 1; \
+fi
+endef
+
+# Only what the lock names, by hash; then this project itself, built with the hatchling that was just installed.
+$(READY): $(LOCK) pyproject.toml
+	@set -e; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	quietly() { "$$@" > "$$log" 2>&1 || { cat "$$log" >&2; echo "unpod: set-up failed in: $$*" >&2; exit 1; }; }; \
+	if ! $(BIN)/python -c '' 2> /dev/null; then \
+		$(find_python); \
+		echo "Setting up $(VENV) with $$("$$python" -V 2>&1), once; this takes about half a minute"; \
+		quietly "$$python" -m venv --clear $(VENV); \
+	else echo "Bringing $(VENV) up to date"; fi; \
+	pip="$(BIN)/python -m pip --disable-pip-version-check --no-input --quiet install"; \
+	quietly $$pip --require-hashes --requirement $(LOCK); \
+	quietly $$pip --no-deps --no-build-isolation --editable .; \
+	touch $@; \
+	echo "$(VENV) is ready"

@@ -1,0 +1,1 @@
+"""The bridge between the orchestrator's WebSockets and the log."""

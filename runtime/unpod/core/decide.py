@@ -1,0 +1,505 @@
+"""What happens next: the only place that chooses.
+
+`decide(state, given, now, settings)` is told what has just happened (`given`: a record of the bridge, already folded, or
+one of the local inputs below) and answers with a `Decision`: steps in order, each something to store (`Append`),
+something too frequent to store (a `LocalEvent`), or something to do (an effect). It never waits and never fails on
+input from outside. The driver carries the steps out and folds what it stores, so that a decision always sees its past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core import metrics, turns
+from unpod.core.codec import Record
+from unpod.core.commands import AnyCommand
+from unpod.core.events import SessionEvent
+from unpod.core.state import BrainAsked, DeltaSent, LocalEvent, SessionState, TurnOpened
+from unpod.core.turns import Turn
+
+# --- what can happen, beside the bridge's records ---------------------------------------------------------------------
+
+
+class TurnHooksReturned(Struct, frozen=True):
+    """The `user_turn` hooks of a turn have returned."""
+
+    turn: int
+    has_brain: bool
+
+
+class BrainSpoke(Struct, frozen=True):
+    """The brain has yielded a piece of the reply."""
+
+    turn: int
+    text: str
+
+
+class BrainFinished(Struct, frozen=True):
+    """The brain has nothing more to say on this turn; `complete`: nor on this call."""
+
+    turn: int
+    complete: bool = False
+
+
+class BrainFailed(Struct, frozen=True):
+    """The brain raised."""
+
+    turn: int
+    code: str
+    error: str
+
+
+class TimeReached(Struct, frozen=True):
+    """A moment that `due` named has come."""
+
+
+class Verb(Struct, frozen=True):
+    """The developer's code asks for a command."""
+
+    command: AnyCommand
+
+
+class EntrypointReturned(Struct, frozen=True):
+    """The developer's entrypoint has returned, or raised `error`."""
+
+    error: str | None = None
+
+
+Given = (
+    Record
+    | TurnHooksReturned
+    | BrainSpoke
+    | BrainFinished
+    | BrainFailed
+    | TimeReached
+    | Verb
+    | EntrypointReturned
+)
+
+
+# --- what can be decided ----------------------------------------------------------------------------------------------
+
+
+class Append(Struct, frozen=True):
+    """Store a fact or a command; `cause` is what its id is derived from (the input's id where empty)."""
+
+    body: SessionEvent | AnyCommand
+    cause: str = ""
+
+
+class FireHooks(Struct, frozen=True):
+    """Run the hooks of an event, in order of registration."""
+
+    event: str
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = {}
+    turn: int = 0
+
+
+class AskBrain(Struct, frozen=True):
+    """Give a turn's text to the brain."""
+
+    turn: int
+    text: str
+    language: str | None
+
+
+class StopBrain(Struct, frozen=True):
+    """Cancel the brain's stream at its provider; with `mark`, tell it that the caller heard `heard` and no more."""
+
+    turn: int
+    mark: bool = False
+    heard: str | None = None
+
+
+class MarkInterrupted(Struct, frozen=True):
+    """Tell the brain, whose stream is over, that the caller heard `heard` and no more."""
+
+    heard: str
+
+
+class Nudge(Struct, frozen=True):
+    """Tell the brain that the caller cut in between turns, nobody knows where."""
+
+    note: str
+
+
+class SendDelta(Struct, frozen=True):
+    """Send the `n`-th piece (from 1) of a reply on its way."""
+
+    turn: int
+    part: int
+    n: int
+    text: str
+
+
+class Finish(Struct, frozen=True):
+    """Let `run()` return."""
+
+    reason: str
+
+
+Effect = FireHooks | AskBrain | StopBrain | MarkInterrupted | Nudge | SendDelta | Finish
+Step = Append | LocalEvent | Effect
+
+
+class Decision(Struct, frozen=True):
+    """Steps, to be carried out in order."""
+
+    steps: tuple[Step, ...] = ()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What a developer can set for a session. Times in seconds; None switches a timer off."""
+
+    agent_id: str = ""
+    silence_timeout_s: float | None = 10.0
+    metrics_wait_s: float = 1.0
+    max_duration_s: float | None = None
+    reply_timeout_s: float | None = 30.0
+    max_reply_chars: int = 20_000
+    interruption_note: str = "The caller cut in on your last reply; it is not known how much of it they heard."
+
+
+NOTHING = Decision()
+
+
+def decide(state: SessionState, given: Given, now: float, settings: Settings) -> Decision:
+    """Return what happens next, now that `given` has happened."""
+    if isinstance(given, Record):
+        rule = _ON_RECORD.get(type(given.body))
+        steps = [] if rule is None else rule(state, given, now, settings)
+    else:
+        steps = _ON_INPUT[type(given)](state, given, now, settings)
+    return Decision(tuple(steps)) if steps else NOTHING
+
+
+def follow_up(state: SessionState, now: float, settings: Settings) -> Decision:
+    """Return what is due without anything having happened: the next waiting turn, or the summary of an ended call.
+
+    The driver asks after each decision, until there is nothing.
+    """
+    if state.turn is not None:
+        return NOTHING
+    if state.ended is not None and not state.queue and not state.completed:
+        return Decision((Append(summary(state, settings)),))
+    if not state.queue or state.over:
+        return NOTHING
+    first = state.queue[0]
+    return Decision((TurnOpened(now), FireHooks("user_turn", (first.text or "",), turn=first.number)))
+
+
+def due(state: SessionState, settings: Settings) -> float | None:
+    """Return the time at which `decide` wants to hear `TimeReached`, or None."""
+    moments = [at for _, at in _moments(state, settings)]
+    return min(moments) if moments else None
+
+
+def _moments(state: SessionState, settings: Settings) -> list[tuple[str, float]]:
+    """Name the timers that run, each with its time; they follow from the state, so nobody has to cancel one."""
+    if state.over or not state.started_at:
+        return []
+    found: list[tuple[str, float]] = []
+    turn = state.turn
+    if turn is not None and turn.phase == "ended" and not state.speaking:
+        found.append(("metrics", max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s))
+    if turn is not None and turn.replying and settings.reply_timeout_s is not None:
+        found.append(("reply", max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s))
+    if settings.silence_timeout_s is not None and not state.speaking:
+        found.append(("silence", state.quiet_since + settings.silence_timeout_s * (state.silences + 1)))
+    if settings.max_duration_s is not None:
+        found.append(("max_duration", state.started_at + settings.max_duration_s))
+    return found
+
+
+# --- rules for the bridge's records -----------------------------------------------------------------------------------
+
+
+def _call_started(_: SessionState, __: Record, ___: float, ____: Settings) -> list[Step]:
+    return [FireHooks("call_start")]
+
+
+def _user_text(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
+    body = given.body
+    if isinstance(body, ev.UserText) and not body.is_final:
+        return [] if state.over else [FireHooks("user_partial", (body.text,))]
+    turn = state.turn
+    return _complete(turn, now) if turn is not None and turn.phase == "ended" else []
+
+
+def _user_interrupted(state: SessionState, given: Record, now: float, settings: Settings) -> list[Step]:
+    body = given.body
+    heard = body.heard_prefix if isinstance(body, ev.UserInterrupted) else None
+    turn, steps = state.turn, list[Step]()
+    if turn is not None and turn.replying:
+        steps += [StopBrain(turn.number, mark=True, heard=heard), *_end_reply(turn, "interrupted")]
+        return [*steps, FireHooks("interruption"), *_agent_turn(turn)]
+    if heard is not None:
+        steps.append(MarkInterrupted(heard))
+    elif not state.over:
+        steps.append(Nudge(settings.interruption_note))
+    if turn is not None and turn.phase == "ended" and turn.metrics is not None:
+        return [*steps, FireHooks("interruption"), *_complete(turn, now)]
+    return [*steps, FireHooks("interruption")]
+
+
+def _worker_error(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
+    body = given.body
+    if not isinstance(body, ev.WorkerError):
+        return []
+    end = _end(state, "error") if body.severity == "fatal" else []
+    return [*end, FireHooks("error", (body.code, body.message, body.severity, body.source))]
+
+
+def _call_metric(_: SessionState, given: Record, __: float, ___: Settings) -> list[Step]:
+    return [FireHooks("metric", (given,))]
+
+
+def _turn_metrics(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
+    turn = state.turn
+    if turn is None or turn.metrics is not given.body:
+        return [FireHooks("metric", (given,))]
+    return _complete(turn, now) if turn.phase == "ended" and not state.speaking else []
+
+
+def _state_changed(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
+    steps: list[Step] = [FireHooks("state", (given,))]
+    turn = state.turn
+    if turn is not None and turn.phase == "ended" and turn.metrics is not None and not state.speaking:
+        steps += _complete(turn, now)
+    return steps
+
+
+def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
+    body, turn = given.body, state.turn
+    reason = body.reason if isinstance(body, ev.CallEnded) else "lost"
+    steps: list[Step] = []
+    if turn is not None:
+        if turn.replying:
+            steps += [StopBrain(turn.number), *_agent_turn(turn)]
+        steps += _complete(turn, now)
+    for pending in state.queue:
+        steps += _complete(turns.opened(pending, pending.at, withheld=state.paused), now)
+    if not state.dropped:
+        steps += [FireHooks("call_end", (reason,)), Finish(reason)]
+    return steps
+
+
+# --- rules for local inputs -------------------------------------------------------------------------------------------
+
+
+def _turn_hooks_returned(state: SessionState, given: Given, now: float, _: Settings) -> list[Step]:
+    turn = state.turn
+    if not isinstance(given, TurnHooksReturned) or turn is None or turn.number != given.turn or turn.phase != "opened":
+        return []
+    if state.over:
+        return []
+    if not given.has_brain or turn.user_text is None:
+        return _end_reply(turn, "unanswered")
+    return [BrainAsked(turn.number, now), AskBrain(turn.number, turn.user_text, turn.language)]
+
+
+def _brain_spoke(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
+    turn = _replying(state, given)
+    if turn is None or not isinstance(given, BrainSpoke) or not given.text:
+        return []
+    if len(turn.sent) + len(given.text) > settings.max_reply_chars:
+        limit = f"a reply of more than {settings.max_reply_chars} characters"
+        return [StopBrain(turn.number), *_fail(turn, "reply_too_long", limit)]
+    delta = SendDelta(turn.number, turn.part, turn.deltas + 1, given.text)
+    return [DeltaSent(turn.number, given.text, now), delta]
+
+
+def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    turn = _replying(state, given)
+    if turn is None or not isinstance(given, BrainFinished):
+        return []
+    end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if given.complete else []
+    return [*_end_reply(turn, "done" if turn.deltas else "empty"), *end, *_agent_turn(turn)]
+
+
+def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    turn = _replying(state, given)
+    if turn is None or not isinstance(given, BrainFailed):
+        return []
+    return _fail(turn, given.code, given.error)
+
+
+def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
+    reached = {name for name, at in _moments(state, settings) if at <= now}
+    steps: list[Step] = []
+    if "max_duration" in reached:
+        return _end(state, "max_duration")
+    turn = state.turn
+    if turn is not None and "metrics" in reached:
+        steps += _complete(turn, now)
+    if turn is not None and "reply" in reached:
+        steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
+    if "silence" in reached:
+        seconds = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
+        steps += [Append(ev.SilenceNoticed(seconds=seconds)), FireHooks("silence", (seconds,))]
+    return steps
+
+
+def _verb(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    if not isinstance(given, Verb):
+        return []
+    command = given.command
+    if isinstance(command, cmd.EndCall):
+        return _end(state, command.reason)
+    if isinstance(command, cmd.Interrupt):
+        return _interrupt(state)
+    if isinstance(command, cmd.Transfer) and command.mode == "cold":
+        return [*_close_turn(state), Append(command), FireHooks("call_end", ("transferred",)), Finish("transferred")]
+    return [Append(command)]
+
+
+def _entrypoint_returned(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    error = given.error if isinstance(given, EntrypointReturned) else None
+    steps: list[Step] = [] if error is None else [Append(ev.EntrypointFailed(error=error))]
+    return [*steps, *_end(state, "completed" if error is None else "error")]
+
+
+# --- parts of decisions -----------------------------------------------------------------------------------------------
+
+
+def _replying(state: SessionState, given: Given) -> Turn | None:
+    """Return the open reply that an input of the brain belongs to; a late input of a former turn belongs to none."""
+    turn = state.turn
+    if turn is None or not isinstance(given, (BrainSpoke, BrainFinished, BrainFailed)):
+        return None
+    return turn if turn.number == given.turn and turn.replying and not state.over else None
+
+
+def _end_reply(turn: Turn, reason: cmd.ReplyEndReason) -> list[Step]:
+    """End the reply. Its id hangs on turn and part alone, so that whoever ends it, it is one command."""
+    end = cmd.EndReply(turn=turn.number, part=turn.part, deltas=turn.deltas, chars=len(turn.sent), reason=reason)
+    return [Append(end, cause=f"{turn.cause}:{turn.part}")]
+
+
+def _agent_turn(turn: Turn) -> list[Step]:
+    return [FireHooks("agent_turn", (turn.sent,), turn=turn.number)] if turn.sent else []
+
+
+def _fail(turn: Turn, code: str, error: str) -> list[Step]:
+    return [
+        Append(ev.AdapterFailed(turn_id=turn.number, code=code, error=error)),
+        *_end_reply(turn, "failed"),
+        *_agent_turn(turn),
+        FireHooks("error", (code, error, "error", "adapter")),
+    ]
+
+
+def _complete(turn: Turn, now: float) -> list[Step]:
+    fact = turns.completed(turn, now)
+    return [Append(fact), FireHooks("turn_complete", kwargs=_turn_fields(fact), turn=turn.number)]
+
+
+def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:
+    """Return all that the row of an ended call needs."""
+    started, ended = state.started, state.ended
+    figures = metrics.snapshot(state.metrics, state.duration_s(state.ended_at))
+    kept = state.metrics
+    metadata = {} if started is None else started.metadata
+    direction = metadata.get("direction")
+    return ev.CallCompleted(
+        call_id=state.session_id,
+        agent_id=(started.agent_id if started is not None else None) or settings.agent_id,
+        runner_id=state.runner_id,
+        reason="lost" if ended is None else ended.reason,
+        direction=direction if isinstance(direction, str) and direction else "inbound",
+        started_at=state.started_at,
+        ended_at=state.ended_at,
+        duration_s=figures.duration_s,
+        turns=figures.turns,
+        interruptions=state.interruptions,
+        avg_stt_ms=figures.avg_stt_ms if kept.stt else None,
+        avg_llm_ms=figures.avg_llm_ms if kept.llm else None,
+        avg_tts_ms=figures.avg_tts_ms if kept.tts else None,
+        stt_p95_ms=figures.stt_p95_ms if kept.stt else None,
+        llm_p95_ms=figures.llm_p95_ms if kept.llm else None,
+        tts_p95_ms=figures.tts_p95_ms if kept.tts else None,
+        tokens_in=figures.tokens_in,
+        tokens_out=figures.tokens_out,
+        cost_voice=figures.cost.voice,
+        cost_llm=figures.cost.llm,
+        model=figures.active_llm or None,
+        takeovers=state.takeovers,
+    )
+
+
+def _turn_fields(fact: ev.TurnCompleted) -> dict[str, object]:
+    fields = asdict(fact)
+    named = {name: fields[name] for name in TURN_FIELDS if name in fields}
+    return {**named, "stt_ms": fact.asr_ms, "tts_ms": fact.tts_ttfb_ms}
+
+
+TURN_FIELDS = (
+    "turn_id",
+    "user_text",
+    "agent_text",
+    "heard_text",
+    "interrupted",
+    "ttfa_ms",
+    "asr_ms",
+    "stt_ms",
+    "llm_ttft_ms",
+    "llm_total_ms",
+    "llm_call_count",
+    "tts_ttfb_ms",
+    "tts_ms",
+    "from_node",
+    "to_node",
+)
+"""What a `turn_complete` hook is given, by name."""
+
+
+def _close_turn(state: SessionState) -> list[Step]:
+    """Stop the reply that is open, or about to be, and end it."""
+    turn = state.turn
+    if turn is None or not turn.owes_end:
+        return []
+    if not turn.replying:
+        return _end_reply(turn, "ended")
+    return [StopBrain(turn.number), *_end_reply(turn, "ended"), *_agent_turn(turn)]
+
+
+def _end(state: SessionState, reason: str) -> list[Step]:
+    return [] if state.over else [*_close_turn(state), Append(cmd.EndCall(reason=reason))]
+
+
+def _interrupt(state: SessionState) -> list[Step]:
+    turn = state.turn
+    playing: list[Step] = [Append(cmd.Interrupt())] if "agent.interrupt" in state.negotiated else []
+    if turn is None or not turn.replying:
+        return playing
+    stop = StopBrain(turn.number, mark=True)
+    return [stop, *playing, *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
+
+
+_Rule = Callable[[SessionState, Record, float, Settings], list[Step]]
+_ON_RECORD: dict[type[object], _Rule] = {
+    ev.CallStarted: _call_started,
+    ev.UserText: _user_text,
+    ev.UserInterrupted: _user_interrupted,
+    ev.WorkerError: _worker_error,
+    ev.CallMetric: _call_metric,
+    ev.TurnMetrics: _turn_metrics,
+    ev.StateChanged: _state_changed,
+    ev.CallEnded: _call_ended,
+}
+
+_ON_INPUT: dict[type[object], Callable[[SessionState, Given, float, Settings], list[Step]]] = {
+    TurnHooksReturned: _turn_hooks_returned,
+    BrainSpoke: _brain_spoke,
+    BrainFinished: _brain_finished,
+    BrainFailed: _brain_failed,
+    TimeReached: _time_reached,
+    Verb: _verb,
+    EntrypointReturned: _entrypoint_returned,
+}

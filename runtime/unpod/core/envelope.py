@@ -1,0 +1,125 @@
+"""The envelope of a record: CloudEvents' NATS binding in headers, and what unpod adds.
+
+`Unpod-Epoch` is the stream sequence of the placement under which the writer wrote, `Unpod-Index` its place among that
+writer's records of the session (from 1, without gaps), `Unpod-Seen` the bridge index that an owner had consumed,
+`Unpod-Settled` the one up to which all its handlers had returned, `Unpod-Cause` the id of the record that it answers.
+Headers are printable ASCII: ids are percent-encoded. Nothing that a message says in `Nats-*` headers is believed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from urllib.parse import quote, unquote
+
+from msgspec import Struct
+
+from unpod.core.ids import message_id
+from unpod.errors import ProtocolViolation
+
+TYPE_PREFIX = "io.unpod."
+VERSION = 1
+_TYPE = re.compile(r"io\.unpod\.([a-z][a-z_.]*)\.v([0-9]{1,4})\Z")
+_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """What is known of a record without its payload. `time` is seconds since 1970 in the log's time."""
+
+    id: str
+    type: str
+    source: str
+    session: str
+    time: float
+    epoch: int
+    index: int
+    version: int = VERSION
+    seen: int = 0
+    settled: int = 0
+    cause: str = ""
+    handler: str = ""
+    traceparent: str = ""
+
+
+def to_headers(envelope: Envelope) -> dict[str, str]:
+    """Return the headers of a record, `Nats-Msg-Id` among them."""
+    headers = {
+        "Nats-Msg-Id": message_id(envelope.id, envelope.epoch),
+        "ce-specversion": "1.0",
+        "ce-id": envelope.id,
+        "ce-type": f"{TYPE_PREFIX}{envelope.type}.v{envelope.version}",
+        "ce-source": quote(envelope.source, safe="/"),
+        "ce-subject": quote(envelope.session.encode("utf-8", "surrogatepass"), safe=""),
+        "ce-time": format_time(envelope.time),
+        "Unpod-Epoch": str(envelope.epoch),
+        "Unpod-Index": str(envelope.index),
+    }
+    if envelope.seen:
+        headers["Unpod-Seen"] = str(envelope.seen)
+    if envelope.settled:
+        headers["Unpod-Settled"] = str(envelope.settled)
+    if envelope.cause:
+        headers["Unpod-Cause"] = envelope.cause
+    if envelope.handler:
+        headers["Unpod-Handler"] = quote(envelope.handler, safe=":.<>")[:200]
+    if envelope.traceparent:
+        headers["traceparent"] = envelope.traceparent
+    return headers
+
+
+def from_headers(headers: Mapping[str, str]) -> Envelope:
+    """Return the envelope that headers carry.
+
+    Raises:
+        ProtocolViolation: a header that must be there is missing or malformed.
+    """
+    match = _TYPE.match(headers.get("ce-type", ""))
+    identifier = headers.get("ce-id", "")
+    if match is None or not _ID.match(identifier):
+        msg = "a record without a well-formed ce-type and ce-id"
+        raise ProtocolViolation(msg)
+    traceparent = headers.get("traceparent", "")
+    return Envelope(
+        id=identifier,
+        type=match[1],
+        version=int(match[2]),
+        source=unquote(headers.get("ce-source", "")),
+        session=unquote(headers.get("ce-subject", ""), errors="surrogatepass"),
+        time=parse_time(headers.get("ce-time", "")),
+        epoch=_number(headers, "Unpod-Epoch"),
+        index=_number(headers, "Unpod-Index"),
+        seen=_number(headers, "Unpod-Seen"),
+        settled=_number(headers, "Unpod-Settled"),
+        cause=headers.get("Unpod-Cause", ""),
+        handler=unquote(headers.get("Unpod-Handler", "")),
+        traceparent=traceparent if _TRACEPARENT.match(traceparent) else "",
+    )
+
+
+def format_time(seconds: float) -> str:
+    """Return RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> float:
+    """Return seconds since 1970 of an RFC 3339 time.
+
+    Raises:
+        ProtocolViolation: it is none.
+    """
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        msg = "a record without a well-formed ce-time"
+        raise ProtocolViolation(msg) from error
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    text = headers.get(name, "0")
+    if not _NUMBER.match(text):
+        msg = f"header {name} is not a number"
+        raise ProtocolViolation(msg)
+    return int(text)

@@ -1,0 +1,113 @@
+"""Who takes which call: what bridges and runners say to each other over core NATS. Nothing of it is stored.
+
+A bridge that is assigned a job asks the runners of its agent (`Offer`, a queue group: one answers). The runner that
+answers `taken` holds a place for the job. Once the call is up, the bridge appoints it owner in the log and tells it in
+person (`Start`), or gives the place back (`Release`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+Answer = Literal["taken", "full", "rate_limited", "draining"]
+Registration = Literal["connecting", "registered", "refused", "too_old", "unreachable"]
+
+
+class RunnerAnnounced(Struct, frozen=True, kw_only=True):
+    """A runner says that it is there: at its start, at each change, and each second."""
+
+    runner: str
+    agent: str
+    capacity: int
+    in_flight: int = 0
+    queued: int = 0
+    dev: bool = False
+    draining: bool = False
+    gone: bool = False
+    version: str = ""
+
+
+class BridgeAnnounced(Struct, frozen=True, kw_only=True):
+    """A bridge says that it is there, and how its registration of each agent stands (agent id, `@dev` appended for dev)."""
+
+    bridge: str
+    agents: dict[str, Registration] = {}
+    detail: str = ""
+    gone: bool = False
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A job waits for a runner; `session` is known when it is a call that another runner had."""
+
+    job: str
+    bridge: str
+    agent: str
+    resume: bool = False
+    session: str = ""
+
+
+class OfferAnswered(Struct, frozen=True, kw_only=True):
+    """A runner's answer; `taken` holds a place for the job until `Start` or `Release`."""
+
+    answer: Answer
+    runner: str = ""
+
+
+class Start(Struct, frozen=True, kw_only=True, tag="start"):
+    """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin."""
+
+    job: str
+    agent: str
+    session: str
+    epoch: int
+    until_seq: int
+    bridge: str = ""
+
+
+class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
+    """The bridge has your answer and keeps the place; a runner that does not hear this within a second forgets it."""
+
+    job: str
+    bridge: str = ""
+
+
+class Release(Struct, frozen=True, kw_only=True, tag="release"):
+    """The job is no more: the place is free."""
+
+    job: str
+    reason: str = ""
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """A runner's answer to `Hold`, `Start` and `Release`; not `ok` where it knows nothing of the job."""
+
+    ok: bool
+    reason: str = ""
+
+
+class QueuedAnnounced(Struct, frozen=True, kw_only=True):
+    """How many jobs of an agent wait at a bridge for a runner; said at each change, and each second while any wait."""
+
+    bridge: str
+    agent: str
+    count: int
+
+
+ToRunner = Hold | Start | Release
+
+_encode = msgspec.json.Encoder().encode
+RUNNER_ANNOUNCED = msgspec.json.Decoder(RunnerAnnounced)
+BRIDGE_ANNOUNCED = msgspec.json.Decoder(BridgeAnnounced)
+OFFER = msgspec.json.Decoder(Offer)
+OFFER_ANSWERED = msgspec.json.Decoder(OfferAnswered)
+TO_RUNNER = msgspec.json.Decoder(ToRunner)
+TOLD = msgspec.json.Decoder(Told)
+QUEUED_ANNOUNCED = msgspec.json.Decoder(QueuedAnnounced)
+
+
+def encode(message: Struct) -> bytes:
+    """Return a message's bytes."""
+    return _encode(message)

@@ -1,0 +1,94 @@
+"""From records in any order to the one order that counts.
+
+A call has two writers, the bridge and the owner, each with an index of its own without gaps. `merge` gives the order
+that every reader agrees on: an owner's record comes after all that its writer had seen of the bridge, and before the
+bridge's next. `Tail` puts one writer's live records in order and says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
+from unpod.core.events import OwnerChanged
+
+
+def merge(records: Iterable[Record]) -> list[Record]:
+    """Return the records of one session in merged order, each once, without what a takeover has made void.
+
+    Placements (`line`, `own`) come first; they have no index and change nothing but who holds the call.
+    """
+    placements: list[Record] = []
+    bridge: dict[int, Record] = {}
+    owner: dict[int, Record] = {}
+    for record in records:
+        if record.channel in BRIDGE_CHANNELS:
+            bridge.setdefault(record.envelope.index, record)
+        elif record.channel in OWNER_CHANNELS:
+            former = owner.get(record.envelope.index)
+            if former is None or former.envelope.epoch < record.envelope.epoch:
+                owner[record.envelope.index] = record
+        elif record.channel in ("line", "own"):
+            placements.append(record)
+    placements.sort(key=lambda record: record.seq)
+    kept = [record for record in owner.values() if not _void(record, bridge.values())]
+    ordered = [*bridge.values(), *kept]
+    ordered.sort(key=_place)
+    return [*placements, *ordered]
+
+
+def _place(record: Record) -> tuple[int, int, int]:
+    envelope = record.envelope
+    if record.channel in BRIDGE_CHANNELS:
+        return envelope.index, 0, 0
+    return envelope.seen, 1, envelope.index
+
+
+def _void(record: Record, receipts: Iterable[Record]) -> bool:
+    """Whether a takeover starts before this record of an older epoch."""
+    envelope = record.envelope
+    return any(
+        isinstance(receipt.body, OwnerChanged)
+        and envelope.epoch < receipt.body.epoch
+        and envelope.index > receipt.body.last_owner_index
+        for receipt in receipts
+    )
+
+
+class Gap(Struct, frozen=True):
+    """Indexes `first` to `last` of a writer are missing while later ones are here."""
+
+    first: int
+    last: int
+
+
+class Tail:
+    """One writer's records, as they arrive live, put in order.
+
+    Not a fold but a small buffer in front of one: `push` returns what is next in line, holds back what came too early
+    and drops what was there before. `gap` says what to fetch.
+    """
+
+    __slots__ = ("_early", "index")
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+        self._early: dict[int, Record] = {}
+
+    def push(self, record: Record) -> list[Record]:
+        """Return the records that are next in line now, in order."""
+        if record.envelope.index <= self.index:
+            return []
+        self._early.setdefault(record.envelope.index, record)
+        ready: list[Record] = []
+        while (following := self._early.pop(self.index + 1, None)) is not None:
+            self.index += 1
+            ready.append(following)
+        return ready
+
+    @property
+    def gap(self) -> Gap | None:
+        """What is missing before the earliest record that waits, or None."""
+        return Gap(self.index + 1, min(self._early) - 1) if self._early else None

@@ -1,0 +1,160 @@
+"""The only place that builds or parses a NATS subject.
+
+Every id becomes one token. Letters, digits, `_` and `-` stand for themselves; any other byte of its UTF-8 form is
+`=XX`; what would be longer than 160 characters becomes `=~` and a digest. No two ids share a token, and no id can
+carry a wildcard, a separator or a control character into a subject. The id itself travels in the envelope.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from unpod.core.ids import derive
+from unpod.errors import ProtocolViolation, UnsafeIdentifier
+
+Channel = Literal["line", "own", "evt", "ack", "run", "cmd", "ctl"]
+CHANNELS: frozenset[Channel] = frozenset(get_args(Channel))
+TYPED: frozenset[Channel] = frozenset({"evt", "run"})
+"""Channels whose subjects end in an event type."""
+
+DEFAULT_PREFIX = "unpod"
+MAX_TOKEN = 160
+_SAFE = re.compile(r"[A-Za-z0-9_-]+\Z")
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_TYPE = re.compile(r"[a-z][a-z_]*(\.[a-z][a-z_]*)*\Z")
+
+
+def token(identifier: str) -> str:
+    """Return the subject token of an id.
+
+    Raises:
+        UnsafeIdentifier: the id is empty.
+    """
+    if not identifier:
+        msg = "an empty id cannot name a session or an agent"
+        raise UnsafeIdentifier(msg)
+    if len(identifier) <= MAX_TOKEN and _SAFE.match(identifier):
+        return identifier
+    data = identifier.encode("utf-8", "surrogatepass")
+    text = "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in data)
+    return text if len(text) <= MAX_TOKEN else f"=~{derive('token', identifier)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a subject of the log says: whose record it is and on which channel; agent and session as tokens."""
+
+    agent: str
+    session: str
+    channel: Channel
+    type: str = ""
+
+
+class CallSubjects:
+    """The subjects of one session."""
+
+    __slots__ = ("ack", "again", "all", "cmd", "ctl", "delta", "line", "live", "own", "text", "_base")
+
+    def __init__(self, prefix: str, agent_id: str, session_id: str) -> None:
+        tail = f"{token(agent_id)}.{token(session_id)}"
+        base, live = f"{prefix}.call.{tail}", f"{prefix}.live.{tail}"
+        self._base = base
+        self.all = f"{base}.>"
+        self.line = f"{base}.line"
+        self.own = f"{base}.own"
+        self.ack = f"{base}.ack"
+        self.cmd = f"{base}.cmd"
+        self.ctl = f"{base}.ctl"
+        self.live = f"{live}.>"
+        self.delta = f"{live}.delta"
+        self.again = f"{live}.again"
+        self.text = f"{live}.text"
+
+    def evt(self, event_type: str) -> str:
+        """Return the subject of an event of the caller's side."""
+        return f"{self._base}.evt.{_checked(event_type)}"
+
+    def run(self, event_type: str) -> str:
+        """Return the subject of an event of the session."""
+        return f"{self._base}.run.{_checked(event_type)}"
+
+
+class Subjects:
+    """All subjects under one prefix."""
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        if not all(_SAFE.match(part) for part in prefix.split(".")):
+            msg = f"subject prefix {prefix!r}: use letters, digits, '_' and '-', in parts joined by dots"
+            raise UnsafeIdentifier(msg)
+        self.prefix = prefix
+        self.calls = f"{prefix}.call.>"
+        self.runners = f"{prefix}.runners"
+        self.bridges = f"{prefix}.bridges"
+
+    def call(self, agent_id: str, session_id: str) -> CallSubjects:
+        """Return the subjects of one session."""
+        return CallSubjects(self.prefix, agent_id, session_id)
+
+    def session(self, session_id: str) -> str:
+        """Return the pattern of one session's records, whatever its agent."""
+        return f"{self.prefix}.call.*.{token(session_id)}.>"
+
+    def channel(self, channel: Channel) -> str:
+        """Return the pattern of one channel's records in all sessions."""
+        return f"{self.prefix}.call.*.*.{channel}{'.>' if channel in TYPED else ''}"
+
+    def dispatch(self, agent_id: str) -> str:
+        """Return the subject on which runners of an agent are asked to take a new call."""
+        return f"{self.prefix}.dispatch.{token(agent_id)}"
+
+    def resume(self, agent_id: str) -> str:
+        """Return the subject on which runners of an agent are asked to take over a call."""
+        return f"{self.prefix}.dispatch.{token(agent_id)}.resume"
+
+    def queued(self, agent_id: str) -> str:
+        """Return the subject on which bridges announce what waits for a runner of an agent."""
+        return f"{self.prefix}.dispatch.{token(agent_id)}.queued"
+
+    def runner(self, runner_id: str) -> str:
+        """Return the subject of one runner process: requests to it in person."""
+        return f"{self.prefix}.runner.{token(runner_id)}"
+
+    def bridge(self, bridge_id: str) -> str:
+        """Return the subject of one bridge process: requests to it in person."""
+        return f"{self.prefix}.bridge.{token(bridge_id)}"
+
+    def parse(self, subject: str) -> Address:
+        """Return what a subject of the log says.
+
+        Raises:
+            ProtocolViolation: it is not a subject of the log under this prefix.
+        """
+        head = f"{self.prefix}.call."
+        parts = subject[len(head) :].split(".") if subject.startswith(head) else []
+        if len(parts) < 3 or not all(parts):  # noqa: PLR2004 - agent, session, channel
+            msg = f"not a subject of the log: {subject[:200]!r}"
+            raise ProtocolViolation(msg)
+        agent, session, channel = parts[:3]
+        typed = ".".join(parts[3:])
+        known = _channel(channel, subject)
+        if (known in TYPED) != bool(typed) or (typed and not _TYPE.match(typed)):
+            msg = f"an event type where none may be, or none where one must be: {subject[:200]!r}"
+            raise ProtocolViolation(msg)
+        return Address(agent, session, known, typed)
+
+
+def _channel(text: str, subject: str) -> Channel:
+    for known in CHANNELS:
+        if text == known:
+            return known
+    msg = f"unknown channel in subject: {subject[:200]!r}"
+    raise ProtocolViolation(msg)
+
+
+def _checked(event_type: str) -> str:
+    if not _TYPE.match(event_type):
+        msg = f"not an event type: {event_type[:100]!r}"
+        raise ProtocolViolation(msg, whose="local")
+    return event_type

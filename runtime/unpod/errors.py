@@ -1,0 +1,110 @@
+"""Every error that unpod raises on purpose.
+
+::
+
+    UnpodError
+    ├── ConfigurationError        a value or a variable is missing or wrong; the text says which and what to do
+    ├── RunnerAuthError           the orchestrator refused the key (also a ConnectionError)
+    ├── OrchestratorTooOld        the orchestrator does not speak our transport (also a ConnectionError)
+    ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
+    ├── SessionClosed             the call is over; nothing was sent
+    ├── AdapterError              the brain failed in a way that the adapter knows
+    ├── ProtocolViolation         a frame, record or request breaks the protocol; `whose` says on which side
+    │   └── UnsafeIdentifier      an id that cannot be made a NATS subject token
+    └── LogError                  the event log
+        ├── LogUnavailable        no answer: whether the record is stored is unknown; the same id may be tried again
+        ├── LogFull               the stream is at its bound (`discard: new`)
+        ├── RecordTooLarge        payload and headers are over the server's limit; nothing was sent
+        ├── Fenced                a newer owner or line exists; the writer must stop
+        └── NoResponders          nobody listens on the subject of a request
+
+No text of an error ever holds a key, a token or what was said on a call.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+class UnpodError(Exception):
+    """The root of every error that unpod raises on purpose."""
+
+
+class ConfigurationError(UnpodError):
+    """A setting is missing or wrong; the text names it and says what to do."""
+
+
+class RunnerAuthError(UnpodError, ConnectionError):
+    """The orchestrator refused the API key (HTTP 401 or 403, close code 4001 or 1008); a retry cannot help."""
+
+
+class OrchestratorTooOld(UnpodError, ConnectionError):  # noqa: N818 - the name says what is wrong
+    """The orchestrator did not acknowledge the `dial_out` transport; a retry cannot help."""
+
+
+class UnsupportedControl(UnpodError):  # noqa: N818 - a refusal, and the name users know
+    """The other side of this call cannot do what was asked; nothing was sent.
+
+    `verb` is the wire verb that is missing, `reason` a sentence for people.
+    """
+
+    def __init__(self, verb: str, reason: str) -> None:
+        super().__init__(f"{verb}: {reason}")
+        self.verb = verb
+        self.reason = reason
+
+
+class SessionClosed(UnpodError):  # noqa: N818 - a state
+    """The call is over, so the verb could not be sent."""
+
+
+class AdapterError(UnpodError):
+    """The dialog adapter failed; `code` goes into the `error` hook."""
+
+    def __init__(self, message: str, *, code: str = "adapter_error") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ProtocolViolation(UnpodError):  # noqa: N818 - as in h11: a fact about one side
+    """A frame, record or request breaks the protocol.
+
+    `whose` is `"remote"` where the other side is at fault and `"local"` where we are.
+    """
+
+    def __init__(self, message: str, *, whose: Literal["remote", "local"] = "remote") -> None:
+        super().__init__(message)
+        self.whose = whose
+
+
+class UnsafeIdentifier(ProtocolViolation):
+    """An id is empty or cannot be told apart from others as a subject token."""
+
+
+class LogError(UnpodError):
+    """The event log could not do what was asked."""
+
+
+class LogUnavailable(LogError):  # noqa: N818 - a state
+    """The log did not answer in time: whether the record is stored is unknown; trying the same id again is safe."""
+
+
+class LogFull(LogError):  # noqa: N818 - a state
+    """The stream is at its bound and takes no more records (`discard: new`)."""
+
+
+class RecordTooLarge(LogError):  # noqa: N818 - a state
+    """Payload and headers together are over the server's limit; nothing was sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a record of {size} bytes is over the limit of {limit} bytes")
+        self.size = size
+        self.limit = limit
+
+
+class Fenced(LogError):  # noqa: N818 - a state
+    """A newer epoch exists on the fence's subject: this writer is no longer the owner and must stop."""
+
+
+class NoResponders(LogError):  # noqa: N818 - the NATS term
+    """Nobody listens on the subject of a request."""

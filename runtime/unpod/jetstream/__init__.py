@@ -1,0 +1,1 @@
+"""NATS and JetStream: the only package that imports `nats`."""

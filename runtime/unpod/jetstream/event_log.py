@@ -1,0 +1,185 @@
+"""`JetStreamLog`: the stream of calls as an `EventLog`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
+from unpod.jetstream.api import read_ack
+from unpod.jetstream.batch import StoredParser, read_batches
+from unpod.jetstream.topology import ensure, info, with_limits_of
+from unpod.jetstream.wire import check_subject, encode_headers, status_of
+from unpod.jetstream.writer import OrderedWriter, Record, Submission
+from unpod.ports import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from unpod.jetstream.connection import Nats
+    from unpod.jetstream.topology import StreamSpec
+    from unpod.ports import FailureHandler, Fence, Message
+
+_MSG_ID: Final = "Nats-Msg-Id"
+_EXPECTED: Final = b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
+_EXPECTED_ON: Final = b"Nats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
+_ANSWER_S: Final = 2.0
+_LAG_S: Final = 10.0
+_LAG_PAUSE_S: Final = 0.02
+
+
+async def open_log(nats: Nats, spec: StreamSpec) -> JetStreamLog:
+    """Return the log over a stream, which is created if it is missing; its real limits count, whatever `spec` says.
+
+    Raises:
+        ConfigurationError: the stream cannot be created.
+        LogUnavailable: no answer.
+    """
+    found = await info(nats, spec.name)
+    if found is None:
+        await ensure(nats, spec)
+        found = await info(nats, spec.name)
+    if found is None:
+        raise ConfigurationError(f"the stream {spec.name} was deleted while it was opened")
+    return JetStreamLog(nats, with_limits_of(spec, found))
+
+
+class JetStreamLog:
+    """One stream (`ports.EventLog`); `spec` is what the server says it is."""
+
+    def __init__(self, nats: Nats, spec: StreamSpec) -> None:
+        self._nats = nats
+        self.spec = spec
+
+    # ---------------------------------------------------------------------------------------------------------- write
+
+    async def append(
+        self, subject: str, data: bytes, headers: Mapping[str, str], *, fence: Fence | None = None, timeout_s: float = 5.0
+    ) -> Stored:
+        """Store one record (`EventLog.append`).
+
+        Within `timeout_s` it is sent again under its id, through a lost connection too; afterwards never.
+        """
+        record = self.encode(subject, data, headers, fence)
+        future: asyncio.Future[Stored | LogError] = asyncio.get_running_loop().create_future()
+        submission = Submission(self, record, future.set_result, patience_s=0.0)
+        submission.start()
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await future
+        except TimeoutError:
+            raise LogUnavailable(f"the log did not acknowledge within {timeout_s:g} s") from None
+        finally:
+            submission.cancel()
+        if isinstance(answer, LogError):
+            raise answer
+        return answer
+
+    def writer(self, *, fence: Fence | None = None, on_failure: FailureHandler | None = None) -> OrderedWriter:
+        """Return an ordered writer (`EventLog.writer`)."""
+        return OrderedWriter(self, fence=fence, on_failure=on_failure)
+
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+        """Return the record ready to be sent (`Sink.encode`)."""
+        check_subject(subject)
+        block = encode_headers(headers)
+        if fence is not None:
+            block = (block[:-2] if block else b"NATS/1.0\r\n") + _EXPECTED % fence.seq
+            if fence.subject != subject:
+                block += _EXPECTED_ON % fence.subject.encode()
+            block += b"\r\n"
+        size = len(subject) + len(block) + len(data)
+        limit = min(self._nats.max_payload, self.spec.max_msg_size or self._nats.max_payload)
+        if size > limit:
+            raise RecordTooLarge(size, limit)
+        return Record(subject, data, block, size, headers.get(_MSG_ID, ""), fence)
+
+    def send(self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]) -> Callable[[], None]:
+        """Publish once (`Sink.send`)."""
+
+        def heard(block: bytes, data: bytes) -> None:
+            awaited.close()
+            if not data and status_of(block) == "503":
+                answer(LogUnavailable("no stream takes this subject now"))
+            else:
+                answer(read_ack(data))
+
+        awaited = self._nats.expect(record.subject, timeout_s, heard, answer)
+        try:
+            self._nats.send_block(record.subject, record.data, record.block, awaited.reply)
+        except LogError as error:
+            awaited.close()
+            answer(error)
+        return awaited.close
+
+    @property
+    def up(self) -> bool:
+        """Whether a record would be sent now (`Sink.up`)."""
+        return self._nats.connected
+
+    def when_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back whenever the connection is back (`Sink.when_up`)."""
+        return self._nats.on_state(lambda up: callback() if up else None)
+
+    # ----------------------------------------------------------------------------------------------------------- read
+
+    async def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
+        """Yield what is stored (`EventLog.read`), in batches, so memory is bounded."""
+        check_subject(pattern)
+        seq = max(start_seq, 1)
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _LAG_S
+        while True:
+            try:
+                async with aclosing(read_batches(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)) as parts:
+                    async for part in parts:
+                        patience = loop.time() + _LAG_S
+                        for message in part:
+                            seq = message.seq + 1
+                            yield message
+                if seq > until_seq:
+                    return
+                problem = LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")
+            except LogUnavailable as error:
+                problem = error
+            if loop.time() >= patience:
+                raise problem
+            await asyncio.sleep(_LAG_PAUSE_S)
+
+    async def last(self, subject: str) -> Message | None:
+        """Return the newest record on `subject`, or None (`EventLog.last`)."""
+        request = json.dumps({"last_by_subj": subject}).encode()
+        try:
+            block, data = await self._nats.ask(f"$JS.API.DIRECT.GET.{self.spec.name}", request, timeout_s=_ANSWER_S)
+        except NoResponders:
+            raise LogUnavailable(f"the stream {self.spec.name} does not answer") from None
+        status = status_of(block)
+        if status == "404":
+            return None
+        if status:
+            raise LogUnavailable(f"the log cannot be read now ({status})")
+        return StoredParser().message(block, data)[0]
+
+    async def find(self, record: Record) -> Stored | None:
+        """Return where the record of this id stands, or None (`Sink.find`)."""
+        newest = await self.last(record.subject)
+        if newest is None:
+            return None
+        if newest.headers.get(_MSG_ID) == record.msg_id:
+            return Stored(newest.seq, duplicate=True)
+        # Behind the fence's own record stands everything that was written under it.
+        start = record.fence.seq + 1 if record.fence is not None else 1
+        async for message in self.read(record.subject, start_seq=start):
+            if message.headers.get(_MSG_ID) == record.msg_id:
+                return Stored(message.seq, duplicate=True)
+        return None
+
+    async def usage(self) -> float:
+        """Return how full the stream is, 0.0 to 1.0 (`EventLog.usage`)."""
+        found = await info(self._nats, self.spec.name)
+        if found is None:
+            raise LogUnavailable(f"the stream {self.spec.name} is gone")
+        bound = found["config"]["max_bytes"]
+        return float(found["state"]["bytes"]) / bound if bound > 0 else 0.0

@@ -1,0 +1,166 @@
+"""The streams, as data: what they must be, creating them where they are missing, telling where they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from unpod.errors import ConfigurationError
+from unpod.jetstream.api import IN_USE, NOT_FOUND, ApiError, call
+
+if TYPE_CHECKING:
+    from unpod.jetstream.connection import Nats
+
+MIB: Final = 1024 * 1024
+_SECOND_NS: Final = 1_000_000_000
+_DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a stream must be; times in seconds, sizes in bytes."""
+
+    name: str
+    subjects: tuple[str, ...]
+    max_bytes: int
+    max_msg_size: int
+    max_age_s: float
+    dedup_window_s: float = 300.0
+    replicas: int = 1
+    per_subject: int = -1
+    """How many records a subject keeps; -1 for all."""
+
+    def config(self) -> dict[str, Any]:
+        """Return JetStream's form of it."""
+        kept = self.per_subject > 0
+        return {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",  # a full log refuses; it never drops the start of a call that is in progress
+            "allow_direct": True,  # any replica answers reads
+            "deny_delete": True,  # no record can be taken out of the middle of a call
+            "deny_purge": False,  # erasing an ended session is an operator's right
+            "allow_rollup_hdrs": kept,  # what `nats kv` expects of a bucket
+            "max_msgs_per_subject": self.per_subject,
+            "max_bytes": self.max_bytes,
+            "max_msg_size": self.max_msg_size,
+            "max_age": int(self.max_age_s * _SECOND_NS),
+            "duplicate_window": int(self.dedup_window_s * _SECOND_NS),
+            "num_replicas": self.replicas,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Both streams of one subject prefix: the calls, and the bridges' job records (a KV bucket runners may not read)."""
+
+    calls: StreamSpec
+    jobs: StreamSpec
+
+    @property
+    def bucket(self) -> str:
+        """The KV bucket's name."""
+        return self.jobs.name.removeprefix("KV_")
+
+
+def topology(
+    prefix: str = "unpod",
+    *,
+    replicas: int = 1,
+    max_bytes: int = 8 * 1024 * MIB,
+    max_msg_size: int = 1 * MIB,
+    max_age_days: float = 7.0,
+) -> Topology:
+    """Return the streams of a subject prefix; another prefix has other names, so that both can share a server.
+
+    Raises:
+        ConfigurationError: the prefix cannot stand in a subject and in a stream's name.
+    """
+    if not prefix or not all(part.isascii() and part.replace("_", "").replace("-", "").isalnum() for part in prefix.split(".")):
+        raise ConfigurationError(
+            f"UNPOD_SUBJECT_PREFIX is {prefix!r}: give letters, digits, '_' and '-', with dots between tokens"
+        )
+    # A dot cannot stand in a stream's name; '=' keeps `a.b` and `a_b` apart and cannot stand in a prefix.
+    stem = prefix.upper() if prefix == prefix.lower() and "." not in prefix else prefix.replace(".", "=")
+    calls = StreamSpec(
+        f"{stem}_CALLS", (f"{prefix}.call.>",), max_bytes, max_msg_size, max_age_days * _DAY_S, replicas=replicas
+    )
+    bucket = f"{stem}_JOBS"
+    jobs = StreamSpec(
+        f"KV_{bucket}",
+        (f"$KV.{bucket}.>",),
+        max(max_bytes // 16, 8 * MIB),
+        min(max_msg_size, MIB // 4),
+        max_age_days * _DAY_S,
+        replicas=replicas,
+        per_subject=1,
+    )
+    return Topology(calls, jobs)
+
+
+def embedded_topology(prefix: str = "unpod") -> Topology:
+    """Return the streams for the embedded server: bounded so that a restart after a kill stays well under a second."""
+    return topology(prefix, max_bytes=512 * MIB)
+
+
+async def info(nats: Nats, name: str) -> dict[str, Any] | None:
+    """Return what the server says of a stream (`config`, `state`, `cluster`), or None where there is no such stream.
+
+    Raises:
+        LogUnavailable: no answer.
+        PermissionDenied: the user may not ask.
+    """
+    try:
+        return await call(nats, f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.code == NOT_FOUND:
+            return None
+        raise
+
+
+async def ensure(nats: Nats, *specs: StreamSpec) -> None:
+    """Create the streams that are missing; what is there is never changed.
+
+    Raises:
+        ConfigurationError: the server will not have it (no room, too few nodes for the replicas, overlapping subjects).
+        LogUnavailable: no answer.
+    """
+    for spec in specs:
+        if await info(nats, spec.name) is None:
+            await _create(nats, spec)
+
+
+async def _create(nats: Nats, spec: StreamSpec) -> None:
+    try:
+        await call(nats, f"STREAM.CREATE.{spec.name}", spec.config(), timeout_s=10.0)
+    except ApiError as error:
+        if error.code != IN_USE:  # else somebody else has created it in between
+            raise ConfigurationError(f"the stream {spec.name} cannot be created: {error}") from error
+
+
+async def check(nats: Nats, *specs: StreamSpec) -> list[str]:
+    """Return how the streams differ from what they should be, one readable line each; [] when all is as it should be."""
+    lines: list[str] = []
+    for spec in specs:
+        found = await info(nats, spec.name)
+        if found is None:
+            lines.append(f"{spec.name}: missing")
+        else:
+            lines += _differences(spec, found["config"])
+    return lines
+
+
+def _differences(spec: StreamSpec, found: dict[str, Any]) -> list[str]:
+    return [
+        f"{spec.name}: {key} is {found.get(key)!r}, expected {wanted!r}"
+        for key, wanted in spec.config().items()
+        if found.get(key, False) != wanted
+    ]
+
+
+def with_limits_of(spec: StreamSpec, found: dict[str, Any]) -> StreamSpec:
+    """Return `spec` with the bounds that the server's stream really has; a missing bound is 0."""
+    config = found["config"]
+    return replace(spec, max_bytes=max(config["max_bytes"], 0), max_msg_size=max(config["max_msg_size"], 0))

@@ -1,0 +1,166 @@
+"""NATS on the wire, as bytes: headers, commands, and a parser. No I/O and no state but the parser's own buffer.
+
+nats-py has all of this too, in a form that costs five times as much per message (regular expressions on a growing
+buffer, a queue and a task per subscription), and one that can hold a publish back and send it after it has "failed".
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from unpod.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+_VERSION: Final = b"NATS/1.0"
+_CRLF: Final = b"\r\n"
+_END: Final = b"\r\n\r\n"
+_KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_SUBJECT = re.compile(r"[^\x00-\x20\x7f]+\Z")
+_MAX_SUBJECT = 3_000  # the server's control line ends at 4,096 bytes, and a reply subject and two lengths stand there too
+_MAX_KNOWN = 1_000
+_known_keys: set[str] = set()
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Return the header block of a message, b"" for none.
+
+    Raises:
+        ProtocolViolation: a name or a value that would not arrive as it is (CR, LF, not ASCII).
+    """
+    if not headers:
+        return b""
+    lines = ["NATS/1.0"]
+    for key, value in headers.items():
+        if key not in _known_keys:
+            _learn(key)
+        lines.append(f"{key}: {value}")
+    text = "\r\n".join(lines)
+    ends = len(lines) - 1
+    if not text.isascii() or text.count("\n") != ends or text.count("\r") != ends:
+        raise ProtocolViolation("a header value holds CR, LF or a character that is not ASCII", whose="local")
+    return text.encode("ascii") + _END
+
+
+def _learn(key: str) -> None:
+    """Check a header's name once; names come from code, so there are few of them."""
+    if not _KEY.match(key):
+        raise ProtocolViolation(f"{key!r} cannot be the name of a header", whose="local")
+    if len(_known_keys) < _MAX_KNOWN:
+        _known_keys.add(key)
+
+
+def check_subject(subject: str) -> None:
+    """Refuse a subject that would break the protocol's line.
+
+    Raises:
+        ProtocolViolation: empty, too long, or with a space or a control character.
+    """
+    if len(subject) > _MAX_SUBJECT or not _SUBJECT.match(subject):
+        raise ProtocolViolation("a subject is empty, over 3,000 characters, or holds a space or control character", whose="local")
+
+
+def encode_publish(subject: str, reply: str, block: bytes, data: bytes) -> bytes:
+    """Return the command that publishes `data` under a checked `subject` with the header block `block` (or b"")."""
+    size = len(data)
+    if block:
+        head = len(block)
+        return b"%b%b%b\r\n" % (f"HPUB {subject} {reply} {head} {head + size}\r\n".encode(), block, data)
+    return b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), data)
+
+
+def encode_subscribe(subject: str, queue: str, sid: int) -> bytes:
+    """Return the command that opens the subscription `sid`."""
+    return f"SUB {subject} {queue} {sid}\r\n".encode()
+
+
+def encode_unsubscribe(sid: int) -> bytes:
+    """Return the command that ends the subscription `sid`."""
+    return b"UNSUB %d\r\n" % sid
+
+
+def decode_headers(block: bytes) -> Mapping[str, str]:
+    """Return the headers of a block; of a repeated name the last counts, and what is no header is left out."""
+    headers: dict[str, str] = {}
+    for line in block[len(_VERSION) : -len(_END)].decode("utf-8", "replace").split("\r\n")[1:]:
+        key, colon, value = line.partition(": ")
+        if not colon:  # "Key:value" is allowed, and rare
+            key, colon, value = line.partition(":")
+        if colon:
+            headers[key] = value
+    return headers
+
+
+def status_of(block: bytes) -> str:
+    """Return the status that the server sent in a header's first line ("503", "404", "204"), or ""."""
+    return block[9:12].decode("ascii", "replace") if block.startswith(b"NATS/1.0 ") else ""
+
+
+class OnMessage(Protocol):
+    """What takes a message: subscription, subject, reply subject, header block, payload."""
+
+    def __call__(self, sid: int, subject: bytes, reply: bytes, block: bytes, data: bytes, /) -> None:
+        """Take one message."""
+
+
+class Framing:
+    """Bytes in, messages out: splits what the server sends into messages and control lines.
+
+    `feed` hands each complete message to `on_message` and returns the control lines (PING, PONG, +OK, -ERR, INFO).
+    """
+
+    __slots__ = ("_buffer", "_on_message")
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self._on_message = on_message
+        self._buffer = b""
+
+    def reset(self) -> None:
+        """Forget what was half received."""
+        self._buffer = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take what was read from the socket.
+
+        Raises:
+            ProtocolViolation: what came is not NATS.
+        """
+        buffer = self._buffer + chunk if self._buffer else chunk
+        control: list[bytes] = []
+        start, end = 0, len(buffer)
+        while start < end:
+            eol = buffer.find(_CRLF, start)
+            if eol < 0:
+                break
+            if buffer.startswith((b"HMSG ", b"MSG "), start):
+                after = self._message(buffer, start, eol, end)
+                if not after:
+                    break
+                start = after
+            else:
+                control.append(buffer[start:eol])
+                start = eol + 2
+        self._buffer = buffer[start:] if start else buffer
+        return control
+
+    def _message(self, buffer: bytes, start: int, eol: int, end: int) -> int:
+        """Hand over the message that starts at `start`; return where the next thing starts, 0 if it is not all here."""
+        parts = buffer[start:eol].split()
+        body = eol + 2
+        try:
+            sid, size = int(parts[2]), int(parts[-1])
+            head = int(parts[-2]) if parts[0] == b"HMSG" else 0
+        except (ValueError, IndexError):
+            raise ProtocolViolation("the server sent a message line that cannot be read") from None
+        after = body + size + 2
+        if after > end:
+            return 0
+        reply = parts[3] if len(parts) == (6 if head else 5) else b""  # [H]MSG subject sid [reply] [head] total
+        cut = body + head
+        self._on_message(sid, parts[1], reply, buffer[body:cut], buffer[cut : after - 2])
+        return after

@@ -1,0 +1,290 @@
+"""The ordered writer, and the one record on its way that it is made of. Knows nothing of NATS: a `Sink` sends.
+
+No task and no Future per record: a session that says nothing costs its object, and one that speaks, callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
+from unpod.ports import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from unpod.ports import FailureHandler, Fence
+
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.5
+_FULL_PAUSE_S: Final = 0.1
+_FIRST_TRY_S: Final = 1.0
+_LONGEST_TRY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record, checked and encoded; `size` counts subject, headers and payload in bytes."""
+
+    subject: str
+    data: bytes
+    block: bytes
+    size: int
+    msg_id: str
+    fence: Fence | None
+
+
+class Sink(Protocol):
+    """What can store a record."""
+
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+        """Return the record ready to be sent.
+
+        Raises:
+            RecordTooLarge: it can never be stored.
+        """
+        ...
+
+    def send(self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]) -> Callable[[], None]:
+        """Send once, call `answer` once (perhaps before this returns), and return what makes sure it is not called."""
+        ...
+
+    async def find(self, record: Record) -> Stored | None:
+        """Return where a record with this id stands already, or None; raises LogUnavailable."""
+        ...
+
+    @property
+    def up(self) -> bool:
+        """Whether a record would be sent now."""
+        ...
+
+    def when_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back whenever the connection comes back; return what ends that."""
+        ...
+
+
+class Submission:
+    """One record on its way: sent again under the same id until the log has answered, then `done` is called once.
+
+    `LogFull` is an answer once it has been said for `patience_s`; `Fenced` once the record is not found in the log.
+    """
+
+    __slots__ = (
+        "_cancel", "_done", "_full_since", "_loop", "_patience_s", "_pause_s", "_sink", "_task", "_timer", "_try_s", "_unlisten",
+        "_waiting", "record",
+    )  # fmt: skip
+
+    def __init__(
+        self, sink: Sink, record: Record, done: Callable[[Stored | LogError], None], *, patience_s: float
+    ) -> None:
+        self.record = record
+        self._sink = sink
+        self._done: Callable[[Stored | LogError], None] | None = done
+        self._patience_s = patience_s
+        self._pause_s = _FIRST_PAUSE_S
+        self._try_s = _FIRST_TRY_S
+        self._full_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._cancel: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unlisten: Callable[[], None] | None = None
+        self._waiting = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Send it now."""
+        self._cancel = self._sink.send(self.record, self._try_s, self._answer)
+
+    def cancel(self) -> None:
+        """Give up: `done` is not called any more; whether the record is stored is unknown."""
+        self._done = None
+        self._quiet()
+        if self._cancel is not None:
+            self._cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _answer(self, answer: Stored | LogError) -> None:
+        self._cancel = None
+        if self._done is None:
+            return
+        if isinstance(answer, Stored):
+            self._finish(answer)
+        elif not self.record.msg_id:  # without an id a second try could be stored a second time
+            self._finish(answer)
+        elif isinstance(answer, LogUnavailable):
+            self._try_s = min(self._try_s * 2, _LONGEST_TRY_S)
+            self._again(self._next_pause())
+        elif isinstance(answer, LogFull) and self._patient():
+            self._again(_FULL_PAUSE_S)
+        elif isinstance(answer, Fenced):
+            self._task = self._loop.create_task(self._look_up(answer))
+        else:
+            self._finish(answer)
+
+    def _finish(self, answer: Stored | LogError) -> None:
+        done, self._done = self._done, None
+        self._quiet()
+        if done is not None:
+            done(answer)
+
+    def _quiet(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+
+    def _patient(self) -> bool:
+        now = self._loop.time()
+        self._full_since = self._full_since or now
+        return now - self._full_since < self._patience_s
+
+    def _next_pause(self) -> float:
+        pause, self._pause_s = self._pause_s, min(self._pause_s * 2, _LONGEST_PAUSE_S)
+        return pause * random.uniform(0.5, 1.5)  # noqa: S311 - keeps thousands of writers from trying at the same moment
+
+    def _again(self, pause_s: float) -> None:
+        self._waiting = True
+        if self._unlisten is None:
+            self._unlisten = self._sink.when_up(self._retry)
+        if self._sink.up:  # else there is nothing to try until the connection is back
+            self._timer = self._loop.call_later(pause_s, self._retry)
+
+    def _retry(self) -> None:
+        if not self._waiting:  # it is on its way already
+            return
+        self._waiting = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.start()
+
+    async def _look_up(self, fenced: Fenced) -> None:
+        # A retry after a lost acknowledgement: the first try is stored, and the fence has moved on since.
+        try:
+            found = await self._sink.find(self.record)
+        except LogUnavailable as error:
+            self._task = None
+            self._answer(error)
+        else:
+            self._task = None
+            self._finish(found or fenced)
+
+
+class OrderedWriter:
+    """One session's writer (`ports.Writer`): one record in flight, the others wait in order."""
+
+    __slots__ = (
+        "_acked", "_bytes", "_failure", "_fence", "_flight", "_flushes", "_loop", "_max_bytes", "_max_records", "_on_failure",
+        "_patience_s", "_put", "_queue", "_sink",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        fence: Fence | None = None,
+        on_failure: FailureHandler | None = None,
+        max_records: int = 2_000,
+        max_bytes: int = 8 * 1024 * 1024,
+        full_patience_s: float = 2.0,
+    ) -> None:
+        self._sink = sink
+        self._fence = fence
+        self._on_failure = on_failure
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._patience_s = full_patience_s
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Record] = deque()
+        self._flight: Submission | None = None
+        self._failure: LogError | None = None
+        self._bytes = 0
+        self._put = 0
+        self._acked = 0
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def failure(self) -> LogError | None:
+        """Why the writer has stopped, or None while it works."""
+        return self._failure
+
+    @property
+    def backlog(self) -> int:
+        """How many records wait for their acknowledgement."""
+        return self._put - self._acked
+
+    def put(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Queue one record (`Writer.put`); with nothing in flight it is on the socket when this returns."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        record = self._sink.encode(subject, data, headers, self._fence)
+        if self.backlog >= self._max_records or self._bytes + record.size > self._max_bytes:
+            error = LogUnavailable(f"{self.backlog} records ({self._bytes} bytes) wait for the log, and it takes none")
+            self._stop(error)
+            raise error
+        self._put += 1
+        self._bytes += record.size
+        if self._flight is None:
+            self._send(record)
+        else:
+            self._queue.append(record)
+
+    async def flush(self) -> None:
+        """Return once everything put so far is acknowledged (`Writer.flush`)."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        if self._acked == self._put:
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._flushes.append((self._put, future))
+        await future
+
+    async def close(self) -> None:
+        """Stop (`Writer.close`); what is not acknowledged yet is given up."""
+        self._on_failure = None
+        self._stop(LogUnavailable("this writer is closed"))
+
+    def _send(self, record: Record) -> None:
+        self._flight = Submission(self._sink, record, self._answered, patience_s=self._patience_s)
+        self._flight.start()
+
+    def _answered(self, answer: Stored | LogError) -> None:
+        flight, self._flight = self._flight, None
+        if isinstance(answer, LogError):
+            self._stop(answer)
+            return
+        self._acked += 1
+        if flight is not None:
+            self._bytes -= flight.record.size
+        if self._flushes:
+            self._wake()
+        if self._queue:
+            self._send(self._queue.popleft())
+
+    def _wake(self) -> None:
+        while self._flushes and self._flushes[0][0] <= self._acked:
+            future = self._flushes.popleft()[1]
+            if not future.done():
+                future.set_result(None)
+
+    def _stop(self, error: LogError) -> None:
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._queue.clear()
+        if self._flight is not None:
+            self._flight.cancel()
+            self._flight = None
+        while self._flushes:
+            future = self._flushes.popleft()[1]
+            if not future.done():
+                future.set_exception(error)
+        if self._on_failure is not None:
+            self._loop.call_soon(self._on_failure, error)

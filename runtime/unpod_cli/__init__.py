@@ -1,0 +1,1 @@
+"""The `unpod` command: the front door to everything else."""
