@@ -6,6 +6,7 @@
     ├── ConfigurationError        a value or a variable is missing or wrong; the text says which and what to do
     ├── RunnerAuthError           the orchestrator refused the key (also a ConnectionError)
     ├── OrchestratorTooOld        the orchestrator does not speak our transport (also a ConnectionError)
+    ├── UnknownEvent              `on()` of an event that does not exist (also a ValueError)
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
     ├── AdapterError              the brain failed in a way that the adapter knows
@@ -40,6 +41,10 @@ class RunnerAuthError(UnpodError, ConnectionError):
 
 class OrchestratorTooOld(UnpodError, ConnectionError):  # noqa: N818 - the name says what is wrong
     """The orchestrator did not acknowledge the `dial_out` transport; a retry cannot help."""
+
+
+class UnknownEvent(UnpodError, ValueError):  # noqa: N818 - a fact
+    """`on()` was asked for an event that does not exist; the text lists those there are."""
 
 
 class UnsupportedControl(UnpodError):  # noqa: N818 - a refusal, and the name users know

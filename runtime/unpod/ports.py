@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Message:
     """One message, from the stream or from the live tail.
 
-    `seq` is the stream sequence and `time_ns` the server's time of storing (nanoseconds since 1970), both 0 on the tail,
-    where it is not known whether the message was stored. `reply` is the subject to answer a request on, else "".
+    `seq` is the stream sequence and `time_ns` the server's time of storing (nanoseconds since 1970), both 0 on the
+    tail, where it is not known whether the message was stored. `reply` is the subject to answer a request on, else "".
     """
 
     subject: str
@@ -107,7 +107,13 @@ class EventLog(Protocol):
     """The stream `UNPOD_CALLS`: append, read back, look up."""
 
     async def append(
-        self, subject: str, data: bytes, headers: Mapping[str, str], *, fence: Fence | None = None, timeout_s: float = 5.0
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str],
+        *,
+        fence: Fence | None = None,
+        timeout_s: float = 5.0,
     ) -> Stored:
         """Store one record and return once the server has acknowledged it.
 
@@ -153,7 +159,18 @@ class EventLog(Protocol):
 class Bus(Protocol):
     """Core NATS: what is not stored, and the live tail of what is."""
 
-    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, reply: str = "") -> None:
+    def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, reply: str = "") -> None:
+        """Publish in this tick, in order with all else that this connection publishes.
+
+        Raises:
+            LogUnavailable: not connected; it will not be sent later either.
+            RecordTooLarge: it is over the server's limit.
+        """
+        ...
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
         """Send without waiting; what cannot be sent now raises `LogUnavailable` and is never sent later."""
         ...
 
@@ -192,4 +209,3 @@ class Clock(Protocol):
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` once after `seconds`."""
         ...
-

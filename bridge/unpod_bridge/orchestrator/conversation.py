@@ -3,9 +3,10 @@
 Pure. It sits between the gate (`replies`) and the voice (`speech`), and hands frames and happenings to whoever made it.
 """
 
+import enum
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from unpod_bridge.orchestrator import outgoing
 from unpod_bridge.orchestrator.frames import RawFrame
@@ -24,11 +25,13 @@ from unpod_bridge.orchestrator.outgoing import CallIdentity, CallState, TurnTime
 from unpod_bridge.orchestrator.replies import Replies, Reply
 from unpod_bridge.orchestrator.speech import Happened, Reached, Utterance, UtteranceKind, Voice, VoiceEvent
 
-AUTOMATIC: Final = "automatic"
-"""The `heard_prefix` of an interruption is what the clock says was heard."""
 
-HeardPrefix: TypeAlias = tuple[str | None] | Literal["automatic"]
-"""`AUTOMATIC`, or the prefix to be claimed instead, in a tuple: it can be None as well."""
+class HeardPrefix(enum.Enum):
+    """Stands where an interruption's `heard_prefix` is not given."""
+
+    AUTOMATIC = "automatic"
+    """The prefix is what was heard by the clock."""
+
 
 FIRST_AUDIO_MS: Final = 120.0
 """Simulated: from the first delta to the first audio, at speed 1."""
@@ -68,6 +71,7 @@ class Conversation:
         self._tell = tell
         self._state: CallState = "idle"
         self._chars_before_turn = 0
+        self._reached: list[str] = []
         self._times: deque[TurnTimes] = deque(maxlen=_MAX_TURNS_MEASURED)
         self.replies = Replies()
         self.turn_id = 0
@@ -87,7 +91,7 @@ class Conversation:
 
     def final(self, text: str, language: str | None, extra: RawFrame | None, now: float) -> int:
         """The caller has said something: a turn begins, whose id is returned. `ValueError` like `partial`."""
-        self._voice.advance_clock(now)
+        self._catch_up(now)
         self._send(outgoing.user_text(text, is_final=True, language=language, extra=extra))
         self.turn_id += 1
         self._chars_before_turn = self._voice.spoken_chars
@@ -97,16 +101,17 @@ class Conversation:
         self._settle()
         return self.turn_id
 
-    def interrupt(self, now: float, heard_prefix: HeardPrefix = AUTOMATIC) -> str | None:
+    def interrupt(self, now: float, heard_prefix: str | HeardPrefix | None = HeardPrefix.AUTOMATIC) -> str | None:
         """The caller cuts in: speech stops, what was heard goes out as the prefix; None where nothing was said."""
-        self._voice.advance_clock(now)
+        self._catch_up(now)
         floor = self._voice.current
         open_reply = self.replies.current
-        self._stop_speech(now)
+        for utterance in self._stop_speech(now):
+            utterance.interrupted = True
         heard = None if floor is None else floor.heard_text
-        if heard_prefix != AUTOMATIC:
-            (heard,) = heard_prefix
-        self.replies.interrupt(heard_something=heard is not None)
+        if not isinstance(heard_prefix, HeardPrefix):
+            heard = heard_prefix
+        self.replies.interrupt(heard_something=bool(heard))
         turn_id = self.turn_id
         if floor is not None:
             turn_id = floor.turn_id
@@ -139,6 +144,7 @@ class Conversation:
         self._tell(ReplyEnded(reply.text, reply.turn_id, reply.interrupted))
         if reply.answers_user:
             self._measure(reply, now)
+        self._settle()
 
     def say(self, kind: UtteranceKind, text: str, now: float) -> None:
         """Something is said as it stands, after what is queued already."""
@@ -154,25 +160,30 @@ class Conversation:
 
     def stop_speech(self, now: float) -> None:
         """Speech stops at once by the agent's own wish; the gate stays as it is."""
-        self._voice.advance_clock(now)
+        self._catch_up(now)
         self._stop_speech(now)
 
     # ---- time
 
     def advance(self, now: float) -> list[str]:
         """Brings speech up to `now`; returns the markers that were reached."""
-        reached: list[str] = []
+        self._catch_up(now)
+        if self._state != "interrupted":
+            self._settle()
+        reached, self._reached = self._reached, []
+        return reached
+
+    def _catch_up(self, now: float) -> None:
         for event in self._voice.advance(now):
             match event:
                 case Reached(marker):
-                    reached.append(marker)
+                    self._reached.append(marker)
                 case VoiceEvent(Happened.STARTED):
                     self._enter("speaking")
                 case VoiceEvent(Happened.FINISHED, utterance):
                     self._spoken(utterance, now)
-        if self._state != "interrupted":
-            self._settle()
-        return reached
+                case _:
+                    pass
 
     def progress(self, now: float) -> SpeechProgress | None:
         """What has been heard of what is being spoken; None while nothing is."""
@@ -193,7 +204,7 @@ class Conversation:
 
     def finish(self, now: float) -> None:
         """The call is over: what is being spoken was heard up to here."""
-        self._voice.advance_clock(now)
+        self._catch_up(now)
         self._stop_speech(now)
         self._state = "idle"
 
@@ -224,15 +235,11 @@ class Conversation:
         self._send(outgoing.turn_metrics(self._who.call_id, times))
         self.metric()
 
-    def _stop_speech(self, now: float) -> None:
-        for utterance in self._voice.cut(now):
-            self._mark_cut(utterance)
+    def _stop_speech(self, now: float) -> list[Utterance]:
+        cut = self._voice.cut(now)
+        for utterance in cut:
             self._spoken(utterance, now)
-
-    def _mark_cut(self, utterance: Utterance) -> None:
-        for reply in self.replies.completed:
-            if reply.utterance is utterance:
-                reply.interrupted = True
+        return cut
 
     def _spoken(self, utterance: Utterance, now: float) -> None:
         heard = utterance.heard_text

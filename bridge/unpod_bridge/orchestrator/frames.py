@@ -148,7 +148,7 @@ _TYPES: Final[dict[str, type[ClientFrame]]] = {kind.verb: kind for kind in (Hell
 
 def decode_object(data: str, name_field: str) -> tuple[str, RawFrame]:
     """The frame's name and its fields; `FrameError` where `data` is no JSON object with a name."""
-    if len(data) > MAX_FRAME_BYTES or len(data.encode("utf-8", "surrogatepass")) > MAX_FRAME_BYTES:
+    if len(data) > MAX_FRAME_BYTES // 4 and len(data.encode("utf-8", "surrogatepass")) > MAX_FRAME_BYTES:
         raise FrameError("a frame of more than 1 MiB")
     try:
         raw = msgspec.json.decode(data)

@@ -179,4 +179,13 @@ def hostile_frames(who: CallIdentity) -> list[str | bytes]:
         {"type": "user.text", "text": "no event"},
     ]
     nested = "[" * _DEEP + "]" * _DEEP
-    return [*map(encode, ill_typed), "", "null", "[]", "{", nested, '{"event":"state","turn_id":' + "9" * 5000 + "}", b"\x00\xff"]
+    return [
+        *map(encode, ill_typed),
+        "",
+        "null",
+        "[]",
+        "{",
+        nested,
+        '{"event":"state","turn_id":' + "9" * 5000 + "}",
+        b"\x00\xff",
+    ]

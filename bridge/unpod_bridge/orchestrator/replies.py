@@ -29,7 +29,7 @@ class Reply:
     asked_s: float
     first_delta_s: float | None = None
     ended_s: float | None = None
-    interrupted: bool = False
+    cut_off: bool = False
     utterance: Utterance | None = None
     parts: list[str] = field(default_factory=list)
     chars: int = 0
@@ -40,6 +40,11 @@ class Reply:
         if len(self.parts) > 1:
             self.parts = ["".join(self.parts)]
         return self.parts[0] if self.parts else ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the caller cut in, while it was written or while it was spoken."""
+        return self.cut_off or (self.utterance is not None and self.utterance.interrupted)
 
     def add(self, text: str, now: float) -> None:
         """One more delta."""
@@ -97,7 +102,7 @@ class Replies:
     def interrupt(self, *, heard_something: bool) -> None:
         """The caller cut in: the open reply, if any, is not to be heard further."""
         if self._open:
-            self._open[0].interrupted = True
+            self._open[0].cut_off = True
         elif not heard_something:
             self._spare_nudge_ends += 1
 

@@ -20,13 +20,17 @@ UtteranceKind: TypeAlias = Literal["reply", "say", "filler", "worker", "announce
 
 @dataclass(eq=False)
 class Utterance:
-    """One thing said by one speaker; `heard` holds what the caller has heard of it so far."""
+    """One thing said by one speaker; `heard` holds what the caller has heard of it so far.
+
+    `cut` means that it stopped before its end, `interrupted` that the caller did that.
+    """
 
     kind: UtteranceKind
     turn_id: int
     closed: bool = False
     started: bool = False
     cut: bool = False
+    interrupted: bool = False
     heard: list[str] = field(default_factory=list)
     segments: int = 0
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias, assert_never
 import msgspec
 
 from unpod_bridge.orchestrator import frames, outgoing
-from unpod_bridge.orchestrator.conversation import FIRST_AUDIO_MS, Conversation
+from unpod_bridge.orchestrator.conversation import FIRST_AUDIO_MS, Conversation, HeardPrefix
 from unpod_bridge.orchestrator.faults import CallFaults
 from unpod_bridge.orchestrator.frames import FrameError, RawFrame
 from unpod_bridge.orchestrator.happenings import (
@@ -271,6 +271,30 @@ class SpeechWorker:
         if self.faults.hostile:
             for payload in outgoing.hostile_frames(self.who):
                 self.send_raw(payload, text=isinstance(payload, str), now=self._now)
+
+    # ---- the caller
+
+    def caller_says(self, text: str, *, final: bool, language: str | None, extra: RawFrame | None, now: float) -> int:
+        """The caller talks; returns the turn's id. `ValueError` for a text that no frame can hold."""
+        self.tick(now)
+        if not final:
+            self.talk.partial(text, language, extra)
+            return self.talk.turn_id + 1
+        turn_id = self.talk.final(text, language, extra, now)
+        self.tick(now)
+        return turn_id
+
+    def caller_interrupts(self, heard_prefix: str | HeardPrefix | None, now: float) -> str | None:
+        """The caller cuts in; returns the prefix that was sent."""
+        self.tick(now)
+        heard = self.talk.interrupt(now, heard_prefix)
+        self.tick(now)
+        return heard
+
+    def send_event(self, frame: RawFrame, now: float) -> None:
+        """Sends an event of the worker's own, as `error`."""
+        self.tick(now)
+        self.send(frame)
 
     # ---- time
 

@@ -1,7 +1,7 @@
 """What happens next: the only place that chooses.
 
-`decide(state, given, now, settings)` is told what has just happened (`given`: a record of the bridge, already folded, or
-one of the local inputs below) and answers with a `Decision`: steps in order, each something to store (`Append`),
+`decide(state, given, now, settings)` is told what has just happened (`given`: a record of the bridge, already folded,
+or one of the local inputs below) and answers with a `Decision`: steps in order, each something to store (`Append`),
 something too frequent to store (a `LocalEvent`), or something to do (an effect). It never waits and never fails on
 input from outside. The driver carries the steps out and folds what it stores, so that a decision always sees its past.
 """
@@ -54,6 +54,12 @@ class BrainFailed(Struct, frozen=True):
     error: str
 
 
+class BrainReported(Struct, frozen=True):
+    """The brain has called a model or a tool, or a tool has returned."""
+
+    fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned
+
+
 class TimeReached(Struct, frozen=True):
     """A moment that `due` named has come."""
 
@@ -76,6 +82,7 @@ Given = (
     | BrainSpoke
     | BrainFinished
     | BrainFailed
+    | BrainReported
     | TimeReached
     | Verb
     | EntrypointReturned
@@ -330,6 +337,19 @@ def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> 
     return _fail(turn, given.code, given.error)
 
 
+def _brain_reported(_: SessionState, given: Given, __: float, ___: Settings) -> list[Step]:
+    if not isinstance(given, BrainReported):
+        return []
+    fact = given.fact
+    if isinstance(fact, ev.ToolCalled):
+        return [Append(fact), FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id)]
+    if isinstance(fact, ev.ToolReturned):
+        return [Append(fact), FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id)]
+    fields = asdict(fact)
+    del fields["withheld"]
+    return [Append(fact), FireHooks("llm_call", kwargs=fields, turn=fact.turn_id)]
+
+
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
     reached = {name for name, at in _moments(state, settings) if at <= now}
     steps: list[Step] = []
@@ -499,6 +519,7 @@ _ON_INPUT: dict[type[object], Callable[[SessionState, Given, float, Settings], l
     BrainSpoke: _brain_spoke,
     BrainFinished: _brain_finished,
     BrainFailed: _brain_failed,
+    BrainReported: _brain_reported,
     TimeReached: _time_reached,
     Verb: _verb,
     EntrypointReturned: _entrypoint_returned,

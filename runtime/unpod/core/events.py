@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 
 EndReason = str
-"""completed, no_response, error, transferred, max_duration, hangup, cancelled, lost, or what an agent passed to `end`."""
+"""One of `END_REASONS`, or what an agent passed to `end`."""
 
 END_REASONS = ("completed", "no_response", "error", "transferred", "max_duration", "hangup", "cancelled", "lost")
 
@@ -145,7 +145,7 @@ class FrameRejected(Fact, frozen=True, tag="rejected"):
 
 
 class CallEnded(Fact, frozen=True, tag="call.ended"):
-    """The call is over: the only end of a call. `detail` is for people; `close_code` the socket's, where there was one."""
+    """The call is over: the only end of a call. `detail` is for people; `close_code` is the socket's."""
 
     reason: EndReason
     detail: str = ""

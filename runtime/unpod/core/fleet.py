@@ -31,7 +31,7 @@ class RunnerAnnounced(Struct, frozen=True, kw_only=True):
 
 
 class BridgeAnnounced(Struct, frozen=True, kw_only=True):
-    """A bridge says that it is there, and how its registration of each agent stands (agent id, `@dev` appended for dev)."""
+    """A bridge says that it is there, and how its registration of each agent key (`agent`, `agent@dev`) stands."""
 
     bridge: str
     agents: dict[str, Registration] = {}

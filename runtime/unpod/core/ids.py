@@ -43,7 +43,7 @@ def step_id(session_id: str, cause: str, handler: str, name: str, nth: int) -> s
 def message_id(record: str, epoch: int) -> str:
     """Return the `Nats-Msg-Id` of a record.
 
-    JetStream's dedup spans the whole stream, so an id that a new owner derives again must not be swallowed: the epoch is
-    part of it, and readers tell repeats by the record's own id.
+    JetStream's dedup spans the whole stream, so an id that a new owner derives again must not be swallowed: the epoch
+    is part of it, and readers tell repeats by the record's own id.
     """
     return f"{record}@{epoch}"

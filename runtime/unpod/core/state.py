@@ -9,7 +9,6 @@ and end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-
 from typing import TypeVar
 
 from msgspec import Struct
@@ -21,7 +20,6 @@ from unpod.core import metrics, turns
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.metrics import MetricsState
 from unpod.core.turns import PendingTurn, Turn
-
 
 T = TypeVar("T")
 
@@ -259,9 +257,7 @@ def _llm_called(state: SessionState, record: Record) -> SessionState:
         model=body.model or former.model,
         provider=body.provider or former.provider,
     )
-    state = replace(
-        state, usage={**state.usage, body.turn_id: usage}, metrics=metrics.on_llm_call(state.metrics, body)
-    )
+    state = replace(state, usage={**state.usage, body.turn_id: usage}, metrics=metrics.on_llm_call(state.metrics, body))
     if state.turn is not None and state.turn.number == body.turn_id:
         return replace(state, turn=replace(state.turn, usage=usage))
     return state
@@ -350,5 +346,5 @@ _FOLDS: dict[type[object], Callable[[SessionState, Record], SessionState]] = {
 
 def _body(record: Record, kind: type[T]) -> T:
     body = record.body
-    assert isinstance(body, kind)  # the table above has just looked it up by its type
+    assert isinstance(body, kind)  # noqa: S101 - the table above has just looked it up by its type
     return body

@@ -55,7 +55,7 @@ class Address:
 class CallSubjects:
     """The subjects of one session."""
 
-    __slots__ = ("ack", "again", "all", "cmd", "ctl", "delta", "line", "live", "own", "text", "_base")
+    __slots__ = ("_base", "ack", "again", "all", "cmd", "ctl", "delta", "line", "live", "own", "text")
 
     def __init__(self, prefix: str, agent_id: str, session_id: str) -> None:
         tail = f"{token(agent_id)}.{token(session_id)}"

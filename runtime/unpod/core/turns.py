@@ -2,8 +2,8 @@
 
 The phases are a table. A turn is `opened` while the hooks of its text run, `asked` once the brain has the text,
 `speaking` from the first delta that left, and `ended` once the end of the reply was sent. That end is sent exactly once
-per turn, whatever happens: every path to `ended` is a row with the trigger `end`, and `ended` has no row with it. A turn
-that is ended waits for its figures and for the speech to be over; then it is completed, and gone.
+per turn, whatever happens: every path to `ended` is a row with the trigger `end`, and `ended` has no row with it. A
+turn that is ended waits for its figures and for the speech to be over; then it is completed, and gone.
 
 Replies are spoken in order: at most one turn is between `opened` and `speaking`.
 """

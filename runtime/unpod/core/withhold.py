@@ -1,6 +1,7 @@
 """Not recorded means not recorded: what of a fact or command may be stored while the recording is paused.
 
-The full record travels on the session's live subject; what is stored says that something was withheld, and nothing of it.
+The full record travels on the session's live subject; what is stored says that something was withheld, and nothing of
+it.
 """
 
 from __future__ import annotations

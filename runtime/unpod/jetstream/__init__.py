@@ -1,1 +1,40 @@
 """NATS and JetStream: the only package that imports `nats`."""
+
+from __future__ import annotations
+
+from unpod.jetstream.children import ChildProcess, spawn_child
+from unpod.jetstream.clock import LogClock
+from unpod.jetstream.connection import Nats, connect
+from unpod.jetstream.credentials import Context, Credentials, load_context, parse_urls
+from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
+from unpod.jetstream.event_log import JetStreamLog, open_log
+from unpod.jetstream.jobs import Entry, JobStore, open_jobs
+from unpod.jetstream.options import NatsOptions, PermissionDenied
+from unpod.jetstream.topology import StreamSpec, Topology, check, embedded_topology, ensure, topology
+
+__all__ = [
+    "ChildProcess",
+    "Context",
+    "Credentials",
+    "EmbeddedOptions",
+    "EmbeddedServer",
+    "Entry",
+    "JetStreamLog",
+    "JobStore",
+    "LogClock",
+    "Nats",
+    "NatsOptions",
+    "PermissionDenied",
+    "StreamSpec",
+    "Topology",
+    "check",
+    "connect",
+    "embedded_topology",
+    "ensure",
+    "load_context",
+    "open_jobs",
+    "open_log",
+    "parse_urls",
+    "spawn_child",
+    "topology",
+]

@@ -13,11 +13,12 @@ import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1
+_LINUX: bool = sys.platform.startswith("linux")
 
 
 def main(parent: int, pipe: int, command: list[str]) -> int:
     """Become the command, or watch over it; return its exit status."""
-    if sys.platform.startswith("linux"):
+    if _LINUX:
         import ctypes  # noqa: PLC0415 - only here
 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

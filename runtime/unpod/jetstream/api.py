@@ -75,7 +75,9 @@ def _meaning(error: _Error) -> LogError:
     return ApiError(code, error.description)
 
 
-async def call(nats: Nats, name: str, request: dict[str, Any] | None = None, *, timeout_s: float = 5.0) -> dict[str, Any]:
+async def call(
+    nats: Nats, name: str, request: dict[str, Any] | None = None, *, timeout_s: float = 5.0
+) -> dict[str, Any]:
     """Ask `$JS.API.<name>` and return its answer.
 
     Raises:

@@ -67,7 +67,7 @@ class StoredParser:
 class _Batch:
     """One request and the row of its answers."""
 
-    __slots__ = ("_awaited", "_nats", "_parser", "_ready", "_timeout_s", "end", "error", "pending", "records", "_waiter")
+    __slots__ = ("_awaited", "_nats", "_parser", "_timeout_s", "_waiter", "end", "error", "pending", "records")
 
     def __init__(self, nats: Nats, parser: StoredParser, timeout_s: float) -> None:
         self._nats = nats

@@ -123,6 +123,12 @@ class ChildProcess:
                 return await self.wait()
 
 
+def _absolute(program: str) -> str:
+    """Return where a program stands, "" if nowhere; links stay: a virtual environment's python is one."""
+    found = shutil.which(program)
+    return str(Path(found).absolute()) if found else ""
+
+
 async def spawn_child(
     argv: Sequence[str],
     *,
@@ -139,12 +145,11 @@ async def spawn_child(
     Raises:
         ConfigurationError: there is no such program.
     """
-    program = shutil.which(argv[0])
-    if program is None:
+    program = _absolute(argv[0])
+    if not program:
         raise ConfigurationError(f"{argv[0]!r} cannot be run: no such program")
     reading, writing = os.pipe()
-    # absolute(), not resolve(): the link of a virtual environment's python says which environment it is.
-    command = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), str(reading), str(Path(program).absolute()), *argv[1:]]
+    command = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), str(reading), program, *argv[1:]]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - the caller's command, no shell

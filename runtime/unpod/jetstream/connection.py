@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
 from nats.nuid import NUID
 
-from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
-from unpod.jetstream.client import WireClient
-from unpod.jetstream.credentials import Credentials, without_secrets
+from unpod.errors import ConfigurationError, LogUnavailable, NoResponders, RecordTooLarge
+from unpod.jetstream.client import WireClient, next_server
+from unpod.jetstream.listeners import Listeners
+from unpod.jetstream.options import NatsOptions, PermissionDenied
 from unpod.jetstream.replies import Replies
 from unpod.jetstream.wire import NO_HEADERS, check_subject, decode_headers, encode_headers, encode_publish, status_of
 from unpod.ports import Message
@@ -22,46 +21,15 @@ from unpod.ports import Message
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from nats.aio.client import Server
-
+    from unpod.errors import LogError
     from unpod.jetstream.client import Tail
     from unpod.jetstream.replies import Awaited
     from unpod.ports import Handler
 
 logger = logging.getLogger("unpod.nats")
 
-_T = TypeVar("_T")
-
 _CLOSE_S: Final = 2.0
 _ACTIVE_S: Final = 5.0
-
-
-class PermissionDenied(LogError):  # noqa: N818 - the NATS term
-    """NATS refused to publish or to subscribe: this connection's user has no right to the subject."""
-
-    def __init__(self, kind: str, subject: str) -> None:
-        verb = "publish on" if kind == "publish" else "subscribe to"
-        super().__init__(f"this NATS user may not {verb} {subject!r}: grant it, or connect as another user")
-        self.kind = kind
-        self.subject = subject
-
-
-@dataclass(frozen=True, slots=True)
-class NatsOptions:
-    """How to connect; times in seconds."""
-
-    urls: tuple[str, ...]
-    name: str = "unpod"
-    credentials: Credentials = field(default_factory=Credentials)
-    inbox_prefix: str = "_INBOX"
-    no_echo: bool = False
-    connect_timeout_s: float = 5.0
-    ping_interval_s: float = 1.0
-    variable: str = "UNPOD_NATS_URL"
-
-    def readable(self) -> str:
-        """Return the servers without what is secret in their URLs."""
-        return ", ".join(without_secrets(url) for url in self.urls)
 
 
 class _Subscription:
@@ -91,8 +59,8 @@ class Nats:
         self._closing = False
         self._first_error: BaseException | None = None
         self._refused = asyncio.Event()
-        self._state_listeners: list[Callable[[bool], None]] = []
-        self._denied_listeners: list[Callable[[PermissionDenied], None]] = []
+        self._state: Listeners[bool] = Listeners()
+        self._denials: Listeners[PermissionDenied] = Listeners()
         self.replies = Replies(f"{options.inbox_prefix}.{NUID().next().decode()}.")
 
     # ---------------------------------------------------------------------------------------------------------- state
@@ -114,11 +82,11 @@ class Nats:
 
     def on_state(self, listener: Callable[[bool], None]) -> Callable[[], None]:
         """Call `listener(connected)` at each change; return what ends that."""
-        return _add(self._state_listeners, listener)
+        return self._state.add(listener)
 
     def on_denied(self, listener: Callable[[PermissionDenied], None]) -> Callable[[], None]:
         """Call `listener` when the server refuses a subject; return what ends that."""
-        return _add(self._denied_listeners, listener)
+        return self._denials.add(listener)
 
     # ------------------------------------------------------------------------------------------------------------ bus
 
@@ -271,7 +239,7 @@ class Nats:
         options = self.options
         options.credentials.check()
         tls = options.credentials.tls()
-        connecting = asyncio.ensure_future(self._client.connect(**self._arguments(), **({"tls": tls} if tls else {})))
+        connecting = asyncio.ensure_future(self._client.connect(**self._arguments(), tls=tls))
         refused = asyncio.ensure_future(self._refused.wait())
         try:
             await asyncio.wait(
@@ -300,7 +268,7 @@ class Nats:
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,  # the default gives up after 60 tries
             "reconnect_time_wait": 0.1,
-            "reconnect_to_server_handler": _next_server,
+            "reconnect_to_server_handler": next_server,
             "connect_timeout": 1,
             "ping_interval": options.ping_interval_s,
             "max_outstanding_pings": 2,
@@ -349,11 +317,7 @@ class Nats:
             return
         self._up = False
         self.replies.lose(LogUnavailable("the connection to NATS was lost"))
-        self._tell(up=False)
-
-    def _tell(self, *, up: bool) -> None:
-        for listener in tuple(self._state_listeners):
-            _safely(listener, up)
+        self._state.tell(self._up)
 
     # --------------------------------------------------------------------------------------- what nats-py tells us of
 
@@ -375,7 +339,7 @@ class Nats:
     async def _on_reconnected(self) -> None:
         logger.info("connected to NATS again (%s)", self.options.readable())
         self._up = True
-        self._tell(up=True)
+        self._state.tell(self._up)
 
     async def _on_closed(self) -> None:
         self._down()
@@ -387,37 +351,12 @@ class Nats:
         logger.error("%s", denied)
         if kind == "publish":
             self.replies.lose(denied, subject=subject)
-        for listener in tuple(self._denied_listeners):
-            _safely(listener, denied)
-
-
-def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
-    """Choose the server that failed least; the first try after a loss comes at once, the others 0.05 to 0.15 s apart."""
-    fewest = min(server.reconnects for server in servers)
-    server = random.choice([s for s in servers if s.reconnects == fewest])  # noqa: S311 - spreads load, guards nothing
-    return server, random.uniform(0.05, 0.15) if fewest else random.uniform(0.0, 0.02)  # noqa: S311 - jitter
-
-
-def _add(listeners: list[Callable[[_T], None]], listener: Callable[[_T], None]) -> Callable[[], None]:
-    listeners.append(listener)
-
-    def remove() -> None:
-        with suppress(ValueError):
-            listeners.remove(listener)
-
-    return remove
-
-
-def _safely(listener: Callable[[_T], None], value: _T) -> None:
-    try:
-        listener(value)
-    except Exception as error:  # noqa: BLE001 - it is called from nats-py's loops, which would end
-        logger.error("a listener failed: %s", type(error).__name__)
+        self._denials.tell(denied)
 
 
 @asynccontextmanager
 async def connect(options: NatsOptions) -> AsyncIterator[Nats]:
-    """Connect, and close at the end: `async with connect(NatsOptions(("nats://localhost:4222",))) as nats`.
+    """Hold a connection for the length of an `async with` block.
 
     Raises:
         ConfigurationError: nothing answers, or the server refuses us.

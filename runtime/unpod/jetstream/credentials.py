@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -56,10 +57,8 @@ class Credentials:
                 continue
             if not Path(name).is_file():
                 raise ConfigurationError(f"{variable} names a file that does not exist: {name}")
-            try:
-                import nkeys  # noqa: F401, PLC0415 - an optional package: only who uses such a file needs it
-            except ImportError:
-                raise ConfigurationError(f"{variable} needs the package nkeys: pip install nkeys") from None
+            if find_spec("nkeys") is None:  # nats-py's own extra: only who uses such a file needs it
+                raise ConfigurationError(f"{variable} needs the package nkeys: pip install nkeys")
 
 
 class _ContextFile(msgspec.Struct):

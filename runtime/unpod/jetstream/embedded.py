@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream.children import ChildProcess, spawn_child
-from unpod.jetstream.connection import NatsOptions
 from unpod.jetstream.credentials import Credentials
+from unpod.jetstream.options import NatsOptions
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,6 +85,14 @@ def find_binary() -> str:
     return found
 
 
+def _announced_port(run: Path, pid: int) -> int:
+    """Return the port that the server of this pid has announced, 0 for none yet."""
+    for file in run.glob(f"*_{pid}.ports"):
+        with suppress(ValueError, KeyError, IndexError):  # it is being written
+            return int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
+    return 0
+
+
 class EmbeddedServer:
     """A nats-server that ends with this process at the latest, and is started again when it dies.
 
@@ -103,7 +111,8 @@ class EmbeddedServer:
         self._child: ChildProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
-        self._held = False
+        self._wanted = asyncio.Event()
+        self._wanted.set()
         self.restarts = 0
 
     # ------------------------------------------------------------------------------------------------ how to reach it
@@ -164,7 +173,7 @@ class EmbeddedServer:
 
     async def down(self, *, kill: bool = False) -> None:
         """End it, with SIGKILL if `kill`, and keep it down until `up`."""
-        self._held = True
+        self._wanted.clear()
         if self._child is not None:
             if kill:
                 self._child.kill()
@@ -174,7 +183,7 @@ class EmbeddedServer:
 
     async def up(self) -> None:
         """Let a server that is down be started, and return when it answers."""
-        self._held = False
+        self._wanted.set()
         await self._ready.wait()
 
     async def kill(self) -> None:
@@ -203,10 +212,9 @@ class EmbeddedServer:
             if self._child is not None:
                 code = await self._child.wait()
                 self._ready.clear()
-                if not self._held:
+                if self._wanted.is_set():
                     logger.error("the embedded NATS server has died (%d); starting it again", code)
-            while self._held:
-                await asyncio.sleep(_POLL_S)
+            await self._wanted.wait()
             try:
                 await self._launch()
                 self.restarts += 1
@@ -236,9 +244,8 @@ class EmbeddedServer:
         try:
             async with asyncio.timeout(_READY_S):
                 while child.returncode is None:
-                    for file in run.glob(f"*_{child.pid}.ports"):
-                        with suppress(ValueError, KeyError, IndexError):  # it is being written
-                            return int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
+                    if port := _announced_port(run, child.pid):
+                        return port
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise ConfigurationError(f"nats-server is not ready after {_READY_S:g} s; see {self._dir}") from None
@@ -248,9 +255,9 @@ class EmbeddedServer:
         """Return the last line that the server has to say about why it did not start."""
         for name, skip in (("nats-server.log", log_from), ("nats-server.out", 0)):
             with suppress(OSError):
-                lines = (self._dir / name).read_bytes()[skip:].decode("utf-8", "replace").splitlines()
-                if lines:
-                    return lines[-1][:300]
+                text = (self._dir / name).read_bytes()[skip:].decode("utf-8", "replace").strip()
+                if text:
+                    return text.splitlines()[-1][:300]
         return f"it says nothing; see {self._dir}"
 
     def _write_config(self) -> None:
@@ -285,7 +292,8 @@ class EmbeddedServer:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if asyncio.get_running_loop().time() > deadline:  # a server whose parent was killed needs some ms to end
+                # A server whose parent was killed just now needs some milliseconds to end.
+                if asyncio.get_running_loop().time() > deadline:
                     holder = os.read(lock, 32).decode("ascii", "replace").strip()
                     os.close(lock)
                     raise ConfigurationError(

@@ -12,7 +12,7 @@ from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import StoredParser, read_batches
 from unpod.jetstream.topology import ensure, info, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, status_of
-from unpod.jetstream.writer import OrderedWriter, Record, Submission
+from unpod.jetstream.writer import OrderedWriter, Record, submit
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
@@ -56,26 +56,19 @@ class JetStreamLog:
     # ---------------------------------------------------------------------------------------------------------- write
 
     async def append(
-        self, subject: str, data: bytes, headers: Mapping[str, str], *, fence: Fence | None = None, timeout_s: float = 5.0
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str],
+        *,
+        fence: Fence | None = None,
+        timeout_s: float = 5.0,
     ) -> Stored:
         """Store one record (`EventLog.append`).
 
         Within `timeout_s` it is sent again under its id, through a lost connection too; afterwards never.
         """
-        record = self.encode(subject, data, headers, fence)
-        future: asyncio.Future[Stored | LogError] = asyncio.get_running_loop().create_future()
-        submission = Submission(self, record, future.set_result, patience_s=0.0)
-        submission.start()
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await future
-        except TimeoutError:
-            raise LogUnavailable(f"the log did not acknowledge within {timeout_s:g} s") from None
-        finally:
-            submission.cancel()
-        if isinstance(answer, LogError):
-            raise answer
-        return answer
+        return await submit(self, self.encode(subject, data, headers, fence), timeout_s)
 
     def writer(self, *, fence: Fence | None = None, on_failure: FailureHandler | None = None) -> OrderedWriter:
         """Return an ordered writer (`EventLog.writer`)."""
@@ -96,8 +89,10 @@ class JetStreamLog:
             raise RecordTooLarge(size, limit)
         return Record(subject, data, block, size, headers.get(_MSG_ID, ""), fence)
 
-    def send(self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]) -> Callable[[], None]:
-        """Publish once (`Sink.send`)."""
+    def transmit(
+        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]
+    ) -> Callable[[], None]:
+        """Publish once (`Sink.transmit`)."""
 
         def heard(block: bytes, data: bytes) -> None:
             awaited.close()
@@ -133,7 +128,8 @@ class JetStreamLog:
         patience = loop.time() + _LAG_S
         while True:
             try:
-                async with aclosing(read_batches(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)) as parts:
+                parts = read_batches(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)
+                async with aclosing(parts):
                     async for part in parts:
                         patience = loop.time() + _LAG_S
                         for message in part:

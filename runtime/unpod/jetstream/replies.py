@@ -109,7 +109,8 @@ class Replies:
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._loop.time()
-        self._give_up([a for a in self._awaited.values() if a.deadline <= now], LogUnavailable("NATS did not answer in time"))
+        late = [a for a in self._awaited.values() if a.deadline <= now]
+        self._give_up(late, LogUnavailable("NATS did not answer in time"))
         if self._awaited and self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from unpod.jetstream.connection import Nats
 
 MIB: Final = 1024 * 1024
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 86_400
 
@@ -54,7 +56,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Both streams of one subject prefix: the calls, and the bridges' job records (a KV bucket runners may not read)."""
+    """The streams of one subject prefix: the calls, and the bridges' job records (a KV bucket runners may not read)."""
 
     calls: StreamSpec
     jobs: StreamSpec
@@ -78,7 +80,7 @@ def topology(
     Raises:
         ConfigurationError: the prefix cannot stand in a subject and in a stream's name.
     """
-    if not prefix or not all(part.isascii() and part.replace("_", "").replace("-", "").isalnum() for part in prefix.split(".")):
+    if not _PREFIX.match(prefix):
         raise ConfigurationError(
             f"UNPOD_SUBJECT_PREFIX is {prefix!r}: give letters, digits, '_' and '-', with dots between tokens"
         )
@@ -141,7 +143,7 @@ async def _create(nats: Nats, spec: StreamSpec) -> None:
 
 
 async def check(nats: Nats, *specs: StreamSpec) -> list[str]:
-    """Return how the streams differ from what they should be, one readable line each; [] when all is as it should be."""
+    """Return how the streams differ from what they should be, one readable line each; [] when they do not."""
     lines: list[str] = []
     for spec in specs:
         found = await info(nats, spec.name)

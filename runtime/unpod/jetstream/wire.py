@@ -22,7 +22,7 @@ _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
 _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _SUBJECT = re.compile(r"[^\x00-\x20\x7f]+\Z")
-_MAX_SUBJECT = 3_000  # the server's control line ends at 4,096 bytes, and a reply subject and two lengths stand there too
+_MAX_SUBJECT = 3_000  # the server's control line ends at 4,096 bytes: a reply subject and two lengths stand there too
 _MAX_KNOWN = 1_000
 _known_keys: set[str] = set()
 
@@ -62,7 +62,7 @@ def check_subject(subject: str) -> None:
         ProtocolViolation: empty, too long, or with a space or a control character.
     """
     if len(subject) > _MAX_SUBJECT or not _SUBJECT.match(subject):
-        raise ProtocolViolation("a subject is empty, over 3,000 characters, or holds a space or control character", whose="local")
+        raise ProtocolViolation("a subject is empty, over 3,000 characters, or has a control character", whose="local")
 
 
 def encode_publish(subject: str, reply: str, block: bytes, data: bytes) -> bytes:

@@ -49,7 +49,9 @@ class Sink(Protocol):
         """
         ...
 
-    def send(self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]) -> Callable[[], None]:
+    def transmit(
+        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None], /
+    ) -> Callable[[], None]:
         """Send once, call `answer` once (perhaps before this returns), and return what makes sure it is not called."""
         ...
 
@@ -74,9 +76,20 @@ class Submission:
     """
 
     __slots__ = (
-        "_cancel", "_done", "_full_since", "_loop", "_patience_s", "_pause_s", "_sink", "_task", "_timer", "_try_s", "_unlisten",
-        "_waiting", "record",
-    )  # fmt: skip
+        "_cancel",
+        "_done",
+        "_full_since",
+        "_loop",
+        "_patience_s",
+        "_pause_s",
+        "_sink",
+        "_task",
+        "_timer",
+        "_try_s",
+        "_unlisten",
+        "_waiting",
+        "record",
+    )
 
     def __init__(
         self, sink: Sink, record: Record, done: Callable[[Stored | LogError], None], *, patience_s: float
@@ -97,7 +110,7 @@ class Submission:
 
     def start(self) -> None:
         """Send it now."""
-        self._cancel = self._sink.send(self.record, self._try_s, self._answer)
+        self._cancel = self._sink.transmit(self.record, self._try_s, self._answer)
 
     def cancel(self) -> None:
         """Give up: `done` is not called any more; whether the record is stored is unknown."""
@@ -112,9 +125,8 @@ class Submission:
         self._cancel = None
         if self._done is None:
             return
-        if isinstance(answer, Stored):
-            self._finish(answer)
-        elif not self.record.msg_id:  # without an id a second try could be stored a second time
+        # Without an id a second try could be stored a second time.
+        if isinstance(answer, Stored) or not self.record.msg_id:
             self._finish(answer)
         elif isinstance(answer, LogUnavailable):
             self._try_s = min(self._try_s * 2, _LONGEST_TRY_S)
@@ -177,13 +189,46 @@ class Submission:
             self._finish(found or fenced)
 
 
+async def submit(sink: Sink, record: Record, timeout_s: float) -> Stored:
+    """Store one record and return once it is acknowledged; after `timeout_s` it is not sent any more.
+
+    Raises:
+        LogError: as `EventLog.append`.
+    """
+    future: asyncio.Future[Stored | LogError] = asyncio.get_running_loop().create_future()
+    submission = Submission(sink, record, future.set_result, patience_s=0.0)
+    submission.start()
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer = await future
+    except TimeoutError:
+        raise LogUnavailable(f"the log did not acknowledge within {timeout_s:g} s") from None
+    finally:
+        submission.cancel()
+    if isinstance(answer, LogError):
+        raise answer
+    return answer
+
+
 class OrderedWriter:
     """One session's writer (`ports.Writer`): one record in flight, the others wait in order."""
 
     __slots__ = (
-        "_acked", "_bytes", "_failure", "_fence", "_flight", "_flushes", "_loop", "_max_bytes", "_max_records", "_on_failure",
-        "_patience_s", "_put", "_queue", "_sink",
-    )  # fmt: skip
+        "_acked",
+        "_bytes",
+        "_failure",
+        "_fence",
+        "_flight",
+        "_flushes",
+        "_loop",
+        "_max_bytes",
+        "_max_records",
+        "_on_failure",
+        "_patience_s",
+        "_put",
+        "_queue",
+        "_sink",
+    )
 
     def __init__(
         self,

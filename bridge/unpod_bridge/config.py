@@ -1,0 +1,147 @@
+"""Everything that a bridge reads from its environment, read once. A blank variable is an unset one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from unpod.core.subjects import DEFAULT_PREFIX, Subjects
+from unpod.errors import ConfigurationError, UnsafeIdentifier
+from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
+from unpod_bridge.description import Description, describe
+
+DEFAULT_ORCHESTRATOR: Final = "wss://api.unpod.ai"
+CONTROL_PATH: Final = "/v1/internal/workers"
+
+_SCHEMES: Final = {"https": "wss", "wss": "wss", "http": "ws", "ws": "ws"}
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """How one bridge runs; neither the key nor what is secret about NATS is in its `repr`."""
+
+    api_key: str = field(repr=False)
+    nats: NatsOptions = field(repr=False)
+    orchestrator_url: str = DEFAULT_ORCHESTRATOR
+    prefix: str = DEFAULT_PREFIX
+    log_level: str = "INFO"
+    where: Description = field(default_factory=Description)
+
+    @classmethod
+    def from_env(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        nats_url: str | None = None,
+    ) -> BridgeConfig:
+        """Return the configuration; an argument that is given wins over its variable.
+
+        Raises:
+            ConfigurationError: something is missing or cannot be used; the text names its variable.
+        """
+        full = os.environ if environment is None else environment
+        found = {name: value.strip() for name, value in full.items() if value.strip()}
+        key = _given(api_key) or found.get("UNPOD_API_KEY", "")
+        if not key:
+            raise ConfigurationError("UNPOD_API_KEY is not set: export the key of your Unpod account")
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigurationError("UNPOD_API_KEY holds characters that no key has: copy it again")
+        return cls(
+            api_key=key,
+            nats=_nats(found, _given(nats_url)),
+            orchestrator_url=orchestrator_url(found, base_url),
+            prefix=_prefix(found),
+            log_level=log_level(found),
+            where=describe(found),
+        )
+
+
+def orchestrator_url(environment: Mapping[str, str], base_url: str | None = None) -> str:
+    """Return the orchestrator's WebSocket base, without a slash at its end.
+
+    The first that is set counts: `base_url`, `UNPOD_ORCHESTRATOR_URL`, the host of `UNPOD_BASE_URL`, the public one.
+    Each may be a bare host or an https, http, wss or ws URL; http and ws give `ws://`, all else `wss://`.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    for name, value in (
+        ("base_url", base_url),
+        ("UNPOD_ORCHESTRATOR_URL", environment.get("UNPOD_ORCHESTRATOR_URL")),
+    ):
+        if _given(value):
+            scheme, parts = _split(name, _given(value))
+            return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    public = _given(environment.get("UNPOD_BASE_URL"))
+    if public:
+        scheme, parts = _split("UNPOD_BASE_URL", public)
+        return f"{scheme}://{parts.netloc}"
+    return DEFAULT_ORCHESTRATOR
+
+
+def readable(url: str) -> str:
+    """Return a URL as people may read it: without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def log_level(environment: Mapping[str, str]) -> str:
+    """Return the level that `UNPOD_LOG_LEVEL` names, else INFO.
+
+    Raises:
+        ConfigurationError: it is no level.
+    """
+    level = _given(environment.get("UNPOD_LOG_LEVEL")).upper() or "INFO"
+    if level not in _LEVELS:
+        raise ConfigurationError(f"UNPOD_LOG_LEVEL is {level[:40]!r}: give one of {', '.join(_LEVELS).lower()}")
+    return level
+
+
+def _split(name: str, text: str) -> tuple[str, SplitResult]:
+    try:
+        parts = urlsplit(text if "://" in text else f"wss://{text}")
+        usable = parts.scheme.lower() in _SCHEMES and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or " " in text:
+        raise ConfigurationError(f"{name} is not a host or a URL with https, http, wss or ws: give wss://host[:port]")
+    return _SCHEMES[parts.scheme.lower()], parts
+
+
+def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
+    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
+    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
+    if not text and context is None:
+        raise ConfigurationError(
+            "UNPOD_NATS_URL is not set: a bridge needs the NATS server that its runners use, say nats://localhost:4222"
+        )
+    credentials = context.credentials if context is not None else Credentials()
+    if "NATS_CREDS" in found:
+        credentials = Credentials(creds_file=found["NATS_CREDS"])
+    return NatsOptions(
+        urls=parse_urls(text) if text or context is None else context.urls,
+        name="unpod-bridge",
+        credentials=credentials,
+        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
+        no_echo=True,  # what this bridge has written it knows
+        variable="UNPOD_NATS_URL" if text else "NATS_CONTEXT",
+    )
+
+
+def _prefix(found: Mapping[str, str]) -> str:
+    prefix = found.get("UNPOD_SUBJECT_PREFIX", DEFAULT_PREFIX)
+    try:
+        Subjects(prefix)
+    except UnsafeIdentifier as error:
+        raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
+    return prefix
+
+
+def _given(text: str | None) -> str:
+    return (text or "").strip()

@@ -1,0 +1,278 @@
+"""Finding a runner for a job, and the place that it holds for it.
+
+The runners of a pool are asked on one subject, as a queue group: one of them answers. One that is full or out of
+permits says so; what finds no taker is announced as queued, and asked again at each change in the fleet until its
+deadline. Nothing of it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import (
+    OFFER_ANSWERED,
+    TOLD,
+    Answer,
+    Hold,
+    Offer,
+    OfferAnswered,
+    QueuedAnnounced,
+    Release,
+    Start,
+    Told,
+    encode,
+)
+from unpod.core.subjects import Subjects
+from unpod.errors import LogError, LogUnavailable, NoResponders
+from unpod.ports import Bus
+from unpod_bridge.control_wire import Reason
+from unpod_bridge.fleet import Pool
+
+logger = logging.getLogger("unpod.bridge")
+
+TRY_S = 0.3
+"""How long one request may take: the group may pick a process that was stopped."""
+PAUSE_S = (0.05, 0.1)
+"""How long, at least and at most, to wait for a change before the runners are asked again."""
+HOLD_TRIES = 2
+START_S = 5.0
+"""How long a runner may take to hear that its call has begun."""
+RELEASE_TRIES = 3
+ANNOUNCE_S = 1.0
+
+
+@dataclass(slots=True)
+class Ask:
+    """A job that looks for a runner of a pool, until `until` (the event loop's time); both may be changed meanwhile."""
+
+    job_id: str
+    pool: Pool
+    until: float
+
+
+class RunnerPlace:
+    """The place that a runner holds for a job (`line.Place`)."""
+
+    def __init__(
+        self, bus: Bus, subjects: Subjects, *, bridge_id: str, runner_id: str, job_id: str, agent_id: str
+    ) -> None:
+        self.runner_id = runner_id
+        self.on_start: Callable[[str], None] | None = None
+        self._bus = bus
+        self._subject = subjects.runner(runner_id)
+        self._bridge_id = bridge_id
+        self._job_id = job_id
+        self._agent_id = agent_id
+
+    async def hold(self, until: float) -> bool:
+        """Confirm the place; return whether it is held. `until` is in the event loop's time."""
+        now = asyncio.get_running_loop().time
+        message = Hold(job=self._job_id, bridge=self._bridge_id)
+        for _ in range(HOLD_TRIES):
+            try:
+                told = await self._tell(message, max(min(TRY_S, until - now()), 0.01))
+            except asyncio.CancelledError:
+                await self._publish_release("withdrawn")
+                raise
+            if told is not None:
+                return told.ok
+        await self._publish_release("not confirmed")
+        return False
+
+    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+        """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
+        if self.on_start is not None:
+            self.on_start(session_id)
+        message = Start(
+            job=self._job_id,
+            agent=self._agent_id,
+            session=session_id,
+            epoch=epoch,
+            until_seq=until_seq,
+            bridge=self._bridge_id,
+        )
+        loop = asyncio.get_running_loop()
+        until = loop.time() + START_S
+        while (left := until - loop.time()) > 0:
+            told = await self._tell(message, min(TRY_S, left))
+            if told is not None:
+                return told.ok
+        return False
+
+    async def release(self, reason: str) -> None:
+        """Give the place back."""
+        for _ in range(RELEASE_TRIES):
+            if await self._tell(Release(job=self._job_id, reason=reason), TRY_S) is not None:
+                return
+        logger.warning("the runner %s does not answer to the release of a place", self.runner_id)
+
+    async def _publish_release(self, reason: str) -> None:
+        try:
+            await self._bus.publish(self._subject, encode(Release(job=self._job_id, reason=reason)))
+        except LogError as error:
+            logger.debug("a release could not be sent: %s", type(error).__name__)
+
+    async def _tell(self, message: Hold | Start | Release, timeout_s: float) -> Told | None:
+        """Return the answer, or None after a pause where there is none."""
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await self._bus.request(self._subject, encode(message), timeout_s=timeout_s)
+            return TOLD.decode(answer.data)
+        except MALFORMED:
+            logger.warning("the runner %s gave an answer that cannot be read", self.runner_id)
+            return Told(ok=False, reason="malformed")
+        except LogError as error:
+            logger.debug("the runner %s does not answer: %s", self.runner_id, type(error).__name__)
+        await _pace(began)
+        return None
+
+
+class Queue:
+    """What waits for a runner, announced at each change and each second."""
+
+    def __init__(self, bus: Bus, subjects: Subjects, bridge_id: str) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._bridge_id = bridge_id
+        self._waiting: dict[str, int] = {}
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many jobs wait, by the name of the pool."""
+        return dict(self._waiting)
+
+    @asynccontextmanager
+    async def entry(self, pool: str) -> AsyncIterator[None]:
+        """Count one more while inside."""
+        await self._change(pool, 1)
+        try:
+            yield
+        finally:
+            await self._change(pool, -1)
+
+    async def announce(self) -> None:
+        """Say again what waits; to be called each second."""
+        for pool, count in tuple(self._waiting.items()):
+            await self._say(pool, count)
+
+    async def _change(self, pool: str, by: int) -> None:
+        count = self._waiting.pop(pool, 0) + by
+        if count:
+            self._waiting[pool] = count
+        await self._say(pool, count)
+
+    async def _say(self, pool: str, count: int) -> None:
+        message = QueuedAnnounced(bridge=self._bridge_id, agent=pool, count=count)
+        try:
+            await self._bus.publish(self._subjects.queued(pool), encode(message))
+        except LogError as error:
+            logger.debug("what waits could not be announced: %s", type(error).__name__)
+
+
+class Dispatcher:
+    """Asks the runners."""
+
+    def __init__(self, bus: Bus, subjects: Subjects, bridge_id: str) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._bridge_id = bridge_id
+        self._change = asyncio.Event()
+        self.queue = Queue(bus, subjects, bridge_id)
+
+    def changed(self) -> None:
+        """Something about the fleet is new: those who wait ask again."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def find(self, ask: Ask) -> RunnerPlace | Reason:
+        """Return the place that a runner holds, or why there is none by the deadline."""
+        heard: set[Answer] = set()
+        change = self._change
+        found = await self._try(ask, heard)
+        if isinstance(found, RunnerPlace):
+            return found
+        loop = asyncio.get_running_loop()
+        async with self.queue.entry(ask.pool.name):
+            while True:
+                if found == "later":
+                    await _until(change, min(random.uniform(*PAUSE_S), ask.until - loop.time()))  # noqa: S311 - spreads load
+                if loop.time() >= ask.until:
+                    return _reason(heard)
+                change = self._change
+                found = await self._try(ask, heard)
+                if isinstance(found, RunnerPlace):
+                    return found
+
+    async def _try(self, ask: Ask, heard: set[Answer]) -> RunnerPlace | Literal["later", "again"]:
+        """Ask once, and say when to ask again where nobody takes it: after a change or a pause, or at once."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await self._offer(ask, ask.until - began)
+        if answer is None:
+            # Silence for so long: a process that was stopped has been asked, and another may answer.
+            return "again" if loop.time() - began >= TRY_S / 2 else "later"
+        if answer.answer != "taken":
+            heard.add(answer.answer)
+            return "later"
+        place = self._place(ask, answer.runner)
+        return place if await place.hold(ask.until) else "later"
+
+    def _place(self, ask: Ask, runner_id: str) -> RunnerPlace:
+        return RunnerPlace(
+            self._bus,
+            self._subjects,
+            bridge_id=self._bridge_id,
+            runner_id=runner_id,
+            job_id=ask.job_id,
+            agent_id=ask.pool.agent,
+        )
+
+    async def _offer(self, ask: Ask, left: float) -> OfferAnswered | None:
+        offer = Offer(job=ask.job_id, bridge=self._bridge_id, agent=ask.pool.agent)
+        if left <= 0:
+            return None
+        try:
+            subject = self._subjects.dispatch(ask.pool.name)
+            answer = await self._bus.request(subject, encode(offer), timeout_s=min(TRY_S, left))
+            answered = OFFER_ANSWERED.decode(answer.data)
+        except (NoResponders, LogUnavailable):
+            return None
+        except LogError as error:
+            logger.error("the runners cannot be asked: %s", error)  # noqa: TRY400 - its text says it
+            return None
+        except MALFORMED:
+            logger.warning("a runner answered an offer with something that cannot be read")
+            return None
+        if answered.answer == "taken" and not answered.runner:
+            logger.warning("a runner took a job without saying which runner it is")
+            return None
+        return answered
+
+
+def _reason(heard: set[Answer]) -> Reason:
+    if heard == {"rate_limited"}:
+        return "rate_limited"
+    return "draining" if heard == {"draining"} else "at_capacity"
+
+
+async def _until(change: asyncio.Event, seconds: float) -> None:
+    """Return at the change, or after a while."""
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await change.wait()
+    except TimeoutError:
+        return
+
+
+async def _pace(began: float) -> None:
+    """Return no sooner than a pause after `began`, so that what fails at once is not tried in a loop."""
+    left = began + PAUSE_S[0] - asyncio.get_running_loop().time()
+    if left > 0:
+        await asyncio.sleep(left)

@@ -1,0 +1,167 @@
+"""Which runners there are, and what is to be registered for them. Pure: `now` is an argument, in seconds.
+
+A runner is there while it announces itself; silent for 3 s, or `gone`, it is forgotten. Each pool (an agent id, dev or
+not) that has a runner which takes calls is registered as one worker with the runners' added capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from unpod.core.fleet import RunnerAnnounced
+from unpod_bridge.control_wire import Reason
+
+SILENT_S = 3.0
+"""How long a runner may be silent."""
+STABLE_S = 5.0
+"""How long a changed capacity must stay the same before it is registered."""
+
+
+class Pool(NamedTuple):
+    """The runners of one agent that serve production, or development."""
+
+    agent: str
+    dev: bool = False
+
+    @property
+    def name(self) -> str:
+        """The agent id, `@dev` appended for dev."""
+        return f"{self.agent}@dev" if self.dev else self.agent
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the runners of a pool amount to.
+
+    The places that a draining runner still fills count as capacity, since its calls count as active jobs: what is left
+    between the two numbers is the room.
+    """
+
+    capacity: int = 0
+    serving: int = 0
+    draining: int = 0
+
+    @property
+    def closed_for(self) -> Reason:
+        """Why a job would be refused without asking anybody."""
+        return "draining" if self.draining and not self.serving else "at_capacity"
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    said: RunnerAnnounced
+    at: float
+
+
+class Fleet:
+    """The runners that announce themselves."""
+
+    def __init__(self) -> None:
+        self._runners: dict[str, _Heard] = {}
+
+    def hear(self, said: RunnerAnnounced, now: float) -> bool:
+        """Take an announcement; return whether it changes anything."""
+        before = self._runners.pop(said.runner, None)
+        if not said.gone:
+            self._runners[said.runner] = _Heard(said, now)
+        elif before is None:
+            return False
+        return before is None or before.said != said
+
+    def expire(self, now: float) -> list[str]:
+        """Forget the runners that are silent; return their ids."""
+        silent = [runner for runner, heard in self._runners.items() if now - heard.at >= SILENT_S]
+        for runner in silent:
+            del self._runners[runner]
+        return silent
+
+    def standings(self) -> dict[Pool, Standing]:
+        """Return what each pool amounts to."""
+        found: dict[Pool, Standing] = {}
+        for heard in self._runners.values():
+            said = heard.said
+            pool = Pool(said.agent, said.dev)
+            sum_ = found.get(pool, Standing())
+            if said.draining:
+                filled = max(min(said.in_flight, said.capacity), 0)
+                found[pool] = Standing(sum_.capacity + filled, sum_.serving, sum_.draining + 1)
+            else:
+                found[pool] = Standing(sum_.capacity + max(said.capacity, 0), sum_.serving + 1, sum_.draining)
+        return found
+
+
+# --------------------------------------------------------------------------------------------------- what to register
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Register a worker for the pool, or keep the one whose leaving has not come to its end."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Register the pool's worker again: its capacity has changed, and stayed so."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nobody serves the pool: end its registration once its calls are over."""
+
+    pool: Pool
+
+
+Step = Join | Renew | Leave
+
+
+@dataclass(slots=True)
+class _Entry:
+    registered: int
+    wanted: int
+    since: float
+    leaving: bool = False
+
+
+@dataclass(slots=True)
+class Roster:
+    """What is registered, and what has to change about it."""
+
+    _entries: dict[Pool, _Entry] = field(default_factory=dict)
+
+    def update(self, standings: Mapping[Pool, Standing], now: float) -> list[Step]:
+        """Return what is to be done, given how the pools stand now."""
+        steps: list[Step] = []
+        for pool in self._entries.keys() | standings.keys():
+            step = self._step(pool, standings.get(pool, Standing()), now)
+            if step is not None:
+                steps.append(step)
+        return steps
+
+    def _step(self, pool: Pool, standing: Standing, now: float) -> Step | None:
+        entry = self._entries.get(pool)
+        if not standing.serving:
+            if entry is None or entry.leaving:
+                return None
+            entry.leaving = True
+            return Leave(pool)
+        if entry is None:
+            self._entries[pool] = _Entry(standing.capacity, standing.capacity, now)
+            return Join(pool)
+        if standing.capacity != entry.wanted:
+            entry.wanted, entry.since = standing.capacity, now
+        if entry.leaving:
+            entry.leaving = False
+            return Join(pool)
+        if entry.wanted != entry.registered and now - entry.since >= STABLE_S:
+            entry.registered = entry.wanted
+            return Renew(pool)
+        return None
+
+    def gone(self, pool: Pool) -> None:
+        """The pool's registration has ended."""
+        self._entries.pop(pool, None)

@@ -1,0 +1,275 @@
+"""The call socket's frames: bytes to facts, commands to bytes. Pure, and no input raises.
+
+A frame of the speech worker that we know becomes the `CallerEvent` that it says, and is stored byte for byte as it
+came. One of another type becomes a `FrameUnknown` that carries it, and one that cannot be taken a `FrameRejected` that
+says why, without what it said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, get_args
+
+import msgspec
+from msgspec import Raw, Struct
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import MALFORMED, describe
+
+PROTOCOL_VERSION: Final = 2
+MAX_FRAME: Final = 1024 * 1024
+"""The longest frame that is taken, in bytes."""
+MAX_HEAD: Final = 200
+MAX_TYPE: Final = 100
+
+WorkerEvent = (
+    ev.HelloAcked
+    | ev.CallStarted
+    | ev.UserText
+    | ev.UserInterrupted
+    | ev.WorkerError
+    | ev.CallMetric
+    | ev.TurnMetrics
+    | ev.StateChanged
+)
+"""What a speech worker can say. Facts of the bridge's own (`call.ended`) are none of it: as frames they are unknown."""
+
+EVENTS: Final = ("user.text", "user.interrupted", "error", "metric", "turn.metrics", "state", "call.started")
+SPEECH_VERBS: Final = ("agent.text.delta", "agent.text.end", "agent.say", "agent.end_call")
+"""What every worker can do: without it there is no call."""
+VERBS: Final = (
+    *SPEECH_VERBS,
+    "agent.transfer",
+    "agent.dispatch",
+    "agent.add_participant",
+    "agent.remove_participant",
+    "agent.merge",
+)
+OWN_VERBS: Final = ("agent.interrupt", "agent.filler", "recording.pause", "recording.resume")
+"""Sent only where `hello.ack` negotiates them."""
+_KNOWN_VERBS: Final = frozenset(VERBS + OWN_VERBS)
+
+
+class Frame(Struct, frozen=True):
+    """One frame of the worker: its type on the wire, what it says, and the payload of its record."""
+
+    type: str
+    body: ev.CallerEvent
+    data: bytes
+
+
+class _Tagged(Struct):
+    event: str
+
+
+_TAGS: Final = frozenset(str(member.__struct_config__.tag) for member in get_args(WorkerEvent))
+_read_event = msgspec.json.Decoder(WorkerEvent).decode
+_read_tag = msgspec.json.Decoder(_Tagged).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:
+    """Return what a frame says; a text frame is given as its bytes, as its text, and a binary one with `binary`."""
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    if binary:
+        return rejected(data, "a binary frame")
+    if len(data) > MAX_FRAME:
+        return rejected(data, f"over {MAX_FRAME} bytes")
+    try:
+        if not data.isascii():
+            data.decode()  # msgspec does not look into fields that it skips
+        body = _read_event(data)
+    except MALFORMED as error:
+        return _unreadable(data, error)
+    if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
+        return rejected(data, "user.text: Object missing required field `text`", "user.text")
+    return Frame(str(body.__struct_config__.tag), body, data)
+
+
+def rejected(data: bytes, reason: str, event_type: str = "") -> Frame:
+    """Return the frame as one that could not be taken, for a reason that quotes nothing of it."""
+    fact = ev.FrameRejected(reason=reason, size=len(data), head=head_of(data))
+    return Frame(event_type, fact, _encode(fact))
+
+
+def _unreadable(data: bytes, error: Exception) -> Frame:
+    if not isinstance(error, msgspec.ValidationError):
+        return rejected(data, "not JSON" if isinstance(error, msgspec.DecodeError) else describe(error))
+    try:
+        event_type = _read_tag(data).event
+    except MALFORMED as worse:
+        return rejected(data, describe(worse))
+    if event_type in _TAGS:
+        return rejected(data, f"{event_type}: {describe(error)}", event_type)
+    fact = ev.FrameUnknown(type=event_type[:MAX_TYPE], frame=Raw(data))
+    return Frame(event_type, fact, _encode(fact))
+
+
+_SECRET: Final = re.compile(
+    r"""((?:token|key|secret|signature|password|authorization|credential)[\w.-]*["']?\s*[:=]\s*["']?)"""
+    r"""(?:(?:bearer|token|basic)\s+)?[^\s"'&,;}\]]+""",
+    re.IGNORECASE,
+)
+_BEARER: Final = re.compile(r"\b(bearer\s+|sk-|eyJ)[\w.~+/=-]+", re.IGNORECASE)
+
+
+def head_of(data: bytes) -> str:
+    """Return the beginning of a frame for people: printable, without anything that looks like a secret."""
+    text = data[: 4 * MAX_HEAD].decode("utf-8", "replace")
+    text = "".join(char if char.isprintable() else "." for char in text)
+    text = _BEARER.sub(r"\1[redacted]", _SECRET.sub(r"\1[redacted]", text))
+    return text[:MAX_HEAD]
+
+
+# --- us to the worker -------------------------------------------------------------------------------------------------
+
+
+class _Verb(Struct, frozen=True, tag_field="event"):
+    """The root of what we say."""
+
+
+class _Hello(_Verb, frozen=True, tag="hello"):
+    protocol_version: int = PROTOCOL_VERSION
+    supported_events: tuple[str, ...] = EVENTS
+    supported_verbs: tuple[str, ...] = VERBS + OWN_VERBS
+
+
+class _TextDelta(_Verb, frozen=True, tag="agent.text.delta"):
+    text: str
+
+
+class _TextEnd(_Verb, frozen=True, tag="agent.text.end"):
+    pass
+
+
+class _Say(_Verb, frozen=True, tag="agent.say"):
+    text: str
+
+
+class _Transfer(_Verb, frozen=True, tag="agent.transfer", omit_defaults=True, kw_only=True):
+    transfer_type: cmd.TransferType
+    target: str
+    mode: cmd.TransferMode
+    announcement: str | None = None
+
+
+class _EndCall(_Verb, frozen=True, tag="agent.end_call"):
+    reason: str
+
+
+class _Dispatch(_Verb, frozen=True, tag="agent.dispatch"):
+    agent_id: str
+    metadata: dict[str, object]
+
+
+class _AddParticipant(_Verb, frozen=True, tag="agent.add_participant"):
+    participant_type: str
+    config: dict[str, object]
+
+
+class _RemoveParticipant(_Verb, frozen=True, tag="agent.remove_participant"):
+    participant_id: str
+
+
+class _Merge(_Verb, frozen=True, tag="agent.merge"):
+    source_session_id: str
+
+
+class _Interrupt(_Verb, frozen=True, tag="agent.interrupt"):
+    pass
+
+
+class _Filler(_Verb, frozen=True, tag="agent.filler"):
+    text: str
+
+
+class _Pause(_Verb, frozen=True, tag="recording.pause"):
+    reason: str
+
+
+class _Resume(_Verb, frozen=True, tag="recording.resume"):
+    pass
+
+
+class Ignored(Struct, frozen=True):
+    """Nothing has to be sent for a command."""
+
+    reason: str = ""
+
+
+class Unsupported(Struct, frozen=True):
+    """The worker has not negotiated `verb`: nothing can be sent for a command."""
+
+    verb: str
+
+    @property
+    def reason(self) -> str:
+        """Say it for people."""
+        return f"the worker of this call does not support {self.verb}"
+
+
+HELLO: Final = _encode(_Hello())
+TEXT_END: Final = _encode(_TextEnd())
+
+
+def hello() -> bytes:
+    """Return our side of the handshake."""
+    return HELLO
+
+
+def text_delta(text: str) -> bytes:
+    """Return a piece of a reply."""
+    return _encode(_TextDelta(text))
+
+
+def say(text: str) -> bytes:
+    """Return what shall be spoken verbatim."""
+    return _encode(_Say(text))
+
+
+def recording_pause(reason: str) -> bytes:
+    """Return the verb that stops the recording."""
+    return _encode(_Pause(reason))
+
+
+def negotiated(ack: ev.HelloAcked) -> frozenset[str]:
+    """Return the verbs that may be sent after a `hello.ack`; a worker that names none has the nine of the protocol."""
+    if not ack.negotiated_verbs:
+        return frozenset(VERBS)
+    return _KNOWN_VERBS.intersection(ack.negotiated_verbs).union(SPEECH_VERBS)
+
+
+_BUILD: Final[dict[type[object], tuple[str, Callable[..., _Verb]]]] = {
+    cmd.Say: ("agent.say", lambda c: _Say(c.text)),
+    cmd.EndReply: ("agent.text.end", lambda _: _TextEnd()),
+    cmd.Interrupt: ("agent.interrupt", lambda _: _Interrupt()),
+    cmd.SetFiller: ("agent.filler", lambda c: _Filler(c.text or "")),
+    cmd.Transfer: (
+        "agent.transfer",
+        lambda c: _Transfer(
+            transfer_type=c.transfer_type, target=c.target, mode=c.mode, announcement=c.announcement or None
+        ),
+    ),
+    cmd.EndCall: ("agent.end_call", lambda c: _EndCall(c.reason)),
+    cmd.PauseRecording: ("recording.pause", lambda c: _Pause(c.reason)),
+    cmd.ResumeRecording: ("recording.resume", lambda _: _Resume()),
+    cmd.DispatchAgent: ("agent.dispatch", lambda c: _Dispatch(c.agent_id, c.metadata)),
+    cmd.AddParticipant: ("agent.add_participant", lambda c: _AddParticipant(c.participant_type, c.config)),
+    cmd.RemoveParticipant: ("agent.remove_participant", lambda c: _RemoveParticipant(c.participant_id)),
+    cmd.Merge: ("agent.merge", lambda c: _Merge(c.source_session_id)),
+}
+
+_NOTHING_TO_SAY: Final = "there is no text to say"
+
+
+def to_wire(command: cmd.AnyCommand, verbs: frozenset[str]) -> bytes | Ignored | Unsupported:
+    """Return the frame of a command, given the verbs that were negotiated."""
+    if isinstance(command, cmd.Say) and not command.text:
+        return Ignored(_NOTHING_TO_SAY)
+    verb, build = _BUILD[type(command)]
+    if verb not in verbs:
+        return Ignored() if isinstance(command, (cmd.Interrupt, cmd.SetFiller)) else Unsupported(verb)
+    return _encode(build(command))

@@ -1,0 +1,338 @@
+"""WebSockets over the `websockets` library, which nobody else imports.
+
+What is received is handed over where it is parsed, and what is written leaves in the same turn of the event loop: the
+library's own `recv` and `send` cost a task switch and a lock for each message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
+from websockets.frames import OP_BINARY, OP_CONT, OP_PONG, OP_TEXT, Frame
+from websockets.protocol import OPEN, Event
+
+from unpod_bridge.sockets import DialError, Receiver
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:  # Python 3.11 has no `typing.override`, and one decorator is no reason for a dependency
+    override = lambda method: method  # noqa: E731 - read by no type checker
+
+logger = logging.getLogger("unpod.bridge.websocket")
+
+_NO_CODES: Final = frozenset({1005, 1006, 1015})
+"""What the library makes up where the other side sent no close code."""
+_TOO_BIG: Final = 1009
+
+# The library logs the request line, token and all, at DEBUG: it gets a logger that nobody can turn up.
+_silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketSettings:
+    """Times in seconds, sizes in bytes.
+
+    `max_size` bounds memory, not the protocol: a longer frame than the protocol allows is handed over (and rejected
+    there, with the call going on), only beyond this the socket is closed. A socket that says nothing for
+    `ping_after_s` is asked, and dead after `pong_within_s` more; one that reads nothing for `stalled_s`, or more than
+    `max_unsent` late, likewise.
+    """
+
+    connect_s: float = 5.0
+    close_s: float = 2.0
+    ping_after_s: float = 5.0
+    pong_within_s: float = 4.0
+    stalled_s: float = 10.0
+    max_size: int = 8 * 1024 * 1024
+    max_unsent: int = 4 * 1024 * 1024
+
+
+class WebSocketDialer:
+    """Opens WebSockets (`sockets.Dialer`)."""
+
+    def __init__(self, settings: SocketSettings | None = None) -> None:
+        self._settings = SocketSettings() if settings is None else settings
+
+    async def dial(self, url: str, receiver: Receiver, *, headers: Mapping[str, str] | None = None) -> WebSocket:
+        """Return an open socket (`Dialer.dial`)."""
+        settings = self._settings
+        where = redact_url(url)
+        try:
+            connection = await connect(
+                url,
+                additional_headers=headers,
+                compression=None,
+                open_timeout=settings.connect_s,
+                close_timeout=settings.close_s,
+                ping_interval=None,
+                max_size=settings.max_size,
+                logger=_silent,
+                proxy=None if _is_local(url) else True,
+                create_connection=_Connection,
+            )
+        except InvalidStatus as error:
+            status = error.response.status_code
+            raise DialError(f"{where} answered with HTTP {status}", status=status) from None
+        except InvalidURI:
+            raise DialError(f"{where} is not a WebSocket URL") from None
+        except TimeoutError:
+            raise DialError(f"{where} did not answer within {settings.connect_s:g} s") from None
+        except OSError as error:
+            raise DialError(f"{where} cannot be reached: {error.strerror or type(error).__name__}") from None
+        except (WebSocketException, ValueError, EOFError) as error:  # their texts may quote the URL
+            raise DialError(f"{where} does not speak WebSocket: {type(error).__name__}") from None
+        return WebSocket(cast("_Connection", connection), receiver, settings)
+
+
+class _Connection(ClientConnection):
+    """The library's connection with its receiving queue left out: each event goes to `socket` where it is parsed."""
+
+    socket: WebSocket | None = None
+    early: list[Frame] | None = None
+
+    @override
+    def process_event(self, event: Event) -> None:
+        if not isinstance(event, Frame):
+            super().process_event(event)  # the answer to the handshake
+        elif self.socket is not None:
+            self.socket.received(event)
+        else:  # came in one packet with the answer to the handshake
+            self.early = [*(self.early or ()), event]
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.socket is not None:
+            self.socket.lost()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.socket is not None:
+            self.socket.stalled()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.socket is not None:
+            self.socket.unstalled()
+
+
+class WebSocket:
+    """One open socket (`sockets.Socket`)."""
+
+    __slots__ = (
+        "_connection", "_deaf_since", "_flushing", "_heard_at", "_loop", "_parts", "_parts_size", "_parts_text", "_receiver",
+        "_settings", "_stall", "_timer",
+    )  # fmt: skip
+
+    def __init__(self, connection: _Connection, receiver: Receiver, settings: SocketSettings) -> None:
+        self._connection = connection
+        self._receiver: Receiver | None = receiver
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._flushing = False
+        self._parts: list[bytes] = []
+        self._parts_size = 0
+        self._parts_text = True
+        self._deaf_since: float | None = None
+        self._heard_at = self._loop.time()
+        self._stall: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_after_s, self._look)
+        connection.socket = self
+        early, connection.early = connection.early or [], None
+        self._loop.call_soon(self._take_early, early)
+
+    # ------------------------------------------------------------------------------------------------------- receiving
+
+    def _take_early(self, early: list[Frame]) -> None:
+        for frame in early:
+            self.received(frame)
+        if self._connection.connection_lost_waiter.done():
+            self.lost()
+
+    def received(self, frame: Frame) -> None:
+        """Take one frame of the wire."""
+        self._heard_at = self._loop.time()
+        if frame.opcode is OP_TEXT or frame.opcode is OP_BINARY:
+            text = frame.opcode is OP_TEXT
+            if frame.fin and self._receiver is not None:
+                self._receiver.on_frame(bytes(frame.data), binary=not text)
+                return
+            self._parts, self._parts_size, self._parts_text = [bytes(frame.data)], len(frame.data), text
+        elif frame.opcode is OP_CONT:
+            self._continue(frame)
+        elif frame.opcode is OP_PONG and frame.data and self._receiver is not None:
+            self._receiver.on_pong(bytes(frame.data))
+
+    def _continue(self, frame: Frame) -> None:
+        self._parts.append(bytes(frame.data))
+        self._parts_size += len(frame.data)
+        if not frame.fin:
+            return
+        data, self._parts, self._parts_size = b"".join(self._parts), [], 0
+        if self._receiver is not None:
+            self._receiver.on_frame(data, binary=not self._parts_text)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        receiver, self._receiver = self._receiver, None
+        self._quiet()
+        if receiver is None:
+            return
+        close = self._connection.protocol
+        code, reason = close.close_code, close.close_reason
+        # What we ourselves closed with (a frame that broke the protocol) is no code of theirs.
+        theirs = close.close_rcvd is not None and code not in _NO_CODES
+        receiver.on_lost(code if theirs else None, (reason or "") if theirs else "")
+
+    # --------------------------------------------------------------------------------------------------------- writing
+
+    def write(self, data: bytes) -> None:
+        """Send one text message (`Socket.write`)."""
+        protocol = self._connection.protocol
+        if protocol.state is not OPEN:
+            return
+        protocol.send_text(data)
+        self._send()
+
+    def ping(self, token: bytes) -> None:
+        """Ask for a pong (`Socket.ping`)."""
+        if self._connection.protocol.state is OPEN:
+            self._connection.protocol.send_ping(token)
+            self._send()
+
+    def _send(self) -> None:
+        if self._flushing:
+            return
+        self._flushing = True
+        self._loop.call_soon(self._flush_turn)
+        self._flush()
+
+    def _flush_turn(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        parts = self._connection.protocol.data_to_send()
+        transport = self._connection.transport
+        if not parts or transport.is_closing():
+            return
+        transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        if transport.get_write_buffer_size() > self._settings.max_unsent:
+            self._dead("it does not read")
+
+    # --------------------------------------------------------------------------------------------------------- closing
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye (`Socket.close`)."""
+        self._receiver = None
+        self._quiet()
+        protocol = self._connection.protocol
+        if protocol.state is OPEN:
+            self._flush()
+            protocol.send_close(code, reason[:100])
+            self._flush()
+        self._timer = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
+
+    def abort(self) -> None:
+        """Cut the connection (`Socket.abort`)."""
+        self._receiver = None
+        self._quiet()
+        self._connection.transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return once the connection is gone (`Socket.wait_closed`)."""
+        await asyncio.shield(self._connection.connection_lost_waiter)
+        self._quiet()
+
+    def _dead(self, why: str) -> None:
+        logger.warning("a socket is given up: %s", why)
+        self._connection.transport.abort()
+
+    # ------------------------------------------------------------------------------------------------ is it still there
+
+    def _look(self) -> None:
+        settings, now = self._settings, self._loop.time()
+        idle = now - self._heard_at
+        if self._deaf_since is not None:
+            self._heard_at, idle = now, 0.0  # we do not listen, so nothing can be said of it
+        if idle < settings.ping_after_s:
+            self._timer = self._loop.call_later(settings.ping_after_s - idle, self._look)
+        elif idle < settings.ping_after_s + settings.pong_within_s:
+            self._connection.protocol.send_ping(b"")
+            self._send()
+            self._timer = self._loop.call_later(settings.pong_within_s, self._look)
+        else:
+            self._dead(f"nothing heard for {idle:.1f} s")
+
+    def stalled(self) -> None:
+        """The other side does not read, and the buffer is full."""
+        if self._stall is None:
+            self._stall = self._loop.call_later(self._settings.stalled_s, self._dead, "it has stopped reading")
+
+    def unstalled(self) -> None:
+        """The other side reads again."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def pause_reading(self) -> None:
+        """Let the other side wait (`Socket.pause_reading`)."""
+        if self._deaf_since is None and not self._connection.transport.is_closing():
+            self._deaf_since = self._loop.time()
+            self._connection.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on (`Socket.resume_reading`)."""
+        if self._deaf_since is not None:
+            self._deaf_since, self._heard_at = None, self._loop.time()
+            if not self._connection.transport.is_closing():
+                self._connection.transport.resume_reading()
+
+    def _quiet(self) -> None:
+        self.unstalled()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+# --- URLs -------------------------------------------------------------------------------------------------------------
+
+
+def with_token(url: str, token: str) -> str:
+    """Return `url` with `token=` added to whatever query it has."""
+    scheme, host, path, query, _ = urlsplit(url)
+    added = f"token={quote(token, safe='')}"
+    return urlunsplit((scheme, host, path, f"{query}&{added}" if query else added, ""))
+
+
+_SECRET: Final = re.compile(r"token|key|secret|signature|password|auth|credential|nonce|\bsig\b", re.IGNORECASE)
+
+
+def redact_url(url: str) -> str:
+    """Return a URL for people: host and parameters stay, what may be a secret does not. Never raises."""
+    try:
+        scheme, netloc, path, query, _ = urlsplit(url)
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
+        shown = urlencode([(name, "***" if _SECRET.search(name) else value) for name, value in pairs], safe="*")
+        host = netloc.rpartition("@")[2]
+        return urlunsplit((scheme, f"***@{host}" if "@" in netloc else netloc, path, shown, ""))[:500]
+    except ValueError:
+        return "an unreadable URL"
+
+
+def _is_local(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,32 @@
+"""The smallest brain: it says what it heard. For trying things out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+_WORDS = re.compile(r"\s*\S+\s*")
+
+
+def words(text: str) -> list[str]:
+    """Cut a text into pieces of one word each; joined, they are the text."""
+    return _WORDS.findall(text) or ([text] if text else [])
+
+
+class EchoAdapter:
+    """Answers each text with `prefix` and the text itself, word by word."""
+
+    def __init__(self, prefix: str = "You said: ") -> None:
+        self._prefix = prefix
+
+    async def stream(self, text: str) -> AsyncIterator[str]:
+        """Yield the echo."""
+        for word in words(self._prefix + text):
+            yield word
+
+    async def turn(self, text: str) -> str:
+        """Return the echo."""
+        return self._prefix + text
+
+    def assist(self, text: str) -> None:
+        """Take no notice: an echo has no mind to change."""

@@ -1,0 +1,159 @@
+"""One face for every brain: what a session's driver talks to.
+
+Who stops a brain: the driver runs each reply in a task of its own, `async with aclosing(view.open(...)) as pieces`,
+and cancels that task. Waiting in the adapter, the cancellation is raised right there; waiting elsewhere, `aclosing` closes
+the iterator. Either way `open` closes the adapter's own iterator before it returns, so that by the time the task is over
+the adapter's `finally` has run and its provider is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from typing import Any
+
+from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, storable
+from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
+from unpod.errors import AdapterError
+
+logger = logging.getLogger("unpod.adapters")
+
+
+def check_adapter(adapter: object) -> AdapterView:
+    """Return the view of a dialog adapter.
+
+    Raises:
+        TypeError: it is none; the text says what is missing and how to mend it.
+    """
+    problem = problem_with(adapter)
+    if problem is not None or not isinstance(adapter, DialogAdapter):
+        raise TypeError(f"dialog_machine: {problem}")
+    return AdapterView(adapter)
+
+
+class AdapterView:
+    """A brain as the driver sees it, whatever of the optional parts it has; make it with `check_adapter`."""
+
+    def __init__(self, adapter: DialogAdapter) -> None:
+        self.adapter = adapter
+        self.name = type(adapter).__name__
+        self._options = accepted_options(adapter.stream)
+        self._callback_registered = False
+
+    async def open(
+        self, text: str, *, context: Mapping[str, object], language: str | None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the reply to `text`, never an empty piece; close it (module docstring) to stop the brain.
+
+        Raises:
+            AdapterError: the adapter's stream is no stream, or yields what is no piece.
+            Exception: whatever the adapter raises, as it is.
+        """
+        given: dict[str, object] = {"context": dict(context), "language": language}
+        source = await self._start(text, {name: given[name] for name in self._options})
+        iterator = aiter(source)
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task else 0
+        try:
+            async for raw in iterator:
+                if task and task.cancelling() > cancelled_before:
+                    raise asyncio.CancelledError  # the adapter has swallowed it, and would talk on
+                piece = self._piece(raw)
+                if piece != "":
+                    yield piece
+        finally:
+            await self._close(iterator)
+            if iterator is not source:
+                await self._close(source)
+
+    async def mark_interrupted(self, heard: str | None) -> None:
+        """Tell the brain what the caller heard of the last reply, None where nobody knows."""
+        await self._call("mark_interrupted", heard)
+
+    async def assist(self, note: str) -> None:
+        """Give the brain a note for its next turn."""
+        await self._call("assist", note)
+
+    def is_complete(self) -> bool:
+        """Return whether the brain has said the last that it has to say on this call."""
+        found: object = getattr(self.adapter, "is_complete", False)
+        answer = found() if callable(found) else found
+        if inspect.isawaitable(answer):
+            _dispose(answer)
+            raise AdapterError(f"{self.name}.is_complete returned an awaitable; it must not be async")
+        return bool(answer)
+
+    @property
+    def has_restore(self) -> bool:
+        """Whether the brain can take up a conversation; if not, tell it in one `assist`."""
+        return callable(getattr(self.adapter, "restore", None))
+
+    async def restore(self, history: Sequence[ChatMessage]) -> None:
+        """Give the brain the conversation so far; without effect where it has no `restore`."""
+        await self._call("restore", list(history))
+
+    def register_llm_callback(self, callback: Callable[..., None]) -> None:
+        """Let the brain report its model calls as `callback(**fields)`; a second registration is ignored."""
+        register = getattr(self.adapter, "register_llm_callback", None)
+        if register is not None and not self._callback_registered:
+            self._callback_registered = True
+            register(callback)
+
+    async def _start(self, text: str, options: dict[str, object]) -> AsyncIterable[object]:
+        started: object = self.adapter.stream(text, **options)
+        if inspect.isawaitable(started):
+            started = await started
+        if isinstance(started, AsyncIterable):
+            return started
+        _dispose(started)
+        raise AdapterError(
+            f"{self.name}.stream() returned {_a(started)}, no async iterator; write it as `async def` with `yield`",
+            code="bad_stream",
+        )
+
+    async def _close(self, source: object) -> None:
+        close = getattr(source, "aclose", None) or getattr(source, "close", None)
+        if close is None:
+            return
+        try:
+            answer: object = close()
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:  # noqa: BLE001 - what ended the reply is what counts, and it is on its way already
+            logger.warning("%s: closing its stream failed: %s", self.name, type(error).__name__)
+
+    def _piece(self, raw: object) -> Piece:
+        if isinstance(raw, ToolCall | ToolResult | LLMCall):
+            return storable(raw)
+        text = raw if isinstance(raw, str) else getattr(raw, "text", _NOTHING)
+        if text is None:
+            return ""  # a chunk that carries something else than text
+        if isinstance(text, str):
+            return str(text) if text.isascii() else text.encode("utf-8", "replace").decode()
+        raise AdapterError(
+            f"{self.name}.stream() yielded {_a(raw)}; a piece is str, ToolCall, ToolResult, LLMCall or has a `.text`",
+            code="bad_piece",
+        )
+
+    async def _call(self, method: str, argument: object) -> None:
+        found: Any = getattr(self.adapter, method, None)
+        if found is None:
+            return
+        answer: object = found(argument)
+        if inspect.isawaitable(answer):
+            await answer
+
+
+_NOTHING = object()
+
+
+def _a(value: object) -> str:
+    return f"an object of type {type(value).__name__}"
+
+
+def _dispose(value: object) -> None:
+    """Close a coroutine or generator that will not run, so that Python does not warn of it."""
+    if inspect.iscoroutine(value) or inspect.isgenerator(value):
+        value.close()

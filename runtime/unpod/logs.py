@@ -1,0 +1,96 @@
+"""Logging for those who ask for it: one handler on the `unpod` logger, and nothing secret in what it writes.
+
+The library itself adds no handler. Whoever has logging set up already does not need this, but should know that
+`redact_url` is applied where unpod logs a URL, and the rest of the redaction only by this handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from urllib.parse import unquote_plus
+
+from unpod.errors import ConfigurationError
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_MARK = "unpod.enable_logging"
+
+_HIDDEN = "***"
+_SECRET_NAME = re.compile(r"token|signature|secret|nonce|passw|credential|jwt|key$|^sig$|^auth", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+
+_IN_TEXT = (
+    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {_HIDDEN}"),
+    (re.compile(r"(\bauthorization\W{1,5}(?:token|jwt)\s+)[\w.~+/=-]+", re.IGNORECASE), rf"\1{_HIDDEN}"),
+    (re.compile(r"\bsk[-_][\w-]{4,}"), f"sk-{_HIDDEN}"),
+    # token=..., "api_key": "...", 'nonce': '...'
+    (
+        re.compile(
+            r"(\b[\w-]*(?:token|signature|secret|nonce|password|api[_-]?key)(?:=|[\"']\s*[:=]\s*)[\"']?)[^\s\"',;&})]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{_HIDDEN}",
+    ),
+)
+
+
+def enable_logging(level: str | int = "INFO") -> None:
+    """Write unpod's log to standard error from `level` on; called again, it only changes the level.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    wanted = level.strip().upper() if isinstance(level, str) else level
+    if isinstance(wanted, str) and wanted not in _LEVELS:
+        raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(_LEVELS)}")
+    logger = logging.getLogger("unpod")
+    logger.setLevel(wanted)
+    for handler in logger.handlers:
+        if handler.get_name() == _MARK and isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+            return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_MARK)
+    handler.setFormatter(_RedactingFormatter(_FORMAT))
+    logger.addHandler(handler)
+
+
+def redact_url(url: object) -> str:
+    """Return a URL with its user and password, tokens, signatures, keys and nonces hidden; it never raises."""
+    try:
+        text = url.decode("utf-8", "replace") if isinstance(url, bytes) else str(url)
+        first, *rest = re.split(r"([?&;#])", _USERINFO.sub(f"{_HIDDEN}@", text))
+        return first + _parameters(zip(rest[::2], rest[1::2], strict=True))
+    except Exception:  # noqa: BLE001 - a log line must not fail for what it was given
+        return "<unreadable url>"
+
+
+def redact(text: str) -> str:
+    """Return a text with the secrets hidden that it shows: in URLs, in headers, after `token=` and the like."""
+    text = _URL.sub(lambda found: redact_url(found.group()), text)
+    for pattern, replacement in _IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _parameters(pairs: Iterable[tuple[str, str]]) -> str:
+    shown = ""
+    hiding = False
+    for separator, parameter in pairs:
+        name, equals, _ = parameter.partition("=")
+        if hiding and not equals and separator in ";?":
+            continue  # no parameter of its own: the secret has such a character in it
+        hiding = bool(equals) and _SECRET_NAME.search(unquote_plus(name)) is not None
+        shown += f"{separator}{name}={_HIDDEN}" if hiding else separator + parameter
+    return shown
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Redacts what is written as a whole, tracebacks included: a filter would not see those."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

@@ -1,0 +1,137 @@
+"""One call in a runner: a session, its context, and the developer's entrypoint around them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from unpod.core.call_context import context_fields
+from unpod.core.fleet import Start
+from unpod.core.subjects import Subjects
+from unpod.errors import LogError
+from unpod.ports import Bus, Clock, EventLog
+from unpod.runner.context import CallContext
+from unpod.session.driver import Driver, Seat
+from unpod.session.session import Session
+from unpod.session.settings import SessionSettings
+
+logger = logging.getLogger("unpod.runner")
+
+Entrypoint = Callable[[CallContext], Awaitable[object]]
+FinalState = str
+"""`ended` or `failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallServices:
+    """What every call of a runner shares. The two hooks must not raise."""
+
+    log: EventLog
+    bus: Bus
+    clock: Clock
+    subjects: Subjects
+    runner_id: str
+    agent_id: str
+    settings: SessionSettings
+    entrypoint: Entrypoint
+    on_call_start: Callable[[CallContext], Awaitable[None]]
+    on_call_end: Callable[[CallContext, FinalState], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """How a call went, as this runner saw it; not `started` where its log could not be read."""
+
+    session_id: str
+    reason: str
+    failed: bool
+    duration_s: float
+    started: bool
+
+
+class Call:
+    """One call, from its start message to its cleanup."""
+
+    def __init__(self, services: CallServices, start: Start) -> None:
+        self.context: CallContext | None = None
+        self._services = services
+        self._start = start
+        self._driver = Driver(
+            Seat(
+                log=services.log,
+                bus=services.bus,
+                clock=services.clock,
+                subjects=services.subjects,
+                agent_id=start.agent,
+                session_id=start.session,
+                runner_id=services.runner_id,
+                epoch=start.epoch,
+                until_seq=start.until_seq,
+            ),
+            services.settings,
+        )
+
+    def abandon(self) -> None:
+        """Let go of the call at once; its log is left as it is."""
+        self._driver.abandon()
+
+    async def run(self) -> CallResult:
+        """Serve the call until its cleanup is over; never raises but for its own cancellation."""
+        driver = self._driver
+        try:
+            await driver.attach()
+        except LogError as error:
+            logger.error("session %s: its log cannot be read: %s", self._start.session, error)  # noqa: TRY400
+            await driver.finish(None)
+            return CallResult(self._start.session, "error", failed=True, duration_s=0.0, started=False)
+        started = driver.state.started
+        if started is None:
+            logger.error("session %s: its log has no call.started", self._start.session)
+            driver.abandon()
+            await driver.finish(None)
+            return CallResult(self._start.session, "error", failed=True, duration_s=0.0, started=False)
+        self.context = context = self._context()
+        await self._services.on_call_start(context)
+        await driver.finish(await self._run_entrypoint(context))
+        await self._services.on_call_end(context, "failed" if driver.failed else "ended")
+        duration = driver.state.duration_s(self._services.clock.now())
+        return CallResult(self._start.session, driver.reason, driver.failed, duration, started=True)
+
+    def _context(self) -> CallContext:
+        started = self._driver.state.started
+        assert started is not None  # noqa: S101 - `run` has just looked
+        fields = context_fields(started, self._services.agent_id)
+        self._driver.context = {
+            "call_id": fields.call_id,
+            "session_id": fields.session_id,
+            "direction": fields.direction,
+            "user_number": fields.user_number,
+            "data": fields.data,
+        }
+        return CallContext(
+            call_id=fields.call_id,
+            session_id=fields.session_id,
+            agent_id=fields.agent_id,
+            runner_id=fields.runner_id,
+            direction=fields.direction,
+            user_number=fields.user_number,
+            instructions=fields.instructions,
+            data=fields.data,
+            room=fields.room,
+            session=Session(self._driver),
+        )
+
+    async def _run_entrypoint(self, context: CallContext) -> Exception | None:
+        try:
+            await self._services.entrypoint(context)
+        except Exception as error:
+            paused = self._driver.state.paused
+            logger.error(  # noqa: TRY400
+                "session %s: the entrypoint raised %s",
+                context.session_id,
+                type(error).__name__,
+                exc_info=None if paused else error,
+            )
+            return error
+        return None

@@ -1,0 +1,92 @@
+"""Everything that a runner reads from its environment, read once, when it starts. A blank variable is an unset one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unpod.core.subjects import DEFAULT_PREFIX, Subjects
+from unpod.errors import ConfigurationError, UnsafeIdentifier
+from unpod.jetstream.connection import NatsOptions
+from unpod.jetstream.credentials import Credentials, load_context, parse_urls
+
+_NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
+_DATA_DIR = ".unpod"
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """How one runner runs.
+
+    `nats` is the fleet's NATS, or None where the runner starts a server and a bridge of its own; then `api_key` is set,
+    and `bridge_environment` is that bridge's, but for where NATS is.
+    """
+
+    nats: NatsOptions | None = field(repr=False)
+    prefix: str = DEFAULT_PREFIX
+    data_dir: Path = Path(_DATA_DIR)
+    log_level: str = ""
+    bridge_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def read_config(
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    nats_url: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> RunnerConfig:
+    """Return the configuration; an argument that is given wins over its variable.
+
+    Raises:
+        ConfigurationError: something is missing or cannot be used; nothing has been started.
+    """
+    full = os.environ if environment is None else environment
+    found = {name: value.strip() for name, value in full.items() if value.strip()}
+    prefix = found.get("UNPOD_SUBJECT_PREFIX", DEFAULT_PREFIX)
+    try:
+        Subjects(prefix)
+    except UnsafeIdentifier as error:
+        raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
+    nats = _nats(found, (nats_url or "").strip())
+    key = (api_key or "").strip() or found.get("UNPOD_API_KEY", "")
+    if nats is None and not key:
+        raise ConfigurationError(
+            "UNPOD_API_KEY is not set: export the key of your Unpod account, or pass AgentRunner(api_key=...)"
+        )
+    return RunnerConfig(
+        nats=nats,
+        prefix=prefix,
+        data_dir=Path(data_dir if data_dir is not None else found.get("UNPOD_DATA_DIR", _DATA_DIR)),
+        log_level=found.get("UNPOD_LOG_LEVEL", ""),
+        bridge_environment=_bridge_environment(full, key, (base_url or "").strip()) if nats is None else {},
+    )
+
+
+def _nats(found: Mapping[str, str], argument: str) -> NatsOptions | None:
+    variable = "nats_url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
+    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
+    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
+    if not text and context is None:
+        return None
+    credentials = context.credentials if context is not None else Credentials()
+    if "NATS_CREDS" in found:
+        credentials = Credentials(creds_file=found["NATS_CREDS"])
+    return NatsOptions(
+        urls=parse_urls(text) if text or context is None else context.urls,
+        credentials=credentials,
+        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
+        no_echo=True,
+        variable=variable if text else "NATS_CONTEXT",
+    )
+
+
+def _bridge_environment(full: Mapping[str, str], api_key: str, base_url: str) -> dict[str, str]:
+    environment = {name: value for name, value in full.items() if name not in _NATS_VARIABLES}
+    environment["UNPOD_API_KEY"] = api_key
+    if base_url:
+        environment["UNPOD_ORCHESTRATOR_URL"] = base_url
+    return environment

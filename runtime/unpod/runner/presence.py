@@ -1,0 +1,66 @@
+"""A runner says that it is there: each second, and at each change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from unpod.core.fleet import RunnerAnnounced, encode
+from unpod.errors import LogError
+
+if TYPE_CHECKING:
+    from unpod.ports import Bus, Clock, Timer
+
+logger = logging.getLogger("unpod.runner")
+
+EVERY_S: Final = 1.0
+
+
+class Announcer:
+    """Announces what `describe()` returns on `subject`; changes of one turn of the event loop are said once."""
+
+    def __init__(self, bus: Bus, subject: str, clock: Clock, describe: Callable[[], RunnerAnnounced]) -> None:
+        self._bus = bus
+        self._subject = subject
+        self._clock = clock
+        self._describe = describe
+        self._due = asyncio.Event()
+        self._timer: Timer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Announce from now on."""
+        self._due.set()
+        self._task = asyncio.create_task(self._announce(), name="unpod-presence")
+
+    def changed(self) -> None:
+        """Say it now, rather than within a second."""
+        self._due.set()
+
+    async def stop(self, last: RunnerAnnounced) -> None:
+        """Say `last` and nothing more."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait({task})
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._say(last)
+
+    async def _announce(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._clock.call_later(EVERY_S, self._due.set)
+            await self._say(self._describe())
+
+    async def _say(self, announced: RunnerAnnounced) -> None:
+        try:
+            await self._bus.publish(self._subject, encode(announced))
+        except LogError as error:  # it is said again within a second
+            logger.debug("could not announce: %s", type(error).__name__)

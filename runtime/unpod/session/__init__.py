@@ -1,0 +1,1 @@
+"""Sessions: the developer's verbs and hooks over a fold of the log."""

@@ -1,0 +1,100 @@
+"""Hooks: what a developer wants to be told of.
+
+The hooks of one event run one after the other, in order of registration. One that raises is logged by its name and
+reported, and harms nothing; the next one runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from unpod.errors import UnknownEvent
+from unpod.session.scope import Scope, entered
+
+logger = logging.getLogger("unpod.session")
+
+HookFunction = Callable[..., Awaitable[object] | object]
+F = TypeVar("F", bound=HookFunction)
+
+EVENTS: dict[str, str] = {
+    "call_start": "()",
+    "user_turn": "(text)",
+    "user_partial": "(text)",
+    "agent_turn": "(text)",
+    "tool_call": "(name, arguments, call_id)",
+    "tool_result": "(name, result, call_id)",
+    "silence": "(seconds)",
+    "interruption": "()",
+    "metric": "(event)",
+    "state": "(event)",
+    "error": "(code, message, severity, source)",
+    "llm_call": "(**fields)",
+    "turn_complete": "(**fields)",
+    "call_end": "(reason)",
+}
+"""Each event of a session with the arguments that its hooks are given."""
+
+
+class Report(Protocol):
+    """Told of a hook that raised."""
+
+    def __call__(self, event: str, function: str, error: BaseException) -> None:
+        """Record it."""
+
+
+def name_of(function: HookFunction) -> str:
+    """Return a function's name for people: its module's last part aside, as it stands in the code."""
+    inner = inspect.unwrap(function)
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    return str(name).replace(".<locals>", "")
+
+
+class Hooks:
+    """The hooks of one session."""
+
+    def __init__(self, events: Mapping[str, str] = EVENTS) -> None:
+        self._events = events
+        self._functions: dict[str, list[HookFunction]] = {}
+        self.running: dict[str, str] = {}
+        """The name of the function that runs, or ran last, for each event."""
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Return a decorator that registers a function, sync or async, for `event`.
+
+        Raises:
+            UnknownEvent: there is no such event; the text lists those there are.
+        """
+        if event not in self._events:
+            known = ", ".join(f"{name}{arguments}" for name, arguments in self._events.items())
+            msg = f"no event {event!r}; the events are: {known}"
+            raise UnknownEvent(msg)
+
+        def register(function: F) -> F:
+            self._functions.setdefault(event, []).append(function)
+            return function
+
+        return register
+
+    def has(self, event: str) -> bool:
+        """Whether anybody wants to be told of `event`."""
+        return event in self._functions
+
+    async def fire(
+        self, event: str, args: tuple[object, ...], kwargs: Mapping[str, object], cause: str, report: Report
+    ) -> None:
+        """Run the hooks of `event`, each in a scope of its own."""
+        seen: dict[str, int] = {}
+        for function in tuple(self._functions.get(event, ())):
+            name = name_of(function)
+            self.running[event] = name
+            nth = seen[name] = seen.get(name, -1) + 1
+            with entered(Scope(cause, f"{event}:{name}:{nth}")):
+                try:
+                    result = function(*args, **kwargs)
+                    if inspect.isawaitable(result):
+                        await result
+                except Exception as error:  # noqa: BLE001 - a hook may raise anything, and the call goes on
+                    report(event, name, error)

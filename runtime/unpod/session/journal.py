@@ -1,0 +1,119 @@
+"""What the owner writes: facts and commands of one session, in order, fenced by its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from unpod.core import codec
+from unpod.core.commands import AnyCommand, Command
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.events import SessionEvent, tag_of
+from unpod.core.ids import record_id
+from unpod.core.live import LIVE_SUBJECT, Delta
+from unpod.core.subjects import Channel
+from unpod.core.withhold import withhold
+from unpod.errors import LogError
+from unpod.ports import Fence
+
+if TYPE_CHECKING:
+    from unpod.core.state import SessionState
+    from unpod.core.subjects import CallSubjects
+    from unpod.ports import Bus, Clock, EventLog
+
+OnFailure = Callable[[LogError], None]
+
+
+class Journal:
+    """One session's outgoing side: `append` stores, `delta` sends speech on its way."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        bus: Bus,
+        clock: Clock,
+        subjects: CallSubjects,
+        *,
+        session_id: str,
+        epoch: int,
+        source: str,
+        on_failure: OnFailure,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._subjects = subjects
+        self._session = session_id
+        self._epoch = epoch
+        self._source = source
+        self._writer = log.writer(fence=Fence(subjects.own, epoch), on_failure=on_failure)
+        self._on_failure = on_failure
+        self._last_command = 0
+
+    def append(
+        self, state: SessionState, body: SessionEvent | AnyCommand, *, cause: str, settled: int, command_id: str = ""
+    ) -> codec.Record:
+        """Queue a fact or a command for the log and return its record, whole, for the fold.
+
+        While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
+        to the session's live subject.
+        """
+        index = state.owner_index + 1
+        is_command = isinstance(body, Command)
+        channel: Channel = "cmd" if is_command else "run"
+        tag = tag_of(body)
+        envelope = Envelope(
+            id=command_id if is_command else record_id(self._session, "owner", index),
+            type=f"{channel}.{tag}",
+            source=self._source,
+            session=self._session,
+            time=self._clock.now(),
+            epoch=self._epoch,
+            index=index,
+            seen=state.bridge_index,
+            settled=settled,
+            cause=cause,
+        )
+        if is_command:
+            self._last_command = index
+        subject = self._subjects.cmd if is_command else self._subjects.run(tag)
+        self._store(subject, body, to_headers(envelope), hidden=state.paused or getattr(body, "withheld", False))
+        return codec.Record(channel, envelope, body)
+
+    def _store(self, subject: str, body: SessionEvent | AnyCommand, headers: dict[str, str], *, hidden: bool) -> None:
+        data = codec.encode(body)
+        try:
+            if hidden:
+                self._live(self._subjects.text, data, {**headers, LIVE_SUBJECT: subject})
+                data = codec.encode(withhold(body))
+            self._writer.put(subject, data, headers)
+        except LogError as error:
+            self._on_failure(error)
+
+    def delta(self, turn: int, part: int, n: int, text: str) -> Delta:
+        """Send one piece of a reply and return it, to be kept until the bridge has it."""
+        delta = Delta(self._epoch, turn, part, n, self._last_command, text)
+        self.resend(delta)
+        return delta
+
+    def resend(self, delta: Delta) -> None:
+        """Send a piece again."""
+        self._live(self._subjects.delta, codec.encode(delta), None)
+
+    def _live(self, subject: str, data: bytes, headers: Mapping[str, str] | None) -> None:
+        try:
+            self._bus.send(subject, data, headers)
+        except LogError:
+            # The bridge sees the gap in the numbers and asks again once we are connected.
+            return
+
+    async def flush(self) -> None:
+        """Return once all is stored.
+
+        Raises:
+            LogError: the writer has stopped before that.
+        """
+        await self._writer.flush()
+
+    async def close(self) -> None:
+        """Stop writing."""
+        await self._writer.close()

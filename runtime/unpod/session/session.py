@@ -1,0 +1,214 @@
+"""The developer's control surface for one live call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from unpod.adapters.view import check_adapter
+from unpod.core import commands as cmd
+from unpod.core import metrics
+from unpod.core.metrics import CallMetrics
+from unpod.errors import SessionClosed, UnsupportedControl
+from unpod.session.hooks import HookFunction
+from unpod.session.recording import Recording
+
+if TYPE_CHECKING:
+    from unpod.session.driver import Driver
+
+logger = logging.getLogger("unpod.session")
+
+F = TypeVar("F", bound=HookFunction)
+
+
+class MetricsTracker:
+    """The call's figures, folded from its log: the same in any process that reads it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def live(self) -> CallMetrics:
+        """Return a snapshot, during the call or after it."""
+        state = self._driver.state
+        return metrics.snapshot(state.metrics, state.duration_s(self._driver.seat.clock.now()))
+
+
+class Session:
+    """One live call. Every verb is stored as a command, and performed by the bridge that holds the call's line."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._adapter: object | None = None
+        self.data: dict[str, object] = {}
+        """A place for whatever belongs to this call."""
+        self.recording = Recording(driver)
+        self.metrics = MetricsTracker(driver)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id}>"
+
+    @property
+    def session_id(self) -> str:
+        """The id by which the call is known outside."""
+        return self._driver.seat.session_id
+
+    # --- speaking -----------------------------------------------------------------------------------------------------
+
+    async def say(self, text: str) -> None:
+        """Speak `text` verbatim; returns at once. After the call's end it does nothing.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+        """
+        if text and self._open("say") and self._can("agent.say"):
+            self._driver.perform(cmd.Say(text=text))
+
+    async def interrupt(self) -> None:
+        """Stop speaking. A reply that is open ends here; a text that waits for its answer still gets it.
+
+        With no reply open, what is playing is stopped where the speech worker can do that, and else nothing is.
+        """
+        if self._open("interrupt"):
+            self._driver.perform(cmd.Interrupt())
+
+    async def set_filler(self, text: str) -> None:
+        """Set the phrase that the caller hears when the brain takes its time; an empty one sets none.
+
+        Raises:
+            UnsupportedControl: the speech worker can neither take fillers nor speak phrases.
+        """
+        if self._open("set_filler"):
+            if "agent.filler" not in self._driver.state.negotiated:
+                self._can("agent.say")
+            self._driver.perform(cmd.SetFiller(text=text))
+
+    # --- where the call goes ------------------------------------------------------------------------------------------
+
+    async def transfer(
+        self,
+        target: str,
+        *,
+        transfer_type: cmd.TransferType = "number",
+        mode: cmd.TransferMode = "cold",
+        announcement: str | None = None,
+    ) -> None:
+        """Connect the caller to a number (E.164), an agent or a human queue.
+
+        A cold transfer drops this session at once: `run()` returns, and `call_end` is told `transferred`. After a warm
+        one the session goes on until the caller is connected.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+            SessionClosed: the call is over.
+            ValueError: `target` is empty, or type or mode are none that there are.
+        """
+        if not target or transfer_type not in ("number", "agent", "human") or mode not in ("cold", "warm"):
+            msg = "transfer() needs a target, a transfer_type of number, agent or human, and a mode of cold or warm"
+            raise ValueError(msg)
+        if self._driver.state.over:
+            msg = "transfer: the call is over"
+            raise SessionClosed(msg)
+        self._can("agent.transfer")
+        command = cmd.Transfer(transfer_type=transfer_type, target=target, mode=mode, announcement=announcement)
+        self._driver.perform(command)
+
+    async def transfer_to_human(
+        self, queue: str, *, mode: cmd.TransferMode = "cold", announcement: str | None = None
+    ) -> None:
+        """Connect the caller to a queue of humans; as `transfer`."""
+        await self.transfer(queue, transfer_type="human", mode=mode, announcement=announcement)
+
+    async def transfer_to_agent(
+        self, agent_id: str, *, mode: cmd.TransferMode = "cold", announcement: str | None = None
+    ) -> None:
+        """Connect the caller to another agent; as `transfer`."""
+        await self.transfer(agent_id, transfer_type="agent", mode=mode, announcement=announcement)
+
+    async def end(self, reason: str = "completed") -> None:
+        """Hang up when what is being said is said; an open reply stops. A second call does nothing.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+        """
+        if self._open("end") and self._can("agent.end_call"):
+            self._driver.perform(cmd.EndCall(reason=reason))
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Return a decorator that registers a hook, sync or async; several per event run in order of registration.
+
+        Raises:
+            UnknownEvent: there is no such event; the text lists those there are.
+        """
+        return self._driver.hooks.on(event)
+
+    async def run(self) -> str:
+        """Keep the call going until it is over, and return the reason of its end.
+
+        Lines after it are post-call cleanup.
+        """
+        return await self._driver.run()
+
+    @property
+    def dialog_machine(self) -> object | None:
+        """The brain: anything with the methods of `DialogAdapter`.
+
+        Raises:
+            TypeError: on assignment of anything else; the text says what is missing.
+        """
+        return self._adapter
+
+    @dialog_machine.setter
+    def dialog_machine(self, adapter: object | None) -> None:
+        self._driver.use_brain(None if adapter is None else check_adapter(adapter))
+        self._adapter = adapter
+
+    @property
+    def silence_timeout_s(self) -> float | None:
+        """Seconds without speech after which `silence` fires, and at each multiple; None switches it off."""
+        return self._driver.settings.silence_timeout_s
+
+    @silence_timeout_s.setter
+    def silence_timeout_s(self, seconds: float | None) -> None:
+        self._driver.set(silence_timeout_s=_positive("silence_timeout_s", seconds))
+
+    @property
+    def max_duration_s(self) -> float | None:
+        """Seconds after which the call is ended with `max_duration`; None sets no limit."""
+        return self._driver.settings.max_duration_s
+
+    @max_duration_s.setter
+    def max_duration_s(self, seconds: float | None) -> None:
+        self._driver.set(max_duration_s=_positive("max_duration_s", seconds))
+
+    @property
+    def interruption_note(self) -> str:
+        """What the brain is told when the caller cuts in between turns and nobody knows what was heard."""
+        return self._driver.settings.interruption_note
+
+    @interruption_note.setter
+    def interruption_note(self, note: str) -> None:
+        self._driver.set(interruption_note=note)
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _open(self, verb: str) -> bool:
+        """Whether the call still goes on; a verb that comes too late is a race that nobody can win, so it only logs."""
+        if self._driver.state.over:
+            logger.info("session %s: %s() came after the call's end", self.session_id, verb)
+            return False
+        return True
+
+    def _can(self, verb: str) -> bool:
+        if verb not in self._driver.state.negotiated:
+            raise UnsupportedControl(verb, "the speech worker of this call did not negotiate it")
+        return True
+
+
+def _positive(name: str, seconds: float | None) -> float | None:
+    if seconds is not None and seconds <= 0:
+        msg = f"{name} must be more than 0 seconds, or None"
+        raise ValueError(msg)
+    return seconds

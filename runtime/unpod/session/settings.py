@@ -1,0 +1,12 @@
+"""What a developer can set for a session, beside what the decisions need."""
+
+from __future__ import annotations
+
+from unpod.core.decide import Settings
+
+
+class SessionSettings(Settings, frozen=True, kw_only=True):
+    """Times in seconds. `hook_timeout_s` is how long the loop waits for the hooks of one event."""
+
+    hook_timeout_s: float = 1.0
+    end_timeout_s: float = 60.0

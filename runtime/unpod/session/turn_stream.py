@@ -1,0 +1,154 @@
+"""Brain against barge-in: one stream of the adapter at a time, stoppable at once.
+
+The pieces of a reply are handed on in the tick in which the brain yields them. A stream that is stopped hands on
+nothing more from that moment; its `aclose()`, and with it the end of the work at the brain's provider, follows at once
+in the background, and the adapter's memory is cut before it is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing, suppress
+
+from unpod.adapters.pieces import LLMCall, Piece, ToolCall, ToolResult
+from unpod.adapters.view import AdapterView
+from unpod.core.decide import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
+from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
+from unpod.errors import AdapterError
+from unpod.session.scope import Scope, entered
+
+logger = logging.getLogger("unpod.session")
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class TurnStream:
+    """The brain of one session; `tell` is called on the event loop with each thing that the brain does."""
+
+    def __init__(self, tell: Callable[[Given, BaseException | None], None]) -> None:
+        self._tell = tell
+        self._view: AdapterView | None = None
+        self._stream: asyncio.Task[None] | None = None
+        self._chores: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    @property
+    def view(self) -> AdapterView | None:
+        """The brain, or None where the session has none."""
+        return self._view
+
+    def use(self, view: AdapterView | None) -> None:
+        """Take another brain, from the next turn on."""
+        self._view = view
+        if view is not None:
+            view.register_llm_callback(self._on_llm_call)
+
+    def ask(self, question: AskBrain, cause: str, context: Mapping[str, object]) -> None:
+        """Start the reply to a turn."""
+        self._turn = question.turn
+        self._stream = asyncio.get_running_loop().create_task(
+            self._run(question, cause, context), name=f"unpod-turn-{question.turn}"
+        )
+
+    def cut(self) -> None:
+        """Hand on nothing more of the current reply, and cancel it at its provider."""
+        stream, self._stream = self._stream, None
+        if stream is not None and not stream.done():
+            stream.cancel()
+            self._later(self._closed(stream))
+
+    def stop(self, *, mark: bool, heard: str | None) -> None:
+        """Cut the reply; with `mark`, tell the brain what was heard of it."""
+        self.cut()
+        if mark:
+            self.mark_interrupted(heard)
+
+    def mark_interrupted(self, heard: str | None) -> None:
+        """Tell the brain what the caller heard of its last reply."""
+        if self._view is not None:
+            self._later(self._guarded("mark_interrupted", self._view.mark_interrupted(heard)))
+
+    def nudge(self, note: str) -> None:
+        """Give the brain a note for its next turn."""
+        if self._view is not None:
+            self._later(self._guarded("assist", self._view.assist(note)))
+
+    async def close(self) -> None:
+        """Cut the reply and wait for what is left to be done."""
+        self.cut()
+        if self._chores is not None:
+            await self._chores
+
+    def _later(self, chore: Coroutine[object, object, None]) -> None:
+        """Do one more thing after those that are under way; the next `ask` waits for all of them."""
+        before = self._chores
+
+        async def run() -> None:
+            if before is not None:
+                await before
+            await chore
+
+        self._chores = asyncio.get_running_loop().create_task(run(), name="unpod-brain-chores")
+
+    async def _closed(self, stream: asyncio.Task[None]) -> None:
+        done, _ = await asyncio.wait({stream}, timeout=CLOSE_TIMEOUT_S)
+        if not done:
+            logger.warning("the brain's stream did not close within %.0f s after it was cancelled", CLOSE_TIMEOUT_S)
+
+    async def _guarded(self, what: str, work: Coroutine[object, object, None]) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await work
+        except Exception as error:
+            logger.error("the brain's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
+
+    async def _run(self, question: AskBrain, cause: str, context: Mapping[str, object]) -> None:
+        view, turn = self._view, question.turn
+        if self._chores is not None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(self._chores)
+        if view is None or self._stale():
+            return
+        try:
+            with entered(Scope(cause, "brain")):
+                stream = view.open(question.text, context=dict(context), language=question.language)
+                await self._hand_on(stream, turn)
+                complete = view.is_complete()
+        except Exception as error:  # noqa: BLE001 - the brain's own code; the reply ends and the call goes on
+            if not self._stale():
+                code = error.code if isinstance(error, AdapterError) else "adapter_error"
+                self._tell(BrainFailed(turn, code, f"{type(error).__name__}: {error}"[:500]), error)
+            return
+        if not self._stale():
+            self._tell(BrainFinished(turn, complete=complete), None)
+
+    def _stale(self) -> bool:
+        return self._stream is not asyncio.current_task()
+
+    async def _hand_on(self, stream: AsyncGenerator[Piece, None], turn: int) -> None:
+        async with aclosing(stream) as pieces:
+            async for piece in pieces:
+                if self._stale():
+                    return
+                self._tell(_given(piece, turn), None)
+
+    def _on_llm_call(self, **fields: object) -> None:
+        self._tell(_given(LLMCall(**fields), self._turn), None)  # type: ignore[arg-type]
+
+
+def _given(piece: Piece, turn: int) -> Given:
+    """Return what a piece of a brain's stream means."""
+    if isinstance(piece, str):
+        return BrainSpoke(turn, piece)
+    if isinstance(piece, ToolCall):
+        return BrainReported(
+            ToolCalled(name=piece.name, call_id=piece.call_id, arguments=piece.arguments, turn_id=turn)
+        )
+    if isinstance(piece, ToolResult):
+        return BrainReported(ToolReturned(name=piece.name, call_id=piece.call_id, result=piece.result, turn_id=turn))
+    return BrainReported(LLMCalled(turn_id=turn, **{name: getattr(piece, name) for name in LLM_FIELDS}))
+
+
+LLM_FIELDS = tuple(name for name in LLMCalled.__struct_fields__ if name not in ("turn_id", "withheld"))

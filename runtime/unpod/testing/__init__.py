@@ -1,0 +1,1 @@
+"""What tests need instead of the outside world; public, for users' tests too."""

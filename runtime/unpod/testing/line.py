@@ -1,0 +1,223 @@
+"""The other side of a session in memory: bridge and speech worker in one, as far as a session can tell.
+
+It writes what a bridge writes (frames, receipts, the end of the call) and performs what a bridge performs, without
+sockets and without waiting: text handed over counts as spoken at once, unless `speech_s` says how long speech takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from unpod.core import codec
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import Body, Channel, Record
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.ids import derive, record_id
+from unpod.core.live import DELTA, LIVE_SUBJECT
+from unpod.core.subjects import CallSubjects, Subjects
+from unpod.core.withhold import withhold
+from unpod.ports import Fence, Message
+from unpod.testing.clock import VirtualClock
+from unpod.testing.memory import MemoryLog
+
+ALL_VERBS = (
+    "agent.text.delta",
+    "agent.text.end",
+    "agent.say",
+    "agent.transfer",
+    "agent.end_call",
+    "agent.dispatch",
+    "agent.add_participant",
+    "agent.remove_participant",
+    "agent.merge",
+    "agent.interrupt",
+    "agent.filler",
+    "recording.pause",
+    "recording.resume",
+)
+
+Spoken = tuple[str, str]
+"""("say" or "reply", text), in the order in which the caller heard it."""
+
+
+@dataclass
+class Reply:
+    """One reply as the worker got it."""
+
+    turn: int
+    pieces: list[str] = field(default_factory=list)
+    ended: bool = False
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
+
+
+class MemoryLine:
+    """One call's line in memory. Read `replies`, `spoken` and `commands`; `changed` is set at each change."""
+
+    def __init__(self, log: MemoryLog, clock: VirtualClock, subjects: Subjects, agent_id: str, session_id: str) -> None:
+        self.log = log
+        self.session_id = session_id
+        self.call: CallSubjects = subjects.call(agent_id, session_id)
+        self.replies: dict[int, Reply] = {}
+        self.spoken: list[Spoken] = []
+        self.commands: list[cmd.AnyCommand] = []
+        self.command_ids: list[str] = []
+        self.changed = asyncio.Event()
+        self.ended: str | None = None
+        self._clock = clock
+        self._subjects = subjects
+        self._agent = agent_id
+        self._index = 0
+        self._line_epoch = 0
+        self.epoch = 0
+        self._paused = False
+        self._heard: set[int] = set()
+        self._ending: asyncio.Task[None] | None = None
+
+    async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
+        """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
+        await self.log.subscribe(self.call.cmd, self._on_command)
+        await self.log.subscribe(self.call.live, self._on_live)
+        self._line_epoch = await self._place("line", ev.LineTaken(bridge="memory"))
+        await self.record(
+            {"event": "hello.ack", "negotiated_verbs": list(verbs), "session_id": self.session_id}, "hello.ack"
+        )
+        started = {
+            "event": "call.started",
+            "session_id": self.session_id,
+            "job_id": "job-1",
+            "room_id": "room-1",
+            "agent_id": self._agent,
+            "voice_profile_id": None,
+            "metadata": dict(metadata),
+            **frame,
+        }
+        await self.record(started, "call.started")
+        self.epoch = await self._place("own", ev.OwnerAppointed(runner="memory"))
+        return await self.acknowledge(ev.OwnerChanged(epoch=self.epoch, runner="memory"))
+
+    async def record(self, frame: Mapping[str, object], event: str) -> int:
+        """Record a frame of the worker, as it comes."""
+        return await self._append("evt", event, msgspec.json.encode(frame))
+
+    async def acknowledge(self, receipt: ev.Receipt) -> int:
+        """Record a receipt."""
+        return await self._append("ack", ev.tag_of(receipt), codec.encode(receipt))
+
+    async def end(self, reason: str, by: str = "caller") -> None:
+        """Record the end of the call, once."""
+        if self.ended is None:
+            self.ended = reason
+            await self.record({"event": "call.ended", "reason": reason, "by": by}, "call.ended")
+            self.changed.set()
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        if self._ending is not None:
+            await self._ending
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def _place(self, channel: Channel, body: ev.Placement) -> int:
+        subject = self.call.line if channel == "line" else self.call.own
+        envelope = self._envelope(channel, ev.tag_of(body), derive(channel, self.session_id, 0), 0, 0)
+        stored = await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=Fence(subject, 0))
+        return stored.seq
+
+    async def _append(self, channel: Channel, tag: str, data: bytes) -> int:
+        self._index += 1
+        identifier = record_id(self.session_id, "bridge", self._index)
+        headers = to_headers(self._envelope(channel, tag, identifier, self._index, self._line_epoch))
+        subject = self.call.ack if channel == "ack" else self.call.evt(tag)
+        if self._paused:
+            self.log.send(self.call.text, data, {**headers, LIVE_SUBJECT: subject})
+            data = _withheld(channel, tag, data)
+        stored = await self.log.append(subject, data, headers, fence=Fence(self.call.line, self._line_epoch))
+        return stored.seq
+
+    def _envelope(self, channel: Channel, tag: str, identifier: str, index: int, epoch: int) -> Envelope:
+        return Envelope(
+            id=identifier,
+            type=f"{channel}.{tag}",
+            source="/unpod/bridge/memory",
+            session=self.session_id,
+            time=self._clock.now(),
+            epoch=epoch,
+            index=index,
+        )
+
+    # --- performing ---------------------------------------------------------------------------------------------------
+
+    def _on_live(self, message: Message) -> None:
+        if message.subject == self.call.delta:
+            delta = DELTA.decode(message.data)
+            reply = self._reply(delta.turn)
+            if delta.epoch == self.epoch and not reply.ended and delta.n == len(reply.pieces) + 1:
+                reply.pieces.append(delta.text)
+                self.spoken.append(("reply", delta.text))
+                self.changed.set()
+        elif message.headers.get(LIVE_SUBJECT) == self.call.cmd:
+            self._on_command(Message(self.call.cmd, message.data, message.headers))
+
+    def _on_command(self, message: Message) -> None:
+        record = codec.read(self._subjects, message.subject, message.headers, message.data)
+        if record.envelope.id in self.command_ids or record.envelope.epoch != self.epoch:
+            return
+        if not isinstance(record.body, cmd.Command):
+            return
+        self.command_ids.append(record.envelope.id)
+        self._perform(record, record.body)
+        self.changed.set()
+
+    def _perform(self, record: Record, body: Body) -> None:
+        self.commands.append(body)  # type: ignore[arg-type]  # a Command, and AnyCommand is all of them
+        if isinstance(body, cmd.Say):
+            self.spoken.append(("say", body.text or ""))
+        elif isinstance(body, cmd.EndReply):
+            reply = self._reply(body.turn)
+            reply.ended, reply.reason = True, body.reason
+        elif isinstance(body, cmd.PauseRecording):
+            self._paused = True
+        elif isinstance(body, cmd.ResumeRecording):
+            self._paused = False
+        elif isinstance(body, cmd.EndCall):
+            self._end_soon(body.reason)
+        elif isinstance(body, cmd.Transfer):
+            self._end_soon("transferred")
+        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
+            self._receipt(record, ev.tag_of(body))
+
+    def _receipt(self, record: Record, verb: str) -> None:
+        receipt = ev.CommandAcknowledged(
+            command=record.envelope.id, verb=verb, outcome="written", owner_index=record.envelope.index
+        )
+        self._later(self.acknowledge(receipt))
+
+    def _end_soon(self, reason: str) -> None:
+        self._later(self.end(reason, by="agent"))
+
+    def _later(self, work: object) -> None:
+        before = self._ending
+
+        async def run() -> None:
+            if before is not None:
+                await before
+            await work  # type: ignore[misc]
+
+        self._ending = asyncio.get_running_loop().create_task(run())
+
+    def _reply(self, turn: int) -> Reply:
+        return self.replies.setdefault(turn, Reply(turn))
+
+
+def _withheld(channel: Channel, tag: str, data: bytes) -> bytes:
+    return codec.encode(withhold(codec.decode(channel, tag, 1, data)))

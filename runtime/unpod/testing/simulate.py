@@ -1,0 +1,227 @@
+"""A whole call in memory: no server, no socket, no waiting.
+
+::
+
+    async with simulate_call(handle_call) as call:
+        assert await call.user("hi") == "hello"
+        await call.hang_up()
+    assert call.reason == "hangup"
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+
+from unpod.core import codec
+from unpod.core import commands as cmd
+from unpod.core.codec import Record
+from unpod.core.fleet import Start
+from unpod.core.metrics import CallMetrics, snapshot
+from unpod.core.replay import merge
+from unpod.core.state import SessionState, fold
+from unpod.core.subjects import Subjects
+from unpod.errors import UnpodError
+from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
+from unpod.runner.context import CallContext
+from unpod.session.settings import SessionSettings
+from unpod.testing.broker import MemoryBroker
+from unpod.testing.clock import VirtualClock, settle
+from unpod.testing.line import ALL_VERBS, MemoryLine, Reply, Spoken
+from unpod.testing.memory import MemoryLog
+
+_numbers = count(1)
+
+
+class SimulatedCall:
+    """The caller's side of a simulated call, and what can be seen of it. Times in virtual seconds."""
+
+    def __init__(self, call: Call, line: MemoryLine, clock: VirtualClock, subjects: Subjects, timeout_s: float) -> None:
+        self.clock = clock
+        self.line = line
+        self.result: CallResult | None = None
+        self.context: CallContext | None = None
+        self._call = call
+        self._subjects = subjects
+        self._timeout_s = timeout_s
+        self._turns = 0
+        self._task: asyncio.Task[CallResult] | None = None
+
+    # --- the caller ---------------------------------------------------------------------------------------------------
+
+    async def user(self, text: str, *, language: str | None = None, wait: bool = True) -> str:
+        """Say a final text; return the reply to it, or "" at once without `wait`."""
+        frame: dict[str, object] = {"event": "user.text", "text": text, "is_final": True}
+        if language is not None:
+            frame["extra"] = {"language": language}
+        self._turns += 1
+        turn = self._turns
+        await self.line.record(frame, "user.text")
+        return (await self.reply(turn)).text if wait else ""
+
+    async def reply(self, turn: int | None = None) -> Reply:
+        """Return the reply to a turn (the last one said, unless told otherwise), once it has ended."""
+        number = self._turns if turn is None else turn
+        await self.until(lambda: number in self.line.replies and self.line.replies[number].ended)
+        return self.line.replies.get(number, Reply(number))
+
+    async def partial(self, text: str) -> None:
+        """Say a text that is not final."""
+        await self.frame("user.text", text=text, is_final=False)
+
+    async def barge_in(self, heard: str | None = None) -> None:
+        """Cut in; `heard` is what was heard of the reply so far, None where nobody knows."""
+        await self.frame("user.interrupted", turn_id=self._turns, heard_prefix=heard)
+
+    async def frame(self, event: str, **fields: object) -> None:
+        """Send any frame of the speech worker."""
+        await self.line.record({"event": event, **fields}, event)
+        await settle()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        await self.clock.advance(seconds)
+
+    async def hang_up(self, reason: str = "hangup") -> None:
+        """Hang up, and wait for the entrypoint's cleanup."""
+        await self.line.end(reason)
+        await self.ended()
+
+    async def ended(self) -> str:
+        """Return the reason of the call's end, once the entrypoint and its cleanup are over."""
+        assert self._task is not None  # noqa: S101 - `simulate_call` has started it
+        async with asyncio.timeout(self._timeout_s):
+            self.result = await asyncio.shield(self._task)
+        return self.result.reason
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds, or the call is over.
+
+        Raises:
+            TimeoutError: neither has come about.
+        """
+        assert self._task is not None  # noqa: S101 - `simulate_call` has started it
+        async with asyncio.timeout(self._timeout_s):
+            while not condition() and not self._task.done():
+                self.line.changed.clear()
+                waiter = asyncio.ensure_future(self.line.changed.wait())
+                await asyncio.wait({waiter, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+
+    # --- what can be seen ---------------------------------------------------------------------------------------------
+
+    @property
+    def reason(self) -> str | None:
+        """The reason of the call's end, None while it goes on."""
+        return None if self.result is None else self.result.reason
+
+    @property
+    def spoken(self) -> Sequence[Spoken]:
+        """What the caller heard, in order: ("say" or "reply", text)."""
+        return tuple(self.line.spoken)
+
+    @property
+    def said(self) -> Sequence[str]:
+        """What `say()` spoke, in order."""
+        return tuple(text for kind, text in self.line.spoken if kind == "say")
+
+    @property
+    def commands(self) -> Sequence[cmd.AnyCommand]:
+        """The commands that reached the bridge, in order."""
+        return tuple(self.line.commands)
+
+    async def records(self) -> list[Record]:
+        """Return the call's log, in merged order."""
+        pattern = self._subjects.session(self.line.session_id)
+        found = [
+            codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
+            async for message in self.line.log.read(pattern)
+        ]
+        return merge(found)
+
+    async def state(self) -> SessionState:
+        """Return the fold of the call's log, as any other process would see it."""
+        return fold(await self.records())
+
+    async def metrics(self) -> CallMetrics:
+        """Return the call's figures, folded from its log."""
+        state = await self.state()
+        return snapshot(state.metrics, state.duration_s(self.clock.now()))
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the entrypoint."""
+        self._task = asyncio.get_running_loop().create_task(self._call.run(), name="unpod-simulated-call")
+        self._task.add_done_callback(lambda _: self.line.changed.set())
+
+    async def close(self) -> None:
+        """Hang up where the call still goes on, and release everything."""
+        await self.line.end("hangup")
+        try:
+            await self.ended()
+        finally:
+            if self._task is not None and not self._task.done():
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            await self.line.close()
+
+
+@asynccontextmanager
+async def simulate_call(  # noqa: PLR0913 - each is something a test may want to say
+    entrypoint: Entrypoint,
+    *,
+    agent_id: str = "agent",
+    session_id: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+    verbs: Sequence[str] = ALL_VERBS,
+    frame: Mapping[str, object] | None = None,
+    settings: SessionSettings | None = None,
+    timeout_s: float = 5.0,
+) -> AsyncIterator[SimulatedCall]:
+    """Run an entrypoint on a call in memory, and hang up at the end where the call still goes on.
+
+    `metadata` and `frame` go into the call's `call.started`; `verbs` is what the speech worker negotiates. Timers of the
+    session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for.
+    """
+    clock, subjects = VirtualClock(), Subjects()
+    broker = MemoryBroker(now_ns=clock.now_ns)
+    session = session_id or f"call-{next(_numbers)}"
+    line = MemoryLine(MemoryLog(broker), clock, subjects, agent_id, session)
+    until_seq = await line.open(metadata or {}, verbs, frame or {})
+    runner_log = MemoryLog(broker)
+    seen: list[CallContext] = []
+
+    async def on_start(context: CallContext) -> None:
+        seen.append(context)
+
+    async def on_end(_: CallContext, __: str) -> None:
+        return
+
+    services = CallServices(
+        log=runner_log,
+        bus=runner_log,
+        clock=clock,
+        subjects=subjects,
+        runner_id="runner-simulated",
+        agent_id=agent_id,
+        settings=settings or SessionSettings(agent_id=agent_id),
+        entrypoint=entrypoint,
+        on_call_start=on_start,
+        on_call_end=on_end,
+    )
+    start = Start(job="job-1", agent=agent_id, session=session, epoch=line.epoch, until_seq=until_seq)
+    simulated = SimulatedCall(Call(services, start), line, clock, subjects, timeout_s)
+    simulated.start()
+    try:
+        await simulated.until(lambda: bool(seen))
+        if not seen:
+            msg = "the call did not start"
+            raise UnpodError(msg)
+        simulated.context = seen[0]
+        await settle()
+        yield simulated
+    finally:
+        await simulated.close()

@@ -1,0 +1,219 @@
+"""What every `EventLog` does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unpod.errors import Fenced, LogFull, LogUnavailable, ProtocolViolation, RecordTooLarge
+from unpod.ports import EventLog, Fence, Message
+
+if TYPE_CHECKING:
+    from tests.contract.places import Client, Place
+
+OWN = "unpod.call.a.s.own"
+CMD = "unpod.call.a.s.cmd"
+ALL = "unpod.call.*.s.>"
+
+
+def msg_id(text: str) -> dict[str, str]:
+    return {"Nats-Msg-Id": text}
+
+
+async def read(log: EventLog, pattern: str = ALL, *, start_seq: int = 1, until_seq: int = 0) -> list[Message]:
+    return [message async for message in log.read(pattern, start_seq=start_seq, until_seq=until_seq)]
+
+
+async def test_it_is_an_event_log(client: Client) -> None:
+    assert isinstance(client.log, EventLog)
+
+
+async def test_a_record_is_read_back_as_it_was_written(client: Client) -> None:
+    headers = {"Nats-Msg-Id": "1", "ce-type": "x.v1", "note": "a: b, c%20d"}
+    stored = await client.log.append(CMD, b'{"a":1}\r\n', headers)
+    [message] = await read(client.log)
+    assert (message.subject, message.data, dict(message.headers)) == (CMD, b'{"a":1}\r\n', headers)
+    assert message.seq == stored.seq
+    assert message.time_ns > 1_600_000_000_000_000_000
+    assert not stored.duplicate
+
+
+async def test_records_without_payload_or_headers_are_kept(client: Client) -> None:
+    await client.log.append(CMD, b"", {})
+    [message] = await read(client.log)
+    assert (message.data, dict(message.headers)) == (b"", {})
+
+
+async def test_sequences_grow_and_order_is_kept(client: Client) -> None:
+    seqs = [(await client.log.append(CMD, b"%d" % n, msg_id(str(n)))).seq for n in range(20)]
+    assert seqs == sorted(set(seqs))
+    assert [message.data for message in await read(client.log)] == [b"%d" % n for n in range(20)]
+
+
+async def test_a_repeated_id_is_stored_once(client: Client) -> None:
+    first = await client.log.append(CMD, b"x", msg_id("same"))
+    again = await client.log.append(CMD, b"x", msg_id("same"))
+    assert again.duplicate
+    assert again.seq == first.seq
+    assert len(await read(client.log)) == 1
+
+
+async def test_a_repeated_id_is_noticed_on_another_subject(client: Client) -> None:
+    await client.log.append(CMD, b"x", msg_id("same"))
+    assert (await client.log.append("unpod.call.a.other.cmd", b"x", msg_id("same"))).duplicate
+    assert not (await client.log.append("unpod.call.a.other.cmd", b"x", msg_id("same@2"))).duplicate
+
+
+async def test_last_is_the_newest_on_the_subject(client: Client) -> None:
+    assert await client.log.last(OWN) is None
+    for n in range(3):
+        stored = await client.log.append(OWN, b"%d" % n, msg_id(f"o{n}"))
+        await client.log.append(CMD, b"else", msg_id(f"c{n}"))
+    newest = await client.log.last(OWN)
+    assert newest is not None
+    assert (newest.data, newest.seq) == (b"2", stored.seq)
+
+
+async def test_compare_and_append_on_its_own_subject(client: Client) -> None:
+    first = await client.log.append(OWN, b"1", msg_id("1"), fence=Fence(OWN, 0))
+    with pytest.raises(Fenced):
+        await client.log.append(OWN, b"2", msg_id("2"), fence=Fence(OWN, 0))
+    second = await client.log.append(OWN, b"3", msg_id("3"), fence=Fence(OWN, first.seq))
+    assert second.seq > first.seq
+    assert [message.data for message in await read(client.log)] == [b"1", b"3"]
+
+
+async def test_one_of_many_wins_a_compare_and_append(place: Place) -> None:
+    clients = [await place.client() for _ in range(4)]
+    results = await asyncio.gather(
+        *(c.log.append(OWN, b"%d" % n, msg_id(str(n)), fence=Fence(OWN, 0)) for n, c in enumerate(clients)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(result, Fenced) for result in results) == 3
+    assert len(await read(clients[0].log)) == 1
+
+
+async def test_a_fence_on_another_subject_refuses_the_zombie(client: Client) -> None:
+    own = await client.log.append(OWN, b"", msg_id("o1"), fence=Fence(OWN, 0))
+    fence = Fence(OWN, own.seq)
+    await client.log.append(CMD, b"mine", msg_id("c1"), fence=fence)
+    await client.log.append(OWN, b"", msg_id("o2"), fence=fence)
+    with pytest.raises(Fenced):
+        await client.log.append(CMD, b"zombie", msg_id("c2"), fence=fence)
+    assert [message.data for message in await read(client.log, CMD)] == [b"mine"]
+
+
+async def test_what_is_stored_already_is_no_zombie(client: Client) -> None:
+    # The acknowledgement was lost, and a new owner came before the retry.
+    own = await client.log.append(OWN, b"", msg_id("o1"), fence=Fence(OWN, 0))
+    fence = Fence(OWN, own.seq)
+    first = await client.log.append(CMD, b"mine", msg_id("c1"), fence=fence)
+    await client.log.append(CMD, b"newer", msg_id("c2"), fence=fence)
+    await client.log.append(OWN, b"", msg_id("o2"), fence=fence)
+    again = await client.log.append(CMD, b"mine", msg_id("c1"), fence=fence)
+    assert (again.seq, again.duplicate) == (first.seq, True)
+    retried = await client.log.append(OWN, b"", msg_id("o2"), fence=fence)
+    assert retried.duplicate
+
+
+async def test_too_large_is_refused_and_nothing_else_happens(client: Client) -> None:
+    with pytest.raises(RecordTooLarge):
+        await client.log.append(CMD, b"x" * (1024 * 1024), msg_id("big"))
+    await client.log.append(CMD, b"small", msg_id("small"))
+    assert [message.data for message in await read(client.log)] == [b"small"]
+
+
+async def test_the_largest_record_fits(client: Client) -> None:
+    size = 1024 * 1024 - len(CMD) - len("NATS/1.0\r\nNats-Msg-Id: big\r\n\r\n")
+    await client.log.append(CMD, b"x" * size, msg_id("big"))
+    with pytest.raises(RecordTooLarge):
+        await client.log.append(CMD, b"x" * (size + 1), msg_id("bigger"))
+    [message] = await read(client.log)
+    assert len(message.data) == size
+
+
+@pytest.mark.parametrize("value", ["a\r\nNats-Msg-Id: forged", "a\nb", "a\rb", "käse"])
+async def test_unsafe_header_values_are_refused(client: Client, value: str) -> None:
+    with pytest.raises(ProtocolViolation):
+        await client.log.append(CMD, b"", {"x": value})
+    with pytest.raises(ProtocolViolation):
+        await client.log.append(CMD, b"", {f"x{value}": "y"})
+
+
+@pytest.mark.parametrize("subject", ["", "unpod.call.a b", "unpod.call.a\r\nPUB x 0\r\n", "unpod.call.\x00", "x" * 4000])
+async def test_unsafe_subjects_are_refused(client: Client, subject: str) -> None:
+    with pytest.raises(ProtocolViolation):
+        await client.log.append(subject, b"", {})
+
+
+async def test_patterns_choose(client: Client) -> None:
+    for subject in ("unpod.call.a.s.evt.x", "unpod.call.b.s.ack", "unpod.call.a.t.ack", "unpod.call.a.s.evt.y.z"):
+        await client.log.append(subject, subject.encode(), msg_id(subject))
+    assert len(await read(client.log, "unpod.call.*.s.>")) == 3
+    assert len(await read(client.log, "unpod.call.a.s.evt.*")) == 1
+    assert len(await read(client.log, "unpod.call.a.>")) == 3
+    assert len(await read(client.log, "unpod.call.a.t.ack")) == 1
+    assert await read(client.log, "unpod.call.nobody.>") == []
+
+
+async def test_a_read_may_start_later(client: Client) -> None:
+    seqs = [(await client.log.append(CMD, b"%d" % n, msg_id(str(n)))).seq for n in range(6)]
+    assert [message.seq for message in await read(client.log, start_seq=seqs[3])] == seqs[3:]
+    assert await read(client.log, start_seq=seqs[-1] + 1) == []
+    assert len(await read(client.log, until_seq=seqs[-1])) == 6
+
+
+async def test_a_read_ends_at_the_end_as_it_was(client: Client) -> None:
+    for n in range(10):
+        await client.log.append(CMD, b"%d" % n, msg_id(str(n)))
+    seen = 0
+    async for _ in client.log.read(ALL):
+        seen += 1
+        for extra in range(2):
+            await client.log.append(CMD, b"more", msg_id(f"more-{seen}-{extra}"))
+        assert seen < 100
+    assert seen >= 10
+
+
+async def test_a_read_can_be_left(client: Client) -> None:
+    for n in range(200):
+        await client.log.append(CMD, b"%d" % n, msg_id(str(n)))
+    async for message in client.log.read(ALL):
+        assert message.data == b"0"
+        break
+    assert len(await read(client.log)) == 200
+
+
+async def test_usage_grows(client: Client) -> None:
+    before = await client.log.usage()
+    await client.log.append(CMD, b"x" * 500_000, msg_id("1"))
+    assert 0.0 <= before < await client.log.usage() < 1.0
+
+
+async def test_a_full_log_says_so_and_keeps_what_it_has(place: Place, client: Client) -> None:
+    await client.log.append(CMD, b"kept", msg_id("1"))
+    await place.fill()
+    with pytest.raises(LogFull):
+        await client.log.append(CMD, b"no", msg_id("2"))
+    assert await client.log.usage() > 0.9
+    assert [message.data for message in await read(client.log)] == [b"kept"]
+
+
+async def test_an_outage_is_told_and_nothing_is_sent_later(place: Place, client: Client) -> None:
+    await client.log.append(CMD, b"before", msg_id("1"))
+    async with place.outage():
+        with pytest.raises(LogUnavailable):
+            await client.log.append(CMD, b"never", msg_id("2"), timeout_s=0.2)
+    await client.log.append(CMD, b"after", msg_id("3"), timeout_s=10)
+    assert [message.data for message in await read(client.log)] == [b"before", b"after"]
+
+
+async def test_an_append_survives_a_short_outage(place: Place, client: Client) -> None:
+    await client.log.append(CMD, b"before", msg_id("1"))
+    async with place.outage():
+        append = asyncio.ensure_future(client.log.append(CMD, b"through", msg_id("2"), timeout_s=10))
+        await asyncio.sleep(0)
+    await append
+    assert [message.data for message in await read(client.log)] == [b"before", b"through"]

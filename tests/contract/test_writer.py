@@ -1,0 +1,123 @@
+"""What every `Writer` does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.test_event_log import ALL, CMD, OWN, msg_id, read
+from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
+from unpod.ports import Fence
+
+if TYPE_CHECKING:
+    from tests.contract.places import Client, Place
+
+
+async def test_what_is_put_first_is_stored_first(client: Client) -> None:
+    writer = client.log.writer()
+    for n in range(500):
+        writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    assert writer.backlog > 0
+    await writer.flush()
+    assert writer.backlog == 0
+    assert writer.failure is None
+    assert [message.data for message in await read(client.log)] == [b"%d" % n for n in range(500)]
+    await writer.close()
+
+
+async def test_writers_keep_their_own_order(place: Place) -> None:
+    writers = [(await place.client()).log.writer() for _ in range(3)]
+    for n in range(100):
+        for k, writer in enumerate(writers):
+            writer.put(CMD, b"%d" % n, {"Nats-Msg-Id": f"{k}-{n}", "by": str(k)})
+    await asyncio.gather(*(writer.flush() for writer in writers))
+    messages = await read((await place.client()).log)
+    for k in range(3):
+        assert [m.data for m in messages if m.headers["by"] == str(k)] == [b"%d" % n for n in range(100)]
+    for writer in writers:
+        await writer.close()
+
+
+async def test_flush_returns_at_once_when_there_is_nothing(client: Client) -> None:
+    writer = client.log.writer()
+    await writer.flush()
+    await writer.close()
+
+
+async def test_a_fenced_writer_stops_and_says_so_once(client: Client) -> None:
+    own = await client.log.append(OWN, b"", msg_id("o1"), fence=Fence(OWN, 0))
+    told: list[LogError] = []
+    stopped = asyncio.Event()
+    writer = client.log.writer(fence=Fence(OWN, own.seq), on_failure=lambda e: (told.append(e), stopped.set())[0])
+    writer.put(CMD, b"mine", msg_id("c1"))
+    await writer.flush()
+    await client.log.append(OWN, b"", msg_id("o2"), fence=Fence(OWN, own.seq))
+    for n in range(3):
+        writer.put(CMD, b"zombie", msg_id(f"z{n}"))
+    with pytest.raises(Fenced):
+        await writer.flush()
+    await stopped.wait()
+    with pytest.raises(Fenced):
+        writer.put(CMD, b"zombie", msg_id("z9"))
+    with pytest.raises(Fenced):
+        await writer.flush()
+    assert len(told) == 1
+    assert writer.failure is told[0]
+    assert [message.data for message in await read(client.log, CMD)] == [b"mine"]
+    await writer.close()
+
+
+async def test_too_large_is_refused_and_the_writer_goes_on(client: Client) -> None:
+    writer = client.log.writer()
+    with pytest.raises(RecordTooLarge):
+        writer.put(CMD, b"x" * 2_000_000, msg_id("big"))
+    writer.put(CMD, b"small", msg_id("small"))
+    await writer.flush()
+    assert [message.data for message in await read(client.log)] == [b"small"]
+    await writer.close()
+
+
+async def test_an_outage_only_delays(place: Place, client: Client) -> None:
+    writer = client.log.writer()
+    for n in range(50):
+        writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    async with place.outage():
+        for n in range(50, 100):
+            writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    await writer.flush()
+    assert [message.data for message in await read(client.log, ALL)] == [b"%d" % n for n in range(100)]
+    await writer.close()
+
+
+async def test_a_backlog_has_a_bound(place: Place, client: Client) -> None:
+    writer = client.log.writer()
+    async with place.outage():
+        with pytest.raises(LogUnavailable):
+            for n in range(10_000):
+                writer.put(CMD, b"", msg_id(str(n)))
+        assert writer.backlog <= 2_000
+        assert isinstance(writer.failure, LogUnavailable)
+    with pytest.raises(LogUnavailable):
+        await writer.flush()
+    await writer.close()
+
+
+async def test_a_full_log_stops_the_writer_after_a_while(place: Place, client: Client) -> None:
+    await place.fill()
+    writer = client.log.writer()
+    writer.put(CMD, b"x", msg_id("1"))
+    with pytest.raises(LogFull):
+        await writer.flush()
+    assert isinstance(writer.failure, LogFull)
+    await writer.close()
+
+
+async def test_a_closed_writer_takes_nothing(client: Client) -> None:
+    told: list[LogError] = []
+    writer = client.log.writer(on_failure=told.append)
+    await writer.close()
+    with pytest.raises(LogUnavailable):
+        writer.put(CMD, b"", msg_id("1"))
+    assert not told

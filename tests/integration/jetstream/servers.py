@@ -1,0 +1,66 @@
+"""nats-server processes with a configuration of the test's own, and the small things that the tests here share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from unpod.jetstream import spawn_child
+from unpod.jetstream.embedded import find_binary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from unpod.jetstream import ChildProcess
+    from unpod.ports import EventLog, Message
+
+CMD = "unpod.call.a.s.cmd"
+OWN = "unpod.call.a.s.own"
+
+
+def msg_id(text: str) -> dict[str, str]:
+    return {"Nats-Msg-Id": text}
+
+
+async def read(log: EventLog, pattern: str = "unpod.call.*.s.>", **bounds: int) -> list[Message]:
+    return [message async for message in log.read(pattern, **bounds)]
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for what other processes do; there is nothing in them to wait on."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def server(directory: Path, config: str, name: str = "n1") -> AsyncIterator[tuple[ChildProcess, str]]:
+    """Run a nats-server with `config`; yields its process and its URL."""
+    home = directory / name
+    home.mkdir(parents=True)
+    file = home / "nats.conf"
+    file.write_text(
+        f'server_name: {name}\nports_file_dir: "{home}"\nlog_file: "{home}/log"\n'
+        f'jetstream {{ store_dir: "{home}/js", max_file_store: 256MB }}\n{config}'
+    )
+    child = await spawn_child([find_binary(), "-c", str(file)])
+    try:
+        await until(lambda: bool(_url(home)))
+        yield child, _url(home)
+    finally:
+        await child.stop()
+
+
+def _url(home: Path) -> str:
+    for file in home.glob("*.ports"):
+        try:
+            return str(json.loads(file.read_text())["nats"][0])
+        except (ValueError, KeyError):
+            return ""
+    return ""
+
+
+RANDOM_PORT = "host: 127.0.0.1\nport: -1\n"
