@@ -104,14 +104,16 @@ def log_level(environment: Mapping[str, str]) -> str:
 
 
 def _split(name: str, text: str) -> tuple[str, SplitResult]:
+    complaint = ConfigurationError(f"{name} is no host and no https, http, wss or ws URL: give wss://host[:port]")
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
-        usable = parts.scheme.lower() in _SCHEMES and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+        usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable or " " in text:
-        raise ConfigurationError(f"{name} is not a host or a URL with https, http, wss or ws: give wss://host[:port]")
-    return _SCHEMES[parts.scheme.lower()], parts
+        raise complaint from None
+    scheme = _SCHEMES.get(parts.scheme.lower())
+    if scheme is None or not usable or not text.isprintable() or " " in text:
+        raise complaint
+    return scheme, parts
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:

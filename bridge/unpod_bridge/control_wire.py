@@ -103,12 +103,12 @@ _decoders: dict[str, msgspec.json.Decoder[RegisteredFrame | AssignFrame | Cancel
 }
 
 
-def encode(frame: Register | Heartbeat | JobAck) -> str:
+def encode(frame: Register | Heartbeat | JobAck) -> bytes:
     """Return a frame's text."""
-    return _encode(frame).decode()
+    return _encode(frame)
 
 
-def decode(text: str) -> ControlFrame:
+def decode(text: bytes) -> ControlFrame:
     """Return what a frame says.
 
     Raises:

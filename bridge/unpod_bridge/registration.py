@@ -105,7 +105,7 @@ class Assigned:
 class Send:
     """Write a frame."""
 
-    text: str = field(repr=False)
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the socket, with 1000."""
+    """Close the socket, with 1000, and take it for lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,11 @@ class Registration:
     # ---------------------------------------------------------------------------------------------------------- state
 
     @property
+    def capacity(self) -> int:
+        """What there is room for now; `registered_capacity` is what the orchestrator was told."""
+        return self._capacity
+
+    @property
     def asking(self) -> int:
         """How many jobs wait for a runner."""
         return len(self._asking)
@@ -243,9 +248,9 @@ class Registration:
         )
         return [Send(encode(Register(me.worker_id, me.pool, capabilities)))]
 
-    def received(self, data: str | bytes, now: float) -> list[Effect]:
+    def received(self, data: bytes, now: float, *, binary: bool = False) -> list[Effect]:
         """A frame has come."""
-        if isinstance(data, bytes):
+        if binary:
             return [Log(logging.WARNING, "ignored a binary control frame")]
         try:
             frame = decode(data)
@@ -258,8 +263,7 @@ class Registration:
         if status in REFUSED_STATUS:
             return self._refused(f"HTTP {status}")
         self.state = "unreachable"
-        server = self.identity.server
-        self.detail = f"the orchestrator at {server} cannot be reached ({problem}): check UNPOD_ORCHESTRATOR_URL"
+        self.detail = f"no registration at the orchestrator ({problem}): check UNPOD_ORCHESTRATOR_URL"
         delay_s = self._next_delay(chance)
         return [Log(logging.WARNING, f"{self.detail}; trying again in {delay_s:.1f} s"), Redial(delay_s)]
 

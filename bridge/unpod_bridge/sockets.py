@@ -33,7 +33,10 @@ class Receiver(Protocol):
         ...
 
     def on_lost(self, code: int | None, reason: str) -> None:
-        """The socket is gone: told once, unless we closed it. `code` is the close code received, None without one."""
+        """The socket is gone: told once, unless we closed it.
+
+        `code` is the close code received, None without one; `reason` is theirs, or else why we had to give it up.
+        """
         ...
 
 
@@ -41,7 +44,7 @@ class Socket(Protocol):
     """An open WebSocket. Nothing here waits or raises; what is written to a lost socket is lost."""
 
     def write(self, data: bytes) -> None:
-        """Send one text message: the first in a turn of the event loop at once, the others of that turn in one write."""
+        """Send one text message: the first in a turn of the event loop at once, that turn's others in one write."""
         ...
 
     def ping(self, token: bytes) -> None:

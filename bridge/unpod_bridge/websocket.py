@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
-from websockets.frames import OP_BINARY, OP_CONT, OP_PONG, OP_TEXT, Frame
+from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Event
 
 from unpod_bridge.sockets import DialError, Receiver
@@ -30,10 +30,9 @@ logger = logging.getLogger("unpod.bridge.websocket")
 
 _NO_CODES: Final = frozenset({1005, 1006, 1015})
 """What the library makes up where the other side sent no close code."""
-_TOO_BIG: Final = 1009
 
 # The library logs the request line, token and all, at DEBUG: it gets a logger that nobody can turn up.
-_silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)
+_silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)  # noqa: LOG001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +107,12 @@ class _Connection(ClientConnection):
             self.early = [*(self.early or ()), event]
 
     @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.socket is not None and self.protocol.state is not OPEN:
+            self.socket.closing()
+
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.socket is not None:
@@ -130,7 +135,7 @@ class WebSocket:
     """One open socket (`sockets.Socket`)."""
 
     __slots__ = (
-        "_connection", "_deaf_since", "_flushing", "_heard_at", "_loop", "_parts", "_parts_size", "_parts_text", "_receiver",
+        "_connection", "_deaf", "_doom", "_flushing", "_heard_at", "_loop", "_partial", "_partial_binary", "_receiver",
         "_settings", "_stall", "_timer",
     )  # fmt: skip
 
@@ -140,12 +145,12 @@ class WebSocket:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._flushing = False
-        self._parts: list[bytes] = []
-        self._parts_size = 0
-        self._parts_text = True
-        self._deaf_since: float | None = None
+        self._partial = bytearray()
+        self._partial_binary = False
+        self._deaf = False
         self._heard_at = self._loop.time()
         self._stall: asyncio.TimerHandle | None = None
+        self._doom: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_after_s, self._look)
         connection.socket = self
         early, connection.early = connection.early or [], None
@@ -158,41 +163,51 @@ class WebSocket:
             self.received(frame)
         if self._connection.connection_lost_waiter.done():
             self.lost()
+        elif self._connection.protocol.state is not OPEN:
+            self.closing()
 
     def received(self, frame: Frame) -> None:
         """Take one frame of the wire."""
         self._heard_at = self._loop.time()
-        if frame.opcode is OP_TEXT or frame.opcode is OP_BINARY:
-            text = frame.opcode is OP_TEXT
-            if frame.fin and self._receiver is not None:
-                self._receiver.on_frame(bytes(frame.data), binary=not text)
-                return
-            self._parts, self._parts_size, self._parts_text = [bytes(frame.data)], len(frame.data), text
-        elif frame.opcode is OP_CONT:
-            self._continue(frame)
-        elif frame.opcode is OP_PONG and frame.data and self._receiver is not None:
+        opcode = frame.opcode
+        if self._receiver is None:
+            return
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            binary = opcode is Opcode.BINARY
+            if frame.fin:
+                self._receiver.on_frame(bytes(frame.data), binary=binary)
+            else:
+                self._partial, self._partial_binary = bytearray(frame.data), binary
+        elif opcode is Opcode.CONT:
+            self._partial += frame.data
+            if frame.fin:
+                data, self._partial = bytes(self._partial), bytearray()
+                self._receiver.on_frame(data, binary=self._partial_binary)
+        elif opcode is Opcode.PONG and frame.data:
             self._receiver.on_pong(bytes(frame.data))
 
-    def _continue(self, frame: Frame) -> None:
-        self._parts.append(bytes(frame.data))
-        self._parts_size += len(frame.data)
-        if not frame.fin:
-            return
-        data, self._parts, self._parts_size = b"".join(self._parts), [], 0
-        if self._receiver is not None:
-            self._receiver.on_frame(data, binary=not self._parts_text)
+    def closing(self) -> None:
+        """The other side has said goodbye, or broken the WebSocket protocol: whoever listens need not wait for TCP."""
+        if self._doom is None:
+            self._tell()
+            self._doom = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
 
     def lost(self) -> None:
         """The connection is gone."""
+        self._tell()
+        if self._doom is not None:
+            self._doom.cancel()
+
+    def _tell(self) -> None:
         receiver, self._receiver = self._receiver, None
         self._quiet()
         if receiver is None:
             return
-        close = self._connection.protocol
-        code, reason = close.close_code, close.close_reason
-        # What we ourselves closed with (a frame that broke the protocol) is no code of theirs.
-        theirs = close.close_rcvd is not None and code not in _NO_CODES
-        receiver.on_lost(code if theirs else None, (reason or "") if theirs else "")
+        theirs, ours = self._connection.protocol.close_rcvd, self._connection.protocol.close_sent
+        if theirs is not None and theirs.code not in _NO_CODES:
+            receiver.on_lost(theirs.code, theirs.reason)
+        else:
+            receiver.on_lost(None, "" if ours is None else ours.reason)
 
     # --------------------------------------------------------------------------------------------------------- writing
 
@@ -235,13 +250,12 @@ class WebSocket:
     def close(self, code: int, reason: str = "") -> None:
         """Say goodbye (`Socket.close`)."""
         self._receiver = None
-        self._quiet()
         protocol = self._connection.protocol
         if protocol.state is OPEN:
             self._flush()
             protocol.send_close(code, reason[:100])
             self._flush()
-        self._timer = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
+        self.closing()
 
     def abort(self) -> None:
         """Cut the connection (`Socket.abort`)."""
@@ -252,7 +266,6 @@ class WebSocket:
     async def wait_closed(self) -> None:
         """Return once the connection is gone (`Socket.wait_closed`)."""
         await asyncio.shield(self._connection.connection_lost_waiter)
-        self._quiet()
 
     def _dead(self, why: str) -> None:
         logger.warning("a socket is given up: %s", why)
@@ -263,7 +276,7 @@ class WebSocket:
     def _look(self) -> None:
         settings, now = self._settings, self._loop.time()
         idle = now - self._heard_at
-        if self._deaf_since is not None:
+        if self._deaf:
             self._heard_at, idle = now, 0.0  # we do not listen, so nothing can be said of it
         if idle < settings.ping_after_s:
             self._timer = self._loop.call_later(settings.ping_after_s - idle, self._look)
@@ -287,14 +300,14 @@ class WebSocket:
 
     def pause_reading(self) -> None:
         """Let the other side wait (`Socket.pause_reading`)."""
-        if self._deaf_since is None and not self._connection.transport.is_closing():
-            self._deaf_since = self._loop.time()
+        if not self._deaf and not self._connection.transport.is_closing():
+            self._deaf = True
             self._connection.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on (`Socket.resume_reading`)."""
-        if self._deaf_since is not None:
-            self._deaf_since, self._heard_at = None, self._loop.time()
+        if self._deaf:
+            self._deaf, self._heard_at = False, self._loop.time()
             if not self._connection.transport.is_closing():
                 self._connection.transport.resume_reading()
 

@@ -10,6 +10,7 @@
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
     ├── AdapterError              the brain failed in a way that the adapter knows
+    ├── APIError                  a request to the management API or the orchestrator failed; `status` and `reason` say how
     ├── ProtocolViolation         a frame, record or request breaks the protocol; `whose` says on which side
     │   └── UnsafeIdentifier      an id that cannot be made a NATS subject token
     └── LogError                  the event log
@@ -69,6 +70,21 @@ class AdapterError(UnpodError):
     def __init__(self, message: str, *, code: str = "adapter_error") -> None:
         super().__init__(message)
         self.code = code
+
+
+class APIError(UnpodError):
+    """A request to the management API or the orchestrator's REST failed.
+
+    `status` is the HTTP status, None where no answer came (whether the request was carried out is then unknown);
+    `reason` is the body's own; `request_id` finds the request in the server's logs.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, request_id: str = "") -> None:
+        said = "no answer" if status is None else f"HTTP {status}"
+        super().__init__(f"{said}: {reason} (request {request_id})")
+        self.status = status
+        self.reason = reason
+        self.request_id = request_id
 
 
 class ProtocolViolation(UnpodError):  # noqa: N818 - as in h11: a fact about one side

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.contract.places import Client, Place, open_place
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-
+from tests.contract.places import until
 from tests.contract.test_event_log import CMD, OWN, msg_id, read
+
 from unpod.errors import Fenced, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.ports import Bus, Fence, Message
 
@@ -70,9 +71,7 @@ async def test_one_of_a_queue_group_gets_it(place: Place) -> None:
     for n in range(60):
         await sender.bus.publish("unpod.dispatch.a", b"%d" % n)
     await other.until(60)
-    async with asyncio.timeout(5):
-        while sum(len(heard.messages) for heard in members) < 60:
-            await asyncio.sleep(0)
+    await until(lambda: sum(len(heard.messages) for heard in members) >= 60)
     assert sum(len(heard.messages) for heard in members) == 60
     assert all(heard.messages for heard in members)
 
@@ -151,16 +150,21 @@ async def test_too_large_is_refused_and_the_connection_stays(client: Client) -> 
     assert await heard.until(1) == [b"small"]
 
 
+async def _publish_forever(bus: Bus) -> None:
+    while True:
+        await bus.publish("unpod.live.x", b"never")
+        await asyncio.sleep(0)
+
+
 async def test_what_cannot_be_sent_now_is_never_sent(place: Place, client: Client) -> None:
     heard = Heard()
     await client.bus.subscribe("unpod.live.x", heard)
     await client.bus.publish("unpod.live.x", b"before")
     await heard.until(1)
     async with place.outage():
+        # Until the loss is noticed, a publish goes to the socket, and dies with it.
         with pytest.raises(LogUnavailable):
-            while True:  # until the loss is noticed, a publish goes to the socket, and dies with it
-                await client.bus.publish("unpod.live.x", b"never")
-                await asyncio.sleep(0.001)
+            await _publish_forever(client.bus)
     await client.log.append(CMD, b"", msg_id("1"), timeout_s=10)  # the connection is back
     await client.bus.publish("unpod.live.x", b"after")
     assert await heard.until(2) == [b"before", b"after"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.contract.places import open_place
+
 from unpod.errors import Fenced
 from unpod.ports import Fence, Stored
 

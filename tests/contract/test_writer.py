@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-
+from tests.contract.places import until
 from tests.contract.test_event_log import ALL, CMD, OWN, msg_id, read
+
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
-from unpod.ports import Fence
+from unpod.ports import Fence, Writer
 
 if TYPE_CHECKING:
     from tests.contract.places import Client, Place
@@ -49,8 +51,7 @@ async def test_flush_returns_at_once_when_there_is_nothing(client: Client) -> No
 async def test_a_fenced_writer_stops_and_says_so_once(client: Client) -> None:
     own = await client.log.append(OWN, b"", msg_id("o1"), fence=Fence(OWN, 0))
     told: list[LogError] = []
-    stopped = asyncio.Event()
-    writer = client.log.writer(fence=Fence(OWN, own.seq), on_failure=lambda e: (told.append(e), stopped.set())[0])
+    writer = client.log.writer(fence=Fence(OWN, own.seq), on_failure=told.append)
     writer.put(CMD, b"mine", msg_id("c1"))
     await writer.flush()
     await client.log.append(OWN, b"", msg_id("o2"), fence=Fence(OWN, own.seq))
@@ -58,7 +59,7 @@ async def test_a_fenced_writer_stops_and_says_so_once(client: Client) -> None:
         writer.put(CMD, b"zombie", msg_id(f"z{n}"))
     with pytest.raises(Fenced):
         await writer.flush()
-    await stopped.wait()
+    await until(lambda: bool(told))
     with pytest.raises(Fenced):
         writer.put(CMD, b"zombie", msg_id("z9"))
     with pytest.raises(Fenced):
@@ -91,12 +92,16 @@ async def test_an_outage_only_delays(place: Place, client: Client) -> None:
     await writer.close()
 
 
+def put_forever(writer: Writer) -> None:
+    for n in itertools.count():
+        writer.put(CMD, b"", msg_id(str(n)))
+
+
 async def test_a_backlog_has_a_bound(place: Place, client: Client) -> None:
     writer = client.log.writer()
     async with place.outage():
         with pytest.raises(LogUnavailable):
-            for n in range(10_000):
-                writer.put(CMD, b"", msg_id(str(n)))
+            put_forever(writer)
         assert writer.backlog <= 2_000
         assert isinstance(writer.failure, LogUnavailable)
     with pytest.raises(LogUnavailable):

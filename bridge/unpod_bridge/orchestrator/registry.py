@@ -27,7 +27,7 @@ class RegisteredWorker:
 
     @property
     def free(self) -> int:
-        """How many more calls it takes, those that still dial counted; its own count in heartbeats is late by nature."""
+        """How many more calls it takes, dialling ones counted; the count in its heartbeats would be late."""
         return self.capabilities.max_concurrent - len(self.jobs)
 
 

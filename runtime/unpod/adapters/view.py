@@ -1,9 +1,9 @@
 """One face for every brain: what a session's driver talks to.
 
 Who stops a brain: the driver runs each reply in a task of its own, `async with aclosing(view.open(...)) as pieces`,
-and cancels that task. Waiting in the adapter, the cancellation is raised right there; waiting elsewhere, `aclosing` closes
-the iterator. Either way `open` closes the adapter's own iterator before it returns, so that by the time the task is over
-the adapter's `finally` has run and its provider is told.
+and cancels that task. Waiting in the adapter, the cancellation is raised right there; waiting elsewhere, `aclosing`
+closes the iterator. Either way `open` closes the adapter's own iterator before it returns, so that by the time the task
+is over the adapter's `finally` has run and its provider is told.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unpod.jetstream.connection import Nats
 
 MIB: Final = 1024 * 1024
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
+_PREFIX: Final = re.compile(r"(?!.*--)[a-z0-9_-]+(\.[a-z0-9_-]+)*\Z")
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 86_400
 
@@ -82,10 +82,10 @@ def topology(
     """
     if not _PREFIX.match(prefix):
         raise ConfigurationError(
-            f"UNPOD_SUBJECT_PREFIX is {prefix!r}: give letters, digits, '_' and '-', with dots between tokens"
+            f"UNPOD_SUBJECT_PREFIX is {prefix!r}: give small letters, digits, '_' and '-', with dots between tokens"
         )
-    # A dot cannot stand in a stream's name; '=' keeps `a.b` and `a_b` apart and cannot stand in a prefix.
-    stem = prefix.upper() if prefix == prefix.lower() and "." not in prefix else prefix.replace(".", "=")
+    # A dot cannot stand in a stream's name, and "--" cannot stand in a prefix: no two prefixes share a name.
+    stem = prefix.upper().replace(".", "--")
     calls = StreamSpec(
         f"{stem}_CALLS", (f"{prefix}.call.>",), max_bytes, max_msg_size, max_age_days * _DAY_S, replicas=replicas
     )

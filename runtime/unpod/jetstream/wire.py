@@ -155,12 +155,13 @@ class Framing:
         try:
             sid, size = int(parts[2]), int(parts[-1])
             head = int(parts[-2]) if parts[0] == b"HMSG" else 0
+            # [H]MSG subject sid [reply] [head] size; parts[3] is there even without a reply
+            reply = parts[3] if len(parts) == (6 if head else 5) else parts[3][:0]
         except (ValueError, IndexError):
             raise ProtocolViolation("the server sent a message line that cannot be read") from None
         after = body + size + 2
         if after > end:
             return 0
-        reply = parts[3] if len(parts) == (6 if head else 5) else b""  # [H]MSG subject sid [reply] [head] total
         cut = body + head
         self._on_message(sid, parts[1], reply, buffer[body:cut], buffer[cut : after - 2])
         return after

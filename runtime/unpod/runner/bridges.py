@@ -10,7 +10,7 @@ from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Registration
 BRIDGE_SILENT_S: Final = 5.0
 """A bridge that has not been heard for so long counts as gone; it announces itself each second."""
 QUEUED_SILENT_S: Final = 3.0
-"""A count of waiting jobs that has not been repeated for so long is forgotten; it is said each second while any wait."""
+"""A count of waiting jobs that has not been repeated for so long is forgotten; it is said each second."""
 
 # The best that any bridge says is how the agent stands. A bridge that still connects may yet do better than a refusal.
 _BEST_FIRST: Final[tuple[Registration, ...]] = ("registered", "connecting", "refused", "too_old", "unreachable")

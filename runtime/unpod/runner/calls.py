@@ -4,60 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from unpod.errors import UnpodError
 
 if TYPE_CHECKING:
     from unpod.core.fleet import Start
+    from unpod.runner.call import Call, CallResult
     from unpod.runner.context import CallContext
 
 logger = logging.getLogger("unpod.runner")
 
 _VERB_S: Final = 2.0
-
-
-class CallResult(Protocol):
-    """What became of a call; one that never `started` is not counted."""
-
-    @property
-    def session_id(self) -> str:
-        """The session's id."""
-        ...
-
-    @property
-    def duration_s(self) -> float:
-        """How long it took, in seconds."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """Whether it failed."""
-        ...
-
-    @property
-    def started(self) -> bool:
-        """Whether there was a call at all."""
-        ...
-
-
-class RunningCall(Protocol):
-    """One call: `run` returns when it is over, `abandon` makes it return without waiting for anybody."""
-
-    @property
-    def context(self) -> CallContext | None:
-        """What the entrypoint was given; None before."""
-        ...
-
-    def run(self) -> Coroutine[Any, Any, CallResult]:
-        """Carry the call."""
-        ...
-
-    def abandon(self, reason: str) -> None:
-        """Stop at once; the call is left to others."""
-        ...
 
 
 class Inside:
@@ -78,12 +38,12 @@ class Calls:
     """The calls of one run, by job; `over(job, result)` is told of each end, with None where it broke down."""
 
     def __init__(
-        self, make: Callable[[Start], RunningCall], over: Callable[[str, CallResult | None], None], inside: Inside
+        self, make: Callable[[Start], Call], over: Callable[[str, CallResult | None], None], inside: Inside
     ) -> None:
         self._make = make
         self._over = over
         self._inside = inside
-        self._calls: dict[str, tuple[RunningCall, Start]] = {}
+        self._calls: dict[str, tuple[Call, Start]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -98,18 +58,23 @@ class Calls:
         return [start.session for _, start in self._calls.values()]
 
     def begin(self, start: Start) -> None:
-        """Run a call in a task of its own."""
+        """Run a call in a task of its own.
+
+        Raises:
+            UnpodError: there can be no such call.
+        """
         call = self._make(start)
         self._calls[start.job] = call, start
         self._tasks[start.job] = asyncio.create_task(self._run(call, start), name=f"unpod-call-{start.session}")
 
-    async def _run(self, call: RunningCall, start: Start) -> None:
+    async def _run(self, call: Call, start: Start) -> None:
         self._inside.enter()
         result: CallResult | None = None
         try:
             result = await call.run()
-        except Exception as error:  # noqa: BLE001 - one call that breaks down must not take the others with it
-            logger.error("session %s broke down: %s", start.session, type(error).__name__)
+        except Exception as error:  # one call that breaks down must not take the others with it
+            # Not its text, which may hold what was said.
+            logger.error("session %s broke down: %s", start.session, type(error).__name__)  # noqa: TRY400
             logger.debug("session %s broke down", start.session, exc_info=error)
         finally:
             del self._calls[start.job], self._tasks[start.job]
@@ -117,11 +82,9 @@ class Calls:
 
     async def end_all(self, reason: str, timeout_s: float) -> None:
         """Hang all calls up, and return when they are over, or after `timeout_s`."""
-        if not self._tasks:
-            return
-        waiting = asyncio.gather(*(self._hang_up(context, reason) for context in self.contexts()))
-        await asyncio.wait((*self._tasks.values(), waiting), timeout=timeout_s)
-        await waiting
+        if self._tasks:
+            await asyncio.gather(*(self._hang_up(context, reason) for context in self.contexts()))
+            await self._left(timeout_s)
 
     async def _hang_up(self, context: CallContext, reason: str) -> None:
         try:
@@ -130,10 +93,10 @@ class Calls:
         except (UnpodError, TimeoutError) as error:
             logger.warning("session %s could not be ended: %s", context.session_id, type(error).__name__)
 
-    async def abandon_all(self, reason: str, timeout_s: float) -> None:
-        """Stop all calls at once; what has not stopped after `timeout_s` is cancelled."""
+    async def abandon_all(self, timeout_s: float) -> None:
+        """Let go of all calls at once; what has not stopped after `timeout_s` is cancelled."""
         for call, _ in tuple(self._calls.values()):
-            call.abandon(reason)
+            call.abandon()
         for task in await self._left(timeout_s):
             task.cancel()
         await self._left(timeout_s)

@@ -126,7 +126,7 @@ class Capacity:
             waits.append(permit)
         return max(0.0, min(waits)) if waits else None
 
-    # ------------------------------------------------------------------------------------------------ what is asked of it
+    # ---------------------------------------------------------------------------------------------- what is asked of it
 
     def offer(self, job: str, now: float, *, resume: bool = False) -> Offered:
         """Answer a job, and keep a place for it if the answer is `taken`.
@@ -159,7 +159,7 @@ class Capacity:
         return True
 
     def start(self, job: str, epoch: int, now: float) -> Started:
-        """Turn the place into a call: `begin` once, `again` where that has happened, `unknown` where there is no place."""
+        """Turn the place into a call: `begin` once, `again` where that has happened, `unknown` without a place."""
         place = self._places.get(job)
         if place is None:
             return "again" if self._finished.get(job) == epoch else "unknown"

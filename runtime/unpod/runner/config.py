@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream.connection import NatsOptions
+from unpod.jetstream.options import NatsOptions
 from unpod.jetstream.credentials import Credentials, load_context, parse_urls
 
 _NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
@@ -29,6 +29,16 @@ class RunnerConfig:
     data_dir: Path = Path(_DATA_DIR)
     log_level: str = ""
     bridge_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def connection(self, name: str) -> NatsOptions:
+        """Return how to connect to the fleet's NATS, as `name`.
+
+        Raises:
+            ConfigurationError: there is no fleet.
+        """
+        if self.nats is None:
+            raise ConfigurationError("UNPOD_NATS_URL is not set")
+        return replace(self.nats, name=name)
 
 
 def read_config(

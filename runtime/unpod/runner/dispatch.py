@@ -1,7 +1,7 @@
 """How calls come to a runner: it listens for offers while it has room, and a bridge starts what it was promised.
 
-A runner without room, without permits or in a drain does not listen, so that the bridge's question goes to another; what
-is on its way meanwhile is answered `full`, `rate_limited` or `draining`.
+A runner without room, without permits or in a drain does not listen, so that the bridge's question goes to another;
+what is on its way meanwhile is answered `full`, `rate_limited` or `draining`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Dispatch:
         self._timer: Timer | None = None
         self._loop: asyncio.Task[None] | None = None
         self._answers: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.draining = False
 
     @property
@@ -97,12 +99,20 @@ class Dispatch:
         if self._answers:
             await asyncio.wait(tuple(self._answers))
 
+    async def idle(self) -> None:
+        """Return when no place is taken."""
+        await self._idle.wait()
+
     def changed(self) -> None:
         """Look again at whether there is room."""
+        if self._capacity.taken:
+            self._idle.clear()
+        else:
+            self._idle.set()
         self._look.set()
         self._on_change()
 
-    # ------------------------------------------------------------------------------------------- listening while there is room
+    # --------------------------------------------------------------------------------------- listening while there is room
 
     async def _keep_up(self) -> None:
         while True:
@@ -133,14 +143,16 @@ class Dispatch:
         self._timer = None if seconds is None else self._clock.call_later(seconds, self._look.set)
 
     def _forget(self) -> None:
-        for place in self._capacity.forget(self._clock.now()):
+        forgotten = self._capacity.forget(self._clock.now())
+        for place in forgotten:
             if place.state == "held":
                 logger.warning("job %s was promised a place, and its bridge has fallen silent: forgotten", place.job)
             else:
                 logger.debug("job %s was not confirmed in time: forgotten", place.job)
-            self._on_change()
+        if forgotten:
+            self.changed()
 
-    # --------------------------------------------------------------------------------------------------------- answering
+    # -------------------------------------------------------------------------------------------------------- answering
 
     def _on_offer(self, message: Message) -> None:
         try:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from unpod.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    StreamHandler = logging.StreamHandler[TextIO]
+else:
+    StreamHandler = logging.StreamHandler  # generic only in its stubs
 
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg] - generic only in stubs
+class _Handler(StreamHandler):
     """Ours, so that a second call finds it."""
 
 

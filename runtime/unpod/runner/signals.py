@@ -16,15 +16,17 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class _Listener:
     """One runner's handler for one signal; several in a process hear it one after the other."""
 
-    def __init__(self, number: int, heard: Callable[[int], None]) -> None:
+    def __init__(self, number: int, heard: Callable[[int], None], raw: Callable[[int], None]) -> None:
         self._number = number
         self._heard: Callable[[int], None] | None = heard
+        self._raw = raw
         self._loop = asyncio.get_running_loop()
         self._before = signal.getsignal(number)
         signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._heard is not None:
+            self._raw(number)
             self._loop.call_soon_threadsafe(self._heard, number)
         if isinstance(self._before, _Listener):
             self._before(number, frame)
@@ -49,12 +51,15 @@ class _Listener:
 
 
 @contextmanager
-def listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """Call `heard(number)` on the running loop for each signal, within the block; outside the main thread do nothing."""
+def listening(heard: Callable[[int], None], raw: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call `heard(number)` on the running loop for each signal; outside the main thread do nothing.
+
+    `raw(number)` is called before, where the signal strikes: even while something blocks the loop.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    listeners = [_Listener(number, heard) for number in SIGNALS]
+    listeners = [_Listener(number, heard, raw) for number in SIGNALS]
     try:
         yield
     finally:

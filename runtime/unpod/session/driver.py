@@ -17,10 +17,11 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from unpod.adapters.view import AdapterView
-from unpod.core import decide as d
+from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, Record
 from unpod.core.commands import AnyCommand, Command, EndReply
+from unpod.core.decide import decide, due, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again, Delta
@@ -262,10 +263,10 @@ class Driver:
 
     def _decide(self, given: d.Given, cause: str, scope: Scope | None = None, *, index: int = 0) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
-        steps = d.decide(self.state, given, self._now(), self.settings).steps
+        steps = decide(self.state, given, self._now(), self.settings).steps
         for step in steps:
             self._carry_out(step, cause, scope, index)
-        while self._running and (steps := d.follow_up(self.state, self._now(), self.settings).steps):
+        while self._running and (steps := follow_up(self.state, self._now(), self.settings).steps):
             for step in steps:
                 self._carry_out(step, self.state.turn.cause if self.state.turn is not None else cause, None, 0)
         self._rearm()
@@ -387,7 +388,7 @@ class Driver:
 
     def _rearm(self) -> None:
         if self._running:
-            self._set_timer(d.due(self.state, self.settings))
+            self._set_timer(due(self.state, self.settings))
 
     def _set_timer(self, at: float | None) -> None:
         if at == self._timer_at:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unpod.core.decide import Settings
+from unpod.core.decision import Settings
 
 
 class SessionSettings(Settings, frozen=True, kw_only=True):

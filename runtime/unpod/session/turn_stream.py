@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 
 from unpod.adapters.pieces import LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.view import AdapterView
-from unpod.core.decide import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
+from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
 from unpod.errors import AdapterError
 from unpod.session.scope import Scope, entered

@@ -43,10 +43,10 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         """Return once the clock has been moved by `seconds`."""
-        done = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: done.done() or done.set_result(None))
+        reached = asyncio.Event()
+        timer = self.call_later(seconds, reached.set)
         try:
-            await done
+            await reached.wait()
         finally:
             timer.cancel()
 

@@ -7,7 +7,7 @@ sockets and without waiting: text handed over counts as spoken at once, unless `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,11 +15,11 @@ import msgspec
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.codec import Body, Channel, Record
+from unpod.core.codec import Body, Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT
-from unpod.core.subjects import CallSubjects, Subjects
+from unpod.core.subjects import CallSubjects, Channel, Subjects
 from unpod.core.withhold import withhold
 from unpod.ports import Fence, Message
 from unpod.testing.clock import VirtualClock
@@ -172,8 +172,6 @@ class MemoryLine:
         record = codec.read(self._subjects, message.subject, message.headers, message.data)
         if record.envelope.id in self.command_ids or record.envelope.epoch != self.epoch:
             return
-        if not isinstance(record.body, cmd.Command):
-            return
         self.command_ids.append(record.envelope.id)
         self._perform(record, record.body)
         self.changed.set()
@@ -205,13 +203,13 @@ class MemoryLine:
     def _end_soon(self, reason: str) -> None:
         self._later(self.end(reason, by="agent"))
 
-    def _later(self, work: object) -> None:
+    def _later(self, work: Coroutine[object, object, object]) -> None:
         before = self._ending
 
         async def run() -> None:
             if before is not None:
                 await before
-            await work  # type: ignore[misc]
+            await work
 
         self._ending = asyncio.get_running_loop().create_task(run())
 

@@ -170,7 +170,7 @@ class SimulatedCall:
 
 
 @asynccontextmanager
-async def simulate_call(  # noqa: PLR0913 - each is something a test may want to say
+async def simulate_call(
     entrypoint: Entrypoint,
     *,
     agent_id: str = "agent",
@@ -183,8 +183,8 @@ async def simulate_call(  # noqa: PLR0913 - each is something a test may want to
 ) -> AsyncIterator[SimulatedCall]:
     """Run an entrypoint on a call in memory, and hang up at the end where the call still goes on.
 
-    `metadata` and `frame` go into the call's `call.started`; `verbs` is what the speech worker negotiates. Timers of the
-    session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for.
+    `metadata` and `frame` go into the call's `call.started`; `verbs` is what the speech worker negotiates. Timers of
+    the session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for.
     """
     clock, subjects = VirtualClock(), Subjects()
     broker = MemoryBroker(now_ns=clock.now_ns)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+
+from tests.contract.places import until
 
 from unpod.jetstream import spawn_child
 from unpod.jetstream.embedded import find_binary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from unpod.jetstream import ChildProcess
@@ -21,19 +22,15 @@ CMD = "unpod.call.a.s.cmd"
 OWN = "unpod.call.a.s.own"
 
 
+__all__ = ["CMD", "OWN", "RANDOM_PORT", "msg_id", "read", "server", "until"]
+
+
 def msg_id(text: str) -> dict[str, str]:
     return {"Nats-Msg-Id": text}
 
 
 async def read(log: EventLog, pattern: str = "unpod.call.*.s.>", **bounds: int) -> list[Message]:
     return [message async for message in log.read(pattern, **bounds)]
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for what other processes do; there is nothing in them to wait on."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from tests.integration.jetstream.servers import until
+
 from unpod.errors import ConfigurationError
 from unpod.jetstream import _guard, spawn_child
 
@@ -27,6 +27,12 @@ asyncio.run(main())
 """
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+ANSWERS = """
+import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: print("alive", flush=True))
+print("ready", flush=True)
+while True: time.sleep(600)
+"""
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 
 
@@ -52,18 +58,18 @@ async def test_where_the_kernel_cannot_be_asked_a_guard_watches(directory: Path)
     script = "import sys; from unpod.jetstream import _guard; sys.exit(_guard.watch(int(sys.argv[1]), sys.argv[2:]))"
     reading, writing = os.pipe()
     show = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    guard = subprocess.Popen(
-        [sys.executable, "-c", script, str(reading), sys.executable, "-c", show],
-        stdout=subprocess.PIPE,
+    guard = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(reading), sys.executable, "-c", show),
+        stdout=asyncio.subprocess.PIPE,
         pass_fds=(reading,),
     )
     os.close(reading)
     assert guard.stdout is not None
-    pid = int(guard.stdout.readline())
+    pid = int(await guard.stdout.readline())
     assert runs(pid)
     os.close(writing)  # what the kernel does when the parent is gone
-    await until(lambda: not runs(pid) and guard.poll() is not None, 5)
-    guard.stdout.close()
+    await guard.wait()
+    assert not runs(pid)
 
 
 def test_a_parent_that_is_gone_already_gets_no_child() -> None:
@@ -76,17 +82,21 @@ def test_a_parent_that_is_gone_already_gets_no_child() -> None:
 
 
 async def test_a_thread_that_ends_takes_no_child_with_it(directory: Path) -> None:
+    # The kernel kills a child when the thread that started it ends, whatever becomes of the process.
     children = []
+    out = directory / "out"
 
     async def start() -> None:
-        children.append(await spawn_child(SLEEP))
+        with out.open("wb") as output:
+            children.append(await spawn_child([sys.executable, "-c", ANSWERS], output=output.fileno()))
+        await until(lambda: out.read_text() == "ready\n")
 
     thread = threading.Thread(target=lambda: asyncio.run(start()))
     thread.start()
     await asyncio.to_thread(thread.join)
     [child] = children
-    await asyncio.sleep(0.05)  # the kernel would have killed it by now
-    assert runs(child.pid)
+    child.send_signal(signal.SIGUSR1)
+    await until(lambda: out.read_text() == "ready\nalive\n")
     child.kill()
     await until(lambda: child.returncode is not None)
 

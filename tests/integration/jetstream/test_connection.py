@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.integration.jetstream.servers import CMD, RANDOM_PORT, msg_id, server, until
+
 from unpod.errors import ConfigurationError, LogUnavailable
 from unpod.jetstream import Credentials, NatsOptions, PermissionDenied, connect, open_log, topology
 from unpod.jetstream.topology import MIB
@@ -144,9 +146,6 @@ async def test_what_was_handed_over_before_a_loss_is_not_sent_after_it(embedded:
 
 async def test_a_silent_server_is_noticed(embedded: EmbeddedServer) -> None:
     options = embedded.connection("pinger")
-    import os
-    import signal
-
     fast = NatsOptions(options.urls, credentials=options.credentials, ping_interval_s=0.05)
     async with connect(fast) as nats:
         os.kill(embedded.pid, signal.SIGSTOP)

@@ -10,9 +10,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.integration.jetstream.servers import CMD, msg_id, read, until
 from tests.integration.jetstream.test_children import runs
+
 from unpod.errors import ConfigurationError
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded, embedded_topology, ensure, open_log
 
@@ -82,7 +82,9 @@ async def test_it_dies_with_its_parent_and_leaves_the_directory_free(directory: 
         assert parent.stdout is not None
         pid = int(await parent.stdout.readline())
         assert runs(pid)
-        with pytest.raises(ConfigurationError, match=f"UNPOD_DATA_DIR: .* in use by another process .pid {parent.pid}"):
+        with pytest.raises(
+            ConfigurationError, match=rf"UNPOD_DATA_DIR: .* in use by another process .pid {parent.pid}"
+        ):
             await EmbeddedServer(EmbeddedOptions(directory)).start()
         parent.kill()
         await parent.wait()
@@ -105,7 +107,7 @@ async def test_a_directory_that_cannot_be(directory: Path) -> None:
 
 
 async def test_a_server_that_does_not_start_says_why(directory: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nats-server did not start: .*sync_interval"):
+    with pytest.raises(ConfigurationError, match=r"nats-server did not start: .*sync_interval"):
         await EmbeddedServer(EmbeddedOptions(directory, sync_interval="nonsense")).start()
     async with EmbeddedServer(EmbeddedOptions(directory)):  # and lets go of the directory
         pass
@@ -125,8 +127,7 @@ async def test_the_system_account_tells_of_a_disconnect(directory: Path) -> None
         connect(server.connection("bridge", system=True)) as system,
     ):
         await system.subscribe(
-            "$SYS.ACCOUNT.*.DISCONNECT",
-            lambda message: gone.done() or gone.set_result(json.loads(message.data)["client"]["id"]),
+            "$SYS.ACCOUNT.*.DISCONNECT", lambda message: gone.set_result(json.loads(message.data)["client"]["id"])
         )
         async with connect(server.connection("runner")) as runner:
             number = runner.client_id

@@ -7,8 +7,8 @@ import json
 import time
 
 import pytest
-
 from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
+
 from unpod.errors import Fenced, LogUnavailable
 from unpod.jetstream import EmbeddedServer, JetStreamLog, Nats, connect, open_log
 from unpod.ports import Fence
@@ -47,8 +47,7 @@ async def test_a_server_killed_in_mid_write_loses_and_repeats_nothing(
             for k, writer in enumerate(writers):
                 writer.put(f"unpod.call.a.s.run.x{k}", b"%d" % n, msg_id(f"{k}-{n}"))
             put += 1
-            while max(writer.backlog for writer in writers) > 100:
-                await asyncio.sleep(0.001)
+            await until(lambda: max(writer.backlog for writer in writers) <= 100)
 
     writing = asyncio.ensure_future(write())
     for kill_at in (200, 500, 900):

@@ -1,0 +1,164 @@
+"""The words of a decision: what can have happened, and what can be decided. `decide.py` has the rules."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.commands import AnyCommand
+from unpod.core.events import SessionEvent
+from unpod.core.state import LocalEvent
+
+# --- what can happen, beside the bridge's records ---------------------------------------------------------------------
+
+
+class TurnHooksReturned(Struct, frozen=True):
+    """The `user_turn` hooks of a turn have returned."""
+
+    turn: int
+    has_brain: bool
+
+
+class BrainSpoke(Struct, frozen=True):
+    """The brain has yielded a piece of the reply."""
+
+    turn: int
+    text: str
+
+
+class BrainFinished(Struct, frozen=True):
+    """The brain has nothing more to say on this turn; `complete`: nor on this call."""
+
+    turn: int
+    complete: bool = False
+
+
+class BrainFailed(Struct, frozen=True):
+    """The brain raised."""
+
+    turn: int
+    code: str
+    error: str
+
+
+class BrainReported(Struct, frozen=True):
+    """The brain has called a model or a tool, or a tool has returned."""
+
+    fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned
+
+
+class TimeReached(Struct, frozen=True):
+    """A moment that `due` named has come."""
+
+
+class Verb(Struct, frozen=True):
+    """The developer's code asks for a command."""
+
+    command: AnyCommand
+
+
+class EntrypointReturned(Struct, frozen=True):
+    """The developer's entrypoint has returned, or raised `error`."""
+
+    error: str | None = None
+
+
+Given = (
+    Record
+    | TurnHooksReturned
+    | BrainSpoke
+    | BrainFinished
+    | BrainFailed
+    | BrainReported
+    | TimeReached
+    | Verb
+    | EntrypointReturned
+)
+
+
+# --- what can be decided ----------------------------------------------------------------------------------------------
+
+
+class Append(Struct, frozen=True):
+    """Store a fact or a command; `cause` is what its id is derived from (the input's id where empty)."""
+
+    body: SessionEvent | AnyCommand
+    cause: str = ""
+
+
+class FireHooks(Struct, frozen=True):
+    """Run the hooks of an event, in order of registration."""
+
+    event: str
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = {}
+    turn: int = 0
+
+
+class AskBrain(Struct, frozen=True):
+    """Give a turn's text to the brain."""
+
+    turn: int
+    text: str
+    language: str | None
+
+
+class StopBrain(Struct, frozen=True):
+    """Cancel the brain's stream at its provider; with `mark`, tell it that the caller heard `heard` and no more."""
+
+    turn: int
+    mark: bool = False
+    heard: str | None = None
+
+
+class MarkInterrupted(Struct, frozen=True):
+    """Tell the brain, whose stream is over, that the caller heard `heard` and no more."""
+
+    heard: str
+
+
+class Nudge(Struct, frozen=True):
+    """Tell the brain that the caller cut in between turns, nobody knows where."""
+
+    note: str
+
+
+class SendDelta(Struct, frozen=True):
+    """Send the `n`-th piece (from 1) of a reply on its way."""
+
+    turn: int
+    part: int
+    n: int
+    text: str
+
+
+class Finish(Struct, frozen=True):
+    """Let `run()` return."""
+
+    reason: str
+
+
+Effect = FireHooks | AskBrain | StopBrain | MarkInterrupted | Nudge | SendDelta | Finish
+Step = Append | LocalEvent | Effect
+
+
+class Decision(Struct, frozen=True):
+    """Steps, to be carried out in order."""
+
+    steps: tuple[Step, ...] = ()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What a developer can set for a session. Times in seconds; None switches a timer off."""
+
+    agent_id: str = ""
+    silence_timeout_s: float | None = 10.0
+    metrics_wait_s: float = 1.0
+    max_duration_s: float | None = None
+    reply_timeout_s: float | None = 30.0
+    max_reply_chars: int = 20_000
+    interruption_note: str = "The caller cut in on your last reply; it is not known how much of it they heard."
+
+
+NOTHING = Decision()

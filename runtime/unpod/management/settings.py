@@ -1,0 +1,88 @@
+"""Where the management API is, and who asks: arguments first, then the environment, then the hosted service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx
+
+from unpod.errors import ConfigurationError
+
+_HOSTED = "https://api.unpod.ai/platform"
+_PLATFORM = "/platform"
+_ORCHESTRATOR = "/orchestrator"
+_PLAIN_SCHEMES = frozenset({"http", "ws"})
+_SCHEME = re.compile(r"^(?:(https?|wss?)://)?([^/?#@]+)", re.IGNORECASE)
+_HEADER_VALUE = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The two base URLs, without a slash at the end, and the headers that say who asks."""
+
+    base_url: str
+    orchestrator_base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+def resolve(
+    api_key: str | None, base_url: str | None, orchestrator_base_url: str | None, environ: Mapping[str, str]
+) -> Settings:
+    """Return the settings for a client.
+
+    Raises:
+        ConfigurationError: there is no credential, or a value cannot be used; the text names the variable.
+    """
+    base = _given(base_url, environ, "UNPOD_SERVICE_BASE_URL") or _derived(environ) or _HOSTED
+    orchestrator = _given(orchestrator_base_url, environ, "UNPOD_ORCHESTRATOR_BASE_URL")
+    if not orchestrator:
+        orchestrator = base.removesuffix(_PLATFORM) + _ORCHESTRATOR if base.endswith(_PLATFORM) else base
+    return Settings(base, orchestrator, _credential(api_key, environ))
+
+
+def _given(argument: str | None, environ: Mapping[str, str], variable: str) -> str:
+    url = ((argument or "").strip() or environ.get(variable, "").strip()).rstrip("/")
+    if url and not _usable(url):
+        raise ConfigurationError(f"the base URL in {variable} (or its argument) is not an http or https URL")
+    return url
+
+
+def _usable(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host)
+
+
+def _derived(environ: Mapping[str, str]) -> str:
+    """Return the management base on the host of `UNPOD_BASE_URL`, which has any of five forms; "" where it is unset."""
+    value = environ.get("UNPOD_BASE_URL", "").strip()
+    if not value:
+        return ""
+    found = _SCHEME.match(value)
+    if found is None or "://" in value.removeprefix(found.group()):
+        raise ConfigurationError("UNPOD_BASE_URL is neither a host name nor an https, http, wss or ws URL")
+    scheme, host = found.groups()
+    secure = (scheme or "https").lower() not in _PLAIN_SCHEMES
+    return f"{'https' if secure else 'http'}://{host}{_PLATFORM}"
+
+
+def _credential(api_key: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    token = environ.get("UNPOD_PLATFORM_TOKEN", "").strip()
+    if token:
+        headers = {"Authorization": f"Token {_sendable(token, 'UNPOD_PLATFORM_TOKEN')}"}
+        org = environ.get("UNPOD_ORG_HANDLE", "").strip()
+        return headers | {"Org-Handle": _sendable(org, "UNPOD_ORG_HANDLE")} if org else headers
+    key = (api_key or "").strip() or environ.get("UNPOD_API_KEY", "").strip()
+    if not key:
+        raise ConfigurationError("there is no API key: set UNPOD_API_KEY, or pass api_key=")
+    return {"Authorization": f"Bearer {_sendable(key, 'UNPOD_API_KEY')}"}
+
+
+def _sendable(value: str, variable: str) -> str:
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ConfigurationError(f"{variable} (or its argument) has a character in it that no HTTP header can carry")
+    return value

@@ -1,0 +1,123 @@
+"""How a runner ends.
+
+The order, with nothing let go before it must be:
+
+1. It stops listening for offers, and says that it drains.
+2. It waits until its calls are over, for `drain_timeout_s` at most. A call that a bridge was promised still comes.
+3. What is left then is hung up with reason `error`, which the log records, and a warning names the sessions.
+4. What does not come to its end within `CUT_S` even so is abandoned.
+5. The runner's hooks that still run get their time.
+6. It says that it is gone. A bridge of its own ends after that, and a NATS server of its own last.
+
+Asked to end at once (a second signal), it goes from wherever it is to 4, and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from unpod.runner.calls import Calls
+    from unpod.runner.capacity import Capacity
+    from unpod.runner.dispatch import Dispatch
+    from unpod.runner.presence import Announcer
+    from unpod.runner.runner_hooks import RunnerHooks
+
+logger = logging.getLogger("unpod.runner")
+
+T = TypeVar("T")
+
+CUT_S: Final = 5.0
+ABANDON_S: Final = 1.0
+HOOKS_S: Final = 5.0
+
+
+class Stop:
+    """Whether a runner has been asked to end, and how urgently."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.aborted = asyncio.Event()
+        self.finished = asyncio.Event()
+
+    def on_signal(self, number: int) -> None:
+        """Take a signal: the first asks for a drain, another one to end at once."""
+        if self.requested.is_set():
+            logger.warning("signal %d again: ending at once", number)
+            self.abort()
+        else:
+            logger.info("signal %d: draining", number)
+            self.requested.set()
+
+    def abort(self) -> None:
+        """End at once."""
+        self.requested.set()
+        self.aborted.set()
+
+    async def unless_requested(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what `work` returns, or None where the runner is asked to end before; `work` is cancelled then."""
+        return await _unless(self.requested, work)
+
+    async def unless_aborted(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The same for a runner that is to end at once."""
+        return await _unless(self.aborted, work)
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    task = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        for each in (task, waiting):
+            each.cancel()
+        await asyncio.wait({task, waiting})
+    return None if task.cancelled() else task.result()
+
+
+class Drain:
+    """Steps 1 to 5 for one runner."""
+
+    def __init__(
+        self, dispatch: Dispatch, calls: Calls, capacity: Capacity, presence: Announcer, hooks: RunnerHooks
+    ) -> None:
+        self._dispatch = dispatch
+        self._calls = calls
+        self._capacity = capacity
+        self._presence = presence
+        self._hooks = hooks
+
+    async def run(self, stop: Stop, timeout_s: float) -> None:
+        """Return when no call is left."""
+        await self._dispatch.drain()
+        self._presence.changed()
+        if self._capacity.taken:
+            logger.info("draining: waiting for %d calls, up to %g s", self._capacity.taken, timeout_s)
+        await stop.unless_aborted(self._wait(timeout_s))
+        await self._calls.abandon_all(ABANDON_S)
+        await self._hooks.finish(0.0 if stop.aborted.is_set() else HOOKS_S)
+
+    async def _wait(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dispatch.idle()
+        except TimeoutError:
+            await self._cut(timeout_s)
+
+    async def _cut(self, timeout_s: float) -> None:
+        for place in self._capacity.forget_all():
+            logger.warning("job %s was promised a place, and its call has not come", place.job)
+        sessions = self._calls.sessions()
+        if sessions:
+            logger.warning(
+                "%d calls are not over after %g s and are ended now: sessions %s",
+                len(sessions),
+                timeout_s,
+                ", ".join(sessions),
+            )
+            await self._calls.end_all("error", CUT_S)

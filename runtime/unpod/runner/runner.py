@@ -1,0 +1,289 @@
+"""`AgentRunner`: the long-lived process that takes an agent's calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+from unpod.core.envelope import parse_time
+from unpod.core.subjects import Subjects
+from unpod.errors import ConfigurationError, UnpodError
+from unpod.jetstream.clock import LogClock
+from unpod.jetstream.connection import Nats, connect
+from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
+from unpod.jetstream.event_log import open_log
+from unpod.jetstream.options import NatsOptions
+from unpod.jetstream.topology import embedded_topology, info, topology
+from unpod.runner.calls import Inside
+from unpod.runner.children import BridgeChild
+from unpod.runner.config import RunnerConfig, read_config
+from unpod.runner.drain import Stop
+from unpod.runner.logs import enable_logging
+from unpod.runner.runner_hooks import RunnerHooks
+from unpod.runner.service import Ground, Plan, Service
+from unpod.runner.signals import listening
+from unpod.runner.stats import LastHour, RunnerStats
+from unpod.runner.validation import check_agent_id, check_count, check_entrypoint, check_number, check_text
+from unpod.session.hooks import HookFunction
+from unpod.session.settings import SessionSettings
+
+if TYPE_CHECKING:
+    from unpod.runner.call import Entrypoint
+    from unpod.runner.context import CallContext
+
+F = TypeVar("F", bound=HookFunction)
+
+_BRIDGE_GRACE_S: Final = 10.0
+_FORCED_S: Final = 2.0
+_FAILED: Final = 1
+_USAGE: Final = 2
+_SIGNALLED: Final = 128
+
+
+class AgentRunner:
+    """Takes the calls of one agent and runs `entrypoint` for each, in this process.
+
+    With a NATS URL (`nats_url`, `UNPOD_NATS_URL`, `NATS_URL` or `NATS_CONTEXT`) it joins the fleet there. Without, it
+    is a whole system: it starts a NATS server (its data under `data_dir`, `UNPOD_DATA_DIR`, else `.unpod`) and a bridge,
+    which registers with `api_key` (else `UNPOD_API_KEY`) at `base_url` (else `UNPOD_ORCHESTRATOR_URL`).
+
+    `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is a token bucket of that size; None is no
+    limit, and 0 takes no call. `silence_timeout_s` and `max_call_duration_s` hold for each session (None: none);
+    `hook_timeout_s` is how long a call waits for the hooks of one event. Times in seconds.
+
+    Raises:
+        ConfigurationError: a value that cannot be.
+        TypeError: an argument of the wrong kind, such as an entrypoint that is not async.
+    """
+
+    def __init__(  # noqa: PLR0917 - as users know it
+        self,
+        entrypoint: Entrypoint,
+        agent_id: str,
+        api_key: str | None = None,
+        max_sessions: int = 50,
+        max_concurrent_calls: int | None = None,
+        permits_per_minute: float | None = 120,
+        drain_timeout_s: float = 60,
+        dev_mode: bool = False,  # noqa: FBT001, FBT002 - as users know it
+        base_url: str | None = None,
+        nats_url: str | None = None,
+        *,
+        silence_timeout_s: float | None = 10.0,
+        hook_timeout_s: float = 1.0,
+        max_call_duration_s: float | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        check_entrypoint(entrypoint)
+        check_agent_id(agent_id)
+        check_count("max_sessions", max_sessions)
+        if max_concurrent_calls is not None:
+            check_count("max_concurrent_calls", max_concurrent_calls)
+        if permits_per_minute is not None:
+            check_number("permits_per_minute", permits_per_minute, zero=True)
+        check_number("drain_timeout_s", drain_timeout_s, zero=True)
+        check_number("hook_timeout_s", hook_timeout_s, zero=False)
+        for name, seconds in (("silence_timeout_s", silence_timeout_s), ("max_call_duration_s", max_call_duration_s)):
+            if seconds is not None:
+                check_number(name, seconds, zero=False)
+        for name, text in (("api_key", api_key), ("base_url", base_url), ("nats_url", nats_url)):
+            check_text(name, text)
+        self._plan = Plan(
+            entrypoint=entrypoint,
+            agent_id=agent_id,
+            capacity=max_sessions if max_concurrent_calls is None else max_concurrent_calls,
+            permits_per_minute=permits_per_minute,
+            drain_timeout_s=drain_timeout_s,
+            dev=bool(dev_mode),
+            settings=SessionSettings(
+                silence_timeout_s=silence_timeout_s, hook_timeout_s=hook_timeout_s, max_duration_s=max_call_duration_s
+            ),
+            version=_version(),
+        )
+        self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url
+        self._data_dir = data_dir
+        self._hooks = RunnerHooks(hook_timeout_s)
+        self._last_hour = LastHour()
+        self._clock = LogClock()
+        self._inside = Inside()
+        self._service: Service | None = None
+        self._stop: Stop | None = None
+        self._owns_process = False
+        self._signals: list[int] = []
+        self.runner_id = f"runner-{secrets.token_hex(4)}"
+        """This runner's id, in logs and in the event log."""
+
+    def __repr__(self) -> str:
+        return f"<AgentRunner {self._plan.agent_key} {self.runner_id}>"
+
+    @property
+    def agent_id(self) -> str:
+        """The agent whose calls it takes."""
+        return self._plan.agent_id
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Return a decorator that registers a hook, sync or async: `call_start(ctx)`, `call_end(ctx, final_state)`.
+
+        `final_state` is `ended` or `failed`. Several per event run in order of registration; one that raises is logged
+        by its name and harms nothing.
+
+        Raises:
+            UnknownEvent: there is no such event; the text lists those there are.
+        """
+        return self._hooks.on(event)
+
+    def stats(self) -> RunnerStats:
+        """Return the figures as of now."""
+        if self._service is not None:
+            return self._service.stats()
+        return self._last_hour.snapshot(self._clock.now(), in_flight=0, queued=0, capacity=self._plan.capacity)
+
+    def active_calls(self) -> list[CallContext]:
+        """Return the contexts of the calls that are running."""
+        return [] if self._service is None else self._service.contexts()
+
+    # ------------------------------------------------------------------------------------------------- life and death
+
+    def start(self) -> None:
+        """Run until SIGTERM or SIGINT, and drain; a second signal ends the process at once (status 128 + signal).
+
+        What stops it from running is told in one line on stderr, with exit status 1, or 2 where a setting is wrong.
+
+        Raises:
+            ConfigurationError: called within a running event loop.
+        """
+        if _loop_is_running():
+            raise ConfigurationError("start() blocks: within a running event loop, use `await runner.run()`")
+        self._owns_process = True
+        try:
+            asyncio.run(self.run())
+        except ConfigurationError as error:
+            _exit(f"unpod: {error}", _USAGE)
+        except (UnpodError, ConnectionError) as error:
+            _exit(f"unpod: {error}", _FAILED)
+        finally:
+            self._owns_process = False
+        if len(self._signals) > 1:
+            raise SystemExit(_SIGNALLED + self._signals[-1])
+
+    async def run(self) -> None:
+        """Run until `shutdown()`, SIGTERM or SIGINT, and drain; a second signal abandons what is left.
+
+        Signals are heard where this runs in the main thread, and given back afterwards.
+
+        Raises:
+            RunnerAuthError: the orchestrator refuses the key.
+            OrchestratorTooOld: the orchestrator does not speak our transport.
+            ConfigurationError: a setting is missing or wrong, or it runs already.
+            LogError: NATS does not do what a runner needs.
+        """
+        if self._stop is not None:
+            raise ConfigurationError(f"{self!r} runs already")
+        config = self._configured()
+        if config.log_level and self._owns_process:
+            enable_logging(config.log_level)
+        self._stop = stop = Stop()
+        self._signals.clear()
+        try:
+            with listening(stop.on_signal, self._on_raw_signal):
+                await self._run(config, stop)
+        finally:
+            self._stop = None
+            stop.finished.set()
+
+    async def shutdown(self) -> None:
+        """Drain as SIGTERM does, and return when `run()` is over; from inside a call, return at once."""
+        stop = self._stop
+        if stop is None:
+            return
+        stop.requested.set()
+        if not self._inside:
+            await stop.finished.wait()
+
+    def _configured(self) -> RunnerConfig:
+        return read_config(
+            api_key=self._api_key, base_url=self._base_url, nats_url=self._nats_url, data_dir=self._data_dir
+        )
+
+    async def _run(self, config: RunnerConfig, stop: Stop) -> None:
+        async with AsyncExitStack() as stack:
+            service = await stop.unless_requested(self._open(stack, config, stop))
+            if service is not None:
+                self._service = service
+                try:
+                    await service.serve(stop)
+                finally:
+                    self._service = None
+
+    async def _open(self, stack: AsyncExitStack, config: RunnerConfig, stop: Stop) -> Service:
+        """Start what is needed; `stack` ends it in the opposite order."""
+        server = None
+        if config.nats is None:
+            server = await stack.enter_async_context(EmbeddedServer(EmbeddedOptions(config.data_dir)))
+        options = self._options(config, server)
+        nats = await stack.enter_async_context(connect(options))
+        spec = (topology if server is None else embedded_topology)(config.prefix).calls
+        log = await open_log(nats, spec)
+        await self._anchor(nats, spec.name)
+        child = None
+        if server is not None:
+            child = BridgeChild({**config.bridge_environment, "UNPOD_NATS_URL": server.url})
+            stack.push_async_callback(self._end_bridge, child, stop)
+        ground = Ground(log, nats, self._clock, Subjects(config.prefix))
+        service = Service(
+            self._plan, ground, self.runner_id, hooks=self._hooks, last_hour=self._last_hour, inside=self._inside
+        )
+        stack.push_async_callback(service.close)
+        await service.open()
+        if child is not None:
+            await child.start(service.bridge_ended)
+        return service
+
+    def _options(self, config: RunnerConfig, server: EmbeddedServer | None) -> NatsOptions:
+        name = f"unpod {self.runner_id}"
+        return config.connection(name) if server is None else replace(server.connection(name), no_echo=True)
+
+    async def _anchor(self, nats: Nats, stream: str) -> None:
+        """Go by the log's time, whatever this machine's clock says."""
+        found = await info(nats, stream)
+        if found is not None and isinstance(found.get("ts"), str):
+            self._clock.anchor(int(parse_time(found["ts"]) * 1e9))
+
+    async def _end_bridge(self, child: BridgeChild, stop: Stop) -> None:
+        await child.stop(0.0 if stop.aborted.is_set() else _BRIDGE_GRACE_S)
+
+    def _on_raw_signal(self, number: int) -> None:
+        # Called between two bytecodes of whatever runs: the user's code that blocks the event loop, perhaps for good.
+        self._signals.append(number)
+        if self._owns_process and len(self._signals) == 2:  # noqa: PLR2004 - the second
+            timer = threading.Timer(_FORCED_S, os._exit, (_SIGNALLED + number,))
+            timer.daemon = True
+            timer.start()
+
+
+def _version() -> str:
+    try:
+        return version("unpod")
+    except PackageNotFoundError:  # run from a copy of the sources
+        return ""
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _exit(line: str, status: int) -> NoReturn:
+    sys.stderr.write(line.replace("\n", " ") + "\n")
+    raise SystemExit(status) from None

@@ -1,0 +1,253 @@
+"""One run of a runner, on a log and a bus that are there already."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import BRIDGE_ANNOUNCED, QUEUED_ANNOUNCED, RunnerAnnounced
+from unpod.errors import ConfigurationError, OrchestratorTooOld, RunnerAuthError, UnpodError
+from unpod.runner.bridges import Bridges, Standing
+from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
+from unpod.runner.calls import Calls, Inside
+from unpod.runner.capacity import Capacity
+from unpod.runner.dispatch import Dispatch
+from unpod.runner.drain import Drain, Stop
+from unpod.runner.presence import Announcer
+
+if TYPE_CHECKING:
+    from unpod.core.fleet import Start
+    from unpod.core.subjects import Subjects
+    from unpod.ports import Bus, Clock, EventLog, Message, Subscription, Timer
+    from unpod.runner.context import CallContext
+    from unpod.runner.runner_hooks import RunnerHooks
+    from unpod.runner.stats import LastHour, RunnerStats
+    from unpod.session.settings import SessionSettings
+
+logger = logging.getLogger("unpod.runner")
+
+BRIDGE_EXPECTED_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a runner was made with, checked; times in seconds."""
+
+    entrypoint: Entrypoint
+    agent_id: str
+    capacity: int
+    permits_per_minute: float | None
+    drain_timeout_s: float
+    dev: bool
+    settings: SessionSettings
+    version: str = ""
+
+    @property
+    def agent_key(self) -> str:
+        """Under which its calls are dispatched: dev runners and others never mix."""
+        return f"{self.agent_id}@dev" if self.dev else self.agent_id
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a runner stands on."""
+
+    log: EventLog
+    bus: Bus
+    clock: Clock
+    subjects: Subjects
+
+
+class Service:
+    """Announces itself, takes calls and runs them, until it is asked to stop or cannot go on."""
+
+    def __init__(
+        self, plan: Plan, ground: Ground, runner_id: str, *, hooks: RunnerHooks, last_hour: LastHour, inside: Inside
+    ) -> None:
+        self.plan = plan
+        self.runner_id = runner_id
+        self._ground = ground
+        self._last_hour = last_hour
+        self._failure: asyncio.Future[UnpodError] = asyncio.get_running_loop().create_future()
+        self._bridges = Bridges(plan.agent_key)
+        self._standing: Standing | None = None
+        self._was_ready = False
+        self._subscriptions: list[Subscription] = []
+        self._patience: Timer | None = None
+        self._services = CallServices(
+            log=ground.log,
+            bus=ground.bus,
+            clock=ground.clock,
+            subjects=ground.subjects,
+            runner_id=runner_id,
+            agent_id=plan.agent_id,
+            settings=msgspec.structs.replace(plan.settings, agent_id=plan.agent_id),
+            entrypoint=plan.entrypoint,
+            on_call_start=hooks.call_start,
+            on_call_end=hooks.call_end,
+        )
+        self._capacity = Capacity(plan.capacity, plan.permits_per_minute, ground.clock.now())
+        self._calls = Calls(self._make_call, self._over, inside)
+        self._presence = Announcer(ground.bus, ground.subjects.runners, ground.clock, self._announcement)
+        self._dispatch = Dispatch(
+            ground.bus,
+            ground.subjects,
+            ground.clock,
+            self._capacity,
+            agent_id=plan.agent_id,
+            agent_key=plan.agent_key,
+            runner_id=runner_id,
+            begin=self._calls.begin,
+            changed=self._presence.changed,
+        )
+        self._drain = Drain(self._dispatch, self._calls, self._capacity, self._presence, hooks)
+
+    # ---------------------------------------------------------------------------------------------------- what it tells
+
+    def contexts(self) -> list[CallContext]:
+        """Return the contexts of the calls that are running."""
+        return self._calls.contexts()
+
+    def stats(self) -> RunnerStats:
+        """Return the figures as of now."""
+        now = self._ground.clock.now()
+        return self._last_hour.snapshot(
+            now, in_flight=len(self._calls), queued=self._bridges.queued(now), capacity=self._capacity.limit
+        )
+
+    def _announcement(self, *, gone: bool = False) -> RunnerAnnounced:
+        return RunnerAnnounced(
+            runner=self.runner_id,
+            agent=self.plan.agent_id,
+            capacity=self._capacity.limit,
+            in_flight=len(self._calls),
+            queued=self._bridges.queued(self._ground.clock.now()),
+            dev=self.plan.dev,
+            draining=self._dispatch.draining,
+            gone=gone,
+            version=self.plan.version,
+        )
+
+    # --------------------------------------------------------------------------------------------------- life and death
+
+    async def open(self) -> None:
+        """Begin to take calls.
+
+        Raises:
+            LogError: NATS does not let us, or does not answer.
+        """
+        subjects, bus = self._ground.subjects, self._ground.bus
+        self._subscriptions.append(await bus.subscribe(subjects.bridges, self._on_bridge))
+        self._subscriptions.append(await bus.subscribe(subjects.queued(self.plan.agent_key), self._on_queued))
+        await self._dispatch.open()
+        self._presence.start()
+        self._patience = self._ground.clock.call_later(BRIDGE_EXPECTED_S, self._no_bridge)
+
+    async def serve(self, stop: Stop) -> None:
+        """Run calls until asked to stop, or until it makes no sense to go on; then drain.
+
+        Raises:
+            UnpodError: why it makes no sense to go on: the key is refused, the orchestrator is too old.
+        """
+        await stop.unless_requested(self._failed())
+        await self._drain.run(stop, self.plan.drain_timeout_s)
+        if self._failure.done():
+            raise self._failure.result()
+
+    async def close(self) -> None:
+        """Say that it is gone, and hear nothing more; calls that still run are abandoned."""
+        if self._patience is not None:
+            self._patience.cancel()
+        await self._dispatch.close()
+        await self._calls.abandon_all(1.0)
+        await self._presence.stop(self._announcement(gone=True))
+        for subscription in self._subscriptions:
+            await subscription.close()
+
+    def fail(self, reason: UnpodError) -> None:
+        """Make `serve` end with this error; a later one changes nothing."""
+        if not self._failure.done():
+            self._failure.set_result(reason)
+
+    async def _failed(self) -> None:
+        await asyncio.shield(self._failure)
+
+    # ------------------------------------------------------------------------------------------------------------ calls
+
+    def _make_call(self, start: Start) -> Call:
+        return Call(self._services, start)
+
+    def _over(self, job: str, result: CallResult | None) -> None:
+        self._capacity.finish(job)
+        if result is not None and result.started:
+            self._last_hour.add(
+                result.session_id,
+                ended_at=self._ground.clock.now(),
+                duration_s=result.duration_s,
+                failed=result.failed,
+            )
+        self._dispatch.changed()
+
+    # ---------------------------------------------------------------------------------------------------------- bridges
+
+    def _on_queued(self, message: Message) -> None:
+        try:
+            said = QUEUED_ANNOUNCED.decode(message.data)
+        except MALFORMED:
+            logger.debug("an announcement of %d bytes cannot be read", len(message.data))
+            return
+        self._bridges.heard_queued(said, self._ground.clock.now())
+        self._presence.changed()
+
+    def _on_bridge(self, message: Message) -> None:
+        try:
+            said = BRIDGE_ANNOUNCED.decode(message.data)
+        except MALFORMED:
+            logger.debug("an announcement of %d bytes cannot be read", len(message.data))
+            return
+        now = self._ground.clock.now()
+        self._bridges.heard(said, now)
+        standing = self._bridges.standing(now)
+        if standing is not None and standing != self._standing:
+            self._stands(standing)
+        self._standing = standing
+
+    def _stands(self, standing: Standing) -> None:
+        detail = f" ({standing.detail})" if standing.detail else ""
+        match standing.registration:
+            case "registered":
+                if not self._was_ready:
+                    logger.info("ready: agent %s, capacity %d", self.plan.agent_key, self._capacity.limit)
+                elif self._standing is not None and self._standing.registration != "registered":
+                    logger.info("registered with the orchestrator again: agent %s", self.plan.agent_key)
+                self._was_ready = True
+            case "refused":
+                self.fail(RunnerAuthError(f"the orchestrator refuses the key: check UNPOD_API_KEY{detail}"))
+            case "too_old":
+                self.fail(
+                    OrchestratorTooOld(
+                        "the orchestrator is too old for this version: it does not acknowledge the transport "
+                        f"'dial_out'{detail}"
+                    )
+                )
+            case "unreachable":
+                logger.warning("the orchestrator does not answer: check UNPOD_ORCHESTRATOR_URL%s; trying again", detail)
+            case "connecting":
+                logger.debug("registering agent %s", self.plan.agent_key)
+
+    def _no_bridge(self) -> None:
+        if self._standing is None:
+            logger.warning(
+                "no bridge speaks for agent %s on %s: start one with `unpod bridge`",
+                self.plan.agent_key,
+                self._ground.subjects.bridges,
+            )
+
+    def bridge_ended(self, status: int) -> None:
+        """The bridge that belongs to this runner has ended for good."""
+        self.fail(ConfigurationError(f"the bridge cannot run (exit status {status}): see what it says above"))
