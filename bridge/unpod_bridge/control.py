@@ -86,6 +86,7 @@ class ControlLink:
         self._patience: asyncio.TimerHandle | None = None
         self._renewing = False
         self._leaving = False
+        self._shown = (registration.state, registration.detail)
 
     async def run(self) -> None:
         """Keep the socket open; return once the worker has left.
@@ -107,7 +108,7 @@ class ControlLink:
                 socket.close(NORMAL)
                 await socket.wait_closed()
 
-    # ------------------------------------------------------------------------------------------------ what is asked of it
+    # ----------------------------------------------------------------------------------------------- what is asked of it
 
     def renew(self) -> None:
         """Register again, since the capacity has changed: as soon as no job looks for a runner."""
@@ -161,6 +162,7 @@ class ControlLink:
             self._over.set()
             return
         self._socket = socket
+        self._renewing = False  # what is registered now is the capacity as of now
         self._perform(self.registration.opened(self._loop.time()))
         ear.open()
         await self._over.wait()
@@ -178,11 +180,16 @@ class ControlLink:
 
     def heard(self, data: bytes, *, binary: bool) -> None:
         """Take a frame of the open socket."""
-        self._perform(self.registration.received(data, self._loop.time(), binary=binary))
+        if self._socket is not None:
+            self._perform(self.registration.received(data, self._loop.time(), binary=binary))
 
     def lost(self, code: int | None) -> None:
-        """The open socket is gone."""
-        self._socket = None
+        """The open socket is gone, and not by our doing."""
+        if self._socket is not None:
+            self._socket = None
+            self._lose(code)
+
+    def _lose(self, code: int | None) -> None:
         self._perform(self.registration.lost(code, _chance()))
         self._over.set()
 
@@ -192,7 +199,10 @@ class ControlLink:
         for effect in effects:
             self._do(effect)
         self._arm()
-        self._on_change()
+        shown = self.registration.state, self.registration.detail
+        if shown != self._shown:
+            self._shown = shown
+            self._on_change()
         self._settle()
 
     def _do(self, effect: Effect) -> None:  # noqa: C901 - one case per effect
@@ -212,7 +222,7 @@ class ControlLink:
                 self._desk.cancel(effect.job_id)
             case Close():
                 self._hang_up()
-                self.lost(None)
+                self._lose(None)
             case Redial():
                 self._delay_s = effect.delay_s
             case GiveUp():
@@ -244,19 +254,18 @@ class ControlLink:
 
     def _settle(self) -> None:
         """Close the socket where that is wanted and nothing speaks against it."""
-        if self._left:
-            self._end(0.0)
-        elif self._renewing and self.registration.state == "registered" and not self.registration.asking:
-            self._end(0.0)
+        renewable = self._renewing and self.registration.state == "registered"
+        if self._left or (renewable and not self.registration.asking):
+            self._end()
 
     def _lose_patience(self) -> None:
         self._patience = None
         if self._renewing and self.registration.state == "registered":
-            self._end(0.0)
+            self._end()
 
-    def _end(self, delay_s: float) -> None:
+    def _end(self) -> None:
         self._renewing = False
-        self._delay_s = delay_s
+        self._delay_s = 0.0
         if self._socket is not None:
             self._hang_up()
             self._perform(self.registration.closed())

@@ -253,7 +253,7 @@ class Conversation:
     def _settle(self) -> None:
         if self._voice.speaking:
             self._enter("speaking")
-        elif self._state != "idle":
+        elif self._voice.silent and self._state != "idle":
             self._enter("thinking" if self.replies.owed else "listening")
 
     def _enter(self, state: CallState) -> None:

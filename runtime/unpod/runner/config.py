@@ -9,8 +9,8 @@ from pathlib import Path
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream.options import NatsOptions
 from unpod.jetstream.credentials import Credentials, load_context, parse_urls
+from unpod.jetstream.options import NatsOptions
 
 _NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
 _DATA_DIR = ".unpod"
