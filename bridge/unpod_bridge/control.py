@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, assert_never
 
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
-from unpod_bridge.control_wire import Reason
-from unpod_bridge.registration import (
+from unpod_bridge.control_effects import (
     Assigned,
     Cancel,
     Close,
@@ -21,10 +20,11 @@ from unpod_bridge.registration import (
     GiveUp,
     Log,
     Redial,
-    Registration,
     Send,
     Withdraw,
 )
+from unpod_bridge.control_wire import Reason
+from unpod_bridge.registration import Registration
 from unpod_bridge.sockets import Dialer, DialError, Socket
 
 logger = logging.getLogger("unpod.bridge")
@@ -108,7 +108,7 @@ class ControlLink:
                 socket.close(NORMAL)
                 await socket.wait_closed()
 
-    # ----------------------------------------------------------------------------------------------- what is asked of it
+    # --------------------------------------------------------------------------------------------- what is asked of it
 
     def renew(self) -> None:
         """Register again, since the capacity has changed: as soon as no job looks for a runner."""

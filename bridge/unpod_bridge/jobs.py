@@ -1,26 +1,20 @@
-"""The jobs of one bridge: from their assignment, over the place at a runner and the call, to their end.
-
-Each job that is taken has a record in the job store before its call is dialled, so that another bridge can dial it again
-when this one has died. A record holds the call's token: runners may not read the store.
-"""
+"""The jobs of one bridge: from their assignment, over the place at a runner and the call, to their end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import msgspec
-from msgspec import Struct
-
-from unpod.core.codec import MALFORMED
-from unpod.errors import Fenced, LogError, UnpodError
+from unpod.errors import LogError, UnpodError
 from unpod_bridge.control import ControlLink
+from unpod_bridge.control_effects import Assigned
+from unpod_bridge.control_wire import Reason
 from unpod_bridge.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
-from unpod_bridge.registration import Assigned
+from unpod_bridge.job_records import Claim, JobRecord, Records
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -29,64 +23,8 @@ USAGE_LIMIT = 0.9
 USAGE_FRESH_S = 3.0
 
 
-class JobRecord(Struct, frozen=True, kw_only=True):
-    """What another bridge needs to dial a job's call again."""
-
-    job: str
-    agent: str
-    dev: bool = False
-    worker: str
-    bridge: str
-    call: str
-    bridge_url: str
-    token: str
-    state: Literal["dialing", "up"] = "dialing"
-    session: str = ""
-
-    def __repr__(self) -> str:
-        return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(JobRecord).decode
-
-
-class Entry(Protocol):
-    """A record as it is stored."""
-
-    @property
-    def value(self) -> bytes:
-        """Its bytes."""
-        ...
-
-    @property
-    def revision(self) -> int:
-        """What an update or delete must name."""
-        ...
-
-
-class Store(Protocol):
-    """Where job records are kept (`unpod.jetstream.JobStore`)."""
-
-    async def create(self, key: str, value: bytes) -> int:
-        """Store a new record; `Fenced` if there is one."""
-        ...
-
-    async def update(self, key: str, value: bytes, revision: int) -> int:
-        """Replace the record of a revision."""
-        ...
-
-    async def delete(self, key: str, revision: int) -> None:
-        """Delete the record of a revision."""
-        ...
-
-    async def get(self, key: str) -> Entry | None:
-        """Return the record, if there is one."""
-        ...
-
-
 class Result(Protocol):
-    """How a call went."""
+    """How a call went; `duration_s` is 0 where it was never up."""
 
     @property
     def reason(self) -> str:
@@ -120,9 +58,9 @@ MakeLine = Callable[[Assigned, RunnerPlace], Line]
 
 
 class Fullness:
-    """Whether the log has room for more calls; asked at most every few seconds."""
+    """Whether the log has room for more calls; it is asked every few seconds at most."""
 
-    def __init__(self, usage: Callable[[], Coroutine[object, object, float]]) -> None:
+    def __init__(self, usage: Callable[[], Awaitable[float]]) -> None:
         self._usage = usage
         self._asked_at = float("-inf")
         self._full = False
@@ -138,18 +76,18 @@ class Fullness:
         except LogError as error:
             logger.debug("how full the log is cannot be known: %s", type(error).__name__)
             return self._full
-        full = usage >= USAGE_LIMIT
-        if full and not self._full:
+        if usage >= USAGE_LIMIT and not self._full:
             logger.error("the log is %.0f %% full: new calls are refused until there is room", usage * 100)
-        self._full = full
-        return full
+        self._full = usage >= USAGE_LIMIT
+        return self._full
 
 
 @dataclass(slots=True)
 class _Search:
     link: ControlLink
-    ask: Ask
     job: Assigned
+    ask: Ask
+    asking: bool = True
     task: asyncio.Task[None] | None = None
 
 
@@ -158,31 +96,23 @@ class _Call:
     link: ControlLink
     job: Assigned
     place: RunnerPlace
-    record: JobRecord = field(repr=False)
-    revision: int
+    claim: Claim = field(repr=False)
     line: Line | None = None
-    writing: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
+    noting: asyncio.Task[None] | None = None
 
 
 class Jobs:
     """All jobs of this bridge (`control.Desk`)."""
 
     def __init__(
-        self,
-        *,
-        bridge_id: str,
-        dispatcher: Dispatcher,
-        store: Store,
-        fullness: Fullness,
-        alive: Callable[[str], bool],
-        make_line: MakeLine,
+        self, dispatcher: Dispatcher, records: Records, fullness: Fullness, make_line: MakeLine, bridge_id: str
     ) -> None:
-        self._bridge_id = bridge_id
         self._dispatcher = dispatcher
-        self._store = store
+        self._records = records
         self._fullness = fullness
-        self._alive = alive
         self._make_line = make_line
+        self._bridge_id = bridge_id
         self._searches: dict[str, _Search] = {}
         self._promised: dict[str, _Call] = {}
         self._calls: dict[str, _Call] = {}
@@ -202,7 +132,7 @@ class Jobs:
         await self._idle.wait()
 
     async def abandon(self, grace_s: float) -> None:
-        """End everything at once; what has not ended after `grace_s` is left."""
+        """End everything at once; what has not ended after `grace_s` is left behind."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
@@ -213,9 +143,9 @@ class Jobs:
     def find(self, link: ControlLink, job: Assigned) -> None:
         """Look for a runner (`Desk.find`)."""
         identity = link.registration.identity
-        search = _Search(link, Ask(job.job_id, Pool(identity.agent_id, identity.dev), job.ask_until), job)
+        search = _Search(link, job, Ask(job.job_id, Pool(identity.agent_id, identity.dev), job.ask_until))
         self._searches[job.job_id] = search
-        search.task = self._spawn(self._search(search), f"unpod-search-{job.job_id}")
+        search.task = self._spawn(self._search(search), "unpod-search")
 
     def extend(self, job: Assigned) -> None:
         """The job has come again (`Desk.extend`)."""
@@ -227,7 +157,8 @@ class Jobs:
     def withdraw(self, job_id: str) -> None:
         """Stop looking (`Desk.withdraw`)."""
         search = self._searches.pop(job_id, None)
-        if search is not None and search.task is not None:
+        # A search that is making the record goes on: it finds that the job is not wanted, and takes all back in order.
+        if search is not None and search.asking and search.task is not None:
             search.task.cancel()
 
     def dial(self, job: Assigned) -> None:
@@ -235,12 +166,124 @@ class Jobs:
         call = self._promised.pop(job.job_id)
         call.job = job
         self._calls[job.job_id] = call
-        call.line = self._make_line(job, call.place)
         call.place.on_start = lambda session_id: self._begun(call, session_id)
-        self._spawn(self._carry(call, call.line), f"unpod-call-{job.job_id}")
+        call.line = self._make_line(job, call.place)
+        call.task = self._spawn(self._carry(call, call.line), "unpod-call")
 
     def cancel(self, job_id: str) -> None:
         """End the call (`Desk.cancel`)."""
         call = self._calls.get(job_id)
         if call is not None and call.line is not None:
             call.line.cancel()
+
+    # --------------------------------------------------------------------------------------------------------- search
+
+    async def _search(self, search: _Search) -> None:
+        job_id = search.job.job_id
+        try:
+            found = await self._find(search)
+        except UnpodError as error:
+            logger.warning("job %s: %s", shown(job_id), error)
+            found = "at_capacity"
+        wanted = self._searches.get(job_id) is search
+        if wanted:
+            del self._searches[job_id]
+        if isinstance(found, _Call):
+            await self._promise(found, wanted=wanted)
+        elif not wanted:
+            return
+        elif found == "elsewhere":
+            logger.info("job %s: its call lives at another bridge", shown(job_id))
+            search.link.elsewhere(job_id)
+        else:
+            logger.info("job %s refused: %s", shown(job_id), found)
+            search.link.refused(job_id, found)
+
+    async def _find(self, search: _Search) -> _Call | Reason | Literal["elsewhere"]:
+        if await self._fullness.full():
+            return "at_capacity"
+        if await self._records.elsewhere(search.job.job_id):
+            return "elsewhere"
+        place = await self._dispatcher.find(search.ask)
+        if not isinstance(place, RunnerPlace):
+            return place
+        search.asking = False
+        try:
+            claim = await self._records.claim(self._record(search))
+        except BaseException:
+            await place.release("no record")
+            raise
+        if claim is None:
+            await place.release("elsewhere")
+            return "elsewhere"
+        return _Call(search.link, search.job, place, claim)
+
+    async def _promise(self, call: _Call, *, wanted: bool) -> None:
+        """Accept the job; where it is wanted no more, give everything back."""
+        job_id = call.job.job_id
+        if wanted:
+            self._promised[job_id] = call
+            call.link.taken(job_id)  # comes back as `dial`
+        if not wanted or self._promised.pop(job_id, None) is not None:
+            await call.place.release("withdrawn")
+            await call.claim.drop()
+
+    def _record(self, search: _Search) -> JobRecord:
+        job, identity = search.job, search.link.registration.identity
+        return JobRecord(
+            job=job.job_id,
+            agent=identity.agent_id,
+            dev=identity.dev,
+            worker=identity.worker_id,
+            bridge=self._bridge_id,
+            call=job.call_id,
+            bridge_url=job.bridge_url,
+            token=job.call_token,
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- call
+
+    def _begun(self, call: _Call, session_id: str) -> None:
+        call.link.registration.up(call.job.job_id)
+        if call.noting is None:
+            call.noting = self._spawn(call.claim.begun(session_id), "unpod-record")
+
+    async def _carry(self, call: _Call, line: Line) -> None:
+        try:
+            result = await line.run()
+        except Exception as error:  # noqa: BLE001 - a defect in one call must not end the others
+            # The error's text may hold what was said, so only its kind is told.
+            logger.error("call ended: %s: a defect in the bridge: %s", _name(call), type(error).__name__)  # noqa: TRY400
+            await call.place.release("error")
+        else:
+            how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
+            logger.info("call ended: %s: %s, %s", _name(call), result.reason, how)
+        finally:
+            del self._calls[call.job.job_id]
+            call.link.ended(call.job.job_id)
+        if call.noting is not None:
+            await asyncio.wait({call.noting})
+        await call.claim.drop()
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        self._idle.clear()
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._idle.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed: %s", task.get_name(), type(error).__name__)
+
+
+def shown(identifier: str) -> str:
+    """Return an id as it may stand in a line of a log."""
+    return identifier if identifier.isprintable() and len(identifier) <= 120 else repr(identifier[:120])  # noqa: PLR2004 - a line
+
+
+def _name(call: _Call) -> str:
+    return f"job {shown(call.job.job_id)}, call {shown(call.job.call_id)}, agent {shown(call.job.agent_id)}"

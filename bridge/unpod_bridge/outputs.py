@@ -9,6 +9,7 @@ from msgspec import Struct
 from unpod.core.commands import AnyCommand
 from unpod.core.events import CallerEvent, Receipt
 from unpod.core.live import Again
+from unpod_bridge.frames import Frame
 
 
 class Owned(Struct, frozen=True):
@@ -71,9 +72,11 @@ class Fetch(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True):
-    """The call is up for the first time: take the line, appoint the owner, then call `Relay.begin`."""
+    """The call is up for the first time: take the line, store both frames, appoint the owner, then `Relay.begin`."""
 
     session_id: str
+    hello: Frame
+    started: Frame
 
 
 class Failed(Struct, frozen=True):

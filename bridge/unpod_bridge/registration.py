@@ -18,12 +18,24 @@ a capacity of 0 refuses, at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from unpod.core.codec import describe
 from unpod.core.fleet import Registration as State
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
+from unpod_bridge.control_effects import (
+    Assigned,
+    Cancel,
+    Close,
+    Dial,
+    Effect,
+    Extend,
+    FindRunner,
+    GiveUp,
+    Identity,
+    Log,
+    Redial,
+    Send,
+    Withdraw,
+)
 from unpod_bridge.control_wire import (
     DEADLINE_MS,
     HEARTBEAT_S,
@@ -42,7 +54,6 @@ from unpod_bridge.control_wire import (
     decode,
     encode,
 )
-from unpod_bridge.description import Description
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
@@ -65,115 +76,6 @@ def backoff_s(attempt: int, chance: float) -> float:
     """
     base = min(FIRST_DELAY_S * 2.0 ** min(attempt, _STEPS), LONGEST_DELAY_S)
     return min(base * (0.5 + chance), LONGEST_DELAY_S)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """As whom a worker registers; `server` is the orchestrator's URL as people may read it."""
-
-    agent_id: str
-    worker_id: str
-    dev: bool = False
-    server: str = ""
-    where: Description = field(default_factory=Description)
-
-    @property
-    def pool(self) -> str:
-        """The agent id, `@dev` appended for dev."""
-        return f"{self.agent_id}@dev" if self.dev else self.agent_id
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """A job that waits for our answer: a runner is looked for until `ask_until`."""
-
-    job_id: str
-    assign_id: str
-    agent_id: str
-    call_id: str
-    bridge_url: str = field(repr=False)
-    call_token: str = field(repr=False)
-    metadata: Mapping[str, object] = field(repr=False)
-    ask_until: float
-    ack_by: float
-
-
-# ------------------------------------------------------------------------------------------------------------- effects
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write a frame."""
-
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class FindRunner:
-    """Ask the runners; answer with `taken` or `refused`."""
-
-    job: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Extend:
-    """The job that a runner is being looked for has come again: its new form counts."""
-
-    job: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Look no further for a runner for this job; a place that was found is to be given back."""
-
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """The job is ours: begin its call."""
-
-    job: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """End the call of this job, dialling or up."""
-
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the socket, with 1000, and take it for lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Redial:
-    """Dial again after a pause."""
-
-    delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Dial no more: a retry cannot help."""
-
-    error: RunnerAuthError | OrchestratorTooOld
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Tell the people who run this."""
-
-    level: int
-    text: str
-
-
-Effect = Send | FindRunner | Extend | Withdraw | Dial | Cancel | Close | Redial | GiveUp | Log
-
-
-# ------------------------------------------------------------------------------------------------------------- machine
 
 
 class Registration:
@@ -375,19 +277,26 @@ class Registration:
 
     def _assigned(self, frame: AssignFrame, now: float) -> list[Effect]:
         job = _job(frame, now)
-        if job.agent_id != self.identity.agent_id:
-            return [self._ack(job, "agent_id_mismatch")]
+        if not job.job_id:
+            return [Log(logging.WARNING, "ignored a job.assign with an empty job_id")]
+        refusal = self._refusal(job)
+        if refusal is not None:
+            return [self._ack(job, refusal)]
         if job.job_id in self._calling:
             return [self._ack(job, None)]
-        if self._draining:
-            return [self._ack(job, "draining")]
-        if job.job_id in self._asking:
-            self._asking[job.job_id] = job
-            return [Extend(job)]
-        if self._capacity <= 0:
-            return [self._ack(job, self._closed_for)]
+        again = job.job_id in self._asking
         self._asking[job.job_id] = job
-        return [FindRunner(job)]
+        return [Extend(job) if again else FindRunner(job)]
+
+    def _refusal(self, job: Assigned) -> Reason | None:
+        """Return why a job is refused without asking anybody; one that we have is not."""
+        if job.agent_id != self.identity.agent_id:
+            return "agent_id_mismatch"
+        if job.job_id in self._calling or job.job_id in self._asking:
+            return None
+        if self._draining:
+            return "draining"
+        return self._closed_for if self._capacity <= 0 else None
 
     def _cancelled(self, job_id: str) -> list[Effect]:
         if self._asking.pop(job_id, None) is not None:

@@ -18,56 +18,77 @@ from unpod_bridge import frames
 
 Key = tuple[int, int]
 _FRAME_CHARS: Final = 64 * 1024
-"""Joined pieces leave in frames of about this many characters."""
+"""Joined pieces leave in frames of at most this many characters."""
+_OVERHEAD: Final = 64
+"""What a piece that waits costs beside its text, in bytes."""
 
 
 class Open(Struct):
-    """The reply that is being spoken. `taken` pieces are next to the socket, `deltas` with `chars` are on it."""
+    """The reply that is being spoken: `taken` pieces have left the queue; `deltas` with `chars` are on the socket."""
 
     key: Key
     taken: int = 0
     deltas: int = 0
     chars: int = 0
     reported: int = 0
+    cut: bool = False
 
 
 class Speech:
-    """Turns the pieces of replies into frames. What it returns has to be written at once."""
+    """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
-    def __init__(self, max_held: int, *, closed: Key = (0, 0)) -> None:
+    __slots__ = ("_closed", "_held", "_held_size", "_joined", "_max_held", "_open", "finished")
+
+    def __init__(self, max_held: int, *, closed: Key = (0, 0), reply: Open | None = None) -> None:
         self._max_held = max_held
-        self._held: dict[tuple[Key, int], Delta] = {}
+        self._held: dict[Key, dict[int, Delta]] = {}
         self._held_size = 0
         self._joined: list[str] = []
-        self._open: Open | None = None
+        self._open = reply
         self._closed = closed
-        self._cut = False
+        self.finished: list[ReplySpoken] = []
+        """The last receipts of replies that have been ended; whoever stores them clears this."""
 
     @property
-    def open_turn(self) -> int | None:
-        """The turn whose reply is open, or None."""
-        return None if self._open is None else self._open.key[0]
+    def open_key(self) -> Key | None:
+        """The reply that is open, or None."""
+        return None if self._open is None else self._open.key
 
     @property
     def joined(self) -> bool:
         """Whether `flush` has something to send."""
         return bool(self._joined)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether pieces wait for something."""
+        return bool(self._held)
+
+    @property
+    def unreported(self) -> bool:
+        """Whether `receipt` has news."""
+        return self._open is not None and self._open.deltas != self._open.reported
+
     def spoke(self, turn: int) -> bool:
         """Whether anything of a turn's reply, or its end, was handed over."""
         return self._closed[0] >= turn or (self._open is not None and self._open.key[0] >= turn)
 
+    # ---------------------------------------------------------------------------------------------------------- pieces
+
     def offer(self, delta: Delta) -> bool:
         """Keep a piece until its turn has come; return False where it is of no use any more, or over the bound."""
-        key, size = (delta.turn, delta.part), len(delta.text) + 64
+        key, size = (delta.turn, delta.part), len(delta.text) + _OVERHEAD
         current = self._open
-        if key <= self._closed or self._held_size + size > self._max_held:
+        if key <= self._closed or delta.n < 1 or self._held_size + size > self._max_held:
             return False
-        if current is not None and (key < current.key or (key == current.key and (self._cut or delta.n <= current.taken))):
+        if current is not None and (
+            key < current.key or (key == current.key and (current.cut or delta.n <= current.taken))
+        ):
             return False
-        if (key, delta.n) in self._held:
+        pieces = self._held.setdefault(key, {})
+        if delta.n in pieces:
             return False
-        self._held[key, delta.n] = delta
+        pieces[delta.n] = delta
         self._held_size += size
         return True
 
@@ -78,15 +99,15 @@ class Speech:
         """
         written: list[bytes] = []
         while (delta := self._next()) is not None and delta.after <= performed:
-            self._take(delta)
-            current = self._open
-            if current is None or current.key != (delta.turn, delta.part):
-                written += self.end((delta.turn, delta.part), before=True)
-                current = self._open = Open((delta.turn, delta.part), taken=delta.n - 1)
+            key = (delta.turn, delta.part)
+            self._take(key, delta)
+            if self._open is None or self._open.key != key:
+                written += self._overtake(key)
+            current = self._opened(key)
             current.taken = delta.n
             if delta.text:
                 self._joined.append(delta.text)
-            if current.chars == 0 and self._joined:
+            if current.chars == 0:
                 written += self.flush()
         return written
 
@@ -103,35 +124,38 @@ class Speech:
         current.chars += len(text)
         return [frames.text_delta(text[at : at + _FRAME_CHARS]) for at in range(0, len(text), _FRAME_CHARS)]
 
+    def cut(self) -> None:
+        """The caller has cut in: what else comes of the open reply, except its end, is not wanted."""
+        current = self._open
+        if current is not None:
+            current.cut = True
+            current.taken = current.deltas
+            self._joined = []
+            self._drop(current.key)
+
+    # ------------------------------------------------------------------------------------------------------------ ends
+
     def lacks(self, end: EndReply) -> bool:
-        """Whether pieces of the reply that `end` closes have not been taken, and the caller would hear them."""
+        """Whether pieces of the reply that `end` closes are missing, and the caller would hear them."""
         key = (end.turn, end.part)
         if key <= self._closed or end.reason in ("interrupted", "ended"):
             return False
         current = self._open
         if current is None or current.key != key:
             return end.deltas > 0
-        return not self._cut and current.taken < end.deltas
+        return not current.cut and current.taken < end.deltas
 
-    def end(self, key: Key, *, before: bool = False) -> list[bytes]:
-        """Return the end of a reply, if it is still to be sent; with `before`, of whatever is open before `key`."""
-        if before and (self._open is None or self._open.key >= key):
-            return []
-        key = self._open.key if before and self._open is not None else key
+    def end(self, key: Key) -> list[bytes]:
+        """Return the end of a reply and what was joined before it; nothing if it has been sent."""
         if key <= self._closed:
             return []
-        if self._open is None or self._open.key != key:
-            self._open = Open(key)
-        written = [*self.flush(), frames.TEXT_END]
-        self._closed = key
-        self._cut = False
+        written = [*self._overtake(key)]
+        current = self._opened(key)
+        written += [*self.flush(), frames.TEXT_END]
+        self.finished.append(_receipt(current, ended=True))
+        self._closed, self._open = key, None
         self._drop(key)
         return written
-
-    def closed_receipt(self, key: Key) -> ReplySpoken:
-        """Return what was handed over of the reply that has just been ended, and close it."""
-        current, self._open = self._open or Open(key), None
-        return _receipt(current, ended=True)
 
     def receipt(self) -> ReplySpoken | None:
         """Return what was handed over of the open reply, if that is news."""
@@ -141,36 +165,38 @@ class Speech:
         current.reported = current.deltas
         return _receipt(current, ended=False)
 
-    def cut(self) -> None:
-        """The caller has cut in: what comes of the open reply, except its end, is not wanted any more."""
-        if self._open is not None:
-            self._cut = True
-            self._joined = []
-            self._open.taken = self._open.deltas
-            self._drop(self._open.key)
+    # ------------------------------------------------------------------------------------------------------------ gaps
 
     def missing(self, epoch: int, performed: int, ending: EndReply | None) -> Again | None:
-        """Return what to ask the owner for, or None where nothing is known to be missing."""
+        """Return what to ask the owner for, or None where nothing that is due is known to be missing."""
         if ending is not None and self.lacks(ending):
-            key, first = (ending.turn, ending.part), self._taken((ending.turn, ending.part)) + 1
-        else:
-            waiting = [place for place, delta in self._held.items() if delta.after <= performed]
-            if not waiting:
+            key = (ending.turn, ending.part)
+        elif self._held:
+            key = min(self._held)
+            if next(iter(self._held[key].values())).after > performed:
                 return None
-            key = min(waiting)[0]
-            first = self._taken(key) + 1
-        if (key, first) in self._held:
+        else:
             return None
-        return Again(epoch, key[0], key[1], first)
+        first = self._taken(key) + 1
+        return None if first in self._held.get(key, ()) else Again(epoch, key[0], key[1], first)
 
     def skip(self, key: Key) -> None:
         """Give up the missing pieces before the next one that is here."""
-        numbers = [number for held, number in self._held if held == key]
-        if not numbers:
-            return
+        pieces = self._held.get(key)
+        if pieces:
+            self._opened(key).taken = min(pieces) - 1
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _opened(self, key: Key) -> Open:
         if self._open is None or self._open.key != key:
             self._open = Open(key)
-        self._open.taken = min(numbers) - 1
+        return self._open
+
+    def _overtake(self, key: Key) -> list[bytes]:
+        """End what is open before `key`: the worker's gate must not stay shut for a reply that nobody will end."""
+        current = self._open
+        return [] if current is None or current.key >= key else self.end(current.key)
 
     def _taken(self, key: Key) -> int:
         return self._open.taken if self._open is not None and self._open.key == key else 0
@@ -178,20 +204,27 @@ class Speech:
     def _next(self) -> Delta | None:
         if not self._held:
             return None
-        if self._open is not None:
-            following = self._held.get((self._open.key, self._open.taken + 1))
+        current = self._open
+        if current is not None:
+            following = self._held.get(current.key, _NO_PIECES).get(current.taken + 1)
             if following is not None:
                 return following
-        place = min(self._held)
-        return self._held[place] if place[1] == 1 else None
+        key = min(self._held)
+        return self._held[key].get(self._taken(key) + 1)
 
-    def _take(self, delta: Delta) -> None:
-        del self._held[(delta.turn, delta.part), delta.n]
-        self._held_size -= len(delta.text) + 64
+    def _take(self, key: Key, delta: Delta) -> None:
+        pieces = self._held[key]
+        del pieces[delta.n]
+        if not pieces:
+            del self._held[key]
+        self._held_size -= len(delta.text) + _OVERHEAD
 
     def _drop(self, through: Key) -> None:
-        for place in [place for place in self._held if place[0] <= through]:
-            self._take(self._held[place])
+        for key in [key for key in self._held if key <= through]:
+            self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self._held.pop(key).values())
+
+
+_NO_PIECES: Final[dict[int, Delta]] = {}
 
 
 def _receipt(reply: Open, *, ended: bool) -> ReplySpoken:

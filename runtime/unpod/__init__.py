@@ -1,1 +1,113 @@
-"""An event-sourced runtime for voice agents: the call lives in a log, so the process that talks may die."""
+"""An event-sourced runtime for voice agents: the call lives in a log, so the process that talks may die.
+
+The public names. Each is loaded at its first use, so `import unpod` costs nothing that is not needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unpod.adapters import (
+        ChatMessage,
+        DialogAdapter,
+        EchoAdapter,
+        LLMCall,
+        OpenAIAdapter,
+        ScriptedAdapter,
+        ToolCall,
+        ToolResult,
+    )
+    from unpod.core.metrics import CallMetrics
+    from unpod.errors import (
+        AdapterError,
+        APIError,
+        ConfigurationError,
+        OrchestratorTooOld,
+        RunnerAuthError,
+        SessionClosed,
+        UnknownEvent,
+        UnpodError,
+        UnsupportedControl,
+    )
+    from unpod.logs import enable_logging
+    from unpod.management import AsyncClient, Client
+    from unpod.runner.context import CallContext
+    from unpod.runner.runner import AgentRunner
+    from unpod.runner.stats import RunnerStats
+    from unpod.session.session import MetricsTracker, Session
+
+__all__ = [
+    "APIError",
+    "AdapterError",
+    "AgentRunner",
+    "AsyncClient",
+    "CallContext",
+    "CallMetrics",
+    "ChatMessage",
+    "Client",
+    "ConfigurationError",
+    "DialogAdapter",
+    "EchoAdapter",
+    "LLMCall",
+    "MetricsTracker",
+    "OpenAIAdapter",
+    "OrchestratorTooOld",
+    "RunnerAuthError",
+    "RunnerStats",
+    "ScriptedAdapter",
+    "Session",
+    "SessionClosed",
+    "ToolCall",
+    "ToolResult",
+    "UnknownEvent",
+    "UnpodError",
+    "UnsupportedControl",
+    "enable_logging",
+]
+
+_HOMES = {
+    "unpod.adapters": (
+        "ChatMessage",
+        "DialogAdapter",
+        "EchoAdapter",
+        "LLMCall",
+        "OpenAIAdapter",
+        "ScriptedAdapter",
+        "ToolCall",
+        "ToolResult",
+    ),
+    "unpod.core.metrics": ("CallMetrics",),
+    "unpod.errors": (
+        "APIError",
+        "AdapterError",
+        "ConfigurationError",
+        "OrchestratorTooOld",
+        "RunnerAuthError",
+        "SessionClosed",
+        "UnknownEvent",
+        "UnpodError",
+        "UnsupportedControl",
+    ),
+    "unpod.logs": ("enable_logging",),
+    "unpod.management": ("AsyncClient", "Client"),
+    "unpod.runner.context": ("CallContext",),
+    "unpod.runner.runner": ("AgentRunner",),
+    "unpod.runner.stats": ("RunnerStats",),
+    "unpod.session.session": ("MetricsTracker", "Session"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

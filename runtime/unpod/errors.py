@@ -10,7 +10,7 @@
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
     ├── AdapterError              the brain failed in a way that the adapter knows
-    ├── APIError                  a request to the management API or the orchestrator failed; `status` and `reason` say how
+    ├── APIError                  a request to the management API or the orchestrator failed: `status`, `reason`
     ├── ProtocolViolation         a frame, record or request breaks the protocol; `whose` says on which side
     │   └── UnsafeIdentifier      an id that cannot be made a NATS subject token
     └── LogError                  the event log

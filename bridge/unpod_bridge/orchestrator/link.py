@@ -41,6 +41,7 @@ class SocketLink:
         self._outbox: deque[tuple[bytes, WSMsgType] | _Close] = deque()
         self._outbox_bytes = 0
         self._closing = False
+        self._aborted = False
         self._wake = asyncio.Event()
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -68,7 +69,7 @@ class SocketLink:
 
     def abort(self) -> None:
         """Cuts the TCP connection: no close frame, and nothing queued is sent."""
-        self._closing = True
+        self._closing = self._aborted = True
         self._outbox.clear()
         if self._transport is not None:
             self._transport.abort()
@@ -94,7 +95,7 @@ class SocketLink:
             return await self._read(on_text, on_nonsense)
         finally:
             try:
-                if self._closing:
+                if self._closing and not self._aborted:
                     await asyncio.wait({pump}, timeout=2 * _CLOSE_TIMEOUT_S)
             finally:
                 self._closing = True

@@ -127,6 +127,7 @@ class Drops(Step, frozen=True, tag="drops"):
 
     async def play(self, call: Call) -> None:
         """Cuts the socket and, where a redial is expected, waits for it."""
+        await call.connected(self.within_s)
         call.drop(for_good=not self.redial)
         if self.redial:
             await call.connected(self.within_s)

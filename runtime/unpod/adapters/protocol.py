@@ -64,7 +64,7 @@ def problem_with(adapter: object) -> str | None:
         found = getattr(adapter, method, None)
         if found is not None and not callable(found):
             return f"{name}.{method} is not a method; leave it out or make it one"
-    if inspect.iscoroutinefunction(getattr(adapter, "is_complete", None)):
+    if inspect.iscoroutinefunction(inspect.getattr_static(adapter, "is_complete", None)):
         return f"{name}.is_complete must not be async; make it a property or a plain method"
     return _problem_with_call(name, adapter)
 
@@ -89,7 +89,7 @@ def _problem_with_call(name: str, adapter: object) -> str | None:
         signature.bind("", **dict.fromkeys(accepted_options(stream)))
     except TypeError as error:
         offered = " and ".join(f"`{option}`" for option in _OFFERED)
-        return f"{name}.stream{signature} cannot be called: {error}; it gets the text, and {offered} if it names them"
+        return f"{name}.stream() cannot be called: {error}; it gets the text, and {offered} if it names them"
     return None
 
 

@@ -8,19 +8,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import LogUnavailable
-from unpod.jetstream.wire import decode_headers, status_of
+from unpod.jetstream.wire import NO_HEADERS, decode_lines, status_of
 from unpod.ports import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from unpod.errors import LogError
     from unpod.jetstream.connection import Nats
+    from unpod.jetstream.replies import Awaited
 
-_FIRST_BATCH: Final = 64  # small, so that the first record is there at once
-_LARGEST_BATCH: Final = 1_024
-_MAX_BYTES: Final = 1024 * 1024
-_TAIL: Final = b"\r\nNats-Stream: "
+_FIRST_BATCH: Final = 8  # the server sends a batch as a whole: a small one is there at once
+_GROWTH: Final = 8
+_LARGEST_BATCH: Final = 4_096  # each request costs the server a count of what is left, so few large ones are faster
+_MAX_BYTES: Final = 2 * 1024 * 1024
+_TAIL: Final = "\r\nNats-Stream: "
+_AT_SUBJECT: Final = len("Nats-Subject: ")
+_AT_SEQ: Final = len("Nats-Sequence: ")
+_AT_STAMP: Final = len("Nats-Time-Stamp: ")
+_AT_PENDING: Final = len("Nats-Num-Pending: ")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,11 +39,13 @@ class _Seconds:
 
     def parse(self, stamp: str) -> int:
         """Return nanoseconds since 1970 of an RFC 3339 time in UTC with up to nine digits of fraction."""
-        text, _, fraction = stamp.removesuffix("Z").partition(".")
+        text, fraction = stamp[:19], stamp[20:-1]
         if text != self._text:
             since = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
             self._text, self._ns = text, (since.days * 86_400 + since.seconds) * 1_000_000_000
-        return self._ns + int(fraction.ljust(9, "0")) if fraction else self._ns
+        if len(fraction) == 9:  # noqa: PLR2004 - the server leaves zeros at the end away
+            return self._ns + int(fraction)
+        return self._ns + int(fraction.ljust(9, "0"))
 
 
 class StoredParser:
@@ -55,113 +61,105 @@ class StoredParser:
 
         The server appends its own headers to the record's; only these are believed, and they are taken off.
         """
-        cut = block.rindex(_TAIL)
-        fields = block[cut + 2 : -4].decode("utf-8", "replace").split("\r\n")
-        values = [field.partition(": ")[2] for field in fields]
-        _, subject, seq, stamp = values[:4]
-        headers = decode_headers(block[:cut] + b"\r\n\r\n")
-        pending = int(values[4]) if len(values) > 4 else -1  # noqa: PLR2004 - a batch has two more
-        return Message(subject, data, headers, int(seq), self._seconds.parse(stamp)), pending
+        text = block.decode("utf-8", "replace")
+        cut = text.rindex(_TAIL)
+        headers = decode_lines(text[10:cut]) if cut > 10 else NO_HEADERS  # noqa: PLR2004 - "NATS/1.0\r\n"
+        _, subject, seq, stamp, *rest = text[cut + 2 : -4].split("\r\n")
+        pending = int(rest[0][_AT_PENDING:]) if rest else -1
+        time_ns = self._seconds.parse(stamp[_AT_STAMP:])
+        return Message(subject[_AT_SUBJECT:], data, headers, int(seq[_AT_SEQ:]), time_ns), pending
 
 
-class _Batch:
-    """One request and the row of its answers."""
+class BatchRead:
+    """One read: asks for batch after batch, the next one while the last is being consumed; holds two at most."""
 
-    __slots__ = ("_awaited", "_nats", "_parser", "_timeout_s", "_waiter", "end", "error", "pending", "records")
-
-    def __init__(self, nats: Nats, parser: StoredParser, timeout_s: float) -> None:
+    def __init__(self, nats: Nats, stream: str, pattern: str, start_seq: int, *, timeout_s: float) -> None:
         self._nats = nats
-        self._parser = parser
+        self._subject = f"$JS.API.DIRECT.GET.{stream}"
+        self._pattern = pattern
         self._timeout_s = timeout_s
-        self.records: list[Message] = []
-        self.pending = -1
-        self.end = False
-        self.error: LogError | None = None
+        self._parser = StoredParser()
+        self._awaited: Awaited | None = None
         self._waiter: asyncio.Future[None] | None = None
-
-    def ask(self, stream: str, request: dict[str, object]) -> None:
-        """Send the request; raises LogUnavailable."""
-        subject = f"$JS.API.DIRECT.GET.{stream}"
-        self._awaited = self._nats.expect(subject, self._timeout_s, self._answer, self._lost)
-        try:
-            self._nats.send_block(subject, json.dumps(request).encode(), b"", self._awaited.reply)
-        except BaseException:
-            self._awaited.close()
-            raise
-
-    def _answer(self, block: bytes, data: bytes) -> None:
-        status = status_of(block)
-        if not status:
-            status = self._take(block, data)
-        if status:
-            self._finish(status)
-        self._wake()
-
-    def _take(self, block: bytes, data: bytes) -> str:
-        message, pending = self._parser.message(block, data)
-        if self.pending == 0:  # appended since the server began to answer
-            return "204"
-        if self.pending > 0 and pending != self.pending - 1:
-            return "gap"
-        self.pending = pending
-        self.records.append(message)
-        self._awaited.extend(self._timeout_s)
-        return ""
-
-    def _finish(self, status: str) -> None:
-        self._awaited.close()
-        self.end = True
-        if status == "404":
-            self.pending = 0
-        elif status != "204":
-            self.error = LogUnavailable(f"the log cannot be read now ({status})")
-
-    def _lost(self, reason: LogError) -> None:
-        self.end, self.error = True, reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._records: list[Message] = []
+        self._size = _FIRST_BATCH
+        self._seq = start_seq
+        self._left = -1
+        """How many records are still to come, as of the first answer; -1 before it."""
+        self._in_batch = -1
+        """What the server said to have behind the last record; -1 at a batch's start."""
+        self._error: LogError | None = None
 
     async def more(self) -> list[Message]:
-        """Return what has come, at least one record; [] at the batch's end."""
-        while not self.records and not self.end:
+        """Return what has come since, at least one record; [] at the end as it was at the first answer.
+
+        Raises:
+            LogUnavailable: no answer; everything before is complete, and a new read can go on behind it.
+        """
+        while not self._records:
+            if self._left == 0:
+                return []
+            if self._error is not None:
+                raise self._error
+            if self._awaited is None:
+                self._ask()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        part, self.records = self.records, []
+        part, self._records = self._records, []
+        if self._awaited is not None:
+            self._awaited.extend(self._timeout_s)
         return part
 
     def close(self) -> None:
         """Await nothing any more."""
-        self._awaited.close()
+        if self._awaited is not None:
+            self._awaited.close()
+            self._awaited = None
 
-
-async def read_batches(
-    nats: Nats, stream: str, pattern: str, start_seq: int, *, timeout_s: float
-) -> AsyncGenerator[list[Message], None]:
-    """Yield what matches from `start_seq` up to the end as it is at the first answer, as it comes, in lists.
-
-    Raises:
-        LogUnavailable: no answer; what was yielded until then is complete, and a new read can go on behind it.
-    """
-    parser = StoredParser()
-    size, left, seq = _FIRST_BATCH, -1, start_seq
-    while left != 0:
-        batch = _Batch(nats, parser, timeout_s)
-        batch.ask(stream, {"seq": seq, "batch": size, "max_bytes": _MAX_BYTES, "next_by_subj": pattern})
+    def _ask(self) -> None:
+        body = {"seq": self._seq, "batch": self._size, "max_bytes": _MAX_BYTES, "next_by_subj": self._pattern}
+        self._size = min(self._size * _GROWTH, _LARGEST_BATCH)
+        self._in_batch = -1
+        # An inbox of its own for each: what a lost connection leaves of one batch cannot get into the next.
+        awaited = self._nats.expect(self._subject, self._timeout_s, self._answer, self._lost)
         try:
-            while left and (part := await batch.more()):
-                if left < 0:
-                    left = batch.pending + len(part)
-                del part[left:]
-                left -= len(part)
-                seq = part[-1].seq + 1
-                yield part
-        finally:
-            batch.close()
-        if batch.error is not None:
-            raise batch.error
-        if batch.pending <= 0:
-            return
-        size = min(size * 4, _LARGEST_BATCH)
+            self._nats.send_block(self._subject, json.dumps(body).encode(), b"", awaited.reply)
+        except BaseException:
+            awaited.close()
+            raise
+        self._awaited = awaited
+
+    def _answer(self, block: bytes, data: bytes) -> None:
+        if block.startswith(b"NATS/1.0 "):
+            self._end_of_batch(status_of(block))
+        else:
+            message, pending = self._parser.message(block, data)
+            if self._in_batch >= 0 and pending != self._in_batch - 1:
+                self._end_of_batch("a record is missing")
+            else:
+                self._in_batch = pending
+                self._left = pending if self._left < 0 else self._left - 1
+                self._seq = message.seq + 1
+                self._records.append(message)
+                if self._left == 0:
+                    self.close()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_of_batch(self, status: str) -> None:
+        self.close()
+        if status == "404" or (status == "204" and self._in_batch <= 0):
+            self._left = 0
+        elif status != "204":
+            self._error = LogUnavailable(f"the log cannot be read now ({status})")
+        elif len(self._records) <= self._size:
+            try:
+                self._ask()
+            except LogUnavailable as error:
+                self._error = error
+
+    def _lost(self, reason: LogError) -> None:
+        self._awaited = None
+        self._error = reason
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -18,9 +18,11 @@ import json
 import logging
 import random
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 from nats.errors import UnexpectedEOF
 
@@ -30,7 +32,7 @@ from unpod.jetstream.wire import Framing, encode_subscribe, encode_unsubscribe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nats.aio.client import Server
+    from nats.aio.client import Server, Srv
     from typing_extensions import override
 else:  # Python 3.11 has no `typing.override`, and one decorator is no reason for a dependency
     override = lambda method: method  # noqa: E731 - read by no type checker
@@ -191,6 +193,13 @@ class WireClient(Client):
             except Exception as error:  # noqa: BLE001 - whatever it is, a new connection is the way out
                 await self._process_op_err(error)
                 break
+
+    @override
+    async def _connect_to_server(self, s: Srv) -> None:
+        # nats-py's own reads 32 KB at a time and pauses the socket at twice that: a replay stops and starts.
+        s.last_attempt = time.monotonic()
+        self._transport = self._transport or cast("Any", TcpTransport)()
+        await self._transport.connect(s.uri, buffer_size=_READ_BYTES, connect_timeout=self.options["connect_timeout"])
 
     @override
     async def _process_connect_init(self) -> None:

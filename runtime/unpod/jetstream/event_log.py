@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.api import read_ack
-from unpod.jetstream.batch import StoredParser, read_batches
+from unpod.jetstream.batch import BatchRead, StoredParser
 from unpod.jetstream.topology import ensure, info, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, status_of
 from unpod.jetstream.writer import OrderedWriter, Record, submit
@@ -127,19 +126,20 @@ class JetStreamLog:
         loop = asyncio.get_running_loop()
         patience = loop.time() + _LAG_S
         while True:
+            reading = BatchRead(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)
             try:
-                parts = read_batches(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)
-                async with aclosing(parts):
-                    async for part in parts:
-                        patience = loop.time() + _LAG_S
-                        for message in part:
-                            seq = message.seq + 1
-                            yield message
+                while part := await reading.more():
+                    for message in part:
+                        yield message
+                    seq = part[-1].seq + 1
+                    patience = loop.time() + _LAG_S
                 if seq > until_seq:
                     return
                 problem = LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")
             except LogUnavailable as error:
                 problem = error
+            finally:
+                reading.close()
             if loop.time() >= patience:
                 raise problem
             await asyncio.sleep(_LAG_PAUSE_S)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
-_VERSION: Final = b"NATS/1.0"
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
 _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -86,8 +85,13 @@ def encode_unsubscribe(sid: int) -> bytes:
 
 def decode_headers(block: bytes) -> Mapping[str, str]:
     """Return the headers of a block; of a repeated name the last counts, and what is no header is left out."""
+    return decode_lines(block.partition(_CRLF)[2][: -len(_END)].decode("utf-8", "replace"))
+
+
+def decode_lines(text: str) -> dict[str, str]:
+    """Return the headers of a block's text without its first line and its end."""
     headers: dict[str, str] = {}
-    for line in block[len(_VERSION) : -len(_END)].decode("utf-8", "replace").split("\r\n")[1:]:
+    for line in text.split("\r\n"):
         key, colon, value = line.partition(": ")
         if not colon:  # "Key:value" is allowed, and rare
             key, colon, value = line.partition(":")

@@ -14,7 +14,9 @@ T = TypeVar("T")
 class Run(Protocol):
     """Runs a coroutine to its end and returns what it returns."""
 
-    def __call__(self, request: Coroutine[Any, Any, T], /) -> T: ...
+    def __call__(self, request: Coroutine[Any, Any, T], /) -> T:
+        """Return, or raise, what the coroutine does."""
+        ...
 
 
 class BlockingSessions:

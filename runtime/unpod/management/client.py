@@ -70,6 +70,7 @@ class Client:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._lock = threading.Lock()
         self._used = False
+        self._closed = False
         self.sessions = BlockingSessions(self._client.sessions, self._run)
 
     def __enter__(self) -> Self:
@@ -79,18 +80,25 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        if self._used:
+        """Close the connections; the client cannot be used afterwards."""
+        if self._used and not self._closed:
             self._run(self._client.close())
             self._runner.close()
+        self._closed = True
 
     def _run(self, request: Coroutine[Any, Any, T]) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            with self._lock:
-                self._used = True
-                return self._runner.run(request)
-        request.close()
-        msg = "unpod.Client blocks and cannot be used inside a running event loop; use `async with unpod.AsyncClient(...)`"
-        raise RuntimeError(msg)
+        problem = "unpod.Client is closed" if self._closed else _problem_here()
+        if problem is not None:
+            request.close()
+            raise RuntimeError(problem)
+        with self._lock:
+            self._used = True
+            return self._runner.run(request)
+
+
+def _problem_here() -> str | None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "unpod.Client blocks, so it cannot be used inside a running event loop; use unpod.AsyncClient and `await`"

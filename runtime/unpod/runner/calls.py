@@ -80,11 +80,15 @@ class Calls:
             del self._calls[start.job], self._tasks[start.job]
             self._over(start.job, result)
 
-    async def end_all(self, reason: str, timeout_s: float) -> None:
-        """Hang all calls up, and return when they are over, or after `timeout_s`."""
-        if self._tasks:
-            await asyncio.gather(*(self._hang_up(context, reason) for context in self.contexts()))
-            await self._left(timeout_s)
+    async def over(self) -> None:
+        """Return when no call is left."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks.values()))
+
+    async def end_all(self, reason: str) -> None:
+        """Hang all calls up, and return when they are over."""
+        await asyncio.gather(*(self._hang_up(context, reason) for context in self.contexts()))
+        await self.over()
 
     async def _hang_up(self, context: CallContext, reason: str) -> None:
         try:
@@ -93,16 +97,12 @@ class Calls:
         except (UnpodError, TimeoutError) as error:
             logger.warning("session %s could not be ended: %s", context.session_id, type(error).__name__)
 
-    async def abandon_all(self, timeout_s: float) -> None:
-        """Let go of all calls at once; what has not stopped after `timeout_s` is cancelled."""
+    def abandon_all(self) -> None:
+        """Let go of all calls: what waits for them in `run()` returns."""
         for call, _ in tuple(self._calls.values()):
             call.abandon()
-        for task in await self._left(timeout_s):
-            task.cancel()
-        await self._left(timeout_s)
 
-    async def _left(self, timeout_s: float) -> set[asyncio.Task[None]]:
-        if not self._tasks:
-            return set()
-        _, left = await asyncio.wait(tuple(self._tasks.values()), timeout=timeout_s)
-        return left
+    def cancel_all(self) -> None:
+        """Cancel what runs on behalf of calls."""
+        for task in tuple(self._tasks.values()):
+            task.cancel()

@@ -13,6 +13,7 @@ from unpod.jetstream.credentials import Credentials, load_context, parse_urls
 from unpod.jetstream.options import NatsOptions
 
 _NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _DATA_DIR = ".unpod"
 
 
@@ -71,9 +72,16 @@ def read_config(
         nats=nats,
         prefix=prefix,
         data_dir=Path(data_dir if data_dir is not None else found.get("UNPOD_DATA_DIR", _DATA_DIR)),
-        log_level=found.get("UNPOD_LOG_LEVEL", ""),
+        log_level=_log_level(found),
         bridge_environment=_bridge_environment(full, key, (base_url or "").strip()) if nats is None else {},
     )
+
+
+def _log_level(found: Mapping[str, str]) -> str:
+    level = found.get("UNPOD_LOG_LEVEL", "").upper()
+    if level and level not in _LEVELS:
+        raise ConfigurationError(f"UNPOD_LOG_LEVEL is {level[:40]!r}: give one of {', '.join(_LEVELS).lower()}")
+    return level
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions | None:

@@ -112,7 +112,7 @@ class Dispatch:
         self._look.set()
         self._on_change()
 
-    # --------------------------------------------------------------------------------------- listening while there is room
+    # ---------------------------------------------------------------------------------- listening while there is room
 
     async def _keep_up(self) -> None:
         while True:

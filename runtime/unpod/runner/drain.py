@@ -20,6 +20,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
+    from unpod.ports import Clock
     from unpod.runner.calls import Calls
     from unpod.runner.capacity import Capacity
     from unpod.runner.dispatch import Dispatch
@@ -80,12 +81,33 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
     return None if task.cancelled() else task.result()
 
 
+async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, None]) -> bool:
+    """Return whether `work` was done within `seconds`; it is cancelled if not."""
+    task = asyncio.ensure_future(work)
+    sleeping = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait({task, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+        return task.done() and task.result() is None
+    finally:
+        for each in (task, sleeping):
+            each.cancel()
+        await asyncio.wait({task, sleeping})
+
+
 class Drain:
     """Steps 1 to 5 for one runner."""
 
     def __init__(
-        self, dispatch: Dispatch, calls: Calls, capacity: Capacity, presence: Announcer, hooks: RunnerHooks
+        self,
+        *,
+        clock: Clock,
+        dispatch: Dispatch,
+        calls: Calls,
+        capacity: Capacity,
+        presence: Announcer,
+        hooks: RunnerHooks,
     ) -> None:
+        self._clock = clock
         self._dispatch = dispatch
         self._calls = calls
         self._capacity = capacity
@@ -99,14 +121,20 @@ class Drain:
         if self._capacity.taken:
             logger.info("draining: waiting for %d calls, up to %g s", self._capacity.taken, timeout_s)
         await stop.unless_aborted(self._wait(timeout_s))
-        await self._calls.abandon_all(ABANDON_S)
-        await self._hooks.finish(0.0 if stop.aborted.is_set() else HOOKS_S)
+        await self.let_go()
+        if stop.aborted.is_set() or not await within(self._clock, HOOKS_S, self._hooks.over()):
+            self._hooks.cancel_all()
+            await within(self._clock, ABANDON_S, self._hooks.over())
+
+    async def let_go(self) -> None:
+        """Abandon the calls that are left, if any; code that does not return then is cancelled."""
+        self._calls.abandon_all()
+        if not await within(self._clock, ABANDON_S, self._calls.over()):
+            self._calls.cancel_all()
+            await within(self._clock, ABANDON_S, self._calls.over())
 
     async def _wait(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._dispatch.idle()
-        except TimeoutError:
+        if not await within(self._clock, timeout_s, self._dispatch.idle()):
             await self._cut(timeout_s)
 
     async def _cut(self, timeout_s: float) -> None:
@@ -120,4 +148,4 @@ class Drain:
                 timeout_s,
                 ", ".join(sessions),
             )
-            await self._calls.end_all("error", CUT_S)
+            await within(self._clock, CUT_S, self._calls.end_all("error"))

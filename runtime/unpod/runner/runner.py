@@ -22,11 +22,11 @@ from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
 from unpod.jetstream.topology import embedded_topology, info, topology
+from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
 from unpod.runner.drain import Stop
-from unpod.runner.logs import enable_logging
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
@@ -52,7 +52,7 @@ class AgentRunner:
     """Takes the calls of one agent and runs `entrypoint` for each, in this process.
 
     With a NATS URL (`nats_url`, `UNPOD_NATS_URL`, `NATS_URL` or `NATS_CONTEXT`) it joins the fleet there. Without, it
-    is a whole system: it starts a NATS server (its data under `data_dir`, `UNPOD_DATA_DIR`, else `.unpod`) and a bridge,
+    is a whole system: it starts a NATS server (data under `data_dir`, `UNPOD_DATA_DIR`, else `.unpod`) and a bridge,
     which registers with `api_key` (else `UNPOD_API_KEY`) at `base_url` (else `UNPOD_ORCHESTRATOR_URL`).
 
     `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is a token bucket of that size; None is no

@@ -48,16 +48,16 @@ class RunnerHooks:
         """Run the hooks of a call that is over; `final_state` is `ended` or `failed`."""
         await self._fire("call_end", context, final_state)
 
-    async def finish(self, timeout_s: float) -> None:
-        """Return when the hooks that still run have returned, or after `timeout_s`, when they are cancelled."""
-        if not self._running:
-            return
-        _, late = await asyncio.wait(tuple(self._running), timeout=timeout_s)
-        for task in late:
+    async def over(self) -> None:
+        """Return when no hook runs any more."""
+        while self._running:
+            await asyncio.wait(tuple(self._running))
+
+    def cancel_all(self) -> None:
+        """Cancel the hooks that still run."""
+        for task in tuple(self._running):
+            logger.warning("a runner hook has not returned in time and is cancelled")
             task.cancel()
-        if late:
-            logger.warning("%d runner hooks have not returned and were cancelled", len(late))
-            await asyncio.wait(late, timeout=1.0)
 
     async def _fire(self, event: str, *args: object) -> None:
         if not self._hooks.has(event):

@@ -105,7 +105,7 @@ class Service:
             begin=self._calls.begin,
             changed=self._presence.changed,
         )
-        self._drain = Drain(self._dispatch, self._calls, self._capacity, self._presence, hooks)
+        self._drain = Drain(ground.clock, self._dispatch, self._calls, self._capacity, self._presence, hooks)
 
     # ---------------------------------------------------------------------------------------------------- what it tells
 
@@ -164,7 +164,7 @@ class Service:
         if self._patience is not None:
             self._patience.cancel()
         await self._dispatch.close()
-        await self._calls.abandon_all(1.0)
+        await self._drain.let_go()
         await self._presence.stop(self._announcement(gone=True))
         for subscription in self._subscriptions:
             await subscription.close()

@@ -75,7 +75,7 @@ class Driver:
 
     def __init__(self, seat: Seat, settings: SessionSettings) -> None:
         self.seat = seat
-        self.settings = settings
+        self.settings = replace(settings, agent_id=seat.agent_id)
         self.state = SessionState()
         self.hooks = Hooks()
         self.main = main_scope()

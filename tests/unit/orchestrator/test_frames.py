@@ -48,7 +48,7 @@ REGISTER: dict[str, Any] = {
 }
 
 
-def frame(event: str, **fields: Any) -> str:
+def frame(event: str, **fields: object) -> str:
     return json.dumps({"event": event, **fields})
 
 

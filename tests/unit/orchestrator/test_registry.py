@@ -4,7 +4,9 @@ from unpod_bridge.orchestrator.control_frames import Capabilities, Register
 from unpod_bridge.orchestrator.registry import RegisteredWorker, Registry
 
 
-def register(registry: Registry, name: str, room: int = 2, *, link: object = None, pool: str = "desk") -> RegisteredWorker:
+def register(
+    registry: Registry, name: str, room: int = 2, *, link: object = None, pool: str = "desk"
+) -> RegisteredWorker:
     capabilities = Capabilities([], room, "desk", "dial_out", "brain")
     return registry.register(Register(name, pool, capabilities), link or object())
 

@@ -23,9 +23,10 @@ def test_audio_starts_after_a_moment_and_ends_with_the_last_character() -> None:
     voice, utterance = voice_saying("0123456789")
     assert voice.next_event() == 100.5
     assert voice.advance(100.4) == []
-    assert not voice.speaking
+    speaking = [voice.speaking]
     assert voice.advance(100.5) == [VoiceEvent(Happened.STARTED, utterance)]
-    assert voice.speaking
+    speaking.append(voice.speaking)
+    assert speaking == [False, True]
     assert voice.next_event() == 101.5
     assert voice.advance(101.5) == [VoiceEvent(Happened.FINISHED, utterance)]
     assert voice.silent

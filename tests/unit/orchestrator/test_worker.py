@@ -12,7 +12,7 @@ from unpod_bridge.orchestrator.outgoing import CallIdentity
 from unpod_bridge.orchestrator.transfers import TransferRecord
 from unpod_bridge.orchestrator.verbs import REFUSED_TRANSFER_TEXT
 from unpod_bridge.orchestrator.wire import ALL_VERBS, EVENTS, WIRE_VERBS
-from unpod_bridge.orchestrator.worker import AbortLine, CloseLine, Phase, SpeechWorker, Transmit, WorkerOptions
+from unpod_bridge.orchestrator.worker import AbortLine, CloseLine, Effect, Phase, SpeechWorker, Transmit, WorkerOptions
 
 HELLO: dict[str, Any] = {
     "event": "hello",
@@ -22,28 +22,37 @@ HELLO: dict[str, Any] = {
 }
 
 
+OPTIONS = WorkerOptions(offers=ALL_VERBS, chars_per_s=10.0)
+
+
 class Bench:
     """A worker, its clock, and what came out of it."""
 
-    def __init__(self, *, metadata: dict[str, Any] | None = None, faults: CallFaults | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        options: WorkerOptions = OPTIONS,
+        *,
+        metadata: dict[str, Any] | None = None,
+        faults: CallFaults | None = None,
+    ) -> None:
         who = CallIdentity(
             session_id="s", job_id="j", call_id="c", room_id="r", agent_id="desk", metadata=metadata or {}
         )
         self.now = 1000.0
-        self.worker = SpeechWorker(
-            who, WorkerOptions(**{"offers": ALL_VERBS, "chars_per_s": 10.0, **options}), faults or CallFaults(), self.now
-        )
+        self.effects: list[Effect] = []
+        self.worker = SpeechWorker(who, options, faults or CallFaults(), self.now)
         self.worker.dispatched(self.now)
 
     def dial(self, token: str | None = None) -> int | None:
         return self.worker.dialled(self.worker.pairing.token if token is None else token, self.now)
 
-    def send(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+    def send(self, event: str, **fields: object) -> list[dict[str, Any]]:
         self.worker.received(json.dumps({"event": event, **fields}), self.now)
         return self.frames()
 
-    def hello(self, **changes: Any) -> list[dict[str, Any]]:
-        return self.send(**{**HELLO, **changes})
+    def hello(self, **changes: object) -> list[dict[str, Any]]:
+        self.worker.received(json.dumps({**HELLO, **changes}), self.now)
+        return self.frames()
 
     def after(self, seconds: float) -> list[dict[str, Any]]:
         """Lets time pass, waking the worker whenever it asks to be."""
@@ -166,7 +175,7 @@ def test_two_dials_are_refused_and_the_third_is_the_call() -> None:
 
 
 def test_the_handshake_negotiates_what_both_know() -> None:
-    bench = Bench(offers=WIRE_VERBS)
+    bench = Bench(WorkerOptions(offers=WIRE_VERBS))
     bench.dial()
     ack, started, state = bench.hello(supported_verbs=["agent.interrupt", "agent.say", "agent.dance"])
     assert ack["negotiated_verbs"] == ["agent.say"]
@@ -177,7 +186,7 @@ def test_the_handshake_negotiates_what_both_know() -> None:
 
 
 def test_what_is_not_advertised_is_not_sent() -> None:
-    bench = Bench(require_all_events=False)
+    bench = Bench(WorkerOptions(offers=ALL_VERBS, require_all_events=False))
     bench.dial()
     frames = bench.hello(supported_events=["user.text", "call.started", "weather"])
     assert frames[0]["negotiated_events"] == ["user.text", "call.started"]
@@ -238,7 +247,7 @@ def test_a_second_hello_fails_the_call(bench: Bench) -> None:
 
 
 def test_a_verb_that_was_not_negotiated_fails_the_call() -> None:
-    bench = Bench(offers=WIRE_VERBS)
+    bench = Bench(WorkerOptions(offers=WIRE_VERBS))
     bench.dial()
     bench.hello()
     bench.send("recording.pause", reason="PII")
@@ -289,9 +298,7 @@ def test_the_turn_is_measured(bench: Bench) -> None:
     bench.after(0.5)
     bench.send("agent.text.delta", text="x")
     bench.after(0.25)
-    turn, metric, *_ = (
-        frame for frame in bench.send("agent.text.end") if frame["event"] in {"turn.metrics", "metric"}
-    )
+    turn, metric, *_ = (frame for frame in bench.send("agent.text.end") if frame["event"] in {"turn.metrics", "metric"})
     assert turn["llm_ttft_ms"] == 500.0
     assert turn["llm_total_ms"] == 750.0
     assert turn["ttfa_ms"] == turn["asr_ms"] + 500.0 + turn["tts_ttfb_ms"]
@@ -343,7 +350,6 @@ def test_a_barge_in_reports_what_was_heard_and_cuts_the_transcript(bench: Bench)
     bench.send("agent.text.delta", text="one two three")
     bench.send("agent.text.end")
     bench.after(0.12 + 0.95)
-    frames = []
     bench.worker.caller_interrupts(HeardPrefix.AUTOMATIC, bench.now)
     frames = bench.frames()
     assert frames[0] == {"event": "user.interrupted", "turn_id": 1, "heard_prefix": "one two"}
@@ -397,13 +403,14 @@ def test_a_filler_is_said_only_into_silence(bench: Bench) -> None:
 def test_recording_is_paused_and_goes_on(bench: Bench) -> None:
     bench.send("recording.pause", reason="PII")
     bench.send("recording.pause", reason="PII")
-    assert bench.worker.performer.recording == "paused"
+    seen = [bench.worker.performer.recording]
     bench.worker.line_lost(None, bench.now)
     bench.dial()
     bench.hello()
-    assert bench.worker.performer.recording == "paused"
+    seen.append(bench.worker.performer.recording)
     bench.send("recording.resume")
-    assert bench.worker.performer.recording == "on"
+    seen.append(bench.worker.performer.recording)
+    assert seen == ["paused", "paused", "on"]
 
 
 def test_what_is_not_recorded_stays_so() -> None:
@@ -469,7 +476,7 @@ def test_a_refused_transfer_gives_no_frame_and_the_caller_is_told(bench: Bench, 
 
 
 def test_a_number_that_is_not_on_the_list_is_refused() -> None:
-    bench = Bench(allowed_numbers=frozenset({"+15550000000"}))
+    bench = Bench(WorkerOptions(offers=ALL_VERBS, allowed_numbers=frozenset({"+15550000000"})))
     bench.dial()
     bench.hello()
     bench.send("agent.transfer", transfer_type="number", target="+15551230000", mode="warm", announcement=None)
@@ -522,7 +529,8 @@ def test_a_cancel_before_anybody_dialled() -> None:
 
 def test_a_drop_and_a_raw_close_are_no_end(bench: Bench) -> None:
     bench.worker.drop(bench.now, for_good=False)
-    assert [type(effect) for effect in (bench.frames(), bench.effects)[1]][0] is AbortLine
+    bench.frames()
+    assert isinstance(bench.effects[-2], AbortLine)
     bench.dial()
     bench.hello()
     bench.worker.close_line(1012, bench.now)

@@ -1,0 +1,31 @@
+"""`python -m unpod_bridge`: the bridge as a process of its own, configured by its environment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from unpod.errors import ConfigurationError
+from unpod_bridge.app import run_bridge
+from unpod_bridge.config import BridgeConfig
+
+USAGE = 2
+
+
+def main() -> int:
+    """Run a bridge; return its exit status: 0, 1 (failed) or 2 (a setting is missing or wrong)."""
+    try:
+        config = BridgeConfig.from_env()
+    except ConfigurationError as error:
+        sys.stderr.write(f"unpod bridge: {error}\n")
+        return USAGE
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("unpod").setLevel(config.log_level)
+    return asyncio.run(run_bridge(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

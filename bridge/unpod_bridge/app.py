@@ -1,0 +1,285 @@
+"""The bridge process: NATS, the fleet of runners, one control link per pool, the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, assert_never
+
+from msgspec import Struct
+
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
+from unpod.core.subjects import Subjects
+from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
+from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, connect, open_jobs, open_log, topology
+from unpod.ports import Message, Subscription
+from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
+from unpod_bridge.control import ControlLink
+from unpod_bridge.control_effects import Assigned, Identity
+from unpod_bridge.dispatch import Dispatcher, RunnerPlace
+from unpod_bridge.fleet import Bridges, Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
+from unpod_bridge.job_records import Records
+from unpod_bridge.jobs import Fullness, Jobs
+from unpod_bridge.line import Job, Line, LineServices, LineSettings
+from unpod_bridge.registration import Registration
+from unpod_bridge.websocket import WebSocketDialer
+
+logger = logging.getLogger("unpod.bridge")
+
+ANNOUNCE_S: Final = 1.0
+LOOK_S: Final = 0.25
+"""How often the fleet is looked at: whether a runner is silent, whether a capacity has been stable."""
+ABANDON_S: Final = 2.0
+
+
+class Stop:
+    """When to end: `gently` at the first signal, `now` at the second."""
+
+    def __init__(self) -> None:
+        self.gently = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def ask(self) -> None:
+        """Take a signal."""
+        if self.gently.is_set():
+            logger.warning("a second signal: ending at once")
+            self.now.set()
+        self.gently.set()
+
+
+async def run_bridge(config: BridgeConfig) -> int:
+    """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, which is logged in a line."""
+    stop = Stop()
+    with _signals(stop.ask):
+        try:
+            async with connect(config.nats) as nats:
+                streams = topology(config.prefix)
+                log = await open_log(nats, streams.calls)
+                store = await open_jobs(nats, streams.jobs)
+                return await Bridge(config, nats, log, store).run(stop)
+        except (ConfigurationError, LogError) as error:
+            logger.error("%s", error)  # noqa: TRY400 - its text says what to do
+            return 1
+
+
+class Bridge:
+    """One bridge over an open connection."""
+
+    def __init__(self, config: BridgeConfig, nats: Nats, log: JetStreamLog, store: JobStore) -> None:
+        self.bridge_id = f"bridge-{secrets.token_hex(4)}"
+        self._config = config
+        self._nats = nats
+        self._loop = asyncio.get_running_loop()
+        self._subjects = Subjects(config.prefix)
+        self._fleet = Fleet()
+        self._roster = Roster()
+        self._bridges = Bridges(self._loop.time())
+        self._dialer = WebSocketDialer()
+        self._services = LineServices(
+            log=log,
+            bus=nats,
+            subjects=self._subjects,
+            clock=LogClock(),
+            bridge_id=self.bridge_id,
+            dialer=self._dialer,
+        )
+        self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
+        records = Records(store, self.bridge_id, lambda bridge: self._bridges.alive(bridge, self._loop.time()))
+        self._jobs = Jobs(self._dispatcher, records, Fullness(log.usage), self._make_line, self.bridge_id)
+        self._worker_ids: dict[Pool, str] = {}
+        self._links: dict[Pool, ControlLink] = {}
+        self._runs: dict[Pool, asyncio.Task[None]] = {}
+        self._failed = asyncio.Event()
+        self._draining = False
+
+    # ---------------------------------------------------------------------------------------------------- life and end
+
+    async def run(self, stop: Stop) -> int:
+        """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
+        subscriptions = [
+            await self._nats.subscribe(self._subjects.runners, self._on_runner),
+            await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
+        ]
+        where = readable(self._config.orchestrator_url)
+        logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
+        keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
+        try:
+            await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
+            await _first(self._drain(), stop.now.wait())
+        finally:
+            await self._end(keeping, subscriptions)
+        return 1 if self._failed.is_set() or stop.now.is_set() else 0
+
+    async def _drain(self) -> None:
+        self._draining = True
+        if self._jobs.calls:
+            logger.info("no more calls are taken; waiting for %d to end", self._jobs.calls)
+        for link in tuple(self._links.values()):
+            link.drain()
+        await self._jobs.until_idle()
+        if self._runs:
+            await asyncio.wait(tuple(self._runs.values()))
+
+    async def _end(self, keeping: asyncio.Task[None], subscriptions: Sequence[Subscription]) -> None:
+        keeping.cancel()
+        await self._jobs.abandon(ABANDON_S)
+        for run in self._runs.values():
+            run.cancel()
+        await asyncio.wait({keeping, *self._runs.values()}, timeout=ABANDON_S)
+        self._announce(gone=True)
+        for subscription in subscriptions:
+            await subscription.close()
+        logger.info("%s has ended", self.bridge_id)
+
+    async def _keep_house(self) -> None:
+        said_at = float("-inf")
+        while True:
+            now = self._loop.time()
+            for runner in self._fleet.expire(now):
+                logger.warning("the runner %s has fallen silent", runner)
+            self._look(now)
+            if now - said_at >= ANNOUNCE_S:
+                said_at = now
+                self._announce()
+                await self._dispatcher.queue.announce()
+            await asyncio.sleep(LOOK_S)
+
+    # ----------------------------------------------------------------------------------------------------------- fleet
+
+    def _on_runner(self, message: Message) -> None:
+        try:
+            said = RUNNER_ANNOUNCED.decode(message.data)
+        except MALFORMED:
+            logger.debug("a runner's announcement cannot be read")
+            return
+        if not (said.runner and said.agent):
+            return
+        now = self._loop.time()
+        if self._fleet.hear(said, now):
+            self._look(now)
+            self._dispatcher.changed()
+
+    def _on_bridge(self, message: Message) -> None:
+        try:
+            said = BRIDGE_ANNOUNCED.decode(message.data)
+        except MALFORMED:
+            logger.debug("a bridge's announcement cannot be read")
+            return
+        self._bridges.hear(said, self._loop.time())
+
+    def _look(self, now: float) -> None:
+        """Bring the registrations in line with the runners that there are."""
+        standings = self._fleet.standings()
+        for pool, link in self._links.items():
+            standing = standings.get(pool, Standing())
+            link.registration.set_capacity(standing.capacity if standing.serving else 0, standing.closed_for)
+        if not self._draining:
+            for step in self._roster.update(standings, now):
+                self._take(step, standings)
+
+    def _take(self, step: Step, standings: dict[Pool, Standing]) -> None:
+        link = self._links.get(step.pool)
+        match step:
+            case Join():
+                if link is None:
+                    self._join(step.pool, standings[step.pool])
+                else:
+                    link.stay()
+            case Renew():
+                if link is not None:
+                    link.renew()
+            case Leave():
+                if link is not None:
+                    link.leave()
+            case _:
+                assert_never(step)
+
+    def _join(self, pool: Pool, standing: Standing) -> None:
+        worker_id = self._worker_ids.setdefault(pool, f"{pool.agent}#{secrets.token_hex(4)}")
+        server = readable(self._config.orchestrator_url)
+        registration = Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where))
+        registration.set_capacity(standing.capacity, standing.closed_for)
+        link = ControlLink(
+            registration,
+            dialer=self._dialer,
+            url=self._config.orchestrator_url + CONTROL_PATH,
+            api_key=self._config.api_key,
+            desk=self._jobs,
+            on_change=self._announce,
+        )
+        self._links[pool] = link
+        self._runs[pool] = asyncio.create_task(self._run_link(pool, link), name="unpod-control")
+        self._announce()
+
+    async def _run_link(self, pool: Pool, link: ControlLink) -> None:
+        try:
+            await link.run()
+        except (RunnerAuthError, OrchestratorTooOld) as error:
+            logger.error("%s", error)  # noqa: TRY400 - its text says what to do
+            self._failed.set()  # the link stays, so that how it stands goes on being announced
+            return
+        del self._links[pool], self._runs[pool]
+        self._roster.gone(pool)
+        self._announce()
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _make_line(self, assigned: Assigned, place: RunnerPlace) -> Line:
+        job = Job(
+            job_id=assigned.job_id,
+            call_id=assigned.call_id,
+            agent_id=assigned.agent_id,
+            bridge_url=assigned.bridge_url,
+            call_token=assigned.call_token,
+            metadata=assigned.metadata,
+        )
+        return Line(job, place, self._services, LineSettings())
+
+    def _announce(self, *, gone: bool = False) -> None:
+        registrations = {pool.name: link.registration for pool, link in self._links.items()}
+        details = dict.fromkeys(registration.detail for registration in registrations.values() if registration.detail)
+        message = BridgeAnnounced(
+            bridge=self.bridge_id,
+            agents={name: registration.state for name, registration in registrations.items()},
+            detail="; ".join(details),
+            gone=gone,
+        )
+        self._publish(self._subjects.bridges, message)
+
+    def _publish(self, subject: str, message: Struct) -> None:
+        try:
+            self._nats.send(subject, encode(message))
+        except LogError as error:  # it is said again within a second
+            logger.debug("could not announce: %s", type(error).__name__)
+
+
+async def _first(*waits: Coroutine[object, object, object] | asyncio.Future[None]) -> None:
+    """Return when the first is done, and end the others; what it raised is raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@contextmanager
+def _signals(ask: Callable[[], None]) -> Iterator[None]:
+    """Take SIGTERM and SIGINT while inside."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, ask)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,103 @@
+"""The records of jobs: what another bridge needs to dial a call again when this one has died.
+
+A record holds the call's token, so runners may not read the store. It is made before the call is dialled, and deleted
+when the call is over. Every write is a compare-and-set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from unpod.core.codec import MALFORMED
+from unpod.errors import Fenced, LogError
+from unpod.jetstream import Entry, JobStore
+
+logger = logging.getLogger("unpod.bridge")
+
+
+class JobRecord(Struct, frozen=True, kw_only=True):
+    """One job as the store has it."""
+
+    job: str
+    agent: str
+    dev: bool = False
+    worker: str
+    bridge: str
+    call: str
+    bridge_url: str
+    token: str
+    state: Literal["dialing", "up"] = "dialing"
+    session: str = ""
+
+    def __repr__(self) -> str:
+        return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(JobRecord).decode
+
+
+class Claim:
+    """This bridge's record of one job; the last write counts, and errors only cost another bridge its knowledge."""
+
+    def __init__(self, store: JobStore, record: JobRecord, revision: int) -> None:
+        self._store = store
+        self._record = record
+        self._revision = revision
+
+    async def begun(self, session_id: str) -> None:
+        """The call is up."""
+        record = msgspec.structs.replace(self._record, state="up", session=session_id)
+        try:
+            self._revision = await self._store.update(record.job, _encode(record), self._revision)
+        except LogError as error:
+            logger.warning("the record of a job could not be updated: %s", type(error).__name__)
+        else:
+            self._record = record
+
+    async def drop(self) -> None:
+        """The job is over."""
+        try:
+            await self._store.delete(self._record.job, self._revision)
+        except LogError as error:
+            logger.warning("the record of a job could not be deleted: %s", type(error).__name__)
+
+
+class Records:
+    """The job store as one bridge uses it; `alive` tells whether another bridge is."""
+
+    def __init__(self, store: JobStore, bridge_id: str, alive: Callable[[str], bool]) -> None:
+        self._store = store
+        self._bridge_id = bridge_id
+        self._alive = alive
+
+    async def elsewhere(self, job_id: str) -> bool:
+        """Return whether the job's call lives at another bridge; raises LogError."""
+        entry = await self._store.get(job_id)
+        return entry is not None and self._is_elsewhere(entry)
+
+    async def claim(self, record: JobRecord) -> Claim | None:
+        """Store the record; None where the job's call lives at another bridge; raises LogError."""
+        value = _encode(record)
+        try:
+            return Claim(self._store, record, await self._store.create(record.job, value))
+        except Fenced:
+            entry = await self._store.get(record.job)
+        if entry is None:  # it was deleted in between
+            return Claim(self._store, record, await self._store.create(record.job, value))
+        if self._is_elsewhere(entry):
+            return None
+        return Claim(self._store, record, await self._store.update(record.job, value, entry.revision))
+
+    def _is_elsewhere(self, entry: Entry) -> bool:
+        try:
+            bridge = _decode(entry.value).bridge
+        except MALFORMED:
+            logger.warning("a record of a job cannot be read, and is replaced")
+            return False
+        return bridge != self._bridge_id and self._alive(bridge)

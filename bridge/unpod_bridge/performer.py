@@ -1,0 +1,340 @@
+"""What becomes of the owner's commands: in the order of their indexes, each once, and a receipt for each. Pure.
+
+A command that cannot be taken back is claimed first: the claim is in the log before the frame is on the socket, so that
+whoever comes after a crash knows that it may have been done. That the worker has it is known from a pong to a later
+ping; a socket that dies before leaves it `unknown`, and it is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod_bridge import frames
+from unpod_bridge.frames import Ignored, Unsupported
+from unpod_bridge.outputs import AskAgain, Fetch, Output, Owned, Ping, Store, Write
+from unpod_bridge.speech import Key, Speech
+
+_REMEMBERED: Final = 4_096
+_WITHHELD: Final = "its text was not kept, and did not arrive"
+_TOO_MUCH: Final = "too much waits for the worker"
+_ENDED: Final = "the call ended before it could be done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them."""
+
+    handshake_s: float = 10.0
+    tries: int = 3
+    retry_s: tuple[float, ...] = (0.2, 0.4)
+    redial_s: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8, 1.0)
+    busy_retry_s: float = 0.5
+    busy_for_s: float = 15.0
+    stable_s: float = 5.0
+    buffer_s: float = 30.0
+    buffer_bytes: int = 2 * 1024 * 1024
+    max_waiting: int = 2_000
+    filler_after_s: float = 0.7
+    first_receipt_s: float = 0.05
+    receipt_s: float = 0.25
+    again_s: float = 0.5
+    give_up_s: float = 2.0
+    fetch_s: float = 0.2
+    end_grace_s: float = 30.0
+    transfer_grace_s: float = 10.0
+    max_rejected: int = 1_000
+    max_unknown: int = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class CallState:
+    """What the parts of a relay share. `asked` is the reason of an end that is wanted, `ending` of one that was sent."""
+
+    settings: RelaySettings
+    speech: Speech
+    out: list[Output] = field(default_factory=list)
+    timers: dict[str, float] = field(default_factory=dict)
+    verbs: frozenset[str] = frozenset()
+    up: bool = False
+    paused: bool = False
+    pause_reason: str = ""
+    recorded: bool = True
+    filler: str = ""
+    asked: str | None = None
+    ending: str | None = None
+    epoch: int = 0
+    last_receipt: float = 0.0
+
+    def write(self, data: bytes | list[bytes]) -> None:
+        """Send frames, after what was joined before them."""
+        for part in [data] if isinstance(data, bytes) else data:
+            self.out.append(Write(part))
+
+    def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
+        """Store a command's receipt."""
+        fact = ev.CommandAcknowledged(
+            command=owned.id, verb=ev.tag_of(owned.command) if owned.command is not None else "", outcome=outcome,
+            owner_index=owned.index, reason=reason,
+        )  # fmt: skip
+        self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
+
+
+class Performer:
+    """Performs the owner's commands on a call."""
+
+    __slots__ = (
+        "_call", "_claim", "_claim_stored", "_early", "_pending", "_pings", "_queue", "_queued_size", "_seen", "_uncertain",
+        "index", "performed",
+    )  # fmt: skip
+
+    def __init__(self, call: CallState, *, index: int = 0) -> None:
+        self._call = call
+        self.index = index
+        self.performed = index
+        self._early: dict[int, Owned] = {}
+        self._queue: deque[Owned] = deque()
+        self._queued_size = 0
+        self._seen: dict[str, None] = {}
+        self._claim = ""
+        self._claim_stored = False
+        self._pending: dict[bytes, Owned] = {}
+        self._uncertain: list[Owned] = []
+        self._pings = 0
+
+    # ------------------------------------------------------------------------------------------------------- the order
+
+    def push(self, owned: Owned, now: float) -> None:
+        """Take a record of the owner, in whatever order it comes, and perform what is next."""
+        if owned.epoch != self._call.epoch or owned.index <= self.index:
+            return
+        if owned.index > self.index + 1:
+            if len(self._early) < self._call.settings.max_waiting:
+                self._early.setdefault(owned.index, owned)
+            self._call.timers.setdefault("fetch", now)
+            return
+        following: Owned | None = owned
+        while following is not None:
+            self.index = following.index
+            self._arrived(following)
+            following = self._early.pop(self.index + 1, None)
+        if not self._early:
+            self._call.timers.pop("fetch", None)
+        self.pump(now)
+
+    def fetch(self, now: float) -> None:
+        """Ask the log for what is missing, and again until it is here."""
+        if self._early:
+            self._call.out.append(Fetch(self.index + 1, min(self._early) - 1))
+            self._call.timers["fetch"] = now + self._call.settings.fetch_s
+
+    def _arrived(self, owned: Owned) -> None:
+        command, call = owned.command, self._call
+        if isinstance(command, cmd.PauseRecording) and self._pausable():
+            call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
+        elif isinstance(command, cmd.EndCall):
+            call.asked = call.asked or command.reason
+        size = len(command.text or "") if isinstance(command, cmd.Say) else 0
+        full = self._queued_size + size > call.settings.buffer_bytes or len(self._queue) >= call.settings.max_waiting
+        if command is not None and full and not isinstance(command, (cmd.EndReply, *cmd.IRREVERSIBLE)):
+            call.acknowledge(owned, "refused", _TOO_MUCH)
+            owned, size = Owned(owned.epoch, owned.index), 0
+        self._queue.append(owned)
+        self._queued_size += size
+
+    def pump(self, now: float) -> None:
+        """Perform what can be performed now, and hand over the speech that waited for it."""
+        call = self._call
+        while self._queue and self._perform(self._queue[0], now):
+            done = self._queue.popleft()
+            if isinstance(done.command, cmd.Say):
+                self._queued_size -= len(done.command.text or "")
+            self.performed = done.index
+            if call.up and call.speech.waiting:
+                call.write(call.speech.advance(self.performed))
+        self.chase(now)
+
+    def _perform(self, owned: Owned, now: float) -> bool:
+        command = owned.command
+        if command is None or owned.id in self._seen:
+            return True
+        if not self._call.up or not _PERFORM[type(command)](self, owned, now):
+            return False
+        self._seen[owned.id] = None
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return True
+
+    # ------------------------------------------------------------------------------------------------- missing speech
+
+    def chase(self, now: float) -> None:
+        """Ask for the pieces of a reply that should be here, for a while."""
+        call = self._call
+        lost = call.speech.missing(call.epoch, self.performed, self._end_that_waits()) if call.up else None
+        if lost is None:
+            call.timers.pop("again", None)
+            call.timers.pop("give_up", None)
+        elif "give_up" not in call.timers:
+            call.timers["give_up"] = now + call.settings.give_up_s
+            self.ask_again(now)
+
+    def ask_again(self, now: float) -> None:
+        """Ask the owner for what is missing."""
+        call = self._call
+        lost = call.speech.missing(call.epoch, self.performed, self._end_that_waits())
+        if lost is not None:
+            call.out.append(AskAgain(lost))
+            call.timers["again"] = now + call.settings.again_s
+
+    def give_up(self, now: float) -> None:
+        """What is missing will not come: the reply goes on, or ends, without it."""
+        call, ending = self._call, self._end_that_waits()
+        lost = call.speech.missing(call.epoch, self.performed, ending)
+        call.timers.pop("again", None)
+        if lost is None:
+            return
+        key: Key = (lost.turn, lost.part)
+        call.speech.skip(key)
+        call.write(call.speech.advance(self.performed))
+        if ending is not None and call.speech.lacks(ending):
+            call.write(call.speech.end(key))
+        self.pump(now)
+
+    def _end_that_waits(self) -> cmd.EndReply | None:
+        head = self._queue[0].command if self._queue else None
+        return head if isinstance(head, cmd.EndReply) else None
+
+    # ---------------------------------------------------------------------------------------------- claims, deliveries
+
+    def stored(self, command: str, now: float) -> None:
+        """The log has a claim."""
+        if command == self._claim:
+            self._claim_stored = True
+            self.pump(now)
+
+    def pong(self, token: bytes) -> None:
+        """The worker has read everything up to a ping."""
+        if token not in self._pending:
+            return
+        for known in list(self._pending):
+            self._call.acknowledge(self._pending.pop(known), "delivered")
+            if known == token:
+                return
+
+    def link_lost(self) -> None:
+        """The socket is gone, and with it every pong."""
+        self._uncertain += self._pending.values()
+        self._pending.clear()
+
+    def link_back(self) -> None:
+        """Nobody will ever know of what was written last."""
+        for owned in self._uncertain:
+            self._call.acknowledge(owned, "unknown")
+        self._uncertain.clear()
+
+    def over(self, *, clean: bool) -> None:
+        """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it to its end."""
+        for owned in self._pending.values():
+            self._call.acknowledge(owned, "delivered" if clean else "unknown")
+        self._pending.clear()
+        self.link_back()
+        for owned in self._queue:
+            if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
+                self._call.acknowledge(owned, "refused", _ENDED)
+        self._queue.clear()
+
+    # --------------------------------------------------------------------------------------------------- each command
+
+    def _end_reply(self, owned: Owned, _: float) -> bool:
+        command, speech = owned.command, self._call.speech
+        if isinstance(command, cmd.EndReply):
+            if speech.lacks(command):
+                return False
+            self._call.write(speech.end((command.turn, command.part)))
+        return True
+
+    def _send(self, owned: Owned, _: float) -> bool:
+        command, call = owned.command, self._call
+        if isinstance(command, cmd.Say) and command.text is None:
+            call.acknowledge(owned, "refused", _WITHHELD)
+            return True
+        data = frames.to_wire(_given(owned), call.verbs)
+        if isinstance(data, Ignored):
+            call.acknowledge(owned, "ignored", data.reason)
+        elif isinstance(data, Unsupported):
+            call.acknowledge(owned, "refused", data.reason)
+        else:
+            call.write([*call.speech.flush(), data])
+            call.acknowledge(owned, "written")
+        return True
+
+    def _filler(self, owned: Owned, now: float) -> bool:
+        command, call = owned.command, self._call
+        if isinstance(command, cmd.SetFiller):
+            if command.text is None and command.withheld:
+                call.acknowledge(owned, "refused", _WITHHELD)
+                return True
+            call.filler = command.text or ""
+        return self._send(owned, now)
+
+    def _pausable(self) -> bool:
+        return "recording.pause" in self._call.verbs or not self._call.recorded
+
+    def _recording(self, owned: Owned, now: float) -> bool:
+        call = self._call
+        if not call.recorded and "recording.pause" not in call.verbs:
+            call.acknowledge(owned, "ignored", "this call is not recorded")
+        else:
+            self._send(owned, now)
+        if isinstance(owned.command, cmd.ResumeRecording):  # a pause may wait behind it, and counts since it arrived
+            call.paused = any(isinstance(later.command, cmd.PauseRecording) for later in self._queue)
+        return True
+
+    def _claimed(self, owned: Owned, now: float) -> bool:
+        call, command = self._call, _given(owned)
+        data = frames.to_wire(command, call.verbs)
+        if not isinstance(data, bytes):
+            call.acknowledge(owned, "refused", data.reason)
+            return True
+        if self._claim != owned.id:
+            self._claim, self._claim_stored = owned.id, False
+            call.acknowledge(owned, "claimed", notify=owned.id)
+        if not self._claim_stored:
+            return False
+        self._claim = ""
+        self._pings += 1
+        token = b"c%d" % self._pings
+        self._pending[token] = owned
+        call.write([*call.speech.flush(), data])
+        call.out.append(Ping(token))
+        if isinstance(command, cmd.EndCall):
+            self._ends(command.reason, now + call.settings.end_grace_s)
+        elif isinstance(command, cmd.Transfer) and command.mode == "cold":
+            self._ends("transferred", now + call.settings.transfer_grace_s)
+        return True
+
+    def _ends(self, reason: str, latest: float) -> None:
+        call = self._call
+        call.ending = call.ending or reason
+        call.timers["ending"] = min(latest, call.timers.get("ending", latest))
+
+
+def _given(owned: Owned) -> cmd.AnyCommand:
+    assert owned.command is not None  # records without a command never come here
+    return owned.command
+
+
+_Act = Callable[[Performer, Owned, float], bool]
+_PERFORM: Final[dict[type[object], _Act]] = {
+    cmd.EndReply: Performer._end_reply,  # noqa: SLF001 - the class's own table
+    cmd.Say: Performer._send,  # noqa: SLF001
+    cmd.Interrupt: Performer._send,  # noqa: SLF001
+    cmd.SetFiller: Performer._filler,  # noqa: SLF001
+    cmd.PauseRecording: Performer._recording,  # noqa: SLF001
+    cmd.ResumeRecording: Performer._recording,  # noqa: SLF001
+    **dict.fromkeys(cmd.IRREVERSIBLE, Performer._claimed),  # noqa: SLF001
+}

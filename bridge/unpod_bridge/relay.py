@@ -1,0 +1,493 @@
+"""One call's state machine: what the worker, the owner, the log and the clock do goes in, what to do comes out.
+
+There is no `await` in it, as in websockets' `protocol.py`: a shell feeds it, in the order in which things happen, and
+carries out what each method returns, in order. The phases of the link to the worker:
+
+::
+
+    idle ── start ─▶ dialling ── on_open ─▶ greeting ── hello.ack ─▶ acked ── call.started ─▶ open
+              ▲                                │                       │                        │
+              └────────── a drop, a stall or a wrong order ───────────┴────────────────────────┘
+    any ── hang-up, cancel, refused or exhausted redial ─▶ over
+
+A drop (1006, 1011, 1012, 1013, no code) is redialled; 1000 and 1001 are a hang-up. While there is no link, commands and
+pieces of speech wait. All that another bridge needs to go on is in the log: epochs, indexes, receipts, claims.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, Literal
+
+from unpod.core import events as ev
+from unpod.core.live import Delta
+from unpod_bridge import frames
+from unpod_bridge.frames import Frame
+from unpod_bridge.outputs import Begin, Close, Dial, Failed, Output, Over, Owned, Store, Write
+from unpod_bridge.performer import CallState, Performer, RelaySettings
+from unpod_bridge.speech import Speech
+
+Phase = Literal["idle", "dialling", "greeting", "acked", "open", "over"]
+
+HANG_UP: Final = frozenset({1000, 1001})
+PAIRING_UNKNOWN: Final = 4003
+ALREADY_CONNECTED: Final = 4009
+REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
+PROTOCOL_ERROR: Final = 1002
+_SENT: Final = (Write, Close)
+
+
+class Relay:
+    """One call, from the first dial to its end. Every method that takes `now` returns what to do, in order."""
+
+    def __init__(self, settings: RelaySettings | None = None) -> None:
+        settings = RelaySettings() if settings is None else settings
+        self._settings = settings
+        self._call = CallState(settings=settings, speech=Speech(settings.buffer_bytes))
+        self._performer = Performer(self._call)
+        self.phase: Phase = "idle"
+        self.started = False
+        self._begun = False
+        self._session_id = ""
+        self._hello: Frame | None = None
+        self._unstored: list[Store | Over] = []
+        self._unstored_size = 0
+        self._tries = 0
+        self._redials = 0
+        self._reattached = 0
+        self._dropped_at = 0.0
+        self._busy_since: float | None = None
+        self._attached_at = 0.0
+        self._rejected = 0
+        self._unknown = 0
+        self._turns = 0
+        self._filled = 0
+
+    # ---------------------------------------------------------------------------------------------------------- shell
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called, or None."""
+        timers = self._call.timers
+        return min(timers.values()) if timers else None
+
+    @property
+    def joined(self) -> bool:
+        """Whether speech waits for `flush` at the end of this turn of the event loop."""
+        return self._call.up and self._call.speech.joined
+
+    @property
+    def paused(self) -> bool:
+        """Whether the recording is paused."""
+        return self._call.paused
+
+    def _take(self) -> list[Output]:
+        out, self._call.out = self._call.out, []
+        return out
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due."""
+        timers = self._call.timers
+        for name in [name for name, at in timers.items() if at <= now]:
+            if timers.pop(name, None) is not None:
+                _TIMERS[name](self, now)
+        return self._take()
+
+    # ------------------------------------------------------------------------------------------------------- the link
+
+    def start(self, now: float) -> list[Output]:
+        """Begin to dial."""
+        self._dial(now)
+        return self._take()
+
+    def on_open(self, now: float) -> list[Output]:
+        """The socket is open."""
+        self.phase = "greeting"
+        self._call.timers["handshake"] = now + self._settings.handshake_s
+        self._call.write(frames.hello())
+        return self._take()
+
+    def on_dial_failed(self, status: int | None, now: float) -> list[Output]:
+        """No socket; `status` is the HTTP status of a refusal."""
+        if self.phase == "dialling":
+            # A server that closes before it has accepted the WebSocket answers with 403.
+            self._down(PAIRING_UNKNOWN if status in REFUSED_STATUS else None, now)
+        return self._take()
+
+    def on_lost(self, code: int | None, reason: str, now: float) -> list[Output]:
+        """The socket is gone; see `sockets.Receiver.on_lost`."""
+        if self.phase in ("idle", "dialling", "over"):
+            return self._take()
+        if code is None and reason:  # a message beyond every bound, or bytes that are no WebSocket frames
+            self._evt(frames.rejected(b"", f"the socket was given up: {reason[:100]}"), now)
+        self._down(code, now)
+        return self._take()
+
+    def cancel(self, now: float) -> list[Output]:
+        """The orchestrator has called the job off."""
+        if self.phase != "over":
+            if self.started:
+                self._end("cancelled", now)
+            else:
+                self._fail("cancelled", cancelled=True)
+        return self._take()
+
+    def end(self, reason: str, detail: str, now: float) -> list[Output]:
+        """The bridge itself cannot go on."""
+        if self.phase != "over":
+            self._end(reason, now, detail=detail)
+        return self._take()
+
+    def _dial(self, _: float) -> None:
+        self.phase = "dialling"
+        self._tries += 1
+        self._call.out.append(Dial())
+
+    def _down(self, code: int | None, now: float) -> None:
+        """There is no link (any more)."""
+        was_open = self.phase == "open"
+        self._call.timers.pop("handshake", None)
+        self._call.timers.pop("filler", None)
+        self._call.up = False
+        self._performer.link_lost()
+        if not self.started:
+            self._retry(code, now)
+        elif code in HANG_UP:
+            self._end("hangup", now, code=code, by="caller")
+        elif code == PAIRING_UNKNOWN:
+            self._end("lost", now, code=code, detail="the worker does not know the call any more")
+        else:
+            self._redial(code, now, was_open=was_open)
+
+    def _retry(self, code: int | None, now: float) -> None:
+        settings = self._settings
+        if code in HANG_UP:
+            self._fail("the worker hung up before the call started")
+        elif self._tries >= settings.tries:
+            self._fail(f"no call after {self._tries} dials" + (f", last close code {code}" if code else ""))
+        else:
+            self.phase = "dialling"
+            pause = settings.retry_s[min(self._tries, len(settings.retry_s)) - 1]
+            self._call.timers["dial"] = now + pause
+
+    def _redial(self, code: int | None, now: float, *, was_open: bool) -> None:
+        settings, timers = self._settings, self._call.timers
+        if was_open and (not self._dropped_at or now - self._attached_at >= settings.stable_s):
+            self._dropped_at, self._redials, self._busy_since = now, 0, None
+        self.phase = "dialling"
+        if code == ALREADY_CONNECTED:
+            self._busy_since = now if self._busy_since is None else self._busy_since
+            if now - self._busy_since >= settings.busy_for_s:
+                self._end("lost", now, code=code, detail="another socket holds the call")
+                return
+            pause = settings.busy_retry_s
+        else:
+            pause = settings.redial_s[min(self._redials, len(settings.redial_s) - 1)]
+        self._redials += 1
+        timers["dial"] = now + pause
+        timers["buffer"] = max(self._dropped_at + settings.buffer_s, now)
+        if pause == 0.0:
+            timers.pop("dial")
+            self._dial(now)
+
+    def _stalled(self, now: float) -> None:
+        self._wrong(now)
+
+    def _wrong(self, now: float) -> None:
+        """The handshake has gone wrong: close, and dial again."""
+        self._call.out.append(Close(PROTOCOL_ERROR))
+        self._down(None, now)
+
+    def _lost(self, now: float) -> None:
+        self._end("lost", now, detail=f"no link to the worker for {self._settings.buffer_s:g} s")
+
+    # ------------------------------------------------------------------------------------------------ from the worker
+
+    def on_frame(self, frame: Frame, now: float) -> list[Output]:
+        """Take one frame of the worker."""
+        body = frame.body
+        if self.phase == "open":
+            if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
+                frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
+            elif isinstance(body, ev.UserText):
+                self._heard(body, now)
+            elif isinstance(body, ev.UserInterrupted):
+                self._call.speech.cut()
+                self._performer.pump(now)
+            self._evt(frame, now)
+        elif self.phase in ("greeting", "acked"):
+            self._handshake(frame, now)
+        return self._take()
+
+    def _handshake(self, frame: Frame, now: float) -> None:
+        body = frame.body
+        if isinstance(body, ev.HelloAcked) and self.phase == "greeting":
+            self.phase, self._hello = "acked", frame
+            self._call.verbs = frames.negotiated(body)
+            if self.started:
+                self._evt(frame, now)
+        elif isinstance(body, ev.CallStarted) and self.phase == "acked" and self._hello is not None:
+            if self.started:
+                self._reattach(body, frame, now)
+            else:
+                self._first(body, self._hello, frame, now)
+        elif frame.type in ("hello.ack", "call.started"):  # in the wrong order, or ill-typed
+            if self.started:
+                self._evt(self._out_of_order(frame), now)
+            self._wrong(now)
+        else:
+            self._evt(frame, now)
+
+    def _out_of_order(self, frame: Frame) -> Frame:
+        if isinstance(frame.body, ev.FrameRejected):
+            return frame
+        return frames.rejected(frame.data, f"{frame.type} out of order", frame.type)
+
+    def _first(self, body: ev.CallStarted, hello: Frame, frame: Frame, now: float) -> None:
+        if not body.session_id:
+            self._call.out.append(Close(PROTOCOL_ERROR))
+            self._fail("call.started without a session id")
+            return
+        self.started = True
+        self._session_id = body.session_id
+        self._call.recorded = body.metadata.get("recording") is not False
+        self._call.out.append(Begin(body.session_id, hello, frame))
+        self._opened(now)
+
+    def _reattach(self, body: ev.CallStarted, frame: Frame, now: float) -> None:
+        if body.session_id != self._session_id:
+            self._evt(frames.rejected(frame.data, "call.started of another session", frame.type), now)
+            self._wrong(now)
+            return
+        self._reattached += 1
+        self._store("evt", ev.CallReattached(session_id=self._session_id, attempt=self._reattached))
+        self._performer.link_back()
+        self._opened(now)
+        if self._call.paused and "recording.pause" in self._call.verbs:
+            self._call.write(frames.recording_pause(self._call.pause_reason))
+        self._speak(now)
+        self._performer.pump(now)
+        self._spoken(now)
+
+    def _opened(self, now: float) -> None:
+        timers = self._call.timers
+        for name in ("handshake", "buffer", "dial"):
+            timers.pop(name, None)
+        self.phase, self._call.up, self._attached_at = "open", True, now
+
+    def on_pong(self, token: bytes) -> list[Output]:
+        """The worker has read what was written before a ping."""
+        if self.phase == "open":
+            self._performer.pong(token)
+        return self._take()
+
+    # --------------------------------------------------------------------------------------------- to and from the log
+
+    def begin(self, epoch: int, now: float) -> list[Output]:
+        """The line is taken and the owner appointed under `epoch`: what has happened since can be stored."""
+        self._begun = True
+        self._call.epoch = epoch
+        held, self._unstored = self._unstored, []
+        self._call.out.extend(held)
+        self._performer.pump(now)
+        return self._take()
+
+    def stored(self, notify: str, now: float) -> list[Output]:
+        """The log has what a `Store` with `notify` asked for."""
+        if self.phase != "over":
+            self._performer.stored(notify, now)
+            self._spoken(now)
+        return self._take()
+
+    def log_away(self, now: float) -> list[Output]:
+        """The log does not answer."""
+        if self.phase != "over":
+            self._call.timers.setdefault("log", now + self._settings.buffer_s)
+        return self._take()
+
+    def log_back(self) -> list[Output]:
+        """The log answers again."""
+        self._call.timers.pop("log", None)
+        return self._take()
+
+    def _log_gone(self, now: float) -> None:
+        self._end("error", now, detail=f"the event log did not answer for {self._settings.buffer_s:g} s")
+
+    def _evt(self, frame: Frame, now: float) -> None:
+        """Store a frame, unless it is one of a flood that cannot be taken."""
+        body = frame.body
+        if isinstance(body, ev.FrameRejected):
+            self._rejected += 1
+            if self._rejected > self._settings.max_rejected:
+                return
+        elif isinstance(body, ev.FrameUnknown):
+            self._unknown += 1
+            if self._unknown > self._settings.max_unknown:
+                return
+        self._store("evt", body, frame.data)
+        if not self._begun and self._unstored_size > self._settings.buffer_bytes and self.started:
+            self._end("error", now, detail="too much came before the call could be stored")
+
+    def _store(self, channel: Literal["evt", "ack"], body: ev.CallerEvent | ev.Receipt, data: bytes = b"") -> None:
+        store = Store(channel, body, data, withheld=self._call.paused)
+        if self._begun:
+            self._call.out.append(store)
+        elif self.started or self._unstored_size <= self._settings.buffer_bytes:
+            self._unstored.append(store)
+            self._unstored_size += len(data) + 64
+
+    # ------------------------------------------------------------------------------------------------- from the owner
+
+    def on_owned(self, owned: Owned, now: float) -> list[Output]:
+        """Take a record of the owner, in whatever order."""
+        if self.phase != "over":
+            self._performer.push(owned, now)
+            self._spoken(now)
+        return self._take()
+
+    def on_delta(self, delta: Delta, now: float) -> list[Output]:
+        """Take a piece of a reply; the first leaves at once, for the others see `joined`."""
+        call = self._call
+        if self.phase == "over" or delta.epoch != call.epoch or not call.speech.offer(delta):
+            return []
+        if call.up:
+            call.write(call.speech.advance(self._performer.performed))
+            if call.speech.waiting:
+                self._performer.chase(now)
+            self._spoken(now)
+        return self._take()
+
+    def flush(self, now: float) -> list[Output]:
+        """The turn of the event loop is over: send the speech that was joined in it."""
+        if self._call.up:
+            self._speak(now)
+        return self._take()
+
+    def _speak(self, now: float) -> None:
+        self._call.write(self._call.speech.flush())
+        self._spoken(now)
+
+    def _spoken(self, now: float) -> None:
+        """Account for what has just been handed to the worker."""
+        call, settings = self._call, self._settings
+        speech, timers = call.speech, call.timers
+        if speech.finished:
+            for fact in speech.finished:
+                self._store("ack", fact)
+            speech.finished.clear()
+            self._await_reply(now)
+        if speech.unreported and "receipt" not in timers:
+            timers["receipt"] = max(now + settings.first_receipt_s, call.last_receipt + settings.receipt_s)
+        if "filler" in timers and speech.spoke(self._filled + 1):
+            self._await_reply(now)
+
+    def _receipt(self, now: float) -> None:
+        fact = self._call.speech.receipt()
+        if fact is not None:
+            self._call.last_receipt = now
+            self._store("ack", fact)
+
+    # -------------------------------------------------------------------------------------------------------- filler
+
+    def _heard(self, body: ev.UserText, now: float) -> None:
+        if body.is_final:
+            self._turns += 1
+            self._await_reply(now)
+
+    def _await_reply(self, now: float) -> None:
+        """Wait for the reply to the next turn, unless one is being spoken or nobody has said anything."""
+        speech, timers = self._call.speech, self._call.timers
+        while self._filled < self._turns and speech.spoke(self._filled + 1):
+            self._filled += 1
+        open_ = speech.open_key is not None
+        if self._filled >= self._turns or open_ or not self._call.filler or "agent.filler" in self._call.verbs:
+            timers.pop("filler", None)
+        elif "filler" not in timers:
+            timers["filler"] = now + self._settings.filler_after_s
+
+    def _fill(self, now: float) -> None:
+        self._filled += 1
+        if self._call.up and self._call.ending is None and self._call.filler:
+            self._call.write(frames.say(self._call.filler))
+        if self._filled < self._turns:
+            self._await_reply(now)
+
+    # ------------------------------------------------------------------------------------------------------- the end
+
+    def _fail(self, reason: str, *, cancelled: bool = False) -> None:
+        if self.phase in ("dialling", "greeting", "acked") and cancelled:
+            self._call.out.append(Close(1000))
+        self.phase = "over"
+        self._call.timers.clear()
+        self._call.out.append(Failed(reason, cancelled))
+
+    def _end(
+        self,
+        reason: str,
+        now: float,
+        *,
+        code: int | None = None,
+        detail: str = "",
+        by: Literal["agent", "caller", "operator", "system"] = "system",
+    ) -> None:
+        """The call is over, whatever the reason; if the agent has ended it, that reason counts."""
+        call = self._call
+        asked = call.ending or (call.asked if reason == "lost" else None)
+        if asked is not None and reason in ("hangup", "lost"):
+            reason, by, detail = asked, "agent", ""
+        if code not in HANG_UP and self.phase != "idle":
+            call.out.append(Close(1000))
+        clean = code in HANG_UP
+        self._receipt(now)
+        call.up = False
+        pending, call.out = call.out, []
+        self._performer.over(clean=clean)
+        receipts, call.out = call.out, pending
+        self._keep([store for store in receipts if isinstance(store, Store)])
+        ended = ev.CallEnded(reason=reason, detail=self._detail(detail), close_code=code, by=by)
+        self._store("evt", ended)
+        self._keep([Over(reason)])
+        self.phase = "over"
+        call.timers.clear()
+
+    def _keep(self, stores: list[Store] | list[Over]) -> None:
+        if self._begun:
+            self._call.out.extend(stores)
+        else:
+            self._unstored.extend(stores)
+
+    def _detail(self, detail: str) -> str:
+        lost = max(0, self._rejected - self._settings.max_rejected) + max(0, self._unknown - self._settings.max_unknown)
+        return f"{detail}; {lost} more frames were not kept".lstrip("; ") if lost else detail
+
+    def _overdue(self, now: float) -> None:
+        self._end(self._call.ending or "completed", now, detail="the worker did not close", by="agent")
+
+    def _redial_due(self, now: float) -> None:
+        self._dial(now)
+
+    def _fetch_due(self, now: float) -> None:
+        self._performer.fetch(now)
+
+    def _again_due(self, now: float) -> None:
+        self._performer.ask_again(now)
+
+    def _give_up_due(self, now: float) -> None:
+        self._performer.give_up(now)
+        self._spoken(now)
+
+
+logger = logging.getLogger("unpod.bridge.relay")
+_TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
+    "dial": Relay._redial_due,  # noqa: SLF001 - the class's own table
+    "handshake": Relay._stalled,  # noqa: SLF001
+    "buffer": Relay._lost,  # noqa: SLF001
+    "log": Relay._log_gone,  # noqa: SLF001
+    "ending": Relay._overdue,  # noqa: SLF001
+    "receipt": Relay._receipt,  # noqa: SLF001
+    "filler": Relay._fill,  # noqa: SLF001
+    "fetch": Relay._fetch_due,  # noqa: SLF001
+    "again": Relay._again_due,  # noqa: SLF001
+    "give_up": Relay._give_up_due,  # noqa: SLF001
+}
