@@ -105,7 +105,14 @@ class Service:
             begin=self._calls.begin,
             changed=self._presence.changed,
         )
-        self._drain = Drain(ground.clock, self._dispatch, self._calls, self._capacity, self._presence, hooks)
+        self._drain = Drain(
+            clock=ground.clock,
+            dispatch=self._dispatch,
+            calls=self._calls,
+            capacity=self._capacity,
+            presence=self._presence,
+            hooks=hooks,
+        )
 
     # ---------------------------------------------------------------------------------------------------- what it tells
 

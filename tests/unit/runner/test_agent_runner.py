@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -26,16 +26,16 @@ async def generator(ctx: CallContext) -> AsyncIterator[None]:
     yield
 
 
-def wrapped(function: Any) -> Any:
+def wrapped(function: Callable[[CallContext], object]) -> Callable[[CallContext], object]:
     @functools.wraps(function)
-    def wrapper(*args: object) -> object:
-        return function(*args)
+    def wrapper(ctx: CallContext) -> object:
+        return function(ctx)
 
     return wrapper
 
 
-def make(**arguments: Any) -> AgentRunner:
-    return AgentRunner(**{"entrypoint": handle_call, "agent_id": "my-agent", **arguments})
+def make(**arguments: object) -> AgentRunner:
+    return AgentRunner(**{"entrypoint": handle_call, "agent_id": "my-agent", **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def make(**arguments: Any) -> AgentRunner:
     [handle_call, Callable_(), Callable_().method, functools.partial(handle_call), wrapped(handle_call)],
     ids=["function", "object", "method", "partial", "decorated"],
 )
-def test_any_async_callable_is_an_entrypoint(entrypoint: Any) -> None:
+def test_any_async_callable_is_an_entrypoint(entrypoint: object) -> None:
     assert make(entrypoint=entrypoint).agent_id == "my-agent"
 
 
@@ -58,7 +58,7 @@ def test_any_async_callable_is_an_entrypoint(entrypoint: Any) -> None:
         (handle_call.__code__, "give the function"),
     ],
 )
-def test_what_is_no_entrypoint_is_said(entrypoint: Any, says: str) -> None:
+def test_what_is_no_entrypoint_is_said(entrypoint: object, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         make(entrypoint=entrypoint)
 
@@ -85,14 +85,14 @@ def test_what_is_no_entrypoint_is_said(entrypoint: Any, says: str) -> None:
         ({"api_key": b"key"}, TypeError, "api_key is a string"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(arguments: dict[str, object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
         make(**arguments)
     assert "\n" not in str(caught.value)
 
 
 def test_the_arguments_have_the_order_that_users_know() -> None:
-    runner = AgentRunner(handle_call, "a", "key", 7, 3, 60, 5, True, "ws://x", "nats://y")
+    runner = AgentRunner(handle_call, "a", "key", 7, 3, 60, 5, True, "ws://x", "nats://y")  # noqa: FBT003 - the point
     assert runner.stats().capacity == 3
     assert "@dev" in repr(runner)
 
@@ -145,7 +145,7 @@ def test_start_without_a_key_is_one_line_and_status_2(
     assert said.out == ""
 
 
-async def test_run_without_a_key_raises_and_starts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+async def test_run_without_a_key_raises_and_starts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     no_nats(monkeypatch)
     with pytest.raises(ConfigurationError, match="UNPOD_API_KEY"):
         await make(data_dir=tmp_path / "data").run()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.runner.stage import stage
+
+from unpod import CallContext
+from unpod.core.fleet import Hold, Start
+from unpod.testing.clock import settle
+
+
+async def until_the_end(ctx: CallContext) -> None:
+    await ctx.session.run()
+
+
+async def test_a_call_is_taken_run_and_counted_once() -> None:
+    async with stage(until_the_end) as on:
+        line = await on.bridge.call("job-1")
+        assert [ctx.session_id for ctx in on.service.contexts()] == [line.session_id]
+        assert (on.service.stats().in_flight, on.bridge.heard[-1].in_flight) == (1, 1)
+        await on.clock.advance(30)
+        await line.end("hangup")
+        await settle()
+        stats = on.service.stats()
+        assert (stats.in_flight, stats.completed_last_hour, stats.failed_last_hour) == (0, 1, 0)
+        assert stats.mean_call_duration_s == pytest.approx(30)
+        assert on.bridge.heard[-1].in_flight == 0
+
+
+async def test_there_are_never_more_calls_than_places_and_a_full_runner_does_not_listen() -> None:
+    async with stage(until_the_end, capacity=2) as on:
+        lines = [await on.bridge.call(f"job-{n}") for n in range(2)]
+        assert await on.bridge.offer("job-2") is None
+        await lines[0].end("hangup")
+        await settle()
+        await on.bridge.call("job-2")
+        assert on.service.stats().in_flight == 2
+
+
+async def test_offers_that_come_at_once_get_no_more_places_than_there_are() -> None:
+    async with stage(until_the_end, capacity=2) as on:
+        answers = await asyncio.gather(*(on.bridge.offer(f"job-{n}") for n in range(5)))
+        given = [answer.answer for answer in answers if answer is not None]
+        assert given.count("taken") == 2
+        assert set(given) <= {"taken", "full"}
+
+
+async def test_a_place_is_forgotten_unless_it_is_confirmed() -> None:
+    async with stage(until_the_end, capacity=1) as on:
+        answered = await on.bridge.offer("job-1")
+        assert answered is not None
+        await on.clock.advance(1.1)
+        assert not (await on.bridge.tell(answered.runner, Hold(job="job-1"))).ok
+        await on.bridge.promised("job-2")
+        await on.clock.advance(59)
+        assert await on.bridge.offer("job-3") is None
+        await on.clock.advance(1.1)
+        await on.bridge.promised("job-3")
+
+
+async def test_a_released_place_is_free_and_its_call_never_was() -> None:
+    async with stage(until_the_end, capacity=1) as on:
+        runner = await on.bridge.promised("job-1")
+        assert (await on.bridge.release(runner, "job-1")).ok
+        await settle()
+        assert not (
+            await on.bridge.tell(runner, Start(job="job-1", agent="agent", session="s", epoch=1, until_seq=1))
+        ).ok
+        await on.bridge.promised("job-2")
+        assert on.service.stats().completed_last_hour == 0
+
+
+async def test_a_start_that_is_repeated_starts_one_call() -> None:
+    begun: list[str] = []
+
+    async def entrypoint(ctx: CallContext) -> None:
+        begun.append(ctx.session_id)
+        await ctx.session.run()
+
+    async with stage(entrypoint) as on:
+        runner = await on.bridge.promised("job-1")
+        line, until_seq = await on.bridge.connect()
+        start = on.bridge.start("job-1", line, until_seq)
+        assert (await on.bridge.tell(runner, start)).ok
+        assert (await on.bridge.tell(runner, start)).ok
+        await line.end("hangup")
+        await settle()
+        assert (await on.bridge.tell(runner, start)).ok
+        await settle()
+        assert begun == [line.session_id]
+
+
+async def test_a_start_for_another_agent_or_an_unusable_session_is_refused() -> None:
+    async with stage(until_the_end, capacity=1) as on:
+        runner = await on.bridge.promised("job-1")
+        assert not (await on.bridge.tell(runner, Start(job="job-1", agent="b", session="s", epoch=1, until_seq=1))).ok
+        assert not (
+            await on.bridge.tell(runner, Start(job="job-1", agent="agent", session="", epoch=1, until_seq=1))
+        ).ok
+        await settle()
+        await on.bridge.promised("job-2")
+
+
+async def test_permits_are_spent_and_flow_in_again() -> None:
+    async with stage(until_the_end, capacity=10, permits=2) as on:
+        for job in ("job-1", "job-2"):
+            await (await on.bridge.call(job)).end("hangup")
+            await settle()
+        assert await on.bridge.offer("job-3") is None
+        await on.clock.advance(29)
+        assert await on.bridge.offer("job-3") is None
+        await on.clock.advance(1.5)
+        await on.bridge.promised("job-3")
+
+
+async def test_dev_runners_and_others_do_not_mix() -> None:
+    async with (
+        stage(until_the_end) as on,
+        stage(until_the_end, dev=True, runner_id="runner-dev", broker=on.bus.broker, clock=on.clock) as dev,
+    ):
+        for _ in range(4):
+            here, there = await on.bridge.offer("job-1"), await dev.bridge.offer("job-2")
+            assert here is not None
+            assert there is not None
+            assert (here.runner, there.runner) == ("runner-1", "runner-dev")
+        assert {(said.runner, said.agent, said.dev) for said in on.bridge.heard} == {
+            ("runner-1", "agent", False),
+            ("runner-dev", "agent", True),
+        }
+
+
+async def test_it_announces_itself_each_second_and_says_when_it_goes() -> None:
+    async with stage(until_the_end, capacity=3) as on:
+        assert on.bridge.heard[-1].capacity == 3
+        before = len(on.bridge.heard)
+        await on.clock.advance(3.0)
+        assert len(on.bridge.heard) == before + 3
+        heard = on.bridge.heard
+    assert heard[-1].gone
+
+
+async def test_changes_of_one_moment_are_announced_once() -> None:
+    async with stage(until_the_end, capacity=20) as on:
+        before = len(on.bridge.heard)
+        await asyncio.gather(*(on.bridge.offer(f"job-{n}") for n in range(15)))
+        await settle()
+        assert len(on.bridge.heard) - before <= 3
+
+
+async def test_what_waits_at_the_bridges_is_queued() -> None:
+    async with stage(until_the_end) as on:
+        await on.bridge.announce_queued(4)
+        assert on.service.stats().queued == 4
+        assert on.bridge.heard[-1].queued == 4
+        await on.clock.advance(3.1)
+        assert on.service.stats().queued == 0
+
+
+async def test_what_cannot_be_read_changes_nothing() -> None:
+    async with stage(until_the_end) as on:
+        for subject in (
+            on.bridge.subjects.dispatch("agent"),
+            on.bridge.subjects.runner("runner-1"),
+            on.bridge.subjects.bridges,
+            on.bridge.subjects.queued("agent"),
+        ):
+            for data in (b"", b"{", b"[" * 100_000, b'"\xff"', b'{"type":"dance"}', b'{"job": 7}'):
+                await on.bridge.log.publish(subject, data)
+        await settle()
+        await on.bridge.call("job-1")
