@@ -25,7 +25,8 @@ from unpod_bridge.dispatch import Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Bridges, Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
 from unpod_bridge.job_records import Records
 from unpod_bridge.jobs import Fullness, Jobs
-from unpod_bridge.line import Job, Line, LineServices, LineSettings
+from unpod_bridge.line import Line
+from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.registration import Registration
 from unpod_bridge.websocket import WebSocketDialer
 
@@ -53,7 +54,7 @@ class Stop:
 
 
 async def run_bridge(config: BridgeConfig) -> int:
-    """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, which is logged in a line."""
+    """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, logged in one line."""
     stop = Stop()
     with _signals(stop.ask):
         try:
@@ -236,9 +237,9 @@ class Bridge:
             agent_id=assigned.agent_id,
             bridge_url=assigned.bridge_url,
             call_token=assigned.call_token,
-            metadata=assigned.metadata,
+            metadata=dict(assigned.metadata),
         )
-        return Line(job, place, self._services, LineSettings())
+        return Line(job, place, self._services)
 
     def _announce(self, *, gone: bool = False) -> None:
         registrations = {pool.name: link.registration for pool, link in self._links.items()}

@@ -174,7 +174,7 @@ class Jobs:
         """End the call (`Desk.cancel`)."""
         call = self._calls.get(job_id)
         if call is not None and call.line is not None:
-            call.line.cancel()
+            asyncio.get_running_loop().call_soon(call.line.cancel)  # after `run` has begun: its task may be new
 
     # --------------------------------------------------------------------------------------------------------- search
 

@@ -13,12 +13,16 @@ from unpod_bridge.frames import Frame
 
 
 class Owned(Struct, frozen=True):
-    """A record of the owner as the bridge needs it: a command, or None for one that only takes an index."""
+    """A record of the owner as the bridge needs it: a command, or None for one that only takes an index.
+
+    `refusal` is why a command cannot be read.
+    """
 
     epoch: int
     index: int
     id: str = ""
     command: AnyCommand | None = None
+    refusal: str = ""
 
 
 class Dial(Struct, frozen=True):

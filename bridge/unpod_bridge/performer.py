@@ -53,7 +53,7 @@ class RelaySettings:
 
 @dataclass(slots=True, kw_only=True)
 class CallState:
-    """What the parts of a relay share. `asked` is the reason of an end that is wanted, `ending` of one that was sent."""
+    """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent."""
 
     settings: RelaySettings
     speech: Speech
@@ -71,9 +71,12 @@ class CallState:
     last_receipt: float = 0.0
 
     def write(self, data: bytes | list[bytes]) -> None:
-        """Send frames, after what was joined before them."""
+        """Send frames, and store the receipts of the replies that end with them."""
         for part in [data] if isinstance(data, bytes) else data:
             self.out.append(Write(part))
+        if self.speech.finished:
+            self.out.extend(Store("ack", fact) for fact in self.speech.finished)
+            self.speech.finished.clear()
 
     def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
         """Store a command's receipt."""
@@ -88,8 +91,8 @@ class Performer:
     """Performs the owner's commands on a call."""
 
     __slots__ = (
-        "_call", "_claim", "_claim_stored", "_early", "_pending", "_pings", "_queue", "_queued_size", "_seen", "_uncertain",
-        "index", "performed",
+        "_call", "_claim", "_claim_stored", "_early", "_pending", "_pings", "_queue", "_queued_size", "_seen",
+        "_uncertain", "index", "performed",
     )  # fmt: skip
 
     def __init__(self, call: CallState, *, index: int = 0) -> None:
@@ -160,6 +163,8 @@ class Performer:
 
     def _perform(self, owned: Owned, now: float) -> bool:
         command = owned.command
+        if owned.refusal:
+            self._call.acknowledge(owned, "refused", owned.refusal)
         if command is None or owned.id in self._seen:
             return True
         if not self._call.up or not _PERFORM[type(command)](self, owned, now):
@@ -237,7 +242,7 @@ class Performer:
         self._uncertain.clear()
 
     def over(self, *, clean: bool) -> None:
-        """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it to its end."""
+        """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
         for owned in self._pending.values():
             self._call.acknowledge(owned, "delivered" if clean else "unknown")
         self._pending.clear()
@@ -262,7 +267,9 @@ class Performer:
         if isinstance(command, cmd.Say) and command.text is None:
             call.acknowledge(owned, "refused", _WITHHELD)
             return True
-        data = frames.to_wire(_given(owned), call.verbs)
+        if command is None:
+            return True
+        data = frames.to_wire(command, call.verbs)
         if isinstance(data, Ignored):
             call.acknowledge(owned, "ignored", data.reason)
         elif isinstance(data, Unsupported):
@@ -295,8 +302,8 @@ class Performer:
         return True
 
     def _claimed(self, owned: Owned, now: float) -> bool:
-        call, command = self._call, _given(owned)
-        data = frames.to_wire(command, call.verbs)
+        call, command = self._call, owned.command
+        data = Ignored() if command is None else frames.to_wire(command, call.verbs)
         if not isinstance(data, bytes):
             call.acknowledge(owned, "refused", data.reason)
             return True
@@ -321,11 +328,6 @@ class Performer:
         call = self._call
         call.ending = call.ending or reason
         call.timers["ending"] = min(latest, call.timers.get("ending", latest))
-
-
-def _given(owned: Owned) -> cmd.AnyCommand:
-    assert owned.command is not None  # records without a command never come here
-    return owned.command
 
 
 _Act = Callable[[Performer, Owned, float], bool]

@@ -18,6 +18,7 @@ a capacity of 0 refuses, at once.
 from __future__ import annotations
 
 import logging
+
 from unpod.core.codec import describe
 from unpod.core.fleet import Registration as State
 from unpod.errors import OrchestratorTooOld, RunnerAuthError

@@ -49,7 +49,7 @@ class Relay:
         self.phase: Phase = "idle"
         self.started = False
         self._begun = False
-        self._session_id = ""
+        self.session_id = ""
         self._hello: Frame | None = None
         self._unstored: list[Store | Over] = []
         self._unstored_size = 0
@@ -78,13 +78,16 @@ class Relay:
         return self._call.up and self._call.speech.joined
 
     @property
-    def paused(self) -> bool:
-        """Whether the recording is paused."""
-        return self._call.paused
+    def epoch(self) -> int:
+        """The owner's epoch, 0 before there is one."""
+        return self._call.epoch
 
     def _take(self) -> list[Output]:
         out, self._call.out = self._call.out, []
-        return out
+        if self._begun:
+            return out
+        self._unstored += [output for output in out if isinstance(output, (Store, Over))]
+        return [output for output in out if not isinstance(output, (Store, Over))]
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
@@ -215,6 +218,7 @@ class Relay:
             elif isinstance(body, ev.UserInterrupted):
                 self._call.speech.cut()
                 self._performer.pump(now)
+                self._spoken(now)
             self._evt(frame, now)
         elif self.phase in ("greeting", "acked"):
             self._handshake(frame, now)
@@ -250,18 +254,18 @@ class Relay:
             self._fail("call.started without a session id")
             return
         self.started = True
-        self._session_id = body.session_id
+        self.session_id = body.session_id
         self._call.recorded = body.metadata.get("recording") is not False
         self._call.out.append(Begin(body.session_id, hello, frame))
         self._opened(now)
 
     def _reattach(self, body: ev.CallStarted, frame: Frame, now: float) -> None:
-        if body.session_id != self._session_id:
+        if body.session_id != self.session_id:
             self._evt(frames.rejected(frame.data, "call.started of another session", frame.type), now)
             self._wrong(now)
             return
         self._reattached += 1
-        self._store("evt", ev.CallReattached(session_id=self._session_id, attempt=self._reattached))
+        self._store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
         self._performer.link_back()
         self._opened(now)
         if self._call.paused and "recording.pause" in self._call.verbs:
@@ -284,13 +288,15 @@ class Relay:
 
     # --------------------------------------------------------------------------------------------- to and from the log
 
-    def begin(self, epoch: int, now: float) -> list[Output]:
-        """The line is taken and the owner appointed under `epoch`: what has happened since can be stored."""
-        self._begun = True
+    def appoint(self, epoch: int) -> None:
+        """The owner has its epoch: what it says is heard from here on."""
         self._call.epoch = epoch
+
+    def begin(self) -> list[Output]:
+        """What has happened since `Begin` can be stored, and all that follows."""
+        self._begun = True
         held, self._unstored = self._unstored, []
         self._call.out.extend(held)
-        self._performer.pump(now)
         return self._take()
 
     def stored(self, notify: str, now: float) -> list[Output]:
@@ -330,12 +336,11 @@ class Relay:
             self._end("error", now, detail="too much came before the call could be stored")
 
     def _store(self, channel: Literal["evt", "ack"], body: ev.CallerEvent | ev.Receipt, data: bytes = b"") -> None:
-        store = Store(channel, body, data, withheld=self._call.paused)
-        if self._begun:
-            self._call.out.append(store)
-        elif self.started or self._unstored_size <= self._settings.buffer_bytes:
-            self._unstored.append(store)
+        if not self._begun:
             self._unstored_size += len(data) + 64
+            if not self.started and self._unstored_size > self._settings.buffer_bytes:
+                return
+        self._call.out.append(Store(channel, body, data, withheld=self._call.paused))
 
     # ------------------------------------------------------------------------------------------------- from the owner
 
@@ -372,14 +377,9 @@ class Relay:
         """Account for what has just been handed to the worker."""
         call, settings = self._call, self._settings
         speech, timers = call.speech, call.timers
-        if speech.finished:
-            for fact in speech.finished:
-                self._store("ack", fact)
-            speech.finished.clear()
-            self._await_reply(now)
         if speech.unreported and "receipt" not in timers:
             timers["receipt"] = max(now + settings.first_receipt_s, call.last_receipt + settings.receipt_s)
-        if "filler" in timers and speech.spoke(self._filled + 1):
+        if self._filled < self._turns:
             self._await_reply(now)
 
     def _receipt(self, now: float) -> None:
@@ -438,24 +438,13 @@ class Relay:
             reason, by, detail = asked, "agent", ""
         if code not in HANG_UP and self.phase != "idle":
             call.out.append(Close(1000))
-        clean = code in HANG_UP
         self._receipt(now)
         call.up = False
-        pending, call.out = call.out, []
-        self._performer.over(clean=clean)
-        receipts, call.out = call.out, pending
-        self._keep([store for store in receipts if isinstance(store, Store)])
-        ended = ev.CallEnded(reason=reason, detail=self._detail(detail), close_code=code, by=by)
-        self._store("evt", ended)
-        self._keep([Over(reason)])
+        self._performer.over(clean=code in HANG_UP)
+        self._store("evt", ev.CallEnded(reason=reason, detail=self._detail(detail), close_code=code, by=by))
+        call.out.append(Over(reason))
         self.phase = "over"
         call.timers.clear()
-
-    def _keep(self, stores: list[Store] | list[Over]) -> None:
-        if self._begun:
-            self._call.out.extend(stores)
-        else:
-            self._unstored.extend(stores)
 
     def _detail(self, detail: str) -> str:
         lost = max(0, self._rejected - self._settings.max_rejected) + max(0, self._unknown - self._settings.max_unknown)

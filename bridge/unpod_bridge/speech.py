@@ -227,5 +227,9 @@ class Speech:
 _NO_PIECES: Final[dict[int, Delta]] = {}
 
 
+def _wanted(current: Open, key: Key, number: int) -> bool:
+    return key > current.key or (key == current.key and not current.cut and number > current.taken)
+
+
 def _receipt(reply: Open, *, ended: bool) -> ReplySpoken:
     return ReplySpoken(turn=reply.key[0], part=reply.key[1], deltas=reply.deltas, chars=reply.chars, ended=ended)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
@@ -20,6 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Event
 
 from unpod_bridge.sockets import DialError, Receiver
+from unpod_bridge.urls import is_local, redact_url
 
 if TYPE_CHECKING:
     from typing_extensions import override
@@ -74,7 +73,7 @@ class WebSocketDialer:
                 ping_interval=None,
                 max_size=settings.max_size,
                 logger=_silent,
-                proxy=None if _is_local(url) else True,
+                proxy=None if is_local(url) else True,
                 create_connection=_Connection,
             )
         except InvalidStatus as error:
@@ -316,36 +315,3 @@ class WebSocket:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-# --- URLs -------------------------------------------------------------------------------------------------------------
-
-
-def with_token(url: str, token: str) -> str:
-    """Return `url` with `token=` added to whatever query it has."""
-    scheme, host, path, query, _ = urlsplit(url)
-    added = f"token={quote(token, safe='')}"
-    return urlunsplit((scheme, host, path, f"{query}&{added}" if query else added, ""))
-
-
-_SECRET: Final = re.compile(r"token|key|secret|signature|password|auth|credential|nonce|\bsig\b", re.IGNORECASE)
-
-
-def redact_url(url: str) -> str:
-    """Return a URL for people: host and parameters stay, what may be a secret does not. Never raises."""
-    try:
-        scheme, netloc, path, query, _ = urlsplit(url)
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
-        shown = urlencode([(name, "***" if _SECRET.search(name) else value) for name, value in pairs], safe="*")
-        host = netloc.rpartition("@")[2]
-        return urlunsplit((scheme, f"***@{host}" if "@" in netloc else netloc, path, shown, ""))[:500]
-    except ValueError:
-        return "an unreadable URL"
-
-
-def _is_local(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return False
-    return host in ("localhost", "::1") or host.startswith("127.")

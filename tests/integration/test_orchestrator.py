@@ -1020,6 +1020,23 @@ async def test_a_client_that_stops_reading_is_cut_off(orchestrator: LocalOrchest
         client.lines[0].socket.transport.abort()
 
 
+async def test_a_client_that_answers_no_ping_is_a_drop() -> None:
+    async with LocalOrchestrator(ping_interval_s=0.1) as orchestrator, a_call(orchestrator, idle) as (call, client):
+        client.lines[0].socket.transport.pause_reading()
+        await call.observed(lambda seen: not seen.live, "the drop is noticed")
+        assert not call.over
+        client.lines[0].socket.transport.abort()
+
+
+async def test_stopping_gives_up_a_call_that_is_being_placed() -> None:
+    async with LocalOrchestrator() as orchestrator:
+        placing = asyncio.create_task(orchestrator.place_call(AGENT, deadline_ms=60_000))
+        await asyncio.sleep(0)
+        assert len(orchestrator.calls) == 1
+    with pytest.raises(CallRefused, match="the call is over"):
+        await placing
+
+
 async def test_stopping_ends_everything_within_a_second_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     before = asyncio.all_tasks()

@@ -21,7 +21,7 @@ def logger() -> Iterator[logging.Logger]:
 
 
 def test_the_library_adds_no_handler_by_itself(logger: logging.Logger) -> None:
-    import unpod.adapters  # noqa: F401, PLC0415 - importing is what is tested
+    import unpod.adapters  # noqa: PLC0415 - importing is what is tested
     import unpod.management  # noqa: F401, PLC0415
 
     assert logger.handlers == []

@@ -44,7 +44,9 @@ class Dispatcher:
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(self._pause_s)
-            worker = await self._pick(call.pool, tried, deadline_ms / 1000, even_if_full=even_if_full)
+            worker = await self._pick(call, tried, deadline_ms / 1000, even_if_full=even_if_full)
+            if call.over:
+                raise CallRefused([*reasons, f"the call is over ({call.outcome})"])
             if worker is None:
                 reasons.append("at_capacity" if self.desk.registry.in_pool(call.pool) else "no worker is registered")
                 continue
@@ -106,12 +108,12 @@ class Dispatcher:
             self._offered.popitem(last=False)
 
     async def _pick(
-        self, pool: str, tried: set[str], patience_s: float, *, even_if_full: bool
+        self, call: Call, tried: set[str], patience_s: float, *, even_if_full: bool
     ) -> RegisteredWorker | None:
         deadline = asyncio.get_running_loop().time() + patience_s
         while True:
-            worker = self.desk.registry.pick(pool, tried, even_if_full=even_if_full)
+            worker = self.desk.registry.pick(call.pool, tried, even_if_full=even_if_full)
             left = deadline - asyncio.get_running_loop().time()
-            if worker is not None or left <= 0:
+            if worker is not None or left <= 0 or call.over:
                 return worker
             await self.desk.changed.wait(left)

@@ -385,11 +385,19 @@ async def serve_forever(
     host: str = "127.0.0.1",
     port: int = 8900,
     *,
+    advertised_host: str | None = None,
     api_keys: Collection[str] = frozenset({"sk_local"}),
+    speed: float = 1.0,
     on_ready: Callable[[LocalOrchestrator], None] | None = None,
 ) -> None:
-    """Serves until it is cancelled, and stops in good order then; `on_ready` is told when it listens."""
-    async with LocalOrchestrator(host=host, port=port, api_keys=api_keys) as orchestrator:
+    """Serves until it is cancelled, and stops in good order then; `on_ready` is told when it listens.
+
+    `advertised_host` stands in the URLs that workers are given, where it is not `host` that they reach it under.
+    """
+    orchestrator = LocalOrchestrator(
+        host=host, port=port, advertised_host=advertised_host, api_keys=api_keys, speed=speed
+    )
+    async with orchestrator:
         if on_ready is not None:
             on_ready(orchestrator)
         await asyncio.Event().wait()

@@ -37,10 +37,11 @@ class Performer:
 
     def perform(self, verb: frames.Verb, now: float) -> None:
         """Carries out one verb; `FrameError` where it comes at a time when it may not."""
+        if isinstance(verb, _Speech):
+            self._speech(verb, now)
+            return
+        self._worker.tell(VerbDone(_as_raw(verb)))
         match verb:
-            case frames.TextDelta() | frames.TextEnd() | frames.Say() | frames.Filler() | frames.Interrupt():
-                self._speech(verb, now)
-                return
             case frames.EndCall():
                 self.end_when_spoken(verb.reason)
             case frames.Transfer():
@@ -53,7 +54,6 @@ class Performer:
                 self._people(verb)
             case _:
                 assert_never(verb)
-        self._worker.tell(VerbDone(_as_raw(verb)))
 
     def reached(self, name: str, now: float) -> None:
         """What was queued before an end or a transfer has been spoken, or a handoff's moment is over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 _WORDS = re.compile(r"\s*\S+\s*")
 
@@ -19,7 +19,7 @@ class EchoAdapter:
     def __init__(self, prefix: str = "You said: ") -> None:
         self._prefix = prefix
 
-    async def stream(self, text: str) -> AsyncIterator[str]:
+    async def stream(self, text: str) -> AsyncGenerator[str, None]:
         """Yield the echo."""
         for word in words(self._prefix + text):
             yield word

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unpod.adapters.memory import Memory
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ChatMessage
+from unpod.errors import AdapterError
 
 if TYPE_CHECKING:
     import openai
     from openai.types.chat import ChatCompletionChunk
+
+with suppress(ImportError):  # the constructor says so, to those who use it
+    import_module("openai")  # most of a second: at start-up, rather than in a call while others wait
 
 HEARD_UNKNOWN = "The caller cut in on your last reply; it is not known how much of it they heard."
 _CHARS_PER_TOKEN = 4  # a rule of thumb for English, for replies that ended before the provider had counted
@@ -61,7 +68,7 @@ class OpenAIAdapter:
         """Where the conversation stands."""
         return {"model": self.model, "messages": len(self._memory.messages)}
 
-    async def stream(self, text: str, *, context: Mapping[str, object] | None = None) -> AsyncIterator[str]:
+    async def stream(self, text: str, *, context: Mapping[str, object] | None = None) -> AsyncGenerator[str, None]:
         """Yield the reply as the model makes it; closing the iterator closes the stream at the provider.
 
         Raises:
@@ -82,8 +89,12 @@ class OpenAIAdapter:
                     piece = meter.see(chunk)
                     if piece:
                         yield piece
+            if not meter.answered:
+                raise AdapterError(f"{self._provider} sent no events; is the base URL right?", code="provider_error")
         except openai.OpenAIError as error:
             raise adapter_error(error, self._provider) from None
+        except json.JSONDecodeError:
+            raise AdapterError(f"{self._provider} sent an event that is not JSON", code="provider_error") from None
         finally:
             self._memory.add("assistant", meter.text)
             if self._report is not None and meter.answered:

@@ -1,8 +1,7 @@
 """Connections to OpenAI-compatible endpoints, shared by all calls of a process, and what their errors mean.
 
 A connection pool for each call would pay a TLS handshake in the first turn of each; so adapters with the same settings
-share one. `openai` is imported when the first adapter is made (most of a second: import it yourself at the top of a
-module to pay at the start).
+share one.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
         ConfigurationError: the package or the key is missing.
     """
     try:
-        import openai  # noqa: PLC0415 - comes with an extra, and is slow to import
+        import openai  # noqa: PLC0415 - comes with an extra
     except ImportError:
         msg = 'OpenAIAdapter needs the openai package: pip install "unpod[openai]"'
         raise ConfigurationError(msg) from None

@@ -6,11 +6,17 @@ model call took. Reports are recorded and fire the hooks of the same name; they 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict
+
+from unpod.errors import AdapterError
+
+_MAX_BYTES: Final = 256 * 1024  # of one value in a report; a record has 1 MiB, and a tool may return a document
+_BODIES = ("prompt_messages", "response_json")
 
 
 class ToolCall(Struct, frozen=True):
@@ -53,6 +59,8 @@ class LLMCall(Struct, frozen=True, kw_only=True):
     response_json: object = None
 
 
+R = TypeVar("R", ToolCall, ToolResult, LLMCall)
+
 Piece: TypeAlias = str | ToolCall | ToolResult | LLMCall
 """What `AdapterView.open` yields."""
 
@@ -64,24 +72,48 @@ class ChatMessage(TypedDict):
     content: str
 
 
-def storable(piece: ToolCall | ToolResult | LLMCall) -> ToolCall | ToolResult | LLMCall:
-    """Return a report whose values can stand in the log: what JSON does not know becomes its `str()`."""
-    match piece:
+def storable(report: ToolCall | ToolResult | LLMCall) -> ToolCall | ToolResult | LLMCall:
+    """Return a report that can stand in the log: what JSON does not know in it becomes its `str()`.
+
+    Raises:
+        AdapterError: a field has another type than the report's class says.
+    """
+    match report:
         case ToolCall():
-            return replace(piece, arguments=plain(piece.arguments))
+            return _fitting({"arguments": plain(report.arguments), **_labels(report)}, ToolCall)
         case ToolResult():
-            return replace(piece, result=plain(piece.result))
+            return _fitting({"result": plain(report.result), **_labels(report)}, ToolResult)
         case LLMCall():
-            if piece.prompt_messages is None and piece.response_json is None:
-                return piece
-            return replace(
-                piece, prompt_messages=plain(piece.prompt_messages), response_json=plain(piece.response_json)
-            )
+            return llm_call(asdict(report))
+
+
+def llm_call(fields: Mapping[str, object]) -> LLMCall:
+    """Return the report that an adapter made by name; fields that it left None or that nobody knows are left out.
+
+    Raises:
+        AdapterError: a field has another type than `LLMCall` says.
+    """
+    given = {name: fields[name] for name in LLMCall.__struct_fields__ if fields.get(name) is not None}
+    return _fitting(given | {name: plain(given[name]) for name in _BODIES if name in given}, LLMCall)
 
 
 def plain(value: object) -> object:
-    """Return `value` as JSON would give it back; a value that cannot be written at all becomes the name of its type."""
+    """Return `value` as JSON would give it back; one that cannot be stored becomes the name of its type."""
     try:
-        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=str))
+        data = msgspec.json.encode(value, enc_hook=str)
+        if len(data) <= _MAX_BYTES:
+            return msgspec.json.decode(data)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return f"<{type(value).__name__}>"
+    return f"<{type(value).__name__} of {len(data)} bytes>"
+
+
+def _labels(report: ToolCall | ToolResult) -> dict[str, object]:
+    return {"name": report.name, "call_id": "" if report.call_id is None else report.call_id}
+
+
+def _fitting(fields: dict[str, object], into: type[R]) -> R:
+    try:
+        return msgspec.convert(fields, into, strict=False)
+    except msgspec.ValidationError as error:
+        raise AdapterError(f"{into.__name__}: {error}", code="bad_report") from None

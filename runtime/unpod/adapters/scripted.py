@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -81,7 +81,7 @@ class ScriptedAdapter:
         """Where the conversation stands."""
         return {"turns": sum(m["role"] == "user" for m in self._memory.messages), "is_complete": self.is_complete}
 
-    async def stream(self, text: str) -> AsyncIterator[Piece]:
+    async def stream(self, text: str) -> AsyncGenerator[Piece, None]:
         """Yield the reply that the script has for `text`."""
         rule = self._rule_for(text)
         self._memory.add("user", text)

@@ -14,7 +14,9 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
-from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, storable
+from msgspec.structs import asdict
+
+from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, llm_call, storable
 from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
 from unpod.errors import AdapterError
 
@@ -94,12 +96,25 @@ class AdapterView:
         """Give the brain the conversation so far; without effect where it has no `restore`."""
         await self._call("restore", list(history))
 
-    def register_llm_callback(self, callback: Callable[..., None]) -> None:
-        """Let the brain report its model calls as `callback(**fields)`; a second registration is ignored."""
-        register = getattr(self.adapter, "register_llm_callback", None)
-        if register is not None and not self._callback_registered:
-            self._callback_registered = True
-            register(callback)
+    def register_llm_callback(self, callback: Callable[..., object]) -> None:
+        """Let the brain report its model calls as `callback(**fields)`, fields as in `LLMCall`.
+
+        A second registration is ignored. A report that does not fit is logged and dropped: it must not fail the brain.
+        """
+        register: Any = getattr(self.adapter, "register_llm_callback", None)
+        if register is None or self._callback_registered:
+            return
+        self._callback_registered = True
+
+        def report(**fields: object) -> None:
+            try:
+                call = llm_call(fields)
+            except AdapterError as error:
+                logger.warning("%s reported a model call that does not fit: %s", self.name, error)
+            else:
+                callback(**asdict(call))
+
+        register(report)
 
     async def _start(self, text: str, options: dict[str, object]) -> AsyncIterable[object]:
         started: object = self.adapter.stream(text, **options)

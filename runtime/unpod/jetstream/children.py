@@ -18,7 +18,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from unpod.errors import ConfigurationError
 
@@ -30,26 +30,33 @@ _KILLED_S: Final = 5.0
 _LINUX: Final = sys.platform.startswith("linux")
 
 
+_Started: TypeAlias = "tuple[subprocess.Popen[bytes], int]"
+"""The process, and the writing end of the pipe that its guard watches."""
+
+
 class _Starter:
     """The thread that starts the children; a daemon, so it ends with the process and never before."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], _Started], Future[_Started]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pid = 0
 
-    def run(self, job: Callable[[], subprocess.Popen[bytes]]) -> Future[subprocess.Popen[bytes]]:
+    def run(self, job: Callable[[], _Started]) -> Future[_Started]:
+        """Have `job` done by the thread."""
         with self._lock:
             if self._pid != os.getpid():  # the first use, or the first after a fork, which leaves threads behind
                 self._pid = os.getpid()
                 threading.Thread(target=self._work, name="unpod-children", daemon=True).start()
-        future: Future[subprocess.Popen[bytes]] = Future()
+        future: Future[_Started] = Future()
         self._jobs.put((job, future))
         return future
 
     def _work(self) -> None:
         while True:
             job, future = self._jobs.get()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(job())
             except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
@@ -148,26 +155,40 @@ async def spawn_child(
     program = _absolute(argv[0])
     if not program:
         raise ConfigurationError(f"{argv[0]!r} cannot be run: no such program")
-    reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), str(reading), program, *argv[1:]]
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - the caller's command, no shell
-            command,
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(reading, *pass_fds),
-            start_new_session=True,
-        )
+    def start() -> _Started:
+        reading, writing = os.pipe()
+        guarded = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), str(reading), program, *argv[1:]]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the caller's command, no shell
+                guarded,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(reading, *pass_fds),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        return process, writing
 
+    starting = _starter.run(start)
     try:
-        process = await asyncio.wrap_future(_starter.run(start))
-    except BaseException:
-        os.close(writing)
+        return ChildProcess(*await asyncio.wrap_future(starting))
+    except asyncio.CancelledError:
+        starting.add_done_callback(_discard)
         raise
-    finally:
-        os.close(reading)
-    return ChildProcess(process, writing)
+
+
+def _discard(starting: Future[_Started]) -> None:
+    """End a child that nobody waits for any more."""
+    if not starting.cancelled() and starting.exception() is None:
+        process, writing = starting.result()
+        process.kill()
+        os.close(writing)
+        process.wait()

@@ -12,6 +12,7 @@ from nats.nuid import NUID
 
 from unpod.errors import ConfigurationError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.client import WireClient, next_server
+from unpod.jetstream.credentials import take_secrets
 from unpod.jetstream.listeners import Listeners
 from unpod.jetstream.options import NatsOptions, PermissionDenied
 from unpod.jetstream.replies import Replies
@@ -258,8 +259,9 @@ class Nats:
 
     def _arguments(self) -> dict[str, Any]:
         options, creds = self.options, self.options.credentials
+        servers, in_url = take_secrets(options.urls)
         return {
-            "servers": list(options.urls),
+            "servers": list(servers),
             "name": options.name,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
@@ -275,9 +277,9 @@ class Nats:
             "pending_size": 0,  # what was published while disconnected has failed, and is not sent later
             "no_echo": options.no_echo,
             "inbox_prefix": options.inbox_prefix,
-            "user": creds.user or None,
-            "password": creds.password or None,
-            "token": creds.token or None,
+            "user": creds.user or in_url.user or None,
+            "password": creds.password or in_url.password or None,
+            "token": creds.token or in_url.token or None,
             "user_credentials": creds.creds_file or None,
             "nkeys_seed": creds.nkey_file or None,
         }

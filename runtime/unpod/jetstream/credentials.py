@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -144,6 +144,21 @@ def _checked(url: str) -> str:
     if not usable:
         raise ConfigurationError(f"UNPOD_NATS_URL: {without_secrets(full)} is not nats://host:port or tls://host:port")
     return full
+
+
+def take_secrets(urls: tuple[str, ...]) -> tuple[tuple[str, ...], Credentials]:
+    """Return the URLs without user and password, and these.
+
+    nats-py would use them for that one server only, and not for the other nodes of its cluster.
+    """
+    found = Credentials()
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.username is not None and parts.password is None:
+            found = Credentials(token=unquote(parts.username))
+        elif parts.username is not None:
+            found = Credentials(user=unquote(parts.username), password=unquote(parts.password or ""))
+    return tuple(without_secrets(url) for url in urls), found
 
 
 def without_secrets(url: str) -> str:

@@ -180,6 +180,7 @@ class EmbeddedServer:
                 await self._child.wait()
             else:
                 await self._child.stop()
+        self._ready.clear()
 
     async def up(self) -> None:
         """Let a server that is down be started, and return when it answers."""
@@ -219,7 +220,7 @@ class EmbeddedServer:
                 await self._launch()
                 self.restarts += 1
                 pause = _FIRST_PAUSE_S
-            except ConfigurationError as error:
+            except (ConfigurationError, OSError) as error:
                 logger.error("%s; trying again", error)  # noqa: TRY400 - its text says it
                 await self._end_child()
                 await asyncio.sleep(pause)

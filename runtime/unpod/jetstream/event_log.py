@@ -11,7 +11,7 @@ from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import BatchRead, StoredParser
 from unpod.jetstream.topology import ensure, info, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, status_of
-from unpod.jetstream.writer import OrderedWriter, Record, submit
+from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
@@ -69,9 +69,15 @@ class JetStreamLog:
         """
         return await submit(self, self.encode(subject, data, headers, fence), timeout_s)
 
-    def writer(self, *, fence: Fence | None = None, on_failure: FailureHandler | None = None) -> OrderedWriter:
+    def writer(
+        self,
+        *,
+        fence: Fence | None = None,
+        on_failure: FailureHandler | None = None,
+        bounds: WriterBounds = DEFAULT_BOUNDS,
+    ) -> OrderedWriter:
         """Return an ordered writer (`EventLog.writer`)."""
-        return OrderedWriter(self, fence=fence, on_failure=on_failure)
+        return OrderedWriter(self, fence=fence, on_failure=on_failure, bounds=bounds)
 
     def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
         """Return the record ready to be sent (`Sink.encode`)."""
@@ -144,8 +150,22 @@ class JetStreamLog:
                 raise problem
             await asyncio.sleep(_LAG_PAUSE_S)
 
-    async def last(self, subject: str) -> Message | None:
-        """Return the newest record on `subject`, or None (`EventLog.last`)."""
+    async def last(self, subject: str, *, min_seq: int = 0) -> Message | None:
+        """Return the newest record on `subject`, or None (`EventLog.last`).
+
+        With `min_seq` it is asked again until the answer is at least that record: a replica that lags may answer, also
+        about what this process has just appended.
+        """
+        patience = asyncio.get_running_loop().time() + _LAG_S
+        while True:
+            newest = await self._newest(subject)
+            if not min_seq or (newest is not None and newest.seq >= min_seq):
+                return newest
+            if asyncio.get_running_loop().time() >= patience:
+                raise LogUnavailable(f"the log has not come to its sequence {min_seq} within {_LAG_S:g} s")
+            await asyncio.sleep(_LAG_PAUSE_S)
+
+    async def _newest(self, subject: str) -> Message | None:
         request = json.dumps({"last_by_subj": subject}).encode()
         try:
             block, data = await self._nats.ask(f"$JS.API.DIRECT.GET.{self.spec.name}", request, timeout_s=_ANSWER_S)

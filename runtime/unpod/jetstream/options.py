@@ -22,7 +22,7 @@ class PermissionDenied(LogError):  # noqa: N818 - the NATS term
 class NatsOptions:
     """How to connect; times in seconds."""
 
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] = field(repr=False)  # a URL may hold a password
     name: str = "unpod"
     credentials: Credentials = field(default_factory=Credentials)
     inbox_prefix: str = "_INBOX"

@@ -38,6 +38,18 @@ class Record:
     fence: Fence | None
 
 
+@dataclass(frozen=True, slots=True)
+class WriterBounds:
+    """How much may wait for the log, and how long a full log is tried again (seconds); beyond it the writer stops."""
+
+    records: int = 2_000
+    bytes: int = 8 * 1024 * 1024
+    full_patience_s: float = 2.0
+
+
+DEFAULT_BOUNDS: Final = WriterBounds()
+
+
 class Sink(Protocol):
     """What can store a record."""
 
@@ -215,18 +227,17 @@ class OrderedWriter:
 
     __slots__ = (
         "_acked",
+        "_bounds",
         "_bytes",
         "_failure",
         "_fence",
         "_flight",
         "_flushes",
         "_loop",
-        "_max_bytes",
-        "_max_records",
         "_on_failure",
-        "_patience_s",
         "_put",
         "_queue",
+        "_since",
         "_sink",
     )
 
@@ -236,24 +247,21 @@ class OrderedWriter:
         *,
         fence: Fence | None = None,
         on_failure: FailureHandler | None = None,
-        max_records: int = 2_000,
-        max_bytes: int = 8 * 1024 * 1024,
-        full_patience_s: float = 2.0,
+        bounds: WriterBounds = DEFAULT_BOUNDS,
     ) -> None:
         self._sink = sink
         self._fence = fence
         self._on_failure = on_failure
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._patience_s = full_patience_s
+        self._bounds = bounds
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Record] = deque()
+        self._queue: deque[Record] | None = None  # a deque is 600 bytes, and most writers never have a backlog
+        self._since = 0.0
         self._flight: Submission | None = None
         self._failure: LogError | None = None
         self._bytes = 0
         self._put = 0
         self._acked = 0
-        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
     def failure(self) -> LogError | None:
@@ -265,12 +273,17 @@ class OrderedWriter:
         """How many records wait for their acknowledgement."""
         return self._put - self._acked
 
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest of them has been on its way, in seconds; 0.0 with none."""
+        return self._loop.time() - self._since if self._flight is not None else 0.0
+
     def put(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Queue one record (`Writer.put`); with nothing in flight it is on the socket when this returns."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         record = self._sink.encode(subject, data, headers, self._fence)
-        if self.backlog >= self._max_records or self._bytes + record.size > self._max_bytes:
+        if self.backlog >= self._bounds.records or self._bytes + record.size > self._bounds.bytes:
             error = LogUnavailable(f"{self.backlog} records ({self._bytes} bytes) wait for the log, and it takes none")
             self._stop(error)
             raise error
@@ -279,6 +292,8 @@ class OrderedWriter:
         if self._flight is None:
             self._send(record)
         else:
+            if self._queue is None:
+                self._queue = deque()
             self._queue.append(record)
 
     async def flush(self) -> None:
@@ -297,7 +312,8 @@ class OrderedWriter:
         self._stop(LogUnavailable("this writer is closed"))
 
     def _send(self, record: Record) -> None:
-        self._flight = Submission(self._sink, record, self._answered, patience_s=self._patience_s)
+        self._since = self._loop.time()
+        self._flight = Submission(self._sink, record, self._answered, patience_s=self._bounds.full_patience_s)
         self._flight.start()
 
     def _answered(self, answer: Stored | LogError) -> None:
@@ -312,10 +328,13 @@ class OrderedWriter:
             self._wake()
         if self._queue:
             self._send(self._queue.popleft())
+        else:
+            self._queue = None
 
     def _wake(self) -> None:
-        while self._flushes and self._flushes[0][0] <= self._acked:
-            future = self._flushes.popleft()[1]
+        done = [future for number, future in self._flushes if number <= self._acked]
+        del self._flushes[: len(done)]
+        for future in done:
             if not future.done():
                 future.set_result(None)
 
@@ -323,12 +342,12 @@ class OrderedWriter:
         if self._failure is not None:
             return
         self._failure = error
-        self._queue.clear()
+        self._queue = None
         if self._flight is not None:
             self._flight.cancel()
             self._flight = None
-        while self._flushes:
-            future = self._flushes.popleft()[1]
+        flushes, self._flushes = self._flushes, []
+        for _, future in flushes:
             if not future.done():
                 future.set_exception(error)
         if self._on_failure is not None:

@@ -13,8 +13,7 @@ from unpod.errors import ConfigurationError
 _HOSTED = "https://api.unpod.ai/platform"
 _PLATFORM = "/platform"
 _ORCHESTRATOR = "/orchestrator"
-_PLAIN_SCHEMES = frozenset({"http", "ws"})
-_SCHEME = re.compile(r"^(?:(https?|wss?)://)?([^/?#@]+)", re.IGNORECASE)
+_SCHEMES = {"https": "https", "wss": "https", "http": "http", "ws": "http"}
 _HEADER_VALUE = re.compile(r"[!-~]+")
 
 
@@ -44,17 +43,9 @@ def resolve(
 
 def _given(argument: str | None, environ: Mapping[str, str], variable: str) -> str:
     url = ((argument or "").strip() or environ.get(variable, "").strip()).rstrip("/")
-    if url and not _usable(url):
+    if url and not _host_of(url):
         raise ConfigurationError(f"the base URL in {variable} (or its argument) is not an http or https URL")
     return url
-
-
-def _usable(url: str) -> bool:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        return False
-    return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
 def _derived(environ: Mapping[str, str]) -> str:
@@ -62,12 +53,22 @@ def _derived(environ: Mapping[str, str]) -> str:
     value = environ.get("UNPOD_BASE_URL", "").strip()
     if not value:
         return ""
-    found = _SCHEME.match(value)
-    if found is None or "://" in value.removeprefix(found.group()):
+    scheme, separator, rest = value.rpartition("://") if "://" in value else ("https", "://", value)
+    plain = _SCHEMES.get(scheme.lower(), "")
+    host = _host_of(f"{plain}{separator}{rest}")
+    if not host:
         raise ConfigurationError("UNPOD_BASE_URL is neither a host name nor an https, http, wss or ws URL")
-    scheme, host = found.groups()
-    secure = (scheme or "https").lower() not in _PLAIN_SCHEMES
-    return f"{'https' if secure else 'http'}://{host}{_PLATFORM}"
+    return f"{plain}://{host}{_PLATFORM}"
+
+
+def _host_of(url: str) -> str:
+    """Return host and port of an http or https URL; "" where it is none, or one with a user and password."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return ""
+    usable = parsed.scheme in {"http", "https"} and parsed.host and "%" not in parsed.host and not parsed.userinfo
+    return parsed.netloc.decode("ascii") if usable else ""
 
 
 def _credential(api_key: str | None, environ: Mapping[str, str]) -> dict[str, str]:

@@ -80,12 +80,14 @@ class HttpTransport:
         except httpx.HTTPError as error:
             raise self._unanswered(error, request, request_id) from None
 
-    def _unanswered(self, error: httpx.HTTPError, request: httpx.Request, request_id: str) -> APIError:
+    @staticmethod
+    def _unanswered(error: httpx.HTTPError, request: httpx.Request, request_id: str) -> APIError:
         what = "it took too long" if isinstance(error, httpx.TimeoutException) else "the connection failed"
         host = request.url.netloc.decode("ascii", "replace").rpartition("@")[2]
-        return APIError(self._clean(f"{what} ({type(error).__name__} at {host})"), request_id=request_id)
+        return APIError(f"{what} ({type(error).__name__} at {host})", request_id=request_id)
 
     def _clean(self, reason: str) -> str:
+        """Return a server's reason without the credential that it may quote."""
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
         return redact(reason)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -18,15 +21,59 @@ logger = logging.getLogger("unpod.runner")
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
 _STEADY_S: Final = 30.0
-_USAGE: Final = 2  # its settings are wrong: starting it again would change nothing
+_LAST_WORDS_S: Final = 1.0
+_LINE: Final = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(unpod[\w.]*): (.*)")
+
+
+class Relay(threading.Thread):
+    """Hands a child's log on to this process's logging, so that it has one log, set up in one place.
+
+    A thread, since a child must never wait for an event loop that the user's code blocks: it would freeze with it.
+    `hold_back(level)` may wait, and says whether a record is not to be told; `last` is the last line that is no record.
+    """
+
+    def __init__(self, pipe: int, hold_back: Callable[[int], bool]) -> None:
+        super().__init__(name="unpod-bridge-log", daemon=True)
+        self._pipe = pipe
+        self._hold_back = hold_back
+        self.last = ""
+
+    def run(self) -> None:
+        """Hand on until the child has ended."""
+        with os.fdopen(self._pipe, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                self._take(line.rstrip())
+
+    def _take(self, line: str) -> None:
+        found = _LINE.fullmatch(line)
+        if found is None:
+            self.last = line or self.last
+            logging.getLogger("unpod.bridge").info("%s", line)
+            return
+        level = logging.getLevelNamesMapping()[found[1]]
+        if not self._hold_back(level):
+            logging.getLogger(found[2]).log(level, "%s", found[3])
 
 
 class BridgeChild:
-    """A bridge process that ends with this process at the latest. `environment` holds secrets: it is never shown."""
+    """A bridge process that ends with this process at the latest. `environment` holds secrets: it is never shown.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    `died(status, last words)` is asked whether it shall be started again.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        died: Callable[[int, str], bool],
+        hold_back: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        level = logging.getLevelName(logging.getLogger("unpod.bridge").getEffectiveLevel())
+        self._environment = {"UNPOD_LOG_LEVEL": level, "PYTHONUNBUFFERED": "1"} | dict(environment)
+        self._died = died
+        self._hold_back = hold_back
         self._child: ChildProcess | None = None
+        self._relay: Relay | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -34,14 +81,14 @@ class BridgeChild:
         """The process id, 0 while none runs."""
         return self._child.pid if self._child is not None and self._child.returncode is None else 0
 
-    async def start(self, ended: Callable[[int], None]) -> None:
-        """Start it, and again whenever it dies; `ended(status)` is told where that cannot help: its settings are wrong.
+    async def start(self) -> None:
+        """Start it, and watch over it.
 
         Raises:
             ConfigurationError: there is no Python to run it with.
         """
-        self._child = await self._spawn()
-        self._watcher = asyncio.create_task(self._watch(self._child, ended), name="unpod-bridge-child")
+        child = await self._spawn()
+        self._watcher = asyncio.create_task(self._watch(child), name="unpod-bridge-child")
 
     async def stop(self, grace_s: float) -> None:
         """Ask it to end; after `grace_s` it is killed."""
@@ -50,22 +97,39 @@ class BridgeChild:
             await asyncio.wait({self._watcher})
         if self._child is not None:
             await self._child.stop(grace_s)
+            await self._last_words()
 
     async def _spawn(self) -> ChildProcess:
-        return await spawn_child([sys.executable, "-m", "unpod_bridge"], env=self._environment)
+        reading, writing = os.pipe()
+        try:
+            child = await spawn_child([sys.executable, "-m", "unpod_bridge"], env=self._environment, output=writing)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._child = child
+        self._relay = Relay(reading, self._hold_back)
+        self._relay.start()
+        return child
 
-    async def _watch(self, child: ChildProcess, ended: Callable[[int], None]) -> None:
+    async def _last_words(self) -> str:
+        if self._relay is None:
+            return ""
+        await asyncio.to_thread(self._relay.join, _LAST_WORDS_S)
+        return self._relay.last
+
+    async def _watch(self, child: ChildProcess) -> None:
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
         while True:
             began = loop.time()
-            code = await child.wait()
-            if code == _USAGE:
-                ended(code)
+            status = await child.wait()
+            if not self._died(status, await self._last_words()):
                 return
             if loop.time() - began > _STEADY_S:
                 pause_s = _FIRST_PAUSE_S
-            logger.error("the bridge has died (%d); starting it again in %g s", code, pause_s)
+            logger.error("the bridge has died (%d); starting it again in %g s", status, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-            self._child = child = await self._spawn()
+            child = await self._spawn()

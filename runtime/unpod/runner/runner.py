@@ -21,7 +21,7 @@ from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
-from unpod.jetstream.topology import embedded_topology, info, topology
+from unpod.jetstream.topology import embedded_topology, ensure, info, topology
 from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
@@ -230,21 +230,25 @@ class AgentRunner:
             server = await stack.enter_async_context(EmbeddedServer(EmbeddedOptions(config.data_dir)))
         options = self._options(config, server)
         nats = await stack.enter_async_context(connect(options))
-        spec = (topology if server is None else embedded_topology)(config.prefix).calls
-        log = await open_log(nats, spec)
-        await self._anchor(nats, spec.name)
-        child = None
+        streams = topology(config.prefix)
         if server is not None:
-            child = BridgeChild({**config.bridge_environment, "UNPOD_NATS_URL": server.url})
-            stack.push_async_callback(self._end_bridge, child, stop)
+            streams = embedded_topology(config.prefix)
+            await ensure(nats, streams.jobs)
+        log = await open_log(nats, streams.calls)
+        await self._anchor(nats, streams.calls.name)
         ground = Ground(log, nats, self._clock, Subjects(config.prefix))
         service = Service(
             self._plan, ground, self.runner_id, hooks=self._hooks, last_hour=self._last_hour, inside=self._inside
         )
+        child = None
+        if server is not None:
+            environment = {**config.bridge_environment, "UNPOD_NATS_URL": server.url}
+            child = BridgeChild(environment, died=service.bridge_died, hold_back=service.hold_back)
+            stack.push_async_callback(self._end_bridge, child, stop)
         stack.push_async_callback(service.close)
         await service.open()
         if child is not None:
-            await child.start(service.bridge_ended)
+            await child.start()
         return service
 
     def _options(self, config: RunnerConfig, server: EmbeddedServer | None) -> NatsOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 BRIDGE_EXPECTED_S: Final = 5.0
+HELD_BACK_S: Final = 0.5
+BAD_SETTINGS: Final = 2
+"""The exit status of a program whose settings are missing or wrong: starting it again would change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Service:
         self._bridges = Bridges(plan.agent_key)
         self._standing: Standing | None = None
         self._was_ready = False
+        self._settled = threading.Event()
         self._subscriptions: list[Subscription] = []
         self._patience: Timer | None = None
         self._services = CallServices(
@@ -180,6 +185,7 @@ class Service:
         """Make `serve` end with this error; a later one changes nothing."""
         if not self._failure.done():
             self._failure.set_result(reason)
+        self._settled.set()
 
     async def _failed(self) -> None:
         await asyncio.shield(self._failure)
@@ -225,27 +231,26 @@ class Service:
         self._standing = standing
 
     def _stands(self, standing: Standing) -> None:
-        detail = f" ({standing.detail})" if standing.detail else ""
         match standing.registration:
             case "registered":
-                if not self._was_ready:
-                    logger.info("ready: agent %s, capacity %d", self.plan.agent_key, self._capacity.limit)
-                elif self._standing is not None and self._standing.registration != "registered":
-                    logger.info("registered with the orchestrator again: agent %s", self.plan.agent_key)
-                self._was_ready = True
+                self._registered()
             case "refused":
-                self.fail(RunnerAuthError(f"the orchestrator refuses the key: check UNPOD_API_KEY{detail}"))
+                self.fail(RunnerAuthError(_why(standing, "UNPOD_API_KEY", "the orchestrator refuses the key")))
             case "too_old":
-                self.fail(
-                    OrchestratorTooOld(
-                        "the orchestrator is too old for this version: it does not acknowledge the transport "
-                        f"'dial_out'{detail}"
-                    )
-                )
+                self.fail(OrchestratorTooOld(_why(standing, "transport", "the orchestrator is too old for this version")))
             case "unreachable":
-                logger.warning("the orchestrator does not answer: check UNPOD_ORCHESTRATOR_URL%s; trying again", detail)
+                why = _why(standing, "UNPOD_ORCHESTRATOR_URL", "the orchestrator does not answer")
+                logger.warning("%s; trying again", why)
             case "connecting":
                 logger.debug("registering agent %s", self.plan.agent_key)
+
+    def _registered(self) -> None:
+        if not self._was_ready:
+            logger.info("ready: agent %s, capacity %d", self.plan.agent_key, self._capacity.limit)
+        elif self._standing is None or self._standing.registration != "registered":
+            logger.info("registered with the orchestrator again: agent %s", self.plan.agent_key)
+        self._was_ready = True
+        self._settled.set()
 
     def _no_bridge(self) -> None:
         if self._standing is None:
@@ -255,6 +260,29 @@ class Service:
                 self._ground.subjects.bridges,
             )
 
-    def bridge_ended(self, status: int) -> None:
-        """The bridge that belongs to this runner has ended for good."""
-        self.fail(ConfigurationError(f"the bridge cannot run (exit status {status}): see what it says above"))
+    def bridge_died(self, status: int, last_words: str) -> bool:
+        """Take in that the bridge of this runner has ended; return whether it shall be started again."""
+        if self._failure.done():
+            return False
+        if status == BAD_SETTINGS:
+            words = last_words.removeprefix("unpod bridge: ") or f"the bridge cannot run (exit status {status})"
+            self.fail(ConfigurationError(words))
+            return False
+        return True
+
+    def hold_back(self, level: int) -> bool:
+        """Whether a line of the bridge's log is not to be told: an error that this runner is about to end with.
+
+        Called from another thread, which waits a moment for the bridge's announcement: the two may come in any order.
+        """
+        if level < logging.ERROR:
+            return False
+        self._settled.wait(HELD_BACK_S)
+        return self._failure.done()
+
+
+def _why(standing: Standing, must_name: str, otherwise: str) -> str:
+    """Return what a bridge says of how the agent stands, if it names what to look at."""
+    if must_name in standing.detail:
+        return standing.detail
+    return f"{otherwise}: check {must_name}" + (f" ({standing.detail})" if standing.detail else "")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from unpod.errors import LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.wire import check_subject, decode_headers, encode_headers
-from unpod.jetstream.writer import OrderedWriter, Record, submit
+from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
 from unpod.ports import Message, Stored
 from unpod.testing.broker import MemoryBroker, MemorySubscription, matches
 
@@ -169,19 +169,28 @@ class MemoryLog:
             if matches(pattern, message.subject):
                 yield message
 
-    async def last(self, subject: str) -> Message | None:
+    async def last(self, subject: str, *, min_seq: int = 0) -> Message | None:
         """Return the newest record on `subject`, or None (`EventLog.last`)."""
         await self._reachable()
-        return self.broker.last(subject)
+        newest = self.broker.last(subject)
+        if min_seq and (newest is None or newest.seq < min_seq):
+            raise LogUnavailable(f"the log has not come to its sequence {min_seq}")
+        return newest
 
     async def usage(self) -> float:
         """Return how full the stream is (`EventLog.usage`)."""
         await self._reachable()
         return self.broker.used()
 
-    def writer(self, *, fence: Fence | None = None, on_failure: FailureHandler | None = None) -> OrderedWriter:
+    def writer(
+        self,
+        *,
+        fence: Fence | None = None,
+        on_failure: FailureHandler | None = None,
+        bounds: WriterBounds = DEFAULT_BOUNDS,
+    ) -> OrderedWriter:
         """Return an ordered writer (`EventLog.writer`)."""
-        return OrderedWriter(self, fence=fence, on_failure=on_failure)
+        return OrderedWriter(self, fence=fence, on_failure=on_failure, bounds=bounds)
 
     async def _reachable(self) -> None:
         await asyncio.sleep(0)

@@ -127,6 +127,18 @@ async def test_a_ctrl_c_in_the_terminal_does_not_reach_it(directory: Path) -> No
     await child.stop()
 
 
+async def test_a_start_that_is_given_up_leaves_nothing_running(directory: Path) -> None:
+    mark = directory / "mark"
+    code = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    starting = asyncio.ensure_future(spawn_child([sys.executable, "-c", code]))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await (await spawn_child([sys.executable, "-c", ""])).wait()  # by now the one before it has been seen to
+    assert not mark.exists() or not mark.read_text() or not runs(int(mark.read_text()))
+
+
 async def test_no_such_program() -> None:
     with pytest.raises(ConfigurationError, match="no-such-program"):
         await spawn_child(["no-such-program"])

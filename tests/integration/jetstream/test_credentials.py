@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from unpod.errors import ConfigurationError
-from unpod.jetstream import Credentials, load_context, parse_urls
-from unpod.jetstream.credentials import without_secrets
+from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
+from unpod.jetstream.credentials import take_secrets, without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +82,10 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="TLS files"):
         Credentials(ca_file=str(tmp_path / "no.pem")).tls()
     assert Credentials().tls() is None
+
+
+def test_what_a_url_says_counts_for_all_servers() -> None:
+    urls, found = take_secrets(("nats://u:p%40ss@one:1", "tls://two:2"))
+    assert (urls, found) == (("nats://one:1", "tls://two:2"), Credentials(user="u", password="p@ss"))
+    assert take_secrets(("nats://t0ken@one:1",))[1].token == "t0ken"
+    assert "p%40ss" not in repr(NatsOptions(("nats://u:p%40ss@one:1",)))

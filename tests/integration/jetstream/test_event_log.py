@@ -95,6 +95,17 @@ async def test_until_seq_waits_for_a_replica_that_lags(log: JetStreamLog) -> Non
     assert [message.data for message in await reading] == [b"1", b"2", b"3"]
 
 
+async def test_last_can_wait_for_what_was_just_stored(log: JetStreamLog) -> None:
+    first = await log.append(CMD, b"1", msg_id("1"))
+    newest = await log.last(CMD, min_seq=first.seq)
+    assert newest is not None
+    waiting = asyncio.ensure_future(log.last(CMD, min_seq=first.seq + 1))
+    await log.append(CMD, b"2", msg_id("2"))
+    again = await waiting
+    assert again is not None
+    assert again.data == b"2"
+
+
 async def test_forged_headers_are_not_believed(log: JetStreamLog) -> None:
     forged = {
         "Nats-Stream": "OTHER",

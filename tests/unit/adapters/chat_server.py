@@ -32,6 +32,7 @@ class ChatServer:
     hang_up_after: int | None = None
     stall_after: int | None = None
     error_after: int | None = None
+    raw: bytes | None = None
     requests: list[Json] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,6 +44,8 @@ class ChatServer:
         self.keys.append(request.headers.get("Authorization", ""))
         if self.status != 200:
             return web.json_response({"error": self.error}, status=self.status)
+        if self.raw is not None:
+            return web.Response(body=self.raw, content_type="text/event-stream")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for sent in range(len(self.pieces) + 1):

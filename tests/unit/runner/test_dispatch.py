@@ -137,6 +137,7 @@ async def test_it_announces_itself_each_second_and_says_when_it_goes() -> None:
         await on.clock.advance(3.0)
         assert len(on.bridge.heard) == before + 3
         heard = on.bridge.heard
+    await settle()
     assert heard[-1].gone
 
 

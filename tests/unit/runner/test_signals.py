@@ -10,20 +10,19 @@ from unpod.testing.clock import settle
 def ignore(number: int) -> None: ...
 
 
-async def heard_of(number: int, heard: list[int]) -> None:
+async def strike(number: int, heard: list[int]) -> None:
     signal.raise_signal(number)
-    async with asyncio.timeout(1):
-        while not heard:
-            await asyncio.sleep(0)
+    await settle()
+    assert heard == [number]
 
 
 async def test_signals_are_heard_and_given_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     heard, raw = list[int](), list[int]()
     with listening(heard.append, raw.append):
-        await heard_of(signal.SIGTERM, heard)
+        await strike(signal.SIGTERM, heard)
         heard.clear()
-        await heard_of(signal.SIGINT, heard)
+        await strike(signal.SIGINT, heard)
     assert raw == [signal.SIGTERM, signal.SIGINT]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
@@ -34,11 +33,11 @@ async def test_several_runners_of_a_process_hear_the_same_signal() -> None:
     first, second = listening(one.append, ignore), listening(two.append, ignore)
     with first:
         second.__enter__()
-        await heard_of(signal.SIGTERM, two)
+        await strike(signal.SIGTERM, two)
         assert one == [signal.SIGTERM]
     # the first is over, in whatever order they end
     two.clear()
-    await heard_of(signal.SIGTERM, two)
+    await strike(signal.SIGTERM, two)
     assert one == [signal.SIGTERM]
     second.__exit__(None, None, None)
     assert signal.getsignal(signal.SIGTERM) is before

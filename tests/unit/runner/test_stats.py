@@ -58,7 +58,7 @@ def test_it_says_what_a_list_of_all_calls_says(calls: list[tuple[float, str, flo
         assert hour.add(session, ended_at=ended_at, duration_s=duration_s, failed=failed) == (session not in recent)
         if session not in recent:
             counted.append(call)
-    now = max((call[0] for call in counted), default=0.0) + later
+    now = max((call[0] for call in calls), default=0.0) + later
     within = [call for call in counted if now - call[0] < HOUR_S]
     completed, failed_count, mean = figures(hour, now)
     assert (completed, failed_count) == (sum(not c[3] for c in within), sum(c[3] for c in within))

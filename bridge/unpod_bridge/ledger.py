@@ -1,0 +1,238 @@
+"""The bridge's records of one call: numbered, enveloped, in order, and nothing withheld among them.
+
+While the recording is paused, a record of the caller's side is told in full on the live subject, and stored without its
+texts. The live one goes first: whoever listens takes the first record of an index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from unpod.core import events as ev
+from unpod.core import ids
+from unpod.core.codec import encode
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.live import LIVE_SUBJECT
+from unpod.core.subjects import CallSubjects
+from unpod.core.withhold import withhold
+from unpod.errors import LogError, LogUnavailable, RecordTooLarge
+from unpod.ports import Bus, Clock, EventLog, Fence, Stored, Timer
+from unpod_bridge.frames import rejected
+from unpod_bridge.outputs import Store
+
+logger = logging.getLogger("unpod.bridge.ledger")
+
+_LOOK_S: Final = 1.0
+_LOOK_BUSY_S: Final = 0.1
+_SILENT_S: Final = 1.5
+"""The log is away once it has acknowledged nothing for so long."""
+_RETRY_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """Under which name, epoch and time the bridge writes; `offset_s` is the log's time less this machine's."""
+
+    session: str
+    source: str
+    epoch: int
+    offset_s: float
+
+
+class Ledger:
+    """Writes the bridge's records of one call; `on_state` hears that the log is away (True) or back (False)."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        bus: Bus,
+        clock: Clock,
+        subjects: CallSubjects,
+        writing: Writing,
+        *,
+        on_failure: Callable[[LogError], None],
+        on_state: Callable[[bool], None],
+        busy: int = 250,
+    ) -> None:
+        self._log = log
+        self._bus = bus
+        self._clock = clock
+        self._subjects = subjects
+        self._writing = writing
+        self._fence = Fence(subjects.line, writing.epoch)
+        self._writer = log.writer(fence=self._fence, on_failure=on_failure)
+        self._on_state = on_state
+        self._busy = busy
+        self._index = 0
+        self._evt: dict[str, str] = {}
+        self._paused: deque[tuple[Store, int]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None
+        self._put = 0
+        self._appended = 0
+        self._acked = 0
+        self._heard_at = 0.0
+        self._away = False
+        self._ended: Store | None = None
+        self.unstored_bytes = 0
+        """What was put since the log answered last, in bytes."""
+
+    @property
+    def backlog(self) -> int:
+        """How many records are not acknowledged."""
+        return self._writer.backlog + len(self._paused)
+
+    @property
+    def failure(self) -> LogError | None:
+        """Why nothing can be stored any more, or None."""
+        return self._writer.failure
+
+    def put(self, store: Store) -> None:
+        """Store a fact; what cannot be stored any more is dropped, and `on_failure` was told why."""
+        self._index += 1
+        if isinstance(store.body, ev.CallEnded):
+            self._ended = store
+        if self._paused or (store.withheld and store.channel == "evt"):
+            self._paused.append((store, self._index))
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._drain())
+        else:
+            self._write(store, self._index, store.data or encode(store.body))
+        if self._timer is None:
+            self._heard_at = self._clock.now()
+            self._timer = self._clock.call_later(_LOOK_S, self._look)
+
+    async def append(self, body: ev.Receipt) -> Stored:
+        """Store a receipt and return where it stands.
+
+        Raises:
+            LogError: it is not stored.
+        """
+        await self.flush()
+        self._index += 1
+        store = Store("ack", body)
+        headers = self._headers(store, self._index)
+        stored = await self._log.append(self._subjects.ack, encode(body), headers, fence=self._fence)
+        self._appended += 1
+        return stored
+
+    async def flush(self) -> None:
+        """Return once everything put so far is stored.
+
+        Raises:
+            LogError: it will not be.
+        """
+        while self._task is not None:
+            await asyncio.shield(self._task)
+        await self._writer.flush()
+
+    async def last_words(self) -> None:
+        """Store the end of the call where the writer has failed: the only record that nobody can do without.
+
+        Raises:
+            LogError: that is not possible (yet).
+        """
+        store = self._ended
+        if store is None:
+            return
+        subject, data = self._subject(store), encode(store.body)
+        index = self._put - self._writer.backlog + self._appended
+        while await self._log.last(subject) is None:  # the record that was in flight may have this index
+            index += 1
+            await self._log.append(subject, data, self._headers(store, index), fence=self._fence)
+
+    async def close(self) -> None:
+        """Stop writing; `flush` first."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        await self._writer.close()
+
+    # ---------------------------------------------------------------------------------------------------------- write
+
+    def _write(self, store: Store, index: int, data: bytes) -> None:
+        if self._writer.failure is not None:
+            return
+        try:
+            self._writer.put(self._subject(store), data, self._headers(store, index))
+        except RecordTooLarge:
+            frame = rejected(data, "too large for the log")
+            small = Store("evt", withhold(frame.body) if store.withheld else frame.body)  # type: ignore[arg-type]
+            self._writer.put(self._subject(small), encode(small.body), self._headers(small, index))
+        except LogError:
+            return
+        self._put += 1
+        self.unstored_bytes += len(data)
+
+    async def _drain(self) -> None:
+        try:
+            while self._paused:
+                store, index = self._paused[0]
+                if store.withheld and store.channel == "evt":
+                    await self._tell(store, index)
+                    self._write(store, index, encode(withhold(store.body)))
+                else:
+                    self._write(store, index, store.data or encode(store.body))
+                self._paused.popleft()
+        finally:
+            self._task = None
+
+    async def _tell(self, store: Store, index: int) -> None:
+        headers = {**self._headers(store, index), LIVE_SUBJECT: self._subject(store)}
+        data = store.data or encode(store.body)
+        while self._writer.failure is None:
+            try:
+                await self._bus.publish(self._subjects.text, data, headers)
+            except LogUnavailable:
+                await self._clock.sleep(_RETRY_S)
+            except LogError as error:
+                logger.warning("a record could not be told: %s", type(error).__name__)
+                return
+            else:
+                return
+
+    def _subject(self, store: Store) -> str:
+        if store.channel == "ack":
+            return self._subjects.ack
+        tag = ev.tag_of(store.body)
+        subject = self._evt.get(tag)
+        if subject is None:
+            subject = self._evt[tag] = self._subjects.evt(tag)
+        return subject
+
+    def _headers(self, store: Store, index: int) -> Mapping[str, str]:
+        writing = self._writing
+        return to_headers(
+            Envelope(
+                id=ids.record_id(writing.session, "bridge", index),
+                type=f"{store.channel}.{ev.tag_of(store.body)}",
+                source=writing.source,
+                session=writing.session,
+                time=self._clock.now() + writing.offset_s,
+                epoch=writing.epoch,
+                index=index,
+                cause=store.cause,
+            )
+        )
+
+    # ----------------------------------------------------------------------------------------------------- is it there
+
+    def _look(self) -> None:
+        """Notice that the log has gone away or come back; runs only while something waits for it."""
+        now, acked = self._clock.now(), self._put - self._writer.backlog
+        if acked != self._acked or not self.backlog:
+            self._acked, self._heard_at, self.unstored_bytes = acked, now, 0
+        away = now - self._heard_at > _SILENT_S
+        if away or self._away != away:
+            self._away = away
+            self._on_state(away)
+        self._timer = None
+        if self.backlog and self._writer.failure is None:
+            busy = self.backlog > self._busy
+            self._timer = self._clock.call_later(_LOOK_BUSY_S if busy else _LOOK_S, self._look)

@@ -1,0 +1,469 @@
+"""The shell of one call: dials, takes the line, and carries both ways what `relay` decides.
+
+Everything between a socket and the log happens where it arrives, in one turn of the event loop: there is no task per
+frame or piece of speech. Tasks are for what has to wait: a dial, the first steps of a call, the claim of a verb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Final, get_args
+
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.commands import AnyCommand
+from unpod.core.envelope import from_headers
+from unpod.core.live import DELTA, LIVE_SUBJECT
+from unpod.core.subjects import CallSubjects
+from unpod.errors import Fenced, LogError, ProtocolViolation
+from unpod.ports import Message, Subscription, Timer
+from unpod_bridge import outputs as do
+from unpod_bridge.frames import Frame, read_frame
+from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.outputs import Output, Owned
+from unpod_bridge.performer import RelaySettings
+from unpod_bridge.placing import Job, LineServices, Place, appoint, take_line
+from unpod_bridge.relay import Relay
+from unpod_bridge.sockets import DialError, Socket
+from unpod_bridge.urls import with_token
+
+__all__ = ["Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
+
+logger = logging.getLogger("unpod.bridge.line")
+
+_COMMANDS: Final = get_args(AnyCommand)
+_LOGGED_FRAMES: Final = 20
+_UNREADABLE: Final = "this bridge does not know such a command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineSettings:
+    """Times in seconds; `busy` is how many records may wait for the log before the worker has to wait, too."""
+
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    linger_s: float = 600.0
+    close_s: float = 3.0
+    last_words_s: float = 1.0
+    busy: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LineResult:
+    """How a call went; `connected` is False where it never came up."""
+
+    reason: str
+    duration_s: float
+    connected: bool
+
+
+class _Ear:
+    """Hears one socket for a line, until the line turns away from it."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: Line) -> None:
+        self.line: Line | None = line
+
+    def on_frame(self, data: bytes, *, binary: bool) -> None:
+        if self.line is not None:
+            self.line.on_frame(read_frame(data, binary=binary))
+
+    def on_pong(self, token: bytes) -> None:
+        if self.line is not None:
+            self.line.on_pong(token)
+
+    def on_lost(self, code: int | None, reason: str) -> None:
+        if self.line is not None:
+            self.line.on_lost(code, reason)
+
+
+class Line:
+    """One call on this bridge, from its assignment to its end."""
+
+    def __init__(self, job: Job, place: Place, services: LineServices, settings: LineSettings | None = None) -> None:
+        self._job = job
+        self._place = place
+        self._services = services
+        self._settings = LineSettings() if settings is None else settings
+        self._clock = services.clock
+        self._relay = Relay(self._settings.relay)
+        self._subjects: CallSubjects | None = None
+        self._run = ""
+        self._ledger: Ledger | None = None
+        self._socket: Socket | None = None
+        self._closing: set[Socket] = set()
+        self._ear: _Ear | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscriptions: list[Subscription] = []
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._flushing = False
+        self._deaf = False
+        self._rejected = 0
+        self._started_at: float | None = None
+        self._done: asyncio.Future[LineResult] | None = None
+
+    @property
+    def session_id(self) -> str:
+        """The session's id, "" before the call is up."""
+        return self._relay.session_id
+
+    async def run(self) -> LineResult:
+        """Carry the call from the first dial to its end, and return how it went; everything is closed by then."""
+        self._done = asyncio.get_running_loop().create_future()
+        try:
+            self._feed(self._relay.start(self._clock.now()))
+            result = await self._done
+            await self._settle()
+        finally:
+            await self._close()
+        return result
+
+    def cancel(self) -> None:
+        """The orchestrator has called the job off: close with 1000, dialling or in call."""
+        self._feed(self._relay.cancel(self._clock.now()))
+
+    # ---------------------------------------------------------------------------------------------------- from outside
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take a frame of the worker."""
+        if isinstance(frame.body, ev.FrameRejected):
+            self._rejected += 1
+            if self._rejected <= _LOGGED_FRAMES:
+                logger.warning(
+                    "job %s: a frame of %d bytes was rejected: %s", self._job.job_id, frame.body.size, frame.body.reason
+                )
+        self._feed(self._relay.on_frame(frame, self._clock.now()))
+        ledger = self._ledger
+        if ledger is not None and not self._deaf and ledger.backlog > self._settings.busy and self._socket is not None:
+            self._deaf = True
+            self._socket.pause_reading()
+
+    def on_pong(self, token: bytes) -> None:
+        """Take a pong of the worker."""
+        self._feed(self._relay.on_pong(token))
+
+    def on_lost(self, code: int | None, reason: str) -> None:
+        """The socket is gone."""
+        logger.info("job %s: the call socket is gone, close code %s", self._job.job_id, code)
+        self._turn_away()
+        self._feed(self._relay.on_lost(code, reason, self._clock.now()))
+
+    def _on_live(self, message: Message) -> None:
+        subjects = self._subjects
+        if subjects is None:
+            return
+        if message.subject == subjects.delta:
+            try:
+                delta = DELTA.decode(message.data)
+            except codec.MALFORMED as error:
+                logger.warning("job %s: a piece of speech cannot be read: %s", self._job.job_id, codec.describe(error))
+                return
+            self._feed(self._relay.on_delta(delta, self._clock.now()))
+        elif message.subject == subjects.text:
+            self._on_record(message, message.headers.get(LIVE_SUBJECT, ""))
+
+    def _on_stored(self, message: Message) -> None:
+        self._on_record(message, message.subject)
+
+    def _on_record(self, message: Message, subject: str) -> None:
+        owned = self._owned(message, subject)
+        if owned is not None:
+            self._feed(self._relay.on_owned(owned, self._clock.now()))
+
+    def _owned(self, message: Message, subject: str) -> Owned | None:
+        """Return a record of the owner, or None for any other; what a `run` record says is not our business."""
+        command = self._subjects is not None and subject == self._subjects.cmd
+        if not command and not (self._run and subject.startswith(self._run)):
+            return None
+        try:
+            envelope = from_headers(message.headers)
+            if not command:
+                return Owned(envelope.epoch, envelope.index)
+            record = codec.read(self._services.subjects, subject, message.headers, message.data)
+        except ProtocolViolation as error:
+            return self._unreadable(message, error)
+        return _command(record)
+
+    def _unreadable(self, message: Message, error: ProtocolViolation) -> Owned | None:
+        logger.warning("job %s: a record of the owner cannot be read: %s", self._job.job_id, error)
+        try:
+            envelope = from_headers(message.headers)
+        except ProtocolViolation:
+            return None
+        return Owned(envelope.epoch, envelope.index, envelope.id, refusal="it cannot be read")
+
+    # ------------------------------------------------------------------------------------------------------ carry out
+
+    def _feed(self, outputs: list[Output]) -> None:
+        """Carry out what the relay wants, and come back when it wants to be asked."""
+        for output in outputs:
+            _ACTS[type(output)](self, output)
+        relay = self._relay
+        if relay.joined and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        deadline = relay.deadline
+        if deadline is not None and (self._timer is None or deadline < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._clock.call_later(max(0.001, deadline - self._clock.now()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._feed(self._relay.tick(self._clock.now()))
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._feed(self._relay.flush(self._clock.now()))
+
+    def _dial(self, _: do.Dial) -> None:
+        ear = self._ear = _Ear(self)
+        self._dialling = asyncio.get_running_loop().create_task(self._open(ear))
+        self._watch(self._dialling)
+
+    async def _open(self, ear: _Ear) -> None:
+        job, services = self._job, self._services
+        try:
+            socket = await services.dialer.dial(with_token(job.bridge_url, job.call_token), ear)
+        except (DialError, ValueError) as error:
+            status = error.status if isinstance(error, DialError) else None
+            reason = str(error) if isinstance(error, DialError) else "bridge_url is not a URL"
+            logger.warning("job %s: the dial failed: %s", job.job_id, reason)
+            if ear.line is not None:
+                self._feed(self._relay.on_dial_failed(status, self._clock.now()))
+            return
+        if ear.line is None:
+            self._leave(socket, 1000)
+            return
+        self._socket = socket
+        self._feed(self._relay.on_open(self._clock.now()))
+
+    def _write(self, output: do.Write) -> None:
+        if self._socket is not None:
+            self._socket.write(output.data)
+
+    def _ping(self, output: do.Ping) -> None:
+        if self._socket is not None:
+            self._socket.ping(output.token)
+
+    def _hang_up(self, output: do.Close) -> None:
+        socket = self._socket
+        self._turn_away()
+        if socket is not None:
+            self._leave(socket, output.code)
+
+    def _leave(self, socket: Socket, code: int) -> None:
+        socket.close(code)
+        self._closing.add(socket)
+
+    def _turn_away(self) -> None:
+        """Hear nothing more of the socket, or of the dial that is under way."""
+        if self._ear is not None:
+            self._ear.line = None
+        if self._socket is None and self._dialling is not None:
+            self._dialling.cancel()
+        self._ear = self._socket = self._dialling = None
+        self._deaf = False
+
+    def _store(self, output: do.Store) -> None:
+        ledger = self._ledger
+        if ledger is None:
+            return
+        ledger.put(output)
+        if output.notify:
+            self._spawn(self._tell_stored(ledger, output.notify))
+
+    async def _tell_stored(self, ledger: Ledger, notify: str) -> None:
+        try:
+            await ledger.flush()
+        except LogError:
+            return  # the ledger says so, once
+        self._feed(self._relay.stored(notify, self._clock.now()))
+
+    def _ask_again(self, output: do.AskAgain) -> None:
+        if self._subjects is not None:
+            self._spawn(self._publish(self._subjects.again, codec.encode(output.again)))
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        try:
+            await self._services.bus.publish(subject, data)
+        except LogError as error:
+            logger.debug("job %s: not asked again: %s", self._job.job_id, error)  # the timer asks again
+
+    def _fetch(self, output: do.Fetch) -> None:
+        self._spawn(self._fetch_all(output.first, output.last))
+
+    async def _fetch_all(self, first: int, last: int) -> None:
+        if self._subjects is None:
+            return
+        try:
+            async for message in self._services.log.read(self._subjects.all, start_seq=self._relay.epoch):
+                owned = self._owned(message, message.subject)
+                if owned is not None and first <= owned.index <= last:
+                    self._feed(self._relay.on_owned(owned, self._clock.now()))
+        except LogError as error:
+            logger.warning("job %s: records %d to %d are missing: %s", self._job.job_id, first, last, error)
+
+    # ------------------------------------------------------------------------------------------------------- the start
+
+    def _begin(self, output: do.Begin) -> None:
+        self._started_at = self._clock.now()
+        self._spawn(self._place_call(output))
+
+    async def _place_call(self, begin: do.Begin) -> None:
+        try:
+            started = await self._take_and_appoint(begin)
+        except (LogError, ProtocolViolation) as error:
+            logger.warning("job %s: the call is up, and cannot be placed: %s", self._job.job_id, error)
+            if self._ledger is None:
+                self._hang_up(do.Close(1012 if isinstance(error, Fenced) else 1000))
+                await self._place.release("the call could not be placed")
+                self._finish(LineResult("lost", 0.0, connected=False))
+                return
+            started = False
+        self._feed(self._relay.begin())
+        if not started:
+            self._feed(self._relay.end("error", "no runner has taken the call", self._clock.now()))
+
+    async def _take_and_appoint(self, begin: do.Begin) -> bool:
+        services, session = self._services, begin.session_id
+        subjects = self._subjects = services.subjects.call(self._job.agent_id, session)
+        self._run = subjects.run("x")[:-1]
+        for subject, handler in ((subjects.all, self._on_stored), (subjects.live, self._on_live)):
+            self._subscriptions.append(await services.bus.subscribe(subject, handler))
+        self._ledger = await take_line(services, subjects, self._job, session, self._open_ledger)
+        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id)
+        self._relay.appoint(epoch)
+        return await self._place.start(session, epoch, first)
+
+    def _open_ledger(self, writing: Writing) -> Ledger:
+        services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
+        return Ledger(
+            services.log,
+            services.bus,
+            services.clock,
+            subjects,
+            writing,
+            on_failure=self._on_log_failure,
+            on_state=self._on_log_state,
+        )
+
+    # -------------------------------------------------------------------------------------------------------- the log
+
+    def _on_log_failure(self, error: LogError) -> None:
+        if isinstance(error, Fenced):
+            logger.warning("job %s: another bridge holds the line", self._job.job_id)
+            self._hang_up(do.Close(1012))
+            self._finish(LineResult("lost", self._duration(), connected=True))
+            return
+        logger.error("job %s: the event log takes no more: %s", self._job.job_id, error)
+        self._feed(self._relay.end("error", "the event log takes no more", self._clock.now()))
+
+    def _on_log_state(self, away: bool) -> None:  # noqa: FBT001 - the ledger's callback
+        relay, ledger, now = self._relay, self._ledger, self._clock.now()
+        if self._deaf and self._socket is not None and (ledger is None or ledger.backlog < self._settings.busy // 4):
+            self._deaf = False
+            self._socket.resume_reading()
+        if not away:
+            self._feed(relay.log_back())
+            return
+        self._feed(relay.log_away(now))
+        if ledger is not None and ledger.unstored_bytes > self._settings.relay.buffer_bytes:
+            self._feed(relay.end("error", "too much waits for the event log", now))
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def _failed(self, output: do.Failed) -> None:
+        log = logger.info if output.cancelled else logger.warning
+        log("job %s: the call did not come up: %s", self._job.job_id, output.reason)
+        self._spawn(self._release(output))
+
+    async def _release(self, output: do.Failed) -> None:
+        await self._place.release(output.reason)
+        self._finish(LineResult("cancelled" if output.cancelled else "lost", 0.0, connected=False))
+
+    def _over(self, output: do.Over) -> None:
+        self._turn_away()
+        self._finish(LineResult(output.reason, self._duration(), connected=True))
+
+    def _finish(self, result: LineResult) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(result)
+
+    def _duration(self) -> float:
+        return 0.0 if self._started_at is None else self._clock.now() - self._started_at
+
+    async def _settle(self) -> None:
+        """See to it that the end of the call is in the log, even if that has to come back first."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        deadline = self._clock.now() + self._settings.linger_s
+        while not isinstance(ledger.failure, Fenced) and self._clock.now() < deadline:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - self._clock.now())):
+                    await (ledger.flush() if ledger.failure is None else ledger.last_words())
+            except (LogError, TimeoutError) as error:
+                logger.warning("job %s: the end of the call is not stored: %s", self._job.job_id, error)
+                await self._clock.sleep(self._settings.last_words_s)
+            else:
+                return
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._leave(self._socket, 1012)  # never 1000: we give up, the caller does not
+        self._turn_away()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for subscription in self._subscriptions:
+            await subscription.close()
+        if self._ledger is not None:
+            await self._ledger.close()
+        for socket in self._closing:
+            await socket.wait_closed()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        self._watch(asyncio.get_running_loop().create_task(work))
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("job %s: %s", self._job.job_id, type(error).__name__, exc_info=error)
+            self._hang_up(do.Close(1012))
+            self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
+
+
+def _command(record: Record) -> Owned:
+    envelope, body = record.envelope, record.body
+    if isinstance(body, _COMMANDS):
+        return Owned(envelope.epoch, envelope.index, envelope.id, body)
+    return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNREADABLE)
+
+
+_ACTS: Final[dict[type[object], Callable[..., None]]] = {
+    do.Dial: Line._dial,  # noqa: SLF001 - the class's own table
+    do.Write: Line._write,  # noqa: SLF001
+    do.Ping: Line._ping,  # noqa: SLF001
+    do.Close: Line._hang_up,  # noqa: SLF001
+    do.Store: Line._store,  # noqa: SLF001
+    do.AskAgain: Line._ask_again,  # noqa: SLF001
+    do.Fetch: Line._fetch,  # noqa: SLF001
+    do.Begin: Line._begin,  # noqa: SLF001
+    do.Failed: Line._failed,  # noqa: SLF001
+    do.Over: Line._over,  # noqa: SLF001
+}

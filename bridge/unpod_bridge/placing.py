@@ -1,0 +1,115 @@
+"""How a call that has just come up gets its line, its owner and its first records.
+
+In this order: the line (so that no other bridge writes), what the worker said, the owner's placement, and the receipt
+with which the owner's history begins. The owner folds up to that receipt, and only then is live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from unpod.core import events as ev
+from unpod.core import ids
+from unpod.core.codec import encode
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.subjects import CallSubjects, Subjects
+from unpod.errors import Fenced
+from unpod.ports import Bus, Clock, EventLog, Fence
+from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.outputs import Begin, Store
+from unpod_bridge.sockets import Dialer
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call that the orchestrator has assigned to us."""
+
+    job_id: str
+    call_id: str
+    agent_id: str
+    bridge_url: str = field(repr=False)
+    call_token: str = field(repr=False)
+    metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+class Place(Protocol):
+    """The place that a runner holds for a job."""
+
+    @property
+    def runner_id(self) -> str:
+        """Which runner holds it."""
+        ...
+
+    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+        """Tell the runner that the session is its own; return False if it does not answer, or does not want it."""
+        ...
+
+    async def release(self, reason: str) -> None:
+        """Give the place back: the call never came up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineServices:
+    """What a line needs from the outside."""
+
+    log: EventLog
+    bus: Bus
+    subjects: Subjects
+    clock: Clock
+    bridge_id: str
+    dialer: Dialer
+
+
+async def take_line(
+    services: LineServices, subjects: CallSubjects, job: Job, session_id: str, open_ledger: Callable[[Writing], Ledger]
+) -> Ledger:
+    """Take the line of a new session, anchor our time to the log's, and return the ledger to write in.
+
+    Raises:
+        Fenced: another bridge holds the line.
+        LogError: the log does not answer.
+    """
+    log, clock = services.log, services.clock
+    taken = ev.LineTaken(bridge=services.bridge_id, job_id=job.job_id)
+    headers = _headers(services, "line", taken, session_id)
+    stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, 0))
+    asked_at = clock.now()
+    record = await log.last(subjects.line)
+    if record is None or record.seq != stored.seq:
+        raise Fenced("another bridge has taken the line")
+    offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
+    return open_ledger(Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s))
+
+
+async def appoint(
+    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, runner_id: str
+) -> tuple[int, int]:
+    """Store what the worker said and make the runner the owner; return its epoch and where its history begins.
+
+    Raises:
+        LogError: the log does not answer, or another bridge has been quicker.
+    """
+    ledger.put(Store("evt", begin.hello.body, begin.hello.data))
+    ledger.put(Store("evt", begin.started.body, begin.started.data))
+    owner = ev.OwnerAppointed(runner=runner_id)
+    headers = _headers(services, "own", owner, begin.session_id)
+    own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, 0))
+    first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))
+    return own.seq, first.seq
+
+
+def _headers(services: LineServices, kind: str, body: ev.Placement, session_id: str, former: int = 0) -> dict[str, str]:
+    return to_headers(
+        Envelope(
+            id=ids.derive(kind, session_id, services.bridge_id, former),
+            type=f"{kind}.{ev.tag_of(body)}",
+            source=services.bridge_id,
+            session=session_id,
+            time=services.clock.now(),
+            epoch=0,
+            index=0,
+        )
+    )
