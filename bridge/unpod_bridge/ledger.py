@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ from unpod.core.envelope import Envelope, to_headers
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
-from unpod.errors import LogError, LogUnavailable, RecordTooLarge
+from unpod.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
 from unpod.ports import Bus, Clock, EventLog, Fence, Stored, Timer
 from unpod_bridge.frames import rejected
 from unpod_bridge.outputs import Store
@@ -32,6 +32,7 @@ _LOOK_BUSY_S: Final = 0.1
 _SILENT_S: Final = 1.5
 """The log is away once it has acknowledged nothing for so long."""
 _RETRY_S: Final = 0.1
+_LAST_WORDS_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +132,35 @@ class Ledger:
             await asyncio.shield(self._task)
         await self._writer.flush()
 
-    async def last_words(self) -> None:
-        """Store the end of the call where the writer has failed: the only record that nobody can do without.
+    async def finish(self, patience_s: float) -> None:
+        """See to it that all of the call is stored, its end above all, even if the log has to come back first."""
+        deadline = self._clock.now() + patience_s
+        while not isinstance(self.failure, Fenced) and self._clock.now() < deadline:
+            try:
+                if self.failure is None:
+                    await self._within(deadline - self._clock.now(), self.flush())
+                else:
+                    await self._last_words()
+            except LogError as error:
+                logger.warning("the end of a call is not stored yet: %s", error)
+                await self._clock.sleep(_LAST_WORDS_S)
+            else:
+                return
 
-        Raises:
-            LogError: that is not possible (yet).
-        """
+    async def _within(self, seconds: float, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        timer = self._clock.call_later(seconds, lambda: _cancel(task))
+        try:
+            await asyncio.wait([task])
+        finally:
+            timer.cancel()
+            task.cancel()
+        if task.cancelled():
+            raise LogUnavailable(f"the log did not come back within {seconds:g} s")
+        task.result()
+
+    async def _last_words(self) -> None:
+        """Store the end of the call where the writer has failed: the one record that nobody can do without."""
         store = self._ended
         if store is None:
             return
@@ -236,3 +260,7 @@ class Ledger:
         if self.backlog and self._writer.failure is None:
             busy = self.backlog > self._busy
             self._timer = self._clock.call_later(_LOOK_BUSY_S if busy else _LOOK_S, self._look)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()

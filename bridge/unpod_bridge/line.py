@@ -10,22 +10,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import Final
 
 from unpod.core import codec
 from unpod.core import events as ev
-from unpod.core.codec import Record
-from unpod.core.commands import AnyCommand
-from unpod.core.envelope import from_headers
-from unpod.core.live import DELTA, LIVE_SUBJECT
+from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, ProtocolViolation
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
+from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.frames import Frame, read_frame
 from unpod_bridge.ledger import Ledger, Writing
-from unpod_bridge.outputs import Output, Owned
-from unpod_bridge.performer import RelaySettings
+from unpod_bridge.outputs import Output
+from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import Job, LineServices, Place, appoint, take_line
 from unpod_bridge.relay import Relay
 from unpod_bridge.sockets import DialError, Socket
@@ -35,9 +33,7 @@ __all__ = ["Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
 
 logger = logging.getLogger("unpod.bridge.line")
 
-_COMMANDS: Final = get_args(AnyCommand)
 _LOGGED_FRAMES: Final = 20
-_UNREADABLE: Final = "this bridge does not know such a command"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +42,6 @@ class LineSettings:
 
     relay: RelaySettings = field(default_factory=RelaySettings)
     linger_s: float = 600.0
-    close_s: float = 3.0
-    last_words_s: float = 1.0
     busy: int = 1_000
 
 
@@ -92,7 +86,7 @@ class Line:
         self._clock = services.clock
         self._relay = Relay(self._settings.relay)
         self._subjects: CallSubjects | None = None
-        self._run = ""
+        self._reader: OwnerRecords | None = None
         self._ledger: Ledger | None = None
         self._socket: Socket | None = None
         self._closing: set[Socket] = set()
@@ -119,7 +113,8 @@ class Line:
         try:
             self._feed(self._relay.start(self._clock.now()))
             result = await self._done
-            await self._settle()
+            if self._ledger is not None:
+                await self._ledger.finish(self._settings.linger_s)
         finally:
             await self._close()
         return result
@@ -166,37 +161,17 @@ class Line:
                 return
             self._feed(self._relay.on_delta(delta, self._clock.now()))
         elif message.subject == subjects.text:
-            self._on_record(message, message.headers.get(LIVE_SUBJECT, ""))
+            self._on_record(message)
 
-    def _on_stored(self, message: Message) -> None:
-        self._on_record(message, message.subject)
-
-    def _on_record(self, message: Message, subject: str) -> None:
-        owned = self._owned(message, subject)
-        if owned is not None:
-            self._feed(self._relay.on_owned(owned, self._clock.now()))
-
-    def _owned(self, message: Message, subject: str) -> Owned | None:
-        """Return a record of the owner, or None for any other; what a `run` record says is not our business."""
-        command = self._subjects is not None and subject == self._subjects.cmd
-        if not command and not (self._run and subject.startswith(self._run)):
-            return None
-        try:
-            envelope = from_headers(message.headers)
-            if not command:
-                return Owned(envelope.epoch, envelope.index)
-            record = codec.read(self._services.subjects, subject, message.headers, message.data)
-        except ProtocolViolation as error:
-            return self._unreadable(message, error)
-        return _command(record)
-
-    def _unreadable(self, message: Message, error: ProtocolViolation) -> Owned | None:
-        logger.warning("job %s: a record of the owner cannot be read: %s", self._job.job_id, error)
-        try:
-            envelope = from_headers(message.headers)
-        except ProtocolViolation:
-            return None
-        return Owned(envelope.epoch, envelope.index, envelope.id, refusal="it cannot be read")
+    def _on_record(self, message: Message) -> None:
+        owned = None if self._reader is None else self._reader.read(message)
+        if owned is None:
+            return
+        if owned.refusal:
+            logger.warning(
+                "job %s: command %d of the owner is refused: %s", self._job.job_id, owned.index, owned.refusal
+            )
+        self._feed(self._relay.on_owned(owned, self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------------ carry out
 
@@ -281,35 +256,20 @@ class Line:
             self._spawn(self._tell_stored(ledger, output.notify))
 
     async def _tell_stored(self, ledger: Ledger, notify: str) -> None:
-        try:
-            await ledger.flush()
-        except LogError:
-            return  # the ledger says so, once
+        await ledger.flush()
         self._feed(self._relay.stored(notify, self._clock.now()))
 
     def _ask_again(self, output: do.AskAgain) -> None:
         if self._subjects is not None:
-            self._spawn(self._publish(self._subjects.again, codec.encode(output.again)))
-
-    async def _publish(self, subject: str, data: bytes) -> None:
-        try:
-            await self._services.bus.publish(subject, data)
-        except LogError as error:
-            logger.debug("job %s: not asked again: %s", self._job.job_id, error)  # the timer asks again
+            self._spawn(self._services.bus.publish(self._subjects.again, codec.encode(output.again)))
 
     def _fetch(self, output: do.Fetch) -> None:
-        self._spawn(self._fetch_all(output.first, output.last))
+        if self._reader is not None:
+            self._spawn(self._hand_in(self._reader, output))
 
-    async def _fetch_all(self, first: int, last: int) -> None:
-        if self._subjects is None:
-            return
-        try:
-            async for message in self._services.log.read(self._subjects.all, start_seq=self._relay.epoch):
-                owned = self._owned(message, message.subject)
-                if owned is not None and first <= owned.index <= last:
-                    self._feed(self._relay.on_owned(owned, self._clock.now()))
-        except LogError as error:
-            logger.warning("job %s: records %d to %d are missing: %s", self._job.job_id, first, last, error)
+    async def _hand_in(self, reader: OwnerRecords, wanted: do.Fetch) -> None:
+        async for owned in reader.between(self._services.log, self._relay.epoch, wanted.first, wanted.last):
+            self._feed(self._relay.on_owned(owned, self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------------- the start
 
@@ -335,8 +295,8 @@ class Line:
     async def _take_and_appoint(self, begin: do.Begin) -> bool:
         services, session = self._services, begin.session_id
         subjects = self._subjects = services.subjects.call(self._job.agent_id, session)
-        self._run = subjects.run("x")[:-1]
-        for subject, handler in ((subjects.all, self._on_stored), (subjects.live, self._on_live)):
+        self._reader = OwnerRecords(services.subjects, subjects)
+        for subject, handler in ((subjects.all, self._on_record), (subjects.live, self._on_live)):
             self._subscriptions.append(await services.bus.subscribe(subject, handler))
         self._ledger = await take_line(services, subjects, self._job, session, self._open_ledger)
         epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id)
@@ -400,22 +360,6 @@ class Line:
     def _duration(self) -> float:
         return 0.0 if self._started_at is None else self._clock.now() - self._started_at
 
-    async def _settle(self) -> None:
-        """See to it that the end of the call is in the log, even if that has to come back first."""
-        ledger = self._ledger
-        if ledger is None:
-            return
-        deadline = self._clock.now() + self._settings.linger_s
-        while not isinstance(ledger.failure, Fenced) and self._clock.now() < deadline:
-            try:
-                async with asyncio.timeout(max(0.0, deadline - self._clock.now())):
-                    await (ledger.flush() if ledger.failure is None else ledger.last_words())
-            except (LogError, TimeoutError) as error:
-                logger.warning("job %s: the end of the call is not stored: %s", self._job.job_id, error)
-                await self._clock.sleep(self._settings.last_words_s)
-            else:
-                return
-
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -442,17 +386,12 @@ class Line:
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if isinstance(error, LogError):  # what waits for the log is asked for again, or ends with the call
+            logger.warning("job %s: %s", self._job.job_id, error)
+        elif error is not None:
             logger.error("job %s: %s", self._job.job_id, type(error).__name__, exc_info=error)
             self._hang_up(do.Close(1012))
             self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
-
-
-def _command(record: Record) -> Owned:
-    envelope, body = record.envelope, record.body
-    if isinstance(body, _COMMANDS):
-        return Owned(envelope.epoch, envelope.index, envelope.id, body)
-    return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNREADABLE)
 
 
 _ACTS: Final[dict[type[object], Callable[..., None]]] = {

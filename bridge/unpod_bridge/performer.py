@@ -9,82 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core import commands as cmd
-from unpod.core import events as ev
 from unpod_bridge import frames
+from unpod_bridge.call_state import CallState
 from unpod_bridge.frames import Ignored, Unsupported
-from unpod_bridge.outputs import AskAgain, Fetch, Output, Owned, Ping, Store, Write
-from unpod_bridge.speech import Key, Speech
+from unpod_bridge.outputs import AskAgain, Fetch, Owned, Ping
+from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 _TOO_MUCH: Final = "too much waits for the worker"
 _ENDED: Final = "the call ended before it could be done"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelaySettings:
-    """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them."""
-
-    handshake_s: float = 10.0
-    tries: int = 3
-    retry_s: tuple[float, ...] = (0.2, 0.4)
-    redial_s: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8, 1.0)
-    busy_retry_s: float = 0.5
-    busy_for_s: float = 15.0
-    stable_s: float = 5.0
-    buffer_s: float = 30.0
-    buffer_bytes: int = 2 * 1024 * 1024
-    max_waiting: int = 2_000
-    filler_after_s: float = 0.7
-    first_receipt_s: float = 0.05
-    receipt_s: float = 0.25
-    again_s: float = 0.5
-    give_up_s: float = 2.0
-    fetch_s: float = 0.2
-    end_grace_s: float = 30.0
-    transfer_grace_s: float = 10.0
-    max_rejected: int = 1_000
-    max_unknown: int = 10_000
-
-
-@dataclass(slots=True, kw_only=True)
-class CallState:
-    """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent."""
-
-    settings: RelaySettings
-    speech: Speech
-    out: list[Output] = field(default_factory=list)
-    timers: dict[str, float] = field(default_factory=dict)
-    verbs: frozenset[str] = frozenset()
-    up: bool = False
-    paused: bool = False
-    pause_reason: str = ""
-    recorded: bool = True
-    filler: str = ""
-    asked: str | None = None
-    ending: str | None = None
-    epoch: int = 0
-    last_receipt: float = 0.0
-
-    def write(self, data: bytes | list[bytes]) -> None:
-        """Send frames, and store the receipts of the replies that end with them."""
-        for part in [data] if isinstance(data, bytes) else data:
-            self.out.append(Write(part))
-        if self.speech.finished:
-            self.out.extend(Store("ack", fact) for fact in self.speech.finished)
-            self.speech.finished.clear()
-
-    def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
-        """Store a command's receipt."""
-        fact = ev.CommandAcknowledged(
-            command=owned.id, verb=ev.tag_of(owned.command) if owned.command is not None else "", outcome=outcome,
-            owner_index=owned.index, reason=reason,
-        )  # fmt: skip
-        self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
 
 
 class Performer:
@@ -277,6 +214,7 @@ class Performer:
         else:
             call.write([*call.speech.flush(), data])
             call.acknowledge(owned, "written")
+            call.said = call.said or isinstance(command, cmd.Say)
         return True
 
     def _filler(self, owned: Owned, now: float) -> bool:

@@ -94,6 +94,7 @@ async def appoint(
     """
     ledger.put(Store("evt", begin.hello.body, begin.hello.data))
     ledger.put(Store("evt", begin.started.body, begin.started.data))
+    await ledger.flush()
     owner = ev.OwnerAppointed(runner=runner_id)
     headers = _headers(services, "own", owner, begin.session_id)
     own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, 0))

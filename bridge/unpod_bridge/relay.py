@@ -16,26 +16,25 @@ pieces of speech wait. All that another bridge needs to go on is in the log: epo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
 from unpod.core import events as ev
 from unpod.core.live import Delta
 from unpod_bridge import frames
+from unpod_bridge.call_state import CallState, RelaySettings
+from unpod_bridge.filler import Filler
+from unpod_bridge.flood import Flood
 from unpod_bridge.frames import Frame
-from unpod_bridge.outputs import Begin, Close, Dial, Failed, Output, Over, Owned, Store, Write
-from unpod_bridge.performer import CallState, Performer, RelaySettings
+from unpod_bridge.outputs import Begin, Close, Dial, Failed, Output, Over, Owned, Store
+from unpod_bridge.performer import Performer
+from unpod_bridge.redial import HANG_UP, PAIRING_UNKNOWN, Redial
 from unpod_bridge.speech import Speech
 
 Phase = Literal["idle", "dialling", "greeting", "acked", "open", "over"]
 
-HANG_UP: Final = frozenset({1000, 1001})
-PAIRING_UNKNOWN: Final = 4003
-ALREADY_CONNECTED: Final = 4009
 REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
 PROTOCOL_ERROR: Final = 1002
-_SENT: Final = (Write, Close)
 
 
 class Relay:
@@ -46,6 +45,9 @@ class Relay:
         self._settings = settings
         self._call = CallState(settings=settings, speech=Speech(settings.buffer_bytes))
         self._performer = Performer(self._call)
+        self._filler = Filler(self._call)
+        self._redial = Redial(settings)
+        self._flood = Flood(settings)
         self.phase: Phase = "idle"
         self.started = False
         self._begun = False
@@ -53,16 +55,7 @@ class Relay:
         self._hello: Frame | None = None
         self._unstored: list[Store | Over] = []
         self._unstored_size = 0
-        self._tries = 0
-        self._redials = 0
         self._reattached = 0
-        self._dropped_at = 0.0
-        self._busy_since: float | None = None
-        self._attached_at = 0.0
-        self._rejected = 0
-        self._unknown = 0
-        self._turns = 0
-        self._filled = 0
 
     # ---------------------------------------------------------------------------------------------------------- shell
 
@@ -144,61 +137,43 @@ class Relay:
 
     def _dial(self, _: float) -> None:
         self.phase = "dialling"
-        self._tries += 1
+        self._redial.tries += 1
         self._call.out.append(Dial())
 
     def _down(self, code: int | None, now: float) -> None:
         """There is no link (any more)."""
         was_open = self.phase == "open"
         self._call.timers.pop("handshake", None)
-        self._call.timers.pop("filler", None)
         self._call.up = False
         self._performer.link_lost()
+        self._filler.look(now)
         if not self.started:
-            self._retry(code, now)
+            self._wait(self._redial.before_start(code), now)
         elif code in HANG_UP:
             self._end("hangup", now, code=code, by="caller")
         elif code == PAIRING_UNKNOWN:
             self._end("lost", now, code=code, detail="the worker does not know the call any more")
         else:
-            self._redial(code, now, was_open=was_open)
+            self._wait(self._redial.after_start(code, now, was_open=was_open), now, code)
 
-    def _retry(self, code: int | None, now: float) -> None:
-        settings = self._settings
-        if code in HANG_UP:
-            self._fail("the worker hung up before the call started")
-        elif self._tries >= settings.tries:
-            self._fail(f"no call after {self._tries} dials" + (f", last close code {code}" if code else ""))
-        else:
-            self.phase = "dialling"
-            pause = settings.retry_s[min(self._tries, len(settings.retry_s)) - 1]
-            self._call.timers["dial"] = now + pause
-
-    def _redial(self, code: int | None, now: float, *, was_open: bool) -> None:
-        settings, timers = self._settings, self._call.timers
-        if was_open and (not self._dropped_at or now - self._attached_at >= settings.stable_s):
-            self._dropped_at, self._redials, self._busy_since = now, 0, None
+    def _wait(self, pause: float | str, now: float, code: int | None = None) -> None:
+        """Dial again after a pause, or not at all."""
+        if isinstance(pause, str):
+            if self.started:
+                self._end("lost", now, code=code, detail=pause)
+            else:
+                self._fail(pause)
+            return
         self.phase = "dialling"
-        if code == ALREADY_CONNECTED:
-            self._busy_since = now if self._busy_since is None else self._busy_since
-            if now - self._busy_since >= settings.busy_for_s:
-                self._end("lost", now, code=code, detail="another socket holds the call")
-                return
-            pause = settings.busy_retry_s
+        if self.started:
+            self._call.timers["buffer"] = self._redial.latest
+        if pause > 0.0:
+            self._call.timers["dial"] = now + pause
         else:
-            pause = settings.redial_s[min(self._redials, len(settings.redial_s) - 1)]
-        self._redials += 1
-        timers["dial"] = now + pause
-        timers["buffer"] = max(self._dropped_at + settings.buffer_s, now)
-        if pause == 0.0:
-            timers.pop("dial")
             self._dial(now)
 
-    def _stalled(self, now: float) -> None:
-        self._wrong(now)
-
     def _wrong(self, now: float) -> None:
-        """The handshake has gone wrong: close, and dial again."""
+        """The handshake stalls or has gone wrong: close, and dial again."""
         self._call.out.append(Close(PROTOCOL_ERROR))
         self._down(None, now)
 
@@ -213,13 +188,13 @@ class Relay:
         if self.phase == "open":
             if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
                 frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
-            elif isinstance(body, ev.UserText):
-                self._heard(body, now)
+            self._evt(frame, now)
+            if isinstance(body, ev.UserText) and body.is_final:
+                self._filler.heard(now)
             elif isinstance(body, ev.UserInterrupted):
                 self._call.speech.cut()
                 self._performer.pump(now)
                 self._spoken(now)
-            self._evt(frame, now)
         elif self.phase in ("greeting", "acked"):
             self._handshake(frame, now)
         return self._take()
@@ -237,8 +212,7 @@ class Relay:
             else:
                 self._first(body, self._hello, frame, now)
         elif frame.type in ("hello.ack", "call.started"):  # in the wrong order, or ill-typed
-            if self.started:
-                self._evt(self._out_of_order(frame), now)
+            self._evt(self._out_of_order(frame), now)
             self._wrong(now)
         else:
             self._evt(frame, now)
@@ -278,7 +252,8 @@ class Relay:
         timers = self._call.timers
         for name in ("handshake", "buffer", "dial"):
             timers.pop(name, None)
-        self.phase, self._call.up, self._attached_at = "open", True, now
+        self.phase, self._call.up = "open", True
+        self._redial.attached(now)
 
     def on_pong(self, token: bytes) -> list[Output]:
         """The worker has read what was written before a ping."""
@@ -322,16 +297,9 @@ class Relay:
 
     def _evt(self, frame: Frame, now: float) -> None:
         """Store a frame, unless it is one of a flood that cannot be taken."""
-        body = frame.body
-        if isinstance(body, ev.FrameRejected):
-            self._rejected += 1
-            if self._rejected > self._settings.max_rejected:
-                return
-        elif isinstance(body, ev.FrameUnknown):
-            self._unknown += 1
-            if self._unknown > self._settings.max_unknown:
-                return
-        self._store("evt", body, frame.data)
+        if not self._flood.keeps(frame.body):
+            return
+        self._store("evt", frame.body, frame.data)
         if not self._begun and self._unstored_size > self._settings.buffer_bytes and self.started:
             self._end("error", now, detail="too much came before the call could be stored")
 
@@ -379,8 +347,7 @@ class Relay:
         speech, timers = call.speech, call.timers
         if speech.unreported and "receipt" not in timers:
             timers["receipt"] = max(now + settings.first_receipt_s, call.last_receipt + settings.receipt_s)
-        if self._filled < self._turns:
-            self._await_reply(now)
+        self._filler.look(now)
 
     def _receipt(self, now: float) -> None:
         fact = self._call.speech.receipt()
@@ -388,30 +355,9 @@ class Relay:
             self._call.last_receipt = now
             self._store("ack", fact)
 
-    # -------------------------------------------------------------------------------------------------------- filler
-
-    def _heard(self, body: ev.UserText, now: float) -> None:
-        if body.is_final:
-            self._turns += 1
-            self._await_reply(now)
-
-    def _await_reply(self, now: float) -> None:
-        """Wait for the reply to the next turn, unless one is being spoken or nobody has said anything."""
-        speech, timers = self._call.speech, self._call.timers
-        while self._filled < self._turns and speech.spoke(self._filled + 1):
-            self._filled += 1
-        open_ = speech.open_key is not None
-        if self._filled >= self._turns or open_ or not self._call.filler or "agent.filler" in self._call.verbs:
-            timers.pop("filler", None)
-        elif "filler" not in timers:
-            timers["filler"] = now + self._settings.filler_after_s
-
-    def _fill(self, now: float) -> None:
-        self._filled += 1
-        if self._call.up and self._call.ending is None and self._call.filler:
-            self._call.write(frames.say(self._call.filler))
-        if self._filled < self._turns:
-            self._await_reply(now)
+    def _give_up(self, now: float) -> None:
+        self._performer.give_up(now)
+        self._spoken(now)
 
     # ------------------------------------------------------------------------------------------------------- the end
 
@@ -441,42 +387,24 @@ class Relay:
         self._receipt(now)
         call.up = False
         self._performer.over(clean=code in HANG_UP)
-        self._store("evt", ev.CallEnded(reason=reason, detail=self._detail(detail), close_code=code, by=by))
+        self._store("evt", ev.CallEnded(reason=reason, detail=self._flood.note(detail), close_code=code, by=by))
         call.out.append(Over(reason))
         self.phase = "over"
         call.timers.clear()
 
-    def _detail(self, detail: str) -> str:
-        lost = max(0, self._rejected - self._settings.max_rejected) + max(0, self._unknown - self._settings.max_unknown)
-        return f"{detail}; {lost} more frames were not kept".lstrip("; ") if lost else detail
-
     def _overdue(self, now: float) -> None:
         self._end(self._call.ending or "completed", now, detail="the worker did not close", by="agent")
 
-    def _redial_due(self, now: float) -> None:
-        self._dial(now)
 
-    def _fetch_due(self, now: float) -> None:
-        self._performer.fetch(now)
-
-    def _again_due(self, now: float) -> None:
-        self._performer.ask_again(now)
-
-    def _give_up_due(self, now: float) -> None:
-        self._performer.give_up(now)
-        self._spoken(now)
-
-
-logger = logging.getLogger("unpod.bridge.relay")
 _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
-    "dial": Relay._redial_due,  # noqa: SLF001 - the class's own table
-    "handshake": Relay._stalled,  # noqa: SLF001
+    "dial": Relay._dial,  # noqa: SLF001 - the class's own table
+    "handshake": Relay._wrong,  # noqa: SLF001
     "buffer": Relay._lost,  # noqa: SLF001
     "log": Relay._log_gone,  # noqa: SLF001
     "ending": Relay._overdue,  # noqa: SLF001
     "receipt": Relay._receipt,  # noqa: SLF001
-    "filler": Relay._fill,  # noqa: SLF001
-    "fetch": Relay._fetch_due,  # noqa: SLF001
-    "again": Relay._again_due,  # noqa: SLF001
-    "give_up": Relay._give_up_due,  # noqa: SLF001
+    "filler": lambda relay, now: relay._filler.due(now),  # noqa: SLF001
+    "fetch": lambda relay, now: relay._performer.fetch(now),  # noqa: SLF001
+    "again": lambda relay, now: relay._performer.ask_again(now),  # noqa: SLF001
+    "give_up": Relay._give_up,  # noqa: SLF001
 }

@@ -21,16 +21,18 @@ _MARK = "unpod.enable_logging"
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"token|signature|secret|nonce|passw|credential|jwt|key$|^sig$|^auth", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+_URL = re.compile(r"(?<![a-z0-9])[a-z][a-z0-9+.-]{0,30}://[^\s\"'<>]+", re.IGNORECASE)
 
+_VALUE = r"[^\s\"',;&})]+"
 _IN_TEXT = (
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {_HIDDEN}"),
-    (re.compile(r"(\bauthorization\W{1,5}(?:token|jwt)\s+)[\w.~+/=-]+", re.IGNORECASE), rf"\1{_HIDDEN}"),
+    (re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {_HIDDEN}"),
+    (re.compile(rf"\b(authorization[\"']?\s*[:=]\s*[\"']?(?:\w+\s+)?){_VALUE}", re.IGNORECASE), rf"\1{_HIDDEN}"),
     (re.compile(r"\bsk[-_][\w-]{4,}"), f"sk-{_HIDDEN}"),
-    # token=..., "api_key": "...", 'nonce': '...'
+    # token=..., "api_key": "...", 'nonce': '...'; the bounds keep a long line from taking long
     (
         re.compile(
-            r"(\b[\w-]*(?:token|signature|secret|nonce|password|api[_-]?key)(?:=|[\"']\s*[:=]\s*)[\"']?)[^\s\"',;&})]+",
+            r"(?<![\w-])([\w-]{0,64}(?:token|signature|secret|nonce|password|api[_-]?key)"
+            rf"(?:=|[\"']\s*[:=]\s*)[\"']?){_VALUE}",
             re.IGNORECASE,
         ),
         rf"\1{_HIDDEN}",

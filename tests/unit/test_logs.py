@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -151,6 +152,8 @@ def test_redacting_a_url_never_raises(anything: object) -> None:
         ("signature=abcdef, ts=1", "abcdef"),
         ("Incorrect API key provided: sk-proj-abcdef", "abcdef"),
         ("got wss://h/c?x=1&token=abcdef.", "abcdef"),
+        ("authorization=abcdef", "abcdef"),
+        ("'UNPOD_API_KEY': 'abcdef'", "abcdef"),
         ("path /c?token=abcdef HTTP/1.1", "abcdef"),
     ],
 )
@@ -166,8 +169,16 @@ def test_secrets_in_a_text_are_hidden(text: str, secret: str) -> None:
         "tokens_in=12 tokens_out=3",
         "registered my-agent#1f2e3d4c at wss://api.unpod.ai/v1/internal/workers",
         "session s-1 owner epoch=12 key ok",
+        "basic settings of the bearer",
         "risk-based routing to sk of 12",
     ],
 )
 def test_what_is_no_secret_stays_readable(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("unit", ["a-", "a.", "token", "x://", "?a=", "authorization ", "'"])
+def test_a_long_line_does_not_take_long(unit: str) -> None:
+    started = time.perf_counter()
+    redact(unit * (200_000 // len(unit)))
+    assert time.perf_counter() - started < 2

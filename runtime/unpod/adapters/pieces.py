@@ -109,7 +109,7 @@ def plain(value: object) -> object:
 
 
 def _labels(report: ToolCall | ToolResult) -> dict[str, object]:
-    return {"name": report.name, "call_id": "" if report.call_id is None else report.call_id}
+    return {"name": report.name, "call_id": report.call_id or ""}
 
 
 def _fitting(fields: dict[str, object], into: type[R]) -> R:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 from msgspec import Struct
 
 from unpod.core.events import CallStarted
@@ -62,12 +60,9 @@ def _user_number(metadata: dict[str, object]) -> str:
 def _data(started: CallStarted) -> dict[str, object]:
     metadata = started.metadata
     given = metadata.get("data")
-    if isinstance(given, dict):
-        data: dict[str, object] = deepcopy(given)
-    else:
-        data = {key: deepcopy(value) for key, value in metadata.items() if key not in _FIELDS}
+    kept = given if isinstance(given, dict) else {k: v for k, v in metadata.items() if k not in _FIELDS}
     # The server's identity wins over what the dispatcher's caller wrote under the same names.
-    data.update({key: deepcopy(metadata[key]) for key in _ROUTING if metadata.get(key)})
+    data = _copied({**kept, **{key: metadata[key] for key in _ROUTING if metadata.get(key)}})
     if started.voice_profile_id and not data.get("voice_profile_id"):
         data["voice_profile_id"] = started.voice_profile_id
     return data
@@ -75,5 +70,19 @@ def _data(started: CallStarted) -> dict[str, object]:
 
 def _room(started: CallStarted) -> dict[str, object]:
     given = started.metadata.get("room")
-    room: dict[str, object] = {"name": started.room_id}
-    return room | deepcopy(given) if isinstance(given, dict) else room
+    return _copied({"name": started.room_id, **(given if isinstance(given, dict) else {})})
+
+
+def _copied(data: dict[str, object]) -> dict[str, object]:
+    """Return a copy that shares no object or array; without recursion, since a frame may be nested as deeply as it likes."""
+    copy = dict(data)
+    unvisited: list[dict[str, object] | list[object]] = [copy]
+    while unvisited:
+        container = unvisited.pop()
+        inner = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in list(inner):
+            if isinstance(value, dict | list):
+                fresh = value.copy()
+                container[key] = fresh  # type: ignore[index]  # the key is the container's own
+                unvisited.append(fresh)
+    return copy

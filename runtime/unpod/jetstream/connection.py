@@ -236,6 +236,7 @@ class Nats:
 
         Raises:
             ConfigurationError: nothing answers within `connect_timeout_s`, or the server refuses us.
+            PermissionDenied: the user may not have an inbox under `inbox_prefix`.
         """
         options = self.options
         options.credentials.check()
@@ -248,9 +249,11 @@ class Nats:
             )
             if not connecting.done() or connecting.exception() is not None:
                 raise self._no_connection()
-            self._client.add_tail(f"{self.replies.prefix}*", "", self.replies.dispatch)
+            inbox = self._client.add_tail(f"{self.replies.prefix}*", "", self.replies.dispatch)
             self._up = True
             await self.flush(timeout_s=options.connect_timeout_s)
+            if inbox.denied:  # without it nothing is ever acknowledged
+                raise PermissionDenied("subscription", inbox.subject)
         except BaseException:
             await self._end(connecting)
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -276,12 +275,17 @@ class EmbeddedServer:
         )
         path = self._dir / "nats-server.conf"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.fchmod(handle, 0o600)  # one that an older umask left behind may be readable to others
         with os.fdopen(handle, "w") as file:
             file.write(text)
 
     # ------------------------------------------------------------------------------------------------- the directory
 
     async def _take_directory(self) -> None:
+        try:
+            import fcntl  # noqa: PLC0415 - Windows has none, and everything else here works there
+        except ImportError:
+            raise ConfigurationError("the embedded server needs Linux or macOS: set UNPOD_NATS_URL") from None
         try:
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -10,10 +10,12 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.aio.client import Client
 from tests.integration.jetstream.servers import CMD, RANDOM_PORT, msg_id, server, until
 
 from unpod.errors import ConfigurationError, LogUnavailable
 from unpod.jetstream import Credentials, NatsOptions, PermissionDenied, connect, open_log, topology
+from unpod.jetstream.client import WireClient
 from unpod.jetstream.topology import MIB
 from unpod.ports import Message
 
@@ -21,6 +23,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unpod.jetstream import EmbeddedServer, JetStreamLog, Nats
+
+
+def test_the_replaced_are_all_of_them() -> None:
+    # A new nats-py that calls them otherwise would bypass client.py without a sound.
+    replaced = {
+        "_connect_to_server",
+        "_process_connect_init",
+        "_process_err",
+        "_process_pong",
+        "_read_loop",
+        "_send_ping",
+    }
+    assert replaced == {name for name in replaced if name in vars(WireClient) and name in vars(Client)}
+    used = {
+        "_error_cb",
+        "_process_info",
+        "_process_op_err",
+        "_sid",
+        "_subs",
+        "_transport",
+        "_pongs",
+        "_ps",
+        "_max_payload",
+    }
+    assert used <= set(vars(Client)) | set(vars(Client()))
 
 
 def free_port() -> int:
@@ -172,6 +199,18 @@ async def test_the_first_and_the_rest_of_a_turn_keep_their_order(nats: Nats) -> 
         await asyncio.sleep(0)
     await nats.flush(timeout_s=5)
     assert heard == [b"%d-%d" % (turn, n) for turn in range(20) for n in range(turn)]
+
+
+async def test_an_inbox_that_is_denied_is_told_at_the_start(directory: Path) -> None:
+    config = f"""{RANDOM_PORT}
+    authorization {{ users: [ {{ user: u, password: x, permissions: {{ subscribe: ["_INBOX_u.>"] }} }} ] }}"""
+    async with server(directory, config) as (_, url):
+        me = Credentials(user="u", password="x")
+        with pytest.raises(PermissionDenied, match="_INBOX"):
+            async with connect(NatsOptions((url,), credentials=me)):
+                pass
+        async with connect(NatsOptions((url,), credentials=me, inbox_prefix="_INBOX_u")) as nats:
+            assert await nats.ask("$JS.API.INFO", b"", timeout_s=5)
 
 
 RIGHTS = f"""{RANDOM_PORT}

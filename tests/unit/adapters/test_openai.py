@@ -66,7 +66,7 @@ async def test_the_calls_instructions_where_it_has_none_of_its_own(server: ChatS
 async def test_a_model_call_is_reported_with_what_the_provider_counted(server: ChatServer) -> None:
     calls: list[dict[str, Any]] = []
     adapter = adapter_for(server)
-    check_adapter(adapter).register_llm_callback(lambda **fields: calls.append(fields))
+    adapter.register_llm_callback(lambda **fields: calls.append(fields))
     await adapter.turn("hello")
     (call,) = calls
     latency_ms, ttft_ms = call.pop("latency_ms"), call.pop("ttft_ms")
@@ -235,7 +235,7 @@ async def test_the_provider_reports_an_error_in_mid_stream(server: ChatServer) -
     ("body", "text"),
     [
         (b"<html>a login page</html>", "openai sent no events; is the base URL right?"),
-        (b"data: {what\n\n", "an event that is not JSON"),
+        (b"data: {what\n\n", "openai sent an event that is not JSON"),
     ],
 )
 async def test_what_is_no_chat_completion_is_an_error(server: ChatServer, body: bytes, text: str) -> None:
@@ -243,7 +243,6 @@ async def test_what_is_no_chat_completion_is_an_error(server: ChatServer, body: 
     with pytest.raises(AdapterError, match=re.escape(text)) as caught:
         await adapter_for(server).turn("hello")
     assert caught.value.code == "provider_error"
-    assert caught.value.__suppress_context__ is (b"what" in body)
 
 
 async def test_a_provider_that_says_nothing_for_too_long(server: ChatServer) -> None:
@@ -289,5 +288,5 @@ def test_the_package_is_imported_by_those_who_name_the_adapter_and_at_once(impor
 
 
 def test_an_adapter_that_does_not_exist_is_named() -> None:
-    with pytest.raises(AttributeError, match="'unpod.adapters' has no attribute 'Nobody'"):
+    with pytest.raises(AttributeError, match=r"'unpod\.adapters' has no attribute 'Nobody'"):
         getattr(unpod.adapters, "Nobody")  # noqa: B009 - mypy knows that there is none

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from tests.unit.bridge.call_rig import call
 
 from unpod.core import commands as cmd
@@ -26,6 +25,7 @@ async def test_a_reply() -> None:
         socket = rig.worker.socket
         socket.say("user.text", text="hi")
         await rig.delta(1, 1, "a")
+        await rig.settle()
         assert socket.sent[-1] == {"event": "agent.text.delta", "text": "a"}
         await rig.delta(1, 2, "b")
         await rig.delta(1, 3, "c")

@@ -166,3 +166,11 @@ def test_from_a_frame_as_it_stands_on_the_wire() -> None:
         data={"name": "Ada", "org_id": "o"},
         room={"name": "r"},
     )
+
+
+def test_a_frame_that_is_nested_as_deeply_as_it_can_be_read() -> None:
+    deep = b'[{"a":' * 400 + b"1" + b"}]" * 400
+    frame = b'{"event":"call.started","session_id":"s","metadata":{"data":{"deep":' + deep + b"}}}"
+    started = msgspec.json.decode(frame, type=CallStarted)
+    context = context_fields(started, "me")
+    assert msgspec.json.encode(context.data) == msgspec.json.encode(started.metadata["data"])

@@ -1,0 +1,76 @@
+"""What the parts of a call's state machine share, and what can be set for it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unpod.core import events as ev
+from unpod_bridge.outputs import Output, Owned, Store, Write
+from unpod_bridge.speech import Speech
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them."""
+
+    handshake_s: float = 10.0
+    tries: int = 3
+    retry_s: tuple[float, ...] = (0.2, 0.4)
+    redial_s: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8, 1.0)
+    busy_retry_s: float = 0.5
+    busy_for_s: float = 15.0
+    stable_s: float = 5.0
+    buffer_s: float = 30.0
+    buffer_bytes: int = 2 * 1024 * 1024
+    max_waiting: int = 2_000
+    filler_after_s: float = 0.7
+    first_receipt_s: float = 0.05
+    receipt_s: float = 0.25
+    again_s: float = 0.5
+    give_up_s: float = 2.0
+    fetch_s: float = 0.2
+    end_grace_s: float = 30.0
+    transfer_grace_s: float = 10.0
+    max_rejected: int = 1_000
+    max_unknown: int = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class CallState:
+    """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent.
+
+    `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
+    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept.
+    """
+
+    settings: RelaySettings
+    speech: Speech
+    out: list[Output] = field(default_factory=list)
+    timers: dict[str, float] = field(default_factory=dict)
+    verbs: frozenset[str] = frozenset()
+    up: bool = False
+    paused: bool = False
+    pause_reason: str = ""
+    recorded: bool = True
+    filler: str = ""
+    said: bool = False
+    asked: str | None = None
+    ending: str | None = None
+    epoch: int = 0
+    last_receipt: float = 0.0
+
+    def write(self, data: bytes | list[bytes]) -> None:
+        """Send frames, and store the receipts of the replies that end with them."""
+        for part in [data] if isinstance(data, bytes) else data:
+            self.out.append(Write(part))
+        if self.speech.finished:
+            self.out.extend(Store("ack", fact) for fact in self.speech.finished)
+            self.speech.finished.clear()
+
+    def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
+        """Store a command's receipt."""
+        fact = ev.CommandAcknowledged(
+            command=owned.id, verb=ev.tag_of(owned.command) if owned.command is not None else "", outcome=outcome,
+            owner_index=owned.index, reason=reason,
+        )  # fmt: skip
+        self.out.append(Store("ack", fact, notify=notify, cause=owned.id))

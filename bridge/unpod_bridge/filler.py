@@ -1,0 +1,52 @@
+"""The phrase for a caller who waits, where the worker cannot say it by itself. Pure."""
+
+from __future__ import annotations
+
+from unpod_bridge import frames
+from unpod_bridge.call_state import CallState
+
+TIMER = "filler"
+
+
+class Filler:
+    """Says the phrase once in a turn that has had no reply text for a while.
+
+    Turns are numbered as in the session's fold: the n-th final text of the caller is turn n.
+    """
+
+    __slots__ = ("_call", "_heard", "_served")
+
+    def __init__(self, call: CallState) -> None:
+        self._call = call
+        self._heard = 0
+        self._served = 0
+
+    def heard(self, now: float) -> None:
+        """The caller has said something."""
+        self._heard += 1
+        self.look(now)
+
+    def look(self, now: float) -> None:
+        """Wait for the next turn's reply, unless one is being spoken or the caller waits for none."""
+        call = self._call
+        if self._served >= self._heard and not call.said:
+            return
+        speech, timers = call.speech, call.timers
+        if call.said:  # the agent said something beside its reply: the caller does not wait in silence
+            call.said = False
+            self._served += self._served < self._heard
+            timers.pop(TIMER, None)
+        while self._served < self._heard and speech.spoke(self._served + 1):
+            self._served += 1
+            timers.pop(TIMER, None)
+        waits = self._served < self._heard and speech.open_key is None and call.up and call.ending is None
+        if not waits or not call.filler or "agent.filler" in call.verbs:
+            timers.pop(TIMER, None)
+        elif TIMER not in timers:
+            timers[TIMER] = now + call.settings.filler_after_s
+
+    def due(self, now: float) -> None:
+        """The caller has waited for long enough."""
+        self._served += 1
+        self._call.write(frames.say(self._call.filler))
+        self.look(now)

@@ -1,0 +1,69 @@
+"""What the bridge reads of the owner's records: commands, and which indexes are taken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final, get_args
+
+from unpod.core import codec
+from unpod.core.codec import Record
+from unpod.core.commands import AnyCommand
+from unpod.core.envelope import Envelope, from_headers
+from unpod.core.live import LIVE_SUBJECT
+from unpod.core.subjects import CallSubjects, Subjects
+from unpod.errors import ProtocolViolation
+from unpod.ports import EventLog, Message
+from unpod_bridge.outputs import Owned
+
+_COMMANDS: Final = get_args(AnyCommand)
+_UNKNOWN: Final = "this bridge does not know such a command"
+_UNREADABLE: Final = "it cannot be read"
+
+
+class OwnerRecords:
+    """Reads one session's messages."""
+
+    __slots__ = ("_all", "_call", "_run")
+
+    def __init__(self, subjects: Subjects, call: CallSubjects) -> None:
+        self._all = subjects
+        self._call = call
+        self._run = call.run("x")[:-1]
+
+    def read(self, message: Message) -> Owned | None:
+        """Return a record of the owner; None for every other, and for one whose place in the order cannot be known.
+
+        A record that travels on the live subject says in a header where it is stored. What a `run` record says is not
+        the bridge's business.
+        """
+        subject = message.subject
+        if subject == self._call.text:
+            subject = message.headers.get(LIVE_SUBJECT, "")
+        command = subject == self._call.cmd
+        if not command and not subject.startswith(self._run):
+            return None
+        try:
+            envelope = from_headers(message.headers)
+        except ProtocolViolation:
+            return None
+        return self._command(message, subject, envelope) if command else Owned(envelope.epoch, envelope.index)
+
+    async def between(self, log: EventLog, since: int, first: int, last: int) -> AsyncIterator[Owned]:
+        """Yield what the log has of the owner's records `first` to `last`, none of which is older than `since`.
+
+        Raises:
+            LogUnavailable: no answer.
+        """
+        async for message in log.read(self._call.all, start_seq=since):
+            owned = self.read(message)
+            if owned is not None and first <= owned.index <= last:
+                yield owned
+
+    def _command(self, message: Message, subject: str, envelope: Envelope) -> Owned:
+        try:
+            record: Record = codec.read(self._all, subject, message.headers, message.data)
+        except ProtocolViolation:
+            return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNREADABLE)
+        if isinstance(record.body, _COMMANDS):
+            return Owned(envelope.epoch, envelope.index, envelope.id, record.body)
+        return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNKNOWN)
