@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 
 from unpod.errors import ConfigurationError
+from unpod.logs import enable_logging
 from unpod_bridge.app import run_bridge
 from unpod_bridge.config import BridgeConfig
 
@@ -20,10 +20,7 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"unpod bridge: {error}\n")
         return USAGE
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("unpod").setLevel(config.log_level)
+    enable_logging(config.log_level)
     return asyncio.run(run_bridge(config))
 
 

@@ -16,7 +16,7 @@ from unpod.core.codec import MALFORMED
 from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
-from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, connect, open_jobs, open_log, topology
+from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log, topology
 from unpod.ports import Message, Subscription
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
 from unpod_bridge.control import ControlLink
@@ -57,15 +57,20 @@ async def run_bridge(config: BridgeConfig) -> int:
     """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, logged in one line."""
     stop = Stop()
     with _signals(stop.ask):
+        nats = Nats(config.nats)
         try:
-            async with connect(config.nats) as nats:
-                streams = topology(config.prefix)
-                log = await open_log(nats, streams.calls)
-                store = await open_jobs(nats, streams.jobs)
-                return await Bridge(config, nats, log, store).run(stop)
+            await _first(nats.open(), stop.gently.wait())
+            if stop.gently.is_set():
+                return 0
+            streams = topology(config.prefix)
+            log = await open_log(nats, streams.calls)
+            store = await open_jobs(nats, streams.jobs)
+            return await Bridge(config, nats, log, store).run(stop)
         except (ConfigurationError, LogError) as error:
             logger.error("%s", error)  # noqa: TRY400 - its text says what to do
             return 1
+        finally:
+            await nats.close()
 
 
 class Bridge:
@@ -224,6 +229,8 @@ class Bridge:
             logger.error("%s", error)  # noqa: TRY400 - its text says what to do
             self._failed.set()  # the link stays, so that how it stands goes on being announced
             return
+        except Exception:
+            logger.exception("the control link of %r has failed; a new one is made", pool.name)
         del self._links[pool], self._runs[pool]
         self._roster.gone(pool)
         self._announce()

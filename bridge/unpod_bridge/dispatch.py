@@ -192,7 +192,11 @@ class Dispatcher:
         self._change = asyncio.Event()
 
     async def find(self, ask: Ask) -> RunnerPlace | Reason:
-        """Return the place that a runner holds, or why there is none by the deadline."""
+        """Return the place that a runner holds, or why there is none by the deadline.
+
+        Raises:
+            LogError: NATS does not let us ask.
+        """
         heard: set[Answer] = set()
         change = self._change
         found = await self._try(ask, heard)
@@ -243,9 +247,6 @@ class Dispatcher:
             answer = await self._bus.request(subject, encode(offer), timeout_s=min(TRY_S, left))
             answered = OFFER_ANSWERED.decode(answer.data)
         except (NoResponders, LogUnavailable):
-            return None
-        except LogError as error:
-            logger.error("the runners cannot be asked: %s", error)  # noqa: TRY400 - its text says it
             return None
         except MALFORMED:
             logger.warning("a runner answered an offer with something that cannot be read")

@@ -8,7 +8,9 @@ says why, without what it said.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Final, get_args
 
 import msgspec
@@ -21,6 +23,8 @@ from unpod.core.codec import MALFORMED, describe
 PROTOCOL_VERSION: Final = 2
 MAX_FRAME: Final = 1024 * 1024
 """The longest frame that is taken, in bytes."""
+MAX_DEPTH: Final = 100
+"""How deeply a frame may be nested: decoders give up at what Python's stack has left, which differs between readers."""
 MAX_HEAD: Final = 200
 MAX_TYPE: Final = 100
 
@@ -84,6 +88,8 @@ def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:
         body = _read_event(data)
     except MALFORMED as error:
         return _unreadable(data, error)
+    if _too_deep(data):
+        return rejected(data, TOO_DEEP, str(body.__struct_config__.tag))
     if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
         return rejected(data, "user.text: Object missing required field `text`", "user.text")
     return Frame(str(body.__struct_config__.tag), body, data)
@@ -104,8 +110,24 @@ def _unreadable(data: bytes, error: Exception) -> Frame:
         return rejected(data, describe(worse))
     if event_type in _TAGS:
         return rejected(data, f"{event_type}: {describe(error)}", event_type)
+    if _too_deep(data):
+        return rejected(data, TOO_DEEP, event_type)
     fact = ev.FrameUnknown(type=event_type[:MAX_TYPE], frame=Raw(data))
     return Frame(event_type, fact, _encode(fact))
+
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
+TOO_DEEP: Final = "nested too deeply"
+
+
+def _too_deep(data: bytes) -> bool:
+    """Whether JSON that is well-formed is nested more deeply than `MAX_DEPTH`."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NO_BRACKETS))
+    return max(accumulate(steps)) > MAX_DEPTH
 
 
 _SECRET: Final = re.compile(

@@ -77,8 +77,12 @@ class Records:
         self._alive = alive
 
     async def elsewhere(self, job_id: str) -> bool:
-        """Return whether the job's call lives at another bridge; raises LogError."""
-        entry = await self._store.get(job_id)
+        """Return whether the job's call is known to live at another bridge."""
+        try:
+            entry = await self._store.get(job_id)
+        except LogError as error:
+            logger.debug("the record of a job cannot be read: %s", type(error).__name__)
+            return False
         return entry is not None and self._is_elsewhere(entry)
 
     async def claim(self, record: JobRecord) -> Claim | None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from unpod.errors import LogError, UnpodError
+from unpod.errors import LogError, LogUnavailable, UnpodError
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned
 from unpod_bridge.control_wire import Reason
@@ -21,6 +21,8 @@ logger = logging.getLogger("unpod.bridge")
 USAGE_LIMIT = 0.9
 """How full the log may be before new calls are refused: the rest is for the calls in progress."""
 USAGE_FRESH_S = 3.0
+LONGEST_ID = 120
+LONGEST_REASON = 40
 
 
 class Result(Protocol):
@@ -200,16 +202,17 @@ class Jobs:
             search.link.refused(job_id, found)
 
     async def _find(self, search: _Search) -> _Call | Reason | Literal["elsewhere"]:
-        if await self._fullness.full():
-            return "at_capacity"
-        if await self._records.elsewhere(search.job.job_id):
-            return "elsewhere"
-        place = await self._dispatcher.find(search.ask)
+        place = "at_capacity" if await self._fullness.full() else await self._dispatcher.find(search.ask)
         if not isinstance(place, RunnerPlace):
-            return place
+            # Looked at only now: it costs the calls that are taken, nearly all, no round trip.
+            return "elsewhere" if await self._records.elsewhere(search.job.job_id) else place
         search.asking = False
         try:
-            claim = await self._records.claim(self._record(search))
+            async with asyncio.timeout_at(search.ask.until):
+                claim = await self._records.claim(self._record(search))
+        except TimeoutError:
+            await place.release("no record")
+            raise LogUnavailable("the job store does not answer in time") from None
         except BaseException:
             await place.release("no record")
             raise
@@ -257,7 +260,7 @@ class Jobs:
             await call.place.release("error")
         else:
             how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
-            logger.info("call ended: %s: %s, %s", _name(call), result.reason, how)
+            logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)
         finally:
             del self._calls[call.job.job_id]
             call.link.ended(call.job.job_id)
@@ -282,8 +285,17 @@ class Jobs:
 
 def shown(identifier: str) -> str:
     """Return an id as it may stand in a line of a log."""
-    return identifier if identifier.isprintable() and len(identifier) <= 120 else repr(identifier[:120])  # noqa: PLR2004 - a line
+    return identifier if identifier.isprintable() and len(identifier) <= LONGEST_ID else repr(identifier[:LONGEST_ID])
 
 
 def _name(call: _Call) -> str:
     return f"job {shown(call.job.job_id)}, call {shown(call.job.call_id)}, agent {shown(call.job.agent_id)}"
+
+
+def _plain(reason: str) -> str:
+    """Return why a call ended, unless an agent has put more than a name there."""
+    return (
+        reason
+        if len(reason) <= LONGEST_REASON and reason.replace("_", "").isalpha()
+        else "for a reason of the agent's own"
+    )

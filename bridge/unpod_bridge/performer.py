@@ -86,9 +86,16 @@ class Performer:
         self._queue.append(owned)
         self._queued_size += size
 
+    @property
+    def waits(self) -> bool:
+        """Whether commands wait for something."""
+        return bool(self._queue)
+
     def pump(self, now: float) -> None:
         """Perform what can be performed now, and hand over the speech that waited for it."""
         call = self._call
+        if call.up and call.speech.waiting:
+            call.write(call.speech.advance(self.performed))
         while self._queue and self._perform(self._queue[0], now):
             done = self._queue.popleft()
             if isinstance(done.command, cmd.Say):

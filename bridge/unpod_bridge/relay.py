@@ -145,7 +145,6 @@ class Relay:
         was_open = self.phase == "open"
         self._call.timers.pop("handshake", None)
         self._call.up = False
-        self._performer.link_lost()
         self._filler.look(now)
         if not self.started:
             self._wait(self._redial.before_start(code), now)
@@ -154,6 +153,7 @@ class Relay:
         elif code == PAIRING_UNKNOWN:
             self._end("lost", now, code=code, detail="the worker does not know the call any more")
         else:
+            self._performer.link_lost()
             self._wait(self._redial.after_start(code, now, was_open=was_open), now, code)
 
     def _wait(self, pause: float | str, now: float, code: int | None = None) -> None:
@@ -326,8 +326,8 @@ class Relay:
             return []
         if call.up:
             call.write(call.speech.advance(self._performer.performed))
-            if call.speech.waiting:
-                self._performer.chase(now)
+            if self._performer.waits or call.speech.waiting:
+                self._performer.pump(now)
             self._spoken(now)
         return self._take()
 

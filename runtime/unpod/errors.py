@@ -9,6 +9,7 @@
     ├── UnknownEvent              `on()` of an event that does not exist (also a ValueError)
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
+    ├── StepFailed                a journaled step raised, now or in the process that ran it
     ├── AdapterError              the brain failed in a way that the adapter knows
     ├── APIError                  a request to the management API or the orchestrator failed: `status`, `reason`
     ├── ProtocolViolation         a frame, record or request breaks the protocol; `whose` says on which side
@@ -62,6 +63,15 @@ class UnsupportedControl(UnpodError):  # noqa: N818 - a refusal, and the name us
 
 class SessionClosed(UnpodError):  # noqa: N818 - a state
     """The call is over, so the verb could not be sent."""
+
+
+class StepFailed(UnpodError):  # noqa: N818 - a fact
+    """A journaled step raised; `error_type` is the name of its exception. A takeover raises the same again."""
+
+    def __init__(self, name: str, error_type: str, error: str) -> None:
+        super().__init__(f"step {name!r} failed: {error_type}: {error}")
+        self.name = name
+        self.error_type = error_type
 
 
 class AdapterError(UnpodError):

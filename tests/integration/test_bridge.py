@@ -209,6 +209,41 @@ async def test_a_lost_control_socket_is_not_noticed_by_the_call(world: Stack) ->
         assert (await call.ended()).reason == "cancelled"
 
 
+async def test_a_control_socket_that_is_lost_in_mid_assignment(world: Stack) -> None:
+    async with world.bridge():
+        runner = await world.runner(capacity=1)
+        await world.orchestrator.wait_for_worker("agent")
+        first = await world.orchestrator.place_call("agent")
+        await first.connected()
+        await world.news.until(lambda: bool(runner.started))
+        placing = world.place(even_if_full=True)
+        await world.news.until(lambda: 1 in world.queued)
+        world.orchestrator.drop_control()
+        await world.news.until(lambda: world.queued[-1] == 0)
+        await first.hang_up()
+        second = await placing
+        await second.connected()
+        assert len(second.dials) == 1
+    assert not world.orchestrator.violations
+
+
+async def test_nats_killed_and_started_again(world: Stack) -> None:
+    async with world.bridge() as bridge:
+        runner = await world.runner()
+        before = await world.orchestrator.wait_for_worker("agent")
+        await world.server.kill()
+        call = await world.orchestrator.place_call("agent")
+        await call.connected()
+        await world.news.until(lambda: bool(runner.started))
+        await call.user("hello?")
+        assert await call.reply() == "hello?"
+        assert world.orchestrator.workers[0].worker_id == before.worker_id
+        bridge.process.terminate()
+        await call.hang_up()
+        assert await bridge.exited() == 0
+        assert "Traceback" not in bridge.text
+
+
 async def test_hostile_control_frames_harm_nothing(world: Stack) -> None:
     async with world.bridge() as bridge:
         await world.runner()

@@ -13,6 +13,11 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(text) or ([text] if text else [])
 
 
+def rest_of(reply: str, said: str) -> str:
+    """Return what of a reply comes after `said`: nothing, where it does not begin with it."""
+    return reply[len(said) :] if reply.startswith(said) else ""
+
+
 class EchoAdapter:
     """Answers each text with `prefix` and the text itself, word by word."""
 
@@ -22,6 +27,11 @@ class EchoAdapter:
     async def stream(self, text: str) -> AsyncGenerator[str, None]:
         """Yield the echo."""
         for word in words(self._prefix + text):
+            yield word
+
+    async def continue_reply(self, text: str, said: str) -> AsyncGenerator[str, None]:
+        """Yield the rest of the echo after `said`."""
+        for word in words(rest_of(self._prefix + text, said)):
             yield word
 
     async def turn(self, text: str) -> str:

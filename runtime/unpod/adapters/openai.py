@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ with suppress(ImportError):  # the constructor says so, to those who use it
     import_module("openai")  # most of a second: at start-up, rather than in a call while others wait
 
 HEARD_UNKNOWN = "The caller cut in on your last reply; it is not known how much of it they heard."
+GO_ON = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
 _CHARS_PER_TOKEN = 4  # a rule of thumb for English, for replies that ended before the provider had counted
 
 
@@ -74,13 +75,27 @@ class OpenAIAdapter:
         Raises:
             AdapterError: with `code` rate_limited, auth, timeout, connection or provider_error.
         """
+        async with aclosing(self._reply(text, context or {}, "")) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def continue_reply(self, text: str, said: str) -> AsyncGenerator[str, None]:
+        """Ask the model to go on with a reply that was cut off after `said`; as `stream`."""
+        async with aclosing(self._reply(text, {}, said)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _reply(self, text: str, context: Mapping[str, object], said: str) -> AsyncGenerator[str, None]:
         import openai  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
 
         for note in self._notes:
             self._memory.add("system", note)
         self._notes.clear()
         self._memory.add("user", text)
-        messages = self._prompt(context or {})
+        self._memory.add("assistant", said)
+        messages = self._prompt(context)
+        if said:
+            messages.append({"role": "system", "content": GO_ON})
         meter = _Meter(self.model, self._provider, messages)
         try:
             stream = await self._client.chat.completions.create(**self._request(messages))
@@ -96,7 +111,7 @@ class OpenAIAdapter:
         except json.JSONDecodeError:
             raise AdapterError(f"{self._provider} sent an event that is not JSON", code="provider_error") from None
         finally:
-            self._memory.add("assistant", meter.text)
+            self._memory.cut(said + meter.text) if said else self._memory.add("assistant", meter.text)
             if self._report is not None and meter.answered:
                 self._report(**meter.fields())
 

@@ -83,21 +83,26 @@ class ScriptedAdapter:
 
     async def stream(self, text: str) -> AsyncGenerator[Piece, None]:
         """Yield the reply that the script has for `text`."""
+        async for piece in self.continue_reply(text, ""):
+            yield piece
+
+    async def continue_reply(self, text: str, said: str) -> AsyncGenerator[Piece, None]:
+        """Yield what of the reply to `text` comes after `said`."""
         rule = self._rule_for(text)
         self._memory.add("user", text)
-        said: list[str] = []
+        pieces = [said] if said else []
         try:
-            for part in _parts(rule.reply, text):
+            for part in _after(_parts(rule.reply, text), len(said)):
                 if isinstance(part, Pause):
                     await self._sleep(part.seconds)
                     continue
                 if isinstance(part, str):
-                    if said and self._piece_delay_s:
+                    if pieces and self._piece_delay_s:
                         await self._sleep(self._piece_delay_s)
-                    said.append(part)
+                    pieces.append(part)
                 yield part
         finally:
-            self._memory.add("assistant", "".join(said))
+            self._memory.add("assistant", "".join(pieces))
         self.is_complete = self.is_complete or rule.closing
 
     async def turn(self, text: str) -> str:
@@ -128,3 +133,14 @@ def _parts(reply: Reply, text: str) -> list[Part]:
     for part in [lines] if isinstance(lines, str) else lines:
         parts += words(part) if isinstance(part, str) else [part]
     return parts
+
+
+def _after(parts: list[Part], chars: int) -> list[Part]:
+    """Return the parts after the first `chars` characters of text; reports and pauses before them are left out."""
+    rest: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and chars:
+            part, chars = part[chars:], max(0, chars - len(part))  # noqa: PLW2901 - what is left of it
+        if not chars and part:
+            rest.append(part)
+    return rest

@@ -44,27 +44,36 @@ class AdapterView:
         self._options = accepted_options(adapter.stream)
         self._callback_registered = False
 
+    @property
+    def can_continue(self) -> bool:
+        """Whether the brain can go on in the middle of a reply that another process had begun."""
+        return callable(getattr(self.adapter, "continue_reply", None))
+
     async def open(
-        self, text: str, *, context: Mapping[str, object], language: str | None
+        self, text: str, *, context: Mapping[str, object], language: str | None, said: str = ""
     ) -> AsyncGenerator[Piece, None]:
         """Yield the reply to `text`, never an empty piece; close it (module docstring) to stop the brain.
+
+        With `said`, which needs `can_continue`, only what comes after it.
 
         Raises:
             AdapterError: the adapter's stream is no stream, or yields what is no piece.
             Exception: whatever the adapter raises, as it is.
         """
         given: dict[str, object] = {"context": dict(context), "language": language}
-        source = await self._start(text, {name: given[name] for name in self._options})
+        source = await self._start(text, {name: given[name] for name in self._options}, said)
         iterator = aiter(source)
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task else 0
         try:
             async for raw in iterator:
                 if task and task.cancelling() > cancelled_before:
-                    raise asyncio.CancelledError  # the adapter has swallowed it, and would talk on
+                    break
                 piece = self._piece(raw)
                 if piece != "":
                     yield piece
+            if task and task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError  # the adapter has swallowed it, and would have talked on
         finally:
             await self._close(iterator)
             if iterator is not source:
@@ -116,8 +125,9 @@ class AdapterView:
 
         register(report)
 
-    async def _start(self, text: str, options: dict[str, object]) -> AsyncIterable[object]:
-        started: object = self.adapter.stream(text, **options)
+    async def _start(self, text: str, options: dict[str, object], said: str) -> AsyncIterable[object]:
+        goes_on: Callable[..., object] | None = getattr(self.adapter, "continue_reply", None) if said else None
+        started: object = goes_on(text, said) if goes_on is not None else self.adapter.stream(text, **options)
         if inspect.isawaitable(started):
             started = await started
         if isinstance(started, AsyncIterable):

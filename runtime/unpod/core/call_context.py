@@ -74,15 +74,15 @@ def _room(started: CallStarted) -> dict[str, object]:
 
 
 def _copied(data: dict[str, object]) -> dict[str, object]:
-    """Return a copy that shares no object or array; without recursion, since a frame may be nested as deeply as it likes."""
+    """Return a copy that shares no object or array; not recursive: a frame may be nested deeply."""
     copy = dict(data)
     unvisited: list[dict[str, object] | list[object]] = [copy]
     while unvisited:
         container = unvisited.pop()
-        inner = container.items() if isinstance(container, dict) else enumerate(container)
-        for key, value in list(inner):
-            if isinstance(value, dict | list):
-                fresh = value.copy()
-                container[key] = fresh  # type: ignore[index]  # the key is the container's own
-                unvisited.append(fresh)
+        if isinstance(container, dict):
+            container.update({key: value.copy() for key, value in container.items() if isinstance(value, dict | list)})
+        else:
+            container[:] = [value.copy() if isinstance(value, dict | list) else value for value in container]
+        inner = container.values() if isinstance(container, dict) else container
+        unvisited.extend(value for value in inner if isinstance(value, dict | list))
     return copy

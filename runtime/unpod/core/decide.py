@@ -205,16 +205,18 @@ def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> 
 
 
 def _brain_reported(_: SessionState, given: Given, __: float, ___: Settings) -> list[Step]:
-    if not isinstance(given, BrainReported):
-        return []
-    fact = given.fact
+    return [Append(given.fact), report_hooks(given.fact)] if isinstance(given, BrainReported) else []
+
+
+def report_hooks(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHooks:
+    """Return the hooks that a report of the brain fires."""
     if isinstance(fact, ev.ToolCalled):
-        return [Append(fact), FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id)]
+        return FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id)
     if isinstance(fact, ev.ToolReturned):
-        return [Append(fact), FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id)]
+        return FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id)
     fields = asdict(fact)
     del fields["withheld"]
-    return [Append(fact), FireHooks("llm_call", kwargs=fields, turn=fact.turn_id)]
+    return FireHooks("llm_call", kwargs=fields, turn=fact.turn_id)
 
 
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
@@ -284,7 +286,7 @@ def _fail(turn: Turn, code: str, error: str) -> list[Step]:
 
 def _complete(turn: Turn, now: float) -> list[Step]:
     fact = turns.completed(turn, now)
-    return [Append(fact), FireHooks("turn_complete", kwargs=_turn_fields(fact), turn=turn.number)]
+    return [Append(fact), FireHooks("turn_complete", kwargs=turn_fields(fact), turn=turn.number)]
 
 
 def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:
@@ -320,7 +322,8 @@ def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:
     )
 
 
-def _turn_fields(fact: ev.TurnCompleted) -> dict[str, object]:
+def turn_fields(fact: ev.TurnCompleted) -> dict[str, object]:
+    """Return what a `turn_complete` hook is given."""
     fields = asdict(fact)
     named = {name: fields[name] for name in TURN_FIELDS if name in fields}
     return {**named, "stt_ms": fact.asr_ms, "tts_ms": fact.tts_ttfb_ms}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from unpod.core import events as ev
@@ -102,6 +104,8 @@ class AskBrain(Struct, frozen=True):
     turn: int
     text: str
     language: str | None
+    said: str = ""
+    """What was spoken of the reply already: the brain is to go on from there."""
 
 
 class StopBrain(Struct, frozen=True):
@@ -158,6 +162,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_duration_s: float | None = None
     reply_timeout_s: float | None = 30.0
     max_reply_chars: int = 20_000
+    on_resume: Literal["continue", "apologise", "repeat"] = "continue"
+    resume_apology: str = "Sorry, I was cut off for a moment. Could you say that again?"
     interruption_note: str = "The caller cut in on your last reply; it is not known how much of it they heard."
 
 

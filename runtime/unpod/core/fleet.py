@@ -88,6 +88,32 @@ class Told(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Ping(Struct, frozen=True, kw_only=True):
+    """A bridge asks a runner how it is; `sessions` are those that it has placed there, with its own last index of
+    each."""
+
+    bridge: str
+    sessions: dict[str, int] = {}
+
+
+class Pulse(Struct, frozen=True, kw_only=True):
+    """A runner's answer: for each session that it knows, its epoch and its own last index.
+
+    `lag_s` is how long its event loop has not turned: over 5 s, calls are moved elsewhere.
+    """
+
+    runner: str
+    lag_s: float = 0.0
+    sessions: dict[str, tuple[int, int]] = {}
+
+
+class HandOver(Struct, frozen=True, kw_only=True):
+    """A runner lets go of sessions (it drains): the bridge finds them another owner, between turns where it can."""
+
+    runner: str
+    sessions: tuple[str, ...] = ()
+
+
 class QueuedAnnounced(Struct, frozen=True, kw_only=True):
     """How many jobs of an agent wait at a bridge for a runner; said at each change, and each second while any wait."""
 
@@ -101,6 +127,9 @@ ToRunner = Hold | Start | Release
 _encode = msgspec.json.Encoder().encode
 RUNNER_ANNOUNCED = msgspec.json.Decoder(RunnerAnnounced)
 BRIDGE_ANNOUNCED = msgspec.json.Decoder(BridgeAnnounced)
+PING = msgspec.json.Decoder(Ping)
+PULSE = msgspec.json.Decoder(Pulse)
+HAND_OVER = msgspec.json.Decoder(HandOver)
 OFFER = msgspec.json.Decoder(Offer)
 OFFER_ANSWERED = msgspec.json.Decoder(OfferAnswered)
 TO_RUNNER = msgspec.json.Decoder(ToRunner)

@@ -51,6 +51,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     queue: tuple[PendingTurn, ...] = ()
     turn: Turn | None = None
     turn_count: int = 0
+    reply_ends: dict[int, cmd.EndReply] = {}
     history: tuple[Exchange, ...] = ()
     interruptions: int = 0
     speaking: bool = False
@@ -101,7 +102,13 @@ class DeltaSent(Struct, frozen=True):
     at: float
 
 
-LocalEvent = BrainAsked | TurnOpened | DeltaSent
+class TurnResumed(Struct, frozen=True):
+    """A takeover goes on with the first waiting text, whose turn a former owner had opened."""
+
+    turn: Turn
+
+
+LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent
 
 
 def evolve(state: SessionState, record: Record) -> SessionState:
@@ -132,6 +139,9 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
     if isinstance(event, TurnOpened):
         first, *rest = state.queue
         return replace(state, queue=tuple(rest), turn=turns.opened(first, event.at, withheld=state.paused))
+    if isinstance(event, TurnResumed):
+        queue = tuple(pending for pending in state.queue if pending.number != event.turn.number)
+        return replace(state, queue=queue, turn=event.turn)
     turn = state.turn
     if turn is None or turn.number != event.turn:
         return state
@@ -238,6 +248,7 @@ def _turn_completed(state: SessionState, record: Record) -> SessionState:
         state,
         turn=turn,
         queue=tuple(pending for pending in state.queue if pending.number != body.turn_id),
+        reply_ends={number: end for number, end in state.reply_ends.items() if number > body.turn_id},
         history=(*state.history, exchange),
         usage={number: usage for number, usage in state.usage.items() if number > body.turn_id},
         metrics=metrics.on_turn_completed(state.metrics, body),
@@ -289,7 +300,8 @@ def _say(state: SessionState, record: Record) -> SessionState:
 
 def _end_reply(state: SessionState, record: Record) -> SessionState:
     body, at, turn = _body(record, cmd.EndReply), record.envelope.time, state.turn
-    state = replace(state, quiet_since=at, silences=0)
+    ends = {**state.reply_ends, body.turn: body}
+    state = replace(state, quiet_since=at, silences=0, reply_ends=ends)
     if turn is None or turn.number != body.turn or turn.part != body.part or not turn.owes_end:
         return state
     cut = turn.interrupted or body.reason == "interrupted"

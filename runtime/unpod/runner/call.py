@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ class CallServices:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """How a call went, as this runner saw it; not `started` where its log could not be read."""
+    """How a call went, as this runner saw it.
+
+    Not `started` where its log could not be read, or where another runner has it now (`reason` is then `moved`).
+    """
 
     session_id: str
     reason: str
@@ -94,6 +98,8 @@ class Call:
         self.context = context = self._context()
         await self._services.on_call_start(context)
         await driver.finish(await self._run_entrypoint(context))
+        if driver.fenced:
+            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
         await self._services.on_call_end(context, "failed" if driver.failed else "ended")
         duration = driver.state.duration_s(self._services.clock.now())
         return CallResult(self._start.session, driver.reason, driver.failed, duration, started=True)
@@ -123,8 +129,15 @@ class Call:
         )
 
     async def _run_entrypoint(self, context: CallContext) -> Exception | None:
+        """Run the developer's code; once another runner owns the call, this one's is stopped."""
+        work = asyncio.ensure_future(self._services.entrypoint(context))
+        self._driver.on_fenced = work.cancel
         try:
-            await self._services.entrypoint(context)
+            await work
+        except asyncio.CancelledError:
+            if not self._driver.fenced:
+                work.cancel()
+                raise
         except Exception as error:
             paused = self._driver.state.paused
             logger.error(  # noqa: TRY400

@@ -237,7 +237,7 @@ class Service:
             case "refused":
                 self.fail(RunnerAuthError(_why(standing, "UNPOD_API_KEY", "the orchestrator refuses the key")))
             case "too_old":
-                self.fail(OrchestratorTooOld(_why(standing, "transport", "the orchestrator is too old for this version")))
+                self.fail(OrchestratorTooOld(_why(standing, "transport", "the orchestrator is too old for us")))
             case "unreachable":
                 why = _why(standing, "UNPOD_ORCHESTRATOR_URL", "the orchestrator does not answer")
                 logger.warning("%s; trying again", why)

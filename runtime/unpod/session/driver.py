@@ -3,14 +3,16 @@
 All that changes a session goes through `_decide`, which runs to its end without giving up control: a decision always
 sees the state it was made for. Hooks are the one thing that waits, so they are put in line with the inputs and run by
 the loop, one event's after the other's. Speech does not wait for hooks: pieces of a reply and barge-ins pass them.
+
+A session begins by going through its past (`Rehearsal`); for a new call there is none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -19,22 +21,25 @@ from msgspec.structs import replace
 from unpod.adapters.view import AdapterView
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.codec import BRIDGE_CHANNELS, Record
+from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand, Command, EndReply
 from unpod.core.decide import decide, due, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again, Delta
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, evolve, evolve_local, fold
+from unpod.core.past import Past
+from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, TurnResumed, evolve, evolve_local, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError
 from unpod.ports import Bus, Clock, EventLog, Timer
-from unpod.session.frame_view import FrameView
+from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
 from unpod.session.journal import Journal
+from unpod.session.rehearsal import Rehearsal
 from unpod.session.scope import Scope, current, main_scope
 from unpod.session.settings import SessionSettings
+from unpod.session.settling import Settling
 from unpod.session.turn_stream import TurnStream
 
 logger = logging.getLogger("unpod.session")
@@ -81,9 +86,13 @@ class Driver:
         self.main = main_scope()
         self.context: Mapping[str, object] = {}
         self.brain = TurnStream(self._on_brain)
+        self.past: Past | None = None
+        self.chores: set[asyncio.Task[object]] = set()
+        """What the developer's code has spawned."""
         self.lost: LogError | None = None
+        self.on_fenced: Callable[[], object] | None = None
         call = seat.subjects.call(seat.agent_id, seat.session_id)
-        self._journal = Journal(
+        self.journal = Journal(
             seat.log,
             seat.bus,
             seat.clock,
@@ -93,63 +102,95 @@ class Driver:
             source=f"/unpod/runner/{seat.runner_id}",
             on_failure=self._on_log_failure,
         )
+        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.paused)
         self._inbox = Inbox(seat.log, seat.bus, seat.subjects, call, on_record=self._on_record, on_again=self._on_again)
-        self._first: list[Record] = []
+        self.settling = Settling()
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._deltas: list[Delta] = []
+        self._rehearsal: Rehearsal | None = None
         self._running = False
         self._abandoned = False
         self._reason: str | None = None
-        self._open: Counter[int] = Counter()
         self._texts: dict[int, int] = {}
-        self._stray: set[asyncio.Task[None]] = set()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def attach(self) -> None:
-        """Read the log, fold it, and listen from there on.
+        """Read the log, fold what no owner has acted on yet, and listen from there on.
 
         Raises:
             LogError: the log cannot be read.
         """
-        self._first = await self._inbox.open(self.seat.until_seq)
-        self.state = fold(self._first)
+        records = await self._inbox.open(self.seat.until_seq)
+        self.past = past = Past(records, self.seat.epoch)
+        self.state = fold(past.prefix)
+        self.journal.begin(past.owner_index)
+        self._items.extendleft(reversed(past.later))
+        self._rehearsal = Rehearsal(self, past)
+        # Nothing is settled before `run()` has been called.
+        self.settling.begin(1)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether what happens now has happened before, in another process."""
+        return self._rehearsal is not None and self._rehearsal.replaying
+
+    def now(self) -> float:
+        """Return the log's time: of the record that is replayed, or the present."""
+        at = None if self._rehearsal is None else self._rehearsal.now
+        return self.seat.clock.now() if at is None else at
 
     async def run(self) -> str:
         """Handle what comes in until the call is over, and return the reason of its end."""
         if self._reason is None and not self._running:
-            self._running = True
-            first, self._first = self._first, []
-            for record in first:
-                if record.channel in BRIDGE_CHANNELS:
-                    self._decide(record, record.envelope.id, index=record.envelope.index)
-            await self._loop()
+            await self._begin(hooks=True)
+            while self._reason is None:
+                await self._next()
         return self._reason or "lost"
+
+    async def _begin(self, *, hooks: bool) -> None:
+        """Go through the past, with its hooks or without, and on to the present."""
+        rehearsal = self._rehearsal
+        assert rehearsal is not None  # noqa: S101 - `attach` comes first
+        if hooks:
+            await rehearsal.play()
+        steps = await rehearsal.go_live()
+        self._rehearsal = None
+        self._running = True
+        self.settling.returned(1)
+        for step in steps:
+            self._carry_out(step, self.state.turn.cause if self.state.turn is not None else CORE, None, 0)
+        self._follow_up(CORE)
 
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
         try:
-            if self._abandoned:
+            if self._abandoned or self.past is None:
                 return
+            if not self._running and self.lost is None:
+                await self._begin(hooks=False)
             if error is not None or not self.state.over:
-                text = None if error is None else describe(error)
-                self._decide(d.EntrypointReturned(text), CORE)
-            self._running = True
+                self._decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(self.settings.end_timeout_s):
                 while self._items or not (self.state.completed or self.lost):
                     await self._next()
                 if self.lost is None:
                     self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
-                    await self._journal.flush()
+                    await self.journal.flush()
         except TimeoutError:
             logger.warning("session %s: the call's end was not heard of; letting go", self.seat.session_id)
         except LogError as failure:
             self.lost = self.lost or failure
         finally:
             await self._close()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another runner owns the session now."""
+        return isinstance(self.lost, Fenced)
 
     @property
     def failed(self) -> bool:
@@ -171,19 +212,25 @@ class Driver:
 
     async def _close(self) -> None:
         self._set_timer(None)
+        for chore in self.chores:
+            chore.cancel()
+        await asyncio.gather(*self.chores, return_exceptions=True)
         await self.brain.close()
-        for task in self._stray:
-            task.cancel()
-        await asyncio.gather(*self._stray, return_exceptions=True)
+        await self.hook_runner.close()
         await self._inbox.close()
-        await self._journal.close()
+        await self.journal.close()
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def perform(self, command: AnyCommand) -> None:
         """Decide on a command that the developer's code asks for, and carry it out in this tick."""
         scope = current(self.main)
-        self._decide(d.Verb(command), scope.cause, scope)
+        if self._rehearsal is None or not self._rehearsal.suppresses(command, scope):
+            self._decide(d.Verb(command), scope.cause, scope)
+
+    def record(self, fact: ev.SessionEvent, cause: str) -> None:
+        """Store a fact."""
+        self._append(d.Append(fact), cause, None)
 
     def use_brain(self, view: AdapterView | None) -> None:
         """Take another brain, from the next turn on."""
@@ -222,20 +269,26 @@ class Driver:
             return
         for delta in self._deltas:
             if (delta.turn, delta.part) == (again.turn, again.part) and delta.n >= again.first:
-                self._journal.resend(delta)
+                self.journal.resend(delta)
+
+    def _on_trouble(self, fact: ev.HookFailed, cause: str) -> None:
+        if self.lost is None:
+            self.record(fact, cause)
 
     def _on_log_failure(self, error: LogError) -> None:
-        if self.lost is None:
-            self.lost = error
-            told = "another runner owns it now" if isinstance(error, Fenced) else str(error)
-            logger.error("session %s: nothing more can be written: %s", self.seat.session_id, told)
-            self._finish("lost" if isinstance(error, Fenced) else "error")
+        if self.lost is not None:
+            return
+        self.lost = error
+        if isinstance(error, Fenced):
+            logger.warning("session %s: another runner owns it now", self.seat.session_id)
+            self.abandon()
+            if self.on_fenced is not None:
+                self.on_fenced()
+            return
+        logger.error("session %s: nothing more can be written: %s", self.seat.session_id, error)
+        self._finish("error")
 
     # --- the loop -----------------------------------------------------------------------------------------------------
-
-    async def _loop(self) -> None:
-        while self._reason is None:
-            await self._next()
 
     async def _next(self) -> None:
         if not self._items:
@@ -258,24 +311,27 @@ class Driver:
         if isinstance(body, ev.UserText) and body.is_final:
             # It is settled once its `user_turn` hooks have returned, and they run when its turn has come.
             self._texts[self.state.turn_count] = index
-            self._open[index] += 1
-        self._decide(record, record.envelope.id, index=index)
+            self.settling.begin(index)
+        self._decide(record, record.envelope.id)
 
-    def _decide(self, given: d.Given, cause: str, scope: Scope | None = None, *, index: int = 0) -> None:
+    def _decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
-        steps = decide(self.state, given, self._now(), self.settings).steps
-        for step in steps:
-            self._carry_out(step, cause, scope, index)
+        for step in decide(self.state, given, self._now(), self.settings).steps:
+            self._carry_out(step, cause, scope, self.state.bridge_index)
+        self._follow_up(cause)
+
+    def _follow_up(self, cause: str) -> None:
         while self._running and (steps := follow_up(self.state, self._now(), self.settings).steps):
             for step in steps:
-                self._carry_out(step, self.state.turn.cause if self.state.turn is not None else cause, None, 0)
+                turn = self.state.turn
+                self._carry_out(step, turn.cause if turn is not None else cause, None, self.state.bridge_index)
         self._rearm()
 
     def _carry_out(self, step: d.Step, cause: str, scope: Scope | None, index: int) -> None:
         match step:
             case d.Append():
                 self._append(step, cause, scope)
-            case TurnOpened() | BrainAsked() | DeltaSent():
+            case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent():
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
                 self._send(step)
@@ -304,14 +360,24 @@ class Driver:
             identifier = (scope or Scope(cause, CORE)).command_id(session, tag_of(body))
         if isinstance(body, EndReply) and body.reason == "empty":
             logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
-        settled = min(self._open, default=self.state.bridge_index + 1) - 1
-        record = self._journal.append(self.state, body, cause=cause, settled=settled, command_id=identifier)
-        self.state = evolve(self.state, record)
+        seen = self.state.bridge_index if self._rehearsal is None else self._rehearsal.seen
+        record = self.journal.append(
+            body,
+            cause=cause,
+            seen=seen,
+            settled=self.settling.say(seen),
+            hidden=self.state.paused or (self._rehearsal is not None and self._rehearsal.paused),
+            command_id=identifier,
+        )
+        if self._rehearsal is None:
+            self.state = evolve(self.state, record)
+        else:
+            self._rehearsal.keep(record)
 
     def _send(self, step: d.SendDelta) -> None:
         if self._deltas and (self._deltas[0].turn, self._deltas[0].part) != (step.turn, step.part):
             self._deltas = []
-        self._deltas.append(self._journal.delta(step.turn, step.part, step.n, step.text))
+        self._deltas.append(self.journal.delta(step.turn, step.part, step.n, step.text))
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -322,59 +388,24 @@ class Driver:
         if is_turn:
             index = self._texts.pop(fire.turn, 0)
         elif index:
-            self._open[index] += 1
+            self.settling.begin(index)
         self._items.append(_HooksDue(fire, cause, index))
         self._wake.set()
 
-    async def _run_hooks(self, due: _HooksDue) -> None:
-        fire = due.fire
-        if self.hooks.has(fire.event):
-            args = tuple(FrameView.of(arg.body, arg.data) if isinstance(arg, Record) else arg for arg in fire.args)
-            work = self.hooks.fire(fire.event, args, fire.kwargs, due.cause, self._report)
-            task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
-            done, _ = await asyncio.wait({task}, timeout=self.settings.hook_timeout_s)
-            if done:
-                self._returned(due.index)
-            else:
-                self._overdue(task, due)
-        else:
-            self._returned(due.index)
+    async def _run_hooks(self, hooks: _HooksDue) -> None:
+        fire = hooks.fire
+        await self.hook_runner.run(
+            fire,
+            cause=hooks.cause,
+            timeout_s=self.settings.hook_timeout_s,
+            returned=lambda: self._returned(hooks.index),
+        )
         if fire.event == "user_turn":
-            self._decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), due.cause)
-
-    def _overdue(self, task: asyncio.Task[None], due: _HooksDue) -> None:
-        """Let the hooks finish by themselves; their input is not settled until they have."""
-        event, name = due.fire.event, self.hooks.running.get(due.fire.event, "")
-        limit = self.settings.hook_timeout_s
-        logger.warning("session %s: hook %s of %s takes over %.1f s", self.seat.session_id, name, event, limit)
-        self._append(d.Append(ev.HookFailed(hook=event, function=name, timed_out=True)), due.cause, None)
-        self._stray.add(task)
-
-        def over(finished: asyncio.Task[None]) -> None:
-            self._stray.discard(finished)
-            self._returned(due.index)
-
-        task.add_done_callback(over)
+            self._decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), hooks.cause)
 
     def _returned(self, index: int) -> None:
         if index:
-            self._open[index] -= 1
-            if self._open[index] <= 0:
-                del self._open[index]
-
-    def _report(self, event: str, function: str, error: BaseException) -> None:
-        """Log a hook that raised by its name, and record it; what was said while the recording is paused stays out."""
-        paused = self.state.paused
-        logger.error(
-            "session %s: hook %s of %s raised %s",
-            self.seat.session_id,
-            function,
-            event,
-            type(error).__name__,
-            exc_info=None if paused else error,
-        )
-        if self.lost is None:
-            self._append(d.Append(ev.HookFailed(hook=event, function=function, error=describe(error))), CORE, None)
+            self.settling.returned(index)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
@@ -397,8 +428,3 @@ class Driver:
             self._timer.cancel()
         self._timer_at = at
         self._timer = None if at is None else self.seat.clock.call_later(max(0.0, at - self._now()), self._on_time)
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception for the log: its type and text, bounded."""
-    return f"{type(error).__name__}: {error}"[:500]

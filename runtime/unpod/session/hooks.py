@@ -57,12 +57,14 @@ class Hooks:
 
     def __init__(self, events: Mapping[str, str] = EVENTS) -> None:
         self._events = events
-        self._functions: dict[str, list[HookFunction]] = {}
+        self._functions: dict[str, list[tuple[HookFunction, bool | None]]] = {}
         self.running: dict[str, str] = {}
         """The name of the function that runs, or ran last, for each event."""
 
-    def on(self, event: str) -> Callable[[F], F]:
+    def on(self, event: str, *, replay: bool | None = None) -> Callable[[F], F]:
         """Return a decorator that registers a function, sync or async, for `event`.
+
+        `replay` says whether it runs again when another runner takes the call over; None is the event's own rule.
 
         Raises:
             UnknownEvent: there is no such event; the text lists those there are.
@@ -73,7 +75,7 @@ class Hooks:
             raise UnknownEvent(msg)
 
         def register(function: F) -> F:
-            self._functions.setdefault(event, []).append(function)
+            self._functions.setdefault(event, []).append((function, replay))
             return function
 
         return register
@@ -83,14 +85,23 @@ class Hooks:
         return event in self._functions
 
     async def fire(
-        self, event: str, args: tuple[object, ...], kwargs: Mapping[str, object], cause: str, report: Report
+        self,
+        event: str,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        *,
+        cause: str,
+        report: Report,
+        runs: Callable[[bool | None], bool] = lambda _: True,
     ) -> None:
-        """Run the hooks of `event`, each in a scope of its own."""
+        """Run the hooks of `event`, each in a scope of its own; `runs` tells by its `replay` whether one does."""
         seen: dict[str, int] = {}
-        for function in tuple(self._functions.get(event, ())):
+        for function, replay in tuple(self._functions.get(event, ())):
             name = name_of(function)
-            self.running[event] = name
             nth = seen[name] = seen.get(name, -1) + 1
+            if not runs(replay):
+                continue
+            self.running[event] = name
             with entered(Scope(cause, f"{event}:{name}:{nth}")):
                 try:
                     result = function(*args, **kwargs)

@@ -17,7 +17,6 @@ from unpod.errors import LogError
 from unpod.ports import Fence
 
 if TYPE_CHECKING:
-    from unpod.core.state import SessionState
     from unpod.core.subjects import CallSubjects
     from unpod.ports import Bus, Clock, EventLog
 
@@ -47,17 +46,29 @@ class Journal:
         self._source = source
         self._writer = log.writer(fence=Fence(subjects.own, epoch), on_failure=on_failure)
         self._on_failure = on_failure
+        self._index = 0
         self._last_command = 0
 
+    def begin(self, index: int) -> None:
+        """Go on after the owner record `index` of the log."""
+        self._index = index
+
     def append(
-        self, state: SessionState, body: SessionEvent | AnyCommand, *, cause: str, settled: int, command_id: str = ""
+        self,
+        body: SessionEvent | AnyCommand,
+        *,
+        cause: str,
+        seen: int,
+        settled: int,
+        hidden: bool,
+        command_id: str = "",
     ) -> codec.Record:
         """Queue a fact or a command for the log and return its record, whole, for the fold.
 
         While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
         to the session's live subject.
         """
-        index = state.owner_index + 1
+        self._index = index = self._index + 1
         is_command = isinstance(body, Command)
         channel: Channel = "cmd" if is_command else "run"
         tag = tag_of(body)
@@ -69,14 +80,14 @@ class Journal:
             time=self._clock.now(),
             epoch=self._epoch,
             index=index,
-            seen=state.bridge_index,
+            seen=seen,
             settled=settled,
             cause=cause,
         )
         if is_command:
             self._last_command = index
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
-        self._store(subject, body, to_headers(envelope), hidden=state.paused or getattr(body, "withheld", False))
+        self._store(subject, body, to_headers(envelope), hidden=hidden or getattr(body, "withheld", False))
         return codec.Record(channel, envelope, body)
 
     def _store(self, subject: str, body: SessionEvent | AnyCommand, headers: dict[str, str], *, hidden: bool) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from unpod.core.ids import MAIN_HANDLER, command_id
+from unpod.core.ids import MAIN_HANDLER, command_id, step_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +29,20 @@ class Scope:
 
     def command_id(self, session_id: str, verb: str) -> str:
         """Return the id of the next use of `verb` in this scope."""
-        nth = self._uses[verb]
+        identifier = self.peek(session_id, verb)
         self._uses[verb] += 1
-        return command_id(session_id, self.cause, self.handler, verb, nth)
+        return identifier
+
+    def peek(self, session_id: str, verb: str) -> str:
+        """Return the same without using it."""
+        return command_id(session_id, self.cause, self.handler, verb, self._uses[verb])
+
+    def step_id(self, session_id: str, name: str) -> str:
+        """Return the id of the next journaled step of that name in this scope."""
+        use = f"step:{name}"
+        nth = self._uses[use]
+        self._uses[use] += 1
+        return step_id(session_id, self.cause, self.handler, name, nth)
 
 
 _current: ContextVar[Scope | None] = ContextVar("unpod_scope", default=None)

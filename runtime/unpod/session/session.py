@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
 from unpod.adapters.view import check_adapter
 from unpod.core import commands as cmd
 from unpod.core import metrics
 from unpod.core.metrics import CallMetrics
+from unpod.core.resume import OnResume
 from unpod.errors import SessionClosed, UnsupportedControl
 from unpod.session.hooks import HookFunction
 from unpod.session.recording import Recording
+from unpod.session.steps import Steps
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.session")
 
 F = TypeVar("F", bound=HookFunction)
+T = TypeVar("T")
 
 
 class MetricsTracker:
@@ -44,6 +48,7 @@ class Session:
         """A place for whatever belongs to this call."""
         self.recording = Recording(driver)
         self.metrics = MetricsTracker(driver)
+        self._steps = Steps(driver)
 
     def __repr__(self) -> str:
         return f"<Session {self.session_id}>"
@@ -134,15 +139,50 @@ class Session:
         if self._open("end") and self._can("agent.end_call"):
             self._driver.perform(cmd.EndCall(reason=reason))
 
+    # --- what must not happen twice -----------------------------------------------------------------------------------
+
+    async def step(self, name: str, function: Callable[..., object], /, *args: object, **kwargs: object) -> object:
+        """Run a side effect, record what it returns, and return it; a takeover returns what is recorded.
+
+        `function`, sync or async, may take an `idempotency_key`: the same in every process, to be passed on to a third
+        party, since a step whose process dies inside it runs again. Its result must be what JSON can hold, and is
+        returned as JSON gives it back.
+
+        Raises:
+            StepFailed: it raised, now or in the process that ran it.
+            TypeError: its result cannot be written as JSON.
+            LogError: the result could not be stored.
+        """
+        return await self._steps.run(name, function, args, kwargs)
+
+    def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Run a coroutine beside the call until the call is over; its verbs count as those of the handler `name`.
+
+        After a takeover it begins anew. One that raises is logged and recorded; the call goes on.
+        """
+        return self._steps.spawn(name, work)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether what happens now has happened before, in a runner that this one has taken the call over from."""
+        return self._driver.replaying
+
+    def now(self) -> float:
+        """Return the log's time in seconds since 1970: the same when a takeover goes through the past again."""
+        return self._driver.now()
+
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def on(self, event: str) -> Callable[[F], F]:
+    def on(self, event: str, *, replay: bool | None = None) -> Callable[[F], F]:
         """Return a decorator that registers a hook, sync or async; several per event run in order of registration.
+
+        When another runner takes the call over, hooks on what the caller did run again, and others do not; `replay`
+        overrides that.
 
         Raises:
             UnknownEvent: there is no such event; the text lists those there are.
         """
-        return self._driver.hooks.on(event)
+        return self._driver.hooks.on(event, replay=replay)
 
     async def run(self) -> str:
         """Keep the call going until it is over, and return the reason of its end.
@@ -182,6 +222,18 @@ class Session:
     @max_duration_s.setter
     def max_duration_s(self, seconds: float | None) -> None:
         self._driver.set(max_duration_s=_positive("max_duration_s", seconds))
+
+    @property
+    def on_resume(self) -> OnResume:
+        """What becomes of a reply that was cut by the death of its runner: continue, apologise or repeat."""
+        return self._driver.settings.on_resume
+
+    @on_resume.setter
+    def on_resume(self, policy: OnResume) -> None:
+        if policy not in ("continue", "apologise", "repeat"):
+            msg = f"on_resume is {policy!r}: give one of continue, apologise, repeat"
+            raise ValueError(msg)
+        self._driver.set(on_resume=policy)
 
     @property
     def interruption_note(self) -> str:

@@ -113,7 +113,7 @@ class TurnStream:
             return
         try:
             with entered(Scope(cause, "brain")):
-                stream = view.open(question.text, context=dict(context), language=question.language)
+                stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
                 await self._hand_on(stream, turn)
                 complete = view.is_complete()
         except Exception as error:  # noqa: BLE001 - the brain's own code; the reply ends and the call goes on

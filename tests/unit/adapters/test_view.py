@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -375,6 +375,27 @@ async def test_an_adapter_that_swallows_the_cancellation_does_not_talk_on() -> N
     await cancel(task)
     assert got == []
     assert adapter.closed
+
+
+async def test_an_adapter_that_takes_the_cancellation_for_its_own_end_does_not_hide_it() -> None:
+    class Polite(Base):
+        def __init__(self) -> None:
+            self.waiting = asyncio.Event()
+
+        async def stream(self, text: str) -> AsyncIterator[str]:
+            for word in await self._words():
+                yield word
+
+        async def _words(self) -> list[str]:
+            self.waiting.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return []
+
+    adapter = Polite()
+    task = asyncio.create_task(drain(check_adapter(adapter), []))
+    await adapter.waiting.wait()
+    await cancel(task)
 
 
 async def test_an_adapter_that_fails_while_it_is_stopped_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:

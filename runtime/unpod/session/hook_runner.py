@@ -1,0 +1,101 @@
+"""Running the hooks of one event: in order, for so long as the loop may wait, and never harming the call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.decision import FireHooks
+from unpod.session.frame_view import FrameView
+from unpod.session.hooks import Hooks
+
+logger = logging.getLogger("unpod.session")
+
+
+class Trouble(Protocol):
+    """Told of a hook that raised or takes too long, to be recorded."""
+
+    def __call__(self, fact: ev.HookFailed, cause: str) -> None:
+        """Record it."""
+
+
+class HookRunner:
+    """Runs hooks; what does not return in time goes on by itself until `close`."""
+
+    def __init__(self, session_id: str, hooks: Hooks, trouble: Trouble, is_private: Callable[[], bool]) -> None:
+        self._session = session_id
+        self._hooks = hooks
+        self._trouble = trouble
+        self._is_private = is_private
+        self._stray: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self,
+        fire: FireHooks,
+        *,
+        cause: str,
+        timeout_s: float,
+        returned: Callable[[], None],
+        runs: Callable[[bool | None], bool] = lambda _: True,
+    ) -> None:
+        """Run the hooks of `fire`, and return when they have returned or after `timeout_s`.
+
+        `returned` is called once, when they really have.
+        """
+        if not self._hooks.has(fire.event):
+            returned()
+            return
+        args = tuple(FrameView.of(arg.body, arg.data) if isinstance(arg, Record) else arg for arg in fire.args)
+
+        def report(event: str, function: str, error: BaseException) -> None:
+            self._raised(event, function, error, cause)
+
+        work = self._hooks.fire(fire.event, args, fire.kwargs, cause=cause, report=report, runs=runs)
+        task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if done:
+            returned()
+            return
+        self._overdue(task, fire.event, cause, timeout_s, returned)
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        for task in tuple(self._stray):
+            task.cancel()
+        await asyncio.gather(*self._stray, return_exceptions=True)
+
+    def _overdue(
+        self, task: asyncio.Task[None], event: str, cause: str, timeout_s: float, returned: Callable[[], None]
+    ) -> None:
+        """Let the hooks finish by themselves; their input is not settled until they have."""
+        name = self._hooks.running.get(event, "")
+        logger.warning("session %s: hook %s of %s takes over %.1f s", self._session, name, event, timeout_s)
+        self._trouble(ev.HookFailed(hook=event, function=name, timed_out=True), cause)
+        self._stray.add(task)
+
+        def over(finished: asyncio.Task[None]) -> None:
+            self._stray.discard(finished)
+            returned()
+
+        task.add_done_callback(over)
+
+    def _raised(self, event: str, function: str, error: BaseException, cause: str) -> None:
+        """Log a hook that raised by its name; what was said while the recording is paused stays out of the log."""
+        logger.error(
+            "session %s: hook %s of %s raised %s",
+            self._session,
+            function,
+            event,
+            type(error).__name__,
+            exc_info=None if self._is_private() else error,
+        )
+        self._trouble(ev.HookFailed(hook=event, function=function, error=describe(error)), cause)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception for the log: its type and text, bounded."""
+    return f"{type(error).__name__}: {error}"[:500]

@@ -1,0 +1,107 @@
+"""What must not happen twice: journaled steps, and tasks beside the call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from unpod.core.events import HookFailed, StepCompleted
+from unpod.errors import StepFailed
+from unpod.session.hook_runner import describe
+from unpod.session.scope import Scope, current, entered
+
+if TYPE_CHECKING:
+    from unpod.session.driver import Driver
+
+logger = logging.getLogger("unpod.session")
+
+T = TypeVar("T")
+
+
+class Steps:
+    """The journaled steps and the tasks of one session."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def run(
+        self, name: str, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> object:
+        """Return a step's result: the recorded one, else what `function` returns, once that is stored."""
+        driver, scope = self._driver, current(self._driver.main)
+        identifier = scope.step_id(driver.seat.session_id, name)
+        recorded = driver.past.steps.get(identifier) if driver.past is not None else None
+        if recorded is not None and not recorded.withheld:
+            return _outcome(recorded)
+        completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
+        driver.record(completed, scope.cause)
+        await driver.journal.flush()
+        return _outcome(completed)
+
+    def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Run `work` as a handler of its own, until the session closes."""
+        context = copy_context()
+        task: asyncio.Task[T] = context.run(
+            asyncio.get_running_loop().create_task, self._guarded(name, work), name=f"unpod-task-{name}"
+        )
+        self._driver.chores.add(task)
+        task.add_done_callback(self._driver.chores.discard)
+        return task
+
+    async def _guarded(self, name: str, work: Coroutine[object, object, T]) -> T:
+        with entered(Scope("", f"task:{name}")):
+            try:
+                return await work
+            except Exception as error:
+                driver = self._driver
+                logger.error(  # noqa: TRY400 - what was said while the recording is paused stays out of the log
+                    "session %s: task %s raised %s",
+                    driver.seat.session_id,
+                    name,
+                    type(error).__name__,
+                    exc_info=None if driver.state.paused else error,
+                )
+                if driver.lost is None:
+                    driver.record(HookFailed(hook="task", function=name, error=describe(error)), "")
+                raise
+
+
+async def _attempt(
+    identifier: str, name: str, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> StepCompleted:
+    try:
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and raised again as StepFailed
+        return StepCompleted(step=identifier, name=name, error_type=type(error).__name__, error=str(error)[:500])
+    try:
+        value: object = msgspec.json.decode(msgspec.json.encode(result))
+    except (TypeError, msgspec.MsgspecError) as error:
+        msg = f"step {name!r} returned a {type(result).__name__}, which JSON cannot hold: {error}"
+        raise TypeError(msg) from None
+    return StepCompleted(step=identifier, name=name, value=value)
+
+
+def _with_key(function: Callable[..., object], kwargs: Mapping[str, object], identifier: str) -> dict[str, object]:
+    """Return the arguments by name, with the step's id for a function that takes an `idempotency_key`."""
+    given = dict(kwargs)
+    try:
+        takes = "idempotency_key" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # builtins may have no signature
+        takes = False
+    if takes:
+        given.setdefault("idempotency_key", identifier)
+    return given
+
+
+def _outcome(completed: StepCompleted) -> object:
+    if completed.error_type is not None:
+        raise StepFailed(completed.name, completed.error_type, completed.error or "")
+    return completed.value

@@ -1,0 +1,94 @@
+"""One call's event log: read from the stream, put in the order that counts, shown as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+from rich.table import Table
+from rich.text import Text
+
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record, read
+from unpod.core.events import ReplySpoken, Settled, StateChanged
+from unpod.core.replay import merge
+from unpod.core.subjects import Subjects
+from unpod.errors import ProtocolViolation
+from unpod.ports import EventLog
+from unpod_cli.summary import is_withheld, summary
+
+_QUIET = (StateChanged, ReplySpoken, Settled)
+"""Bookkeeping, shown in the background."""
+
+
+class Row(Struct, frozen=True):
+    """One record as it is shown; `at_s` counts from the call's first record, `by` is who wrote it."""
+
+    at_s: float
+    by: str
+    index: int
+    seen: int
+    type: str
+    summary: str
+    withheld: bool
+    quiet: bool
+
+
+async def read_call(log: EventLog, subjects: Subjects, session_id: str) -> list[Record]:
+    """Return a call's records in merged order; what cannot be read is left out.
+
+    Raises:
+        LogUnavailable: no answer.
+    """
+    records = []
+    async for message in log.read(subjects.session(session_id)):
+        try:
+            records.append(read(subjects, message.subject, message.headers, message.data, message.seq))
+        except ProtocolViolation:
+            continue
+    return merge(records)
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """Return what is shown of a call's records, in their order."""
+    start = min((record.envelope.time for record in records), default=0.0)
+    return [_row(record, start) for record in records]
+
+
+def table(shown: Iterable[Row]) -> Table:
+    """Return the log as a table; what was withheld is marked, bookkeeping is dim."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid.add_column("time", justify="right", no_wrap=True)
+    grid.add_column("by", no_wrap=True)
+    grid.add_column("#", justify="right", no_wrap=True)
+    grid.add_column("seen", justify="right", no_wrap=True, style="dim")
+    grid.add_column("record", no_wrap=True)
+    grid.add_column("what it says", overflow="fold")
+    for row in shown:
+        kind = "dim" if row.quiet else "cyan" if row.by == "owner" else "green" if row.by == "bridge" else "dim"
+        said = Text(row.summary, style="bold magenta" if row.withheld else "dim" if row.quiet else "")
+        index, seen = str(row.index or ""), str(row.seen or "")
+        grid.add_row(Text(f"{row.at_s:.3f}", style="dim"), row.by, index, seen, Text(row.type, style=kind), said)
+    return grid
+
+
+def as_json(shown: Iterable[Row]) -> list[object]:
+    """Return the log for programs."""
+    return [
+        {name: value for name, value in msgspec.structs.asdict(row).items() if name != "quiet"} for row in shown
+    ]
+
+
+def _row(record: Record, start: float) -> Row:
+    envelope = record.envelope
+    by = "bridge" if record.channel in BRIDGE_CHANNELS else "owner" if record.channel in OWNER_CHANNELS else "bridge"
+    return Row(
+        at_s=max(0.0, envelope.time - start),
+        by=by,
+        index=envelope.index,
+        seen=envelope.seen,
+        type=envelope.type,
+        summary=summary(record.body),
+        withheld=is_withheld(record.body),
+        quiet=isinstance(record.body, _QUIET),
+    )

@@ -1,0 +1,150 @@
+"""The commands and their options. What a command does is imported when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+
+from unpod_cli.failure import FAILED, USAGE, Failure, extras
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_PORTS: Final = click.IntRange(0, 65_535)
+_SPEEDS: Final = click.FloatRange(min=0.1, max=100)
+
+
+def _no_color(command: F) -> F:
+    return click.option("--no-color", is_flag=True, help="Plain text; the variable NO_COLOR does the same.")(command)
+
+
+def _json(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+@click.command()
+@click.option(
+    "--speed", type=_SPEEDS, default=3.0, show_default=True, help="How much faster than in real life people speak."
+)
+@_no_color
+@_json
+def demo(*, speed: float, no_color: bool, as_json: bool) -> int:
+    """Put six calls through a whole system on this machine, at once.
+
+    Starts a local orchestrator with its speech worker, a nats-server, a bridge process and a runner process with an
+    example agent; shows the conversations, then one call's event log, its metrics, and the runner's stats. It needs no
+    key and no network, and leaves nothing behind. The exit status is 0 if every call went as its script says.
+
+    \b
+    Example:
+      unpod demo --speed 1
+    """
+    with extras():
+        from unpod_cli.demo.run import run_demo  # noqa: PLC0415 - slow to import
+    return run_demo(speed=speed, no_color=no_color, as_json=as_json)
+
+
+@click.command()
+@click.argument("agent", metavar="AGENT.py[:NAME]")
+@click.option(
+    "--speed", type=_SPEEDS, default=3.0, show_default=True, help="How much faster than in real life people speak."
+)
+@_no_color
+@_json
+def dev(*, agent: str, speed: float, no_color: bool, as_json: bool) -> int:
+    """Talk to the agent in a file: you type as the caller.
+
+    The file defines an AgentRunner, or just `async def handle_call(ctx)`. Saving it reloads it: the next call has the
+    new code. Ctrl-C while the agent speaks cuts in; /help lists what else you can do. From a pipe, each line is one
+    turn, and the end of the input hangs up.
+
+    \b
+    Examples:
+      unpod dev examples/hello.py
+      printf 'hello\\nbye\\n' | unpod dev examples/hello.py
+    """
+    with extras():
+        from unpod_cli.dev.run import run_dev  # noqa: PLC0415 - slow to import
+    return run_dev(agent, speed=speed, no_color=no_color, as_json=as_json)
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:RUNNER")
+def run(*, target: str) -> None:
+    """Run the AgentRunner that a module defines, in this process.
+
+    Its settings come from the environment (UNPOD_API_KEY, UNPOD_NATS_URL, ...), as with runner.start(). SIGTERM and
+    Ctrl-C drain it.
+
+    \b
+    Example:
+      unpod run myapp.agents:runner
+    """
+    from unpod.logs import enable_logging  # noqa: PLC0415 - the rest is slow to import
+    from unpod_cli.agent_file import AgentProblem, load_runner  # noqa: PLC0415
+
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        runner = load_runner(target)
+    except AgentProblem as problem:
+        raise Failure(str(problem), status=USAGE) from None
+    enable_logging(_log_level())
+    runner.start()
+
+
+@click.command()
+@click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
+@click.option("--orchestrator-url", metavar="URL", help="Where to register; else UNPOD_ORCHESTRATOR_URL.")
+def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
+    """Run a bridge: it registers the runners' agents and carries their calls.
+
+    It needs UNPOD_API_KEY. SIGTERM and Ctrl-C drain it: it ends with its last call.
+
+    \b
+    Example:
+      UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
+    """
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from unpod.logs import enable_logging  # noqa: PLC0415
+    from unpod_bridge.app import run_bridge  # noqa: PLC0415
+    from unpod_bridge.config import BridgeConfig  # noqa: PLC0415
+
+    config = BridgeConfig.from_env(base_url=orchestrator_url, nats_url=nats_url)
+    enable_logging(config.log_level)
+    return asyncio.run(run_bridge(config))
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
+@click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")
+@click.option("--speed", type=_SPEEDS, default=1.0, show_default=True, help="How much faster than real speech is.")
+@_json
+def orchestrator(*, host: str, port: int, key: str, speed: float, as_json: bool) -> None:
+    """Run the local orchestrator with its speech worker: the other side, for development.
+
+    It prints the environment that points a runner at it, and serves until Ctrl-C. Calls are placed over HTTP.
+
+    \b
+    Example:
+      unpod orchestrator --port 9000
+      curl -d '{"agent_id": "my-agent", "script": [{"step": "says", "text": "hi"}, {"step": "hears_reply"}]}' \\
+        -H 'Authorization: Bearer sk_local' http://127.0.0.1:9000/_local/calls
+    """
+    with extras():
+        from unpod_cli.orchestrator import serve  # noqa: PLC0415 - slow to import
+    serve(host=host, port=port, key=key, speed=speed, as_json=as_json)
+
+
+def _log_level() -> str:
+    """Return what `UNPOD_LOG_LEVEL` says, else INFO; the runner complains itself where it is no level."""
+    import os  # noqa: PLC0415
+
+    return os.environ.get("UNPOD_LOG_LEVEL", "").strip().upper() or "INFO"
+
+
+ALL: Final = (demo, dev, run, bridge, orchestrator)

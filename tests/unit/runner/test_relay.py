@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from unpod.runner.children import Relay
+
+
+def handed_on(text: str, *, held_back: int = logging.CRITICAL + 1) -> Relay:
+    reading, writing = os.pipe()
+    relay = Relay(reading, lambda level: level >= held_back)
+    relay.start()
+    os.write(writing, text.encode("utf-8", "surrogateescape"))
+    os.close(writing)
+    relay.join(5)
+    assert not relay.is_alive()
+    return relay
+
+
+@pytest.mark.parametrize("level", ["WARNING", "WARNING "])
+def test_a_line_of_the_bridge_becomes_a_record_of_this_process(level: str, caplog: pytest.LogCaptureFixture) -> None:
+    handed_on(f"2026-01-01 10:00:00,123 {level} unpod.bridge.line: 100 % of it\n")
+    assert caplog.record_tuples == [("unpod.bridge.line", logging.WARNING, "100 % of it")]
+
+
+def test_what_is_no_record_is_kept_as_its_last_words(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="unpod")
+    relay = handed_on("Traceback\n\nunpod bridge: UNPOD_API_KEY is not set\n\n")
+    assert relay.last == "unpod bridge: UNPOD_API_KEY is not set"
+    assert {name for name, _, _ in caplog.record_tuples} == {"unpod.bridge"}
+
+
+def test_what_is_held_back_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    text = "2026-01-01 10:00:00,123 ERROR unpod.bridge: refused\n2026-01-01 10:00:00,124 WARNING unpod.bridge: told\n"
+    handed_on(text, held_back=logging.ERROR)
+    assert [message for _, _, message in caplog.record_tuples] == ["told"]
+
+
+def test_a_last_line_that_is_cut_and_bytes_that_are_no_text_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    relay = handed_on("2026-01-01 10:00:00,123 WARNING unpod.bridge: a\udcff\nhalf")
+    assert len(caplog.records) == 1
+    assert relay.last == "half"
