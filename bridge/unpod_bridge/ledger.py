@@ -46,7 +46,7 @@ class Writing:
 
 
 class Ledger:
-    """Writes the bridge's records of one call; `on_state` hears that the log is away (True) or back (False)."""
+    """Writes the bridge's records of one call; `on_state` hears now and then whether the log is away."""
 
     def __init__(
         self,
@@ -78,7 +78,6 @@ class Ledger:
         self._appended = 0
         self._acked = 0
         self._heard_at = 0.0
-        self._away = False
         self._ended: Store | None = None
         self.unstored_bytes = 0
         """What was put since the log answered last, in bytes."""
@@ -252,11 +251,8 @@ class Ledger:
         now, acked = self._clock.now(), self._put - self._writer.backlog
         if acked != self._acked or not self.backlog:
             self._acked, self._heard_at, self.unstored_bytes = acked, now, 0
-        away = now - self._heard_at > _SILENT_S
-        if away or self._away != away:
-            self._away = away
-            self._on_state(away)
         self._timer = None
+        self._on_state(now - self._heard_at > _SILENT_S)
         if self.backlog and self._writer.failure is None:
             busy = self.backlog > self._busy
             self._timer = self._clock.call_later(_LOOK_BUSY_S if busy else _LOOK_S, self._look)

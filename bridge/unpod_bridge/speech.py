@@ -204,11 +204,6 @@ class Speech:
     def _next(self) -> Delta | None:
         if not self._held:
             return None
-        current = self._open
-        if current is not None:
-            following = self._held.get(current.key, _NO_PIECES).get(current.taken + 1)
-            if following is not None:
-                return following
         key = min(self._held)
         return self._held[key].get(self._taken(key) + 1)
 
@@ -222,9 +217,6 @@ class Speech:
     def _drop(self, through: Key) -> None:
         for key in [key for key in self._held if key <= through]:
             self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self._held.pop(key).values())
-
-
-_NO_PIECES: Final[dict[int, Delta]] = {}
 
 
 def _wanted(current: Open, key: Key, number: int) -> bool:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 from msgspec import Struct
-from rich.table import Table
 from rich.text import Text
 
-from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record, read
+from unpod.core.codec import OWNER_CHANNELS, Record, read
 from unpod.core.events import ReplySpoken, Settled, StateChanged
 from unpod.core.replay import merge
 from unpod.core.subjects import Subjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import EventLog
-from unpod_cli.summary import is_withheld, summary
+from unpod_cli.layout import Cell, Columns
+from unpod_cli.summary import WITHHELD, is_withheld, summary
 
 _QUIET = (StateChanged, ReplySpoken, Settled)
 """Bookkeeping, shown in the background."""
+_COLOURS: Final = {"bridge": "green", "owner": "cyan"}
 
 
 class Row(Struct, frozen=True):
@@ -55,21 +57,24 @@ def rows(records: Sequence[Record]) -> list[Row]:
     return [_row(record, start) for record in records]
 
 
-def table(shown: Iterable[Row]) -> Table:
+def table(shown: Iterable[Row]) -> Columns:
     """Return the log as a table; what was withheld is marked, bookkeeping is dim."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    grid.add_column("time", justify="right", no_wrap=True)
-    grid.add_column("by", no_wrap=True)
-    grid.add_column("#", justify="right", no_wrap=True)
-    grid.add_column("seen", justify="right", no_wrap=True, style="dim")
-    grid.add_column("record", no_wrap=True)
-    grid.add_column("what it says", overflow="fold")
-    for row in shown:
-        kind = "dim" if row.quiet else "cyan" if row.by == "owner" else "green" if row.by == "bridge" else "dim"
-        said = Text(row.summary, style="bold magenta" if row.withheld else "dim" if row.quiet else "")
-        index, seen = str(row.index or ""), str(row.seen or "")
-        grid.add_row(Text(f"{row.at_s:.3f}", style="dim"), row.by, index, seen, Text(row.type, style=kind), said)
-    return grid
+    return Columns(
+        [_cells(row) for row in shown], right=(0, 2, 3), head=("time", "by", "#", "seen", "record", "what it says")
+    )
+
+
+def _cells(row: Row) -> list[Cell]:
+    said = Text(row.summary, style="dim" if row.quiet else "")
+    said.highlight_words([WITHHELD], style="bold magenta")
+    return [
+        Text(f"{row.at_s:.3f}", style="dim"),
+        Text(row.by, style="dim"),
+        str(row.index or ""),
+        Text(str(row.seen or ""), style="dim"),
+        Text(row.type, style="dim" if row.quiet else _COLOURS[row.by]),
+        said,
+    ]
 
 
 def as_json(shown: Iterable[Row]) -> list[object]:
@@ -81,10 +86,9 @@ def as_json(shown: Iterable[Row]) -> list[object]:
 
 def _row(record: Record, start: float) -> Row:
     envelope = record.envelope
-    by = "bridge" if record.channel in BRIDGE_CHANNELS else "owner" if record.channel in OWNER_CHANNELS else "bridge"
     return Row(
         at_s=max(0.0, envelope.time - start),
-        by=by,
+        by="owner" if record.channel in OWNER_CHANNELS else "bridge",
         index=envelope.index,
         seen=envelope.seen,
         type=envelope.type,

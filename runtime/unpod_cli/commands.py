@@ -27,7 +27,7 @@ def _json(command: F) -> F:
 
 @click.command()
 @click.option(
-    "--speed", type=_SPEEDS, default=3.0, show_default=True, help="How much faster than in real life people speak."
+    "--speed", type=_SPEEDS, default=2.0, show_default=True, help="How much faster than in real life people speak."
 )
 @_no_color
 @_json

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import msgspec
-from rich.table import Table
 
 from unpod.core.codec import Record
 from unpod.core.metrics import CallMetrics, snapshot
 from unpod.core.state import SessionState, fold
 from unpod.runner.stats import RunnerStats
+from unpod_cli.layout import Columns, facts
 
 
 def call_metrics(records: Sequence[Record]) -> CallMetrics:
@@ -21,9 +21,9 @@ def call_metrics(records: Sequence[Record]) -> CallMetrics:
     return snapshot(state.metrics, state.duration_s(now))
 
 
-def metrics_lines(metrics: CallMetrics) -> Table:
+def metrics_lines(metrics: CallMetrics) -> Columns:
     """Return a call's metrics as people read them."""
-    return _grid(
+    return facts(
         ("turns", f"{metrics.turns}"),
         ("duration", f"{metrics.duration_s:.1f} s"),
         ("speech to text", f"{metrics.avg_stt_ms:.0f} ms on average, p95 {metrics.stt_p95_ms} ms"),
@@ -37,9 +37,9 @@ def metrics_lines(metrics: CallMetrics) -> Table:
     )
 
 
-def stats_lines(stats: RunnerStats) -> Table:
+def stats_lines(stats: RunnerStats) -> Columns:
     """Return a runner's stats as people read them."""
-    return _grid(
+    return facts(
         ("in flight", f"{stats.in_flight} of {stats.capacity}, {stats.queued} queued"),
         ("last hour", f"{stats.completed_last_hour} completed, {stats.failed_last_hour} failed"),
         ("mean duration", f"{stats.mean_call_duration_s:.1f} s"),
@@ -60,11 +60,3 @@ def stats_json(stats: RunnerStats) -> object:
 def _model(metrics: CallMetrics) -> str:
     return f" ({metrics.active_llm})" if metrics.active_llm else ""
 
-
-def _grid(*lines: tuple[str, str]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in lines:
-        grid.add_row(name, value)
-    return grid

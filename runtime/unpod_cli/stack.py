@@ -128,6 +128,16 @@ class Stack:
         await self._bridge.start([sys.executable, "-m", "unpod_bridge"], self.environment())
         self._exit.push_async_callback(self._bridge.stop, _BRIDGE_GRACE_S)
 
+    @property
+    def server_pid(self) -> int:
+        """The process id of the NATS server."""
+        return self._server.pid
+
+    @property
+    def bridge_pid(self) -> int:
+        """The process id of the bridge."""
+        return self._bridge.pid
+
     def environment(self) -> dict[str, str]:
         """Return the environment of a process of this system: a secret, for it names the server's password."""
         kept = {

@@ -12,7 +12,7 @@ from msgspec import Struct
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 
-WITHHELD: Final = "[withheld: the recording was paused]"
+WITHHELD: Final = "[withheld]"
 
 _SAME: Final = frozenset({"withheld"})
 

@@ -135,7 +135,7 @@ class Transcriber:
         if pending is None:
             return []
         unheard = pending.unheard.strip()
-        return [Spoken("agent", pending.text.strip(), unheard, cut=bool(unheard) or (cut and bool(pending.unheard)))]
+        return [Spoken("agent", pending.text.strip(), unheard, cut=bool(unheard) or cut)]
 
 
 def _verb(frame: dict[str, object]) -> list[Item]:

@@ -100,6 +100,7 @@ async def test_an_orchestrator_too_old(world: Stack) -> None:
         assert "Traceback" not in bridge.text
 
 
+@pytest.mark.slow
 async def test_no_nats(tmp_path: Path, unused_port: int) -> None:
     settings = {"UNPOD_API_KEY": "k", "UNPOD_NATS_URL": f"nats://me:hidden@127.0.0.1:{unused_port}"}
     async with bridge_process(tmp_path / "log", **settings) as bridge:

@@ -8,14 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unpod import AgentRunner, CallContext, ConfigurationError, EchoAdapter, RunnerAuthError
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
+from unpod.runner.call import Entrypoint
 from unpod_bridge.orchestrator import Call, CallRefused, LocalOrchestrator
 
 pytestmark = pytest.mark.integration
@@ -31,6 +34,7 @@ async def handle_call(ctx: CallContext) -> None:
     ctx.session.dialog_machine = EchoAdapter()
     await ctx.session.say("Hello!")
     if os.environ.get("BLOCK"):
+        print("blocking", flush=True)
         time.sleep(60)
     await ctx.session.run()
     print("cleaned up", flush=True)
@@ -42,25 +46,24 @@ AgentRunner(entrypoint=handle_call, agent_id="my-agent", **eval(os.environ.get("
 class Process:
     """An agent's script as a process of its own, and the processes that it starts."""
 
-    def __init__(self, tmp_path: Path, environment: dict[str, str], arguments: dict[str, object]) -> None:
-        self.dir = tmp_path
-        script = tmp_path / "agent.py"
+    def __init__(self, folder: Path, environment: dict[str, str], arguments: dict[str, object]) -> None:
+        self.dir = folder
+        self._out, self._err = folder / f"{time.monotonic_ns()}.out", folder / f"{time.monotonic_ns()}.err"
+        script = folder / "agent.py"
         script.write_text(SCRIPT)
-        (tmp_path / "home").mkdir(exist_ok=True)
-        self.popen = subprocess.Popen(
-            [sys.executable, str(script)],
-            cwd=tmp_path,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(tmp_path / "home"),
-                "ARGUMENTS": repr(arguments),
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.stdout = self.stderr = ""
+        base = {"PATH": os.environ["PATH"], "HOME": str(folder), "ARGUMENTS": repr(arguments)}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.popen = subprocess.Popen(
+                [sys.executable, str(script)], cwd=folder, env=base | environment, stdout=out, stderr=err
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
 
     def children(self) -> list[int]:
         """The nats-server and the bridge."""
@@ -74,14 +77,13 @@ class Process:
         self.popen.send_signal(number)
 
     async def ended(self, timeout_s: float = 15) -> int:
-        """Return the exit status, with what it printed in `stdout` and `stderr`."""
-        self.stdout, self.stderr = await asyncio.to_thread(self.popen.communicate, timeout=timeout_s)
-        return self.popen.returncode
+        """Return the exit status."""
+        return await asyncio.to_thread(self.popen.wait, timeout_s)
 
     def close(self) -> None:
         if self.popen.poll() is None:
             self.popen.kill()
-            self.popen.communicate()
+            self.popen.wait()
 
 
 def parents() -> dict[int, int]:
@@ -125,16 +127,18 @@ def processes() -> Iterator[list[Process]]:
 
 
 class Start:
-    """Starts scripts, with only the key and the orchestrator's URL set unless told otherwise."""
+    """Starts scripts, with only the key and the orchestrator's URL set, and what else is given."""
 
-    def __init__(self, tmp_path: Path, url: str, started: list[Process]) -> None:
-        self._tmp_path = tmp_path
-        self._url = url
+    def __init__(self, folder: Path, url: str, started: list[Process]) -> None:
+        self._folder = folder
+        self._alone = {"UNPOD_API_KEY": KEY, "UNPOD_ORCHESTRATOR_URL": url}
         self._started = started
 
-    def __call__(self, *, environment: dict[str, str] | None = None, **arguments: object) -> Process:
-        alone = {"UNPOD_API_KEY": KEY, "UNPOD_ORCHESTRATOR_URL": self._url}
-        process = Process(self._tmp_path, alone if environment is None else environment, arguments)
+    def __call__(self, arguments: dict[str, object] | None = None, **environment: str) -> Process:
+        return self.exactly({**self._alone, **environment}, arguments)
+
+    def exactly(self, environment: dict[str, str], arguments: dict[str, object] | None = None) -> Process:
+        process = Process(self._folder, environment, arguments or {})
         self._started.append(process)
         return process
 
@@ -224,11 +228,12 @@ async def test_a_bridge_that_dies_is_started_again(start: Start, orchestrator: L
 
 
 async def test_sigterm_waits_for_the_call_and_takes_no_other(start: Start, orchestrator: LocalOrchestrator) -> None:
-    process = start()
+    process = start(UNPOD_LOG_LEVEL="info")
     await orchestrator.wait_for_worker(AGENT, 10)
     call = await orchestrator.place_call(AGENT)
     await talks(call)
     process.send(signal.SIGTERM)
+    await until(lambda: "draining" in process.stderr)
     with pytest.raises(CallRefused) as refused:
         await orchestrator.place_call(AGENT, deadline_ms=500, even_if_full=True)
     assert set(refused.value.reasons) == {"draining"}
@@ -239,7 +244,7 @@ async def test_sigterm_waits_for_the_call_and_takes_no_other(start: Start, orche
 
 
 async def test_after_the_drain_timeout_the_call_is_ended(start: Start, orchestrator: LocalOrchestrator) -> None:
-    process = start(drain_timeout_s=0.5)
+    process = start({"drain_timeout_s": 0.5})
     await orchestrator.wait_for_worker(AGENT, 10)
     call = await orchestrator.place_call(AGENT)
     await talks(call)
@@ -250,23 +255,31 @@ async def test_after_the_drain_timeout_the_call_is_ended(start: Start, orchestra
     assert call.session_id in process.stderr
 
 
-@pytest.mark.parametrize("blocked", [False, True], ids=["waiting", "blocked"])
-async def test_a_second_signal_ends_at_once(start: Start, orchestrator: LocalOrchestrator, *, blocked: bool) -> None:
-    environment = {"UNPOD_API_KEY": KEY, "UNPOD_ORCHESTRATOR_URL": orchestrator.url}
-    process = start(environment={**environment, **({"BLOCK": "1"} if blocked else {})})
+async def test_a_second_signal_ends_at_once(start: Start, orchestrator: LocalOrchestrator) -> None:
+    process = start(UNPOD_LOG_LEVEL="info")
     await orchestrator.wait_for_worker(AGENT, 10)
     call = await orchestrator.place_call(AGENT)
-    await call.connected()
-    if not blocked:
-        await call.heard("Hello!")
-    else:
-        await asyncio.sleep(0.5)  # until the entrypoint blocks its loop, which nothing outside can see
+    await call.heard("Hello!")
     children = process.children()
     process.send(signal.SIGTERM)
-    await asyncio.sleep(0.3)
+    await until(lambda: "draining" in process.stderr)
     assert process.popen.poll() is None
     process.send(signal.SIGINT)
     assert await process.ended(6) == 128 + signal.SIGINT
+    await until_gone(children)
+
+
+async def test_a_second_signal_ends_at_once_even_what_blocks_its_loop(
+    start: Start, orchestrator: LocalOrchestrator
+) -> None:
+    process = start(BLOCK="1")
+    await orchestrator.wait_for_worker(AGENT, 10)
+    await orchestrator.place_call(AGENT)
+    await until(lambda: "blocking" in process.stdout)
+    children = process.children()
+    process.send(signal.SIGINT)
+    process.send(signal.SIGTERM)
+    assert await process.ended(6) in {128 + signal.SIGTERM, 128 + signal.SIGINT}
     await until_gone(children)
 
 
@@ -306,7 +319,7 @@ async def test_a_refusal_for_good_is_one_line_and_status_1(
     ids=["no key", "no such url", "no nats url", "no nats there", "no directory"],
 )
 async def test_a_wrong_setting_is_one_line_and_status_2(start: Start, environment: dict[str, str], says: str) -> None:
-    process = start(environment=environment)
+    process = start.exactly(environment)
     assert await process.ended(10) == 2
     assert says in process.stderr
     assert process.stderr.count("\n") == 1
@@ -326,11 +339,7 @@ async def test_a_data_directory_that_is_in_use_is_said(start: Start, orchestrato
 async def test_an_orchestrator_that_is_away_is_waited_for(tmp_path: Path, processes: list[Process]) -> None:
     port = free_port()
     process = Start(tmp_path, f"ws://127.0.0.1:{port}", processes)()
-    stderr = process.popen.stderr
-    assert stderr is not None
-    async with asyncio.timeout(20):
-        while "UNPOD_ORCHESTRATOR_URL" not in await asyncio.to_thread(stderr.readline):
-            pass
+    await until(lambda: "UNPOD_ORCHESTRATOR_URL" in process.stderr, 10)
     async with LocalOrchestrator(port=port, speed=50) as orchestrator:
         await orchestrator.wait_for_worker(AGENT, 10)
         call = await orchestrator.place_call(AGENT)
@@ -375,6 +384,10 @@ async def echo(ctx: CallContext) -> None:
     await ctx.session.run()
 
 
+def joined(url: str, entrypoint: Entrypoint = echo, **arguments: Any) -> AgentRunner:  # noqa: ANN401 - as AgentRunner has them
+    return AgentRunner(entrypoint, AGENT, nats_url=url, drain_timeout_s=1, **arguments)
+
+
 async def counted(runner: AgentRunner, calls: int) -> None:
     await until(lambda: runner.stats().completed_last_hour + runner.stats().failed_last_hour >= calls)
 
@@ -383,7 +396,7 @@ async def test_two_runners_in_one_process_share_the_calls_of_their_agent(
     tmp_path: Path, orchestrator: LocalOrchestrator
 ) -> None:
     async with fleet(tmp_path, orchestrator) as url:
-        one, two = (AgentRunner(echo, AGENT, nats_url=url, max_sessions=2) for _ in range(2))
+        one, two = (joined(url, max_sessions=2) for _ in range(2))
         async with running(one), running(two):
             await orchestrator.wait_until(
                 lambda: any(worker.free == 4 for worker in orchestrator.workers), "a worker with room for 4", 20
@@ -407,7 +420,7 @@ async def test_what_finds_no_room_is_queued_and_refused_at_its_deadline(
 ) -> None:
     async with (
         fleet(tmp_path, orchestrator) as url,
-        running(AgentRunner(echo, AGENT, nats_url=url, max_concurrent_calls=1)) as runner,
+        running(joined(url, max_concurrent_calls=1)) as runner,
     ):
         await orchestrator.wait_for_worker(AGENT, 10)
         first = await orchestrator.place_call(AGENT)
@@ -429,7 +442,7 @@ async def test_what_finds_no_room_is_queued_and_refused_at_its_deadline(
 async def test_permits_limit_how_fast_calls_are_taken(tmp_path: Path, orchestrator: LocalOrchestrator) -> None:
     async with (
         fleet(tmp_path, orchestrator) as url,
-        running(AgentRunner(echo, AGENT, nats_url=url, permits_per_minute=2)),
+        running(joined(url, permits_per_minute=2)),
     ):
         await orchestrator.wait_for_worker(AGENT, 10)
         for _ in range(2):
@@ -440,8 +453,8 @@ async def test_permits_limit_how_fast_calls_are_taken(tmp_path: Path, orchestrat
 
 async def test_dev_mode_registers_in_a_pool_of_its_own(tmp_path: Path, orchestrator: LocalOrchestrator) -> None:
     async with fleet(tmp_path, orchestrator) as url:
-        dev = AgentRunner(echo, AGENT, nats_url=url, dev_mode=True)
-        async with running(dev), running(AgentRunner(echo, AGENT, nats_url=url)) as live:
+        dev = joined(url, dev_mode=True)
+        async with running(dev), running(joined(url)) as live:
             await orchestrator.wait_for_worker(AGENT, 10)
             await orchestrator.wait_for_worker(AGENT, 10, pool=f"{AGENT}@dev")
             await talks(await orchestrator.place_call(AGENT, pool=f"{AGENT}@dev"))
@@ -463,7 +476,7 @@ async def test_a_runner_runs_once_at_a_time_and_again_after_its_end(
     tmp_path: Path, orchestrator: LocalOrchestrator
 ) -> None:
     async with fleet(tmp_path, orchestrator) as url:
-        runner = AgentRunner(echo, AGENT, nats_url=url)
+        runner = joined(url)
         for _ in range(2):
             async with running(runner):
                 await orchestrator.wait_for_worker(AGENT, 10)
@@ -484,7 +497,7 @@ async def test_shutdown_from_inside_a_call_does_not_wait_for_that_call(
         await runner.shutdown()
 
     async with fleet(tmp_path, orchestrator) as url:
-        runner = AgentRunner(one_call, AGENT, nats_url=url)
+        runner = joined(url, entrypoint=one_call)
         task = asyncio.create_task(runner.run())
         await orchestrator.wait_for_worker(AGENT, 10)
         call = await orchestrator.place_call(AGENT)

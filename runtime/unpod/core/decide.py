@@ -56,10 +56,14 @@ def decide(state: SessionState, given: Given, now: float, settings: Settings) ->
 def follow_up(state: SessionState, now: float, settings: Settings) -> Decision:
     """Return what is due without anything having happened: the next waiting turn, or the summary of an ended call.
 
+    A turn whose reply has ended is complete when the next text waits.
+
     The driver asks after each decision, until there is nothing.
     """
-    if state.turn is not None:
-        return NOTHING
+    turn = state.turn
+    if turn is not None:
+        waits = turn.phase == "ended" and state.queue and not state.over
+        return Decision(tuple(_complete(turn, now))) if waits else NOTHING
     if state.ended is not None and not state.queue and not state.completed:
         return Decision((Append(summary(state, settings)),))
     if not state.queue or state.over:
@@ -98,12 +102,11 @@ def _call_started(_: SessionState, __: Record, ___: float, ____: Settings) -> li
     return [FireHooks("call_start")]
 
 
-def _user_text(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
+def _user_text(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
     body = given.body
-    if isinstance(body, ev.UserText) and not body.is_final:
-        return [] if state.over else [FireHooks("user_partial", (body.text,))]
-    turn = state.turn
-    return _complete(turn, now) if turn is not None and turn.phase == "ended" else []
+    if not isinstance(body, ev.UserText) or body.is_final or state.over:
+        return []
+    return [FireHooks("user_partial", (body.text,))]
 
 
 def _user_interrupted(state: SessionState, given: Record, now: float, settings: Settings) -> list[Step]:

@@ -82,12 +82,17 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
         msg = "a record without a well-formed ce-type and ce-id"
         raise ProtocolViolation(msg)
     traceparent = headers.get("traceparent", "")
+    try:
+        session = unquote(headers.get("ce-subject", ""), errors="surrogatepass")
+    except UnicodeDecodeError as error:
+        msg = "a record without a well-formed ce-subject"
+        raise ProtocolViolation(msg) from error
     return Envelope(
         id=identifier,
         type=match[1],
         version=int(match[2]),
         source=unquote(headers.get("ce-source", "")),
-        session=unquote(headers.get("ce-subject", ""), errors="surrogatepass"),
+        session=session,
         time=parse_time(headers.get("ce-time", "")),
         epoch=_number(headers, "Unpod-Epoch"),
         index=_number(headers, "Unpod-Index"),
@@ -111,10 +116,15 @@ def parse_time(text: str) -> float:
         ProtocolViolation: it is none.
     """
     try:
-        return datetime.fromisoformat(text).timestamp()
+        moment = datetime.fromisoformat(text)
     except ValueError as error:
         msg = "a record without a well-formed ce-time"
         raise ProtocolViolation(msg) from error
+    if moment.tzinfo is None:
+        # Python would take the time of the reader's own zone.
+        msg = "a record whose ce-time names no zone"
+        raise ProtocolViolation(msg)
+    return moment.timestamp()
 
 
 def _number(headers: Mapping[str, str], name: str) -> int:

@@ -89,8 +89,7 @@ class Told(Struct, frozen=True, kw_only=True):
 
 
 class Ping(Struct, frozen=True, kw_only=True):
-    """A bridge asks a runner how it is; `sessions` are those that it has placed there, with its own last index of
-    each."""
+    """A bridge asks a runner how it is: which sessions it has placed there, with its own last index of each."""
 
     bridge: str
     sessions: dict[str, int] = {}

@@ -131,6 +131,11 @@ def _poisoned(turn: Turn) -> list[Step]:
     ]
 
 
+def cut_reply(pending: PendingTurn, part: int) -> Append:
+    """Return the end of a reply that a command of the new owner cuts off."""
+    return Append(cmd.EndReply(turn=pending.number, part=part, reason="ended"), cause=f"{pending.cause}:{part}")
+
+
 def _end(turn: Turn, reason: cmd.ReplyEndReason) -> list[Step]:
     end = cmd.EndReply(turn=turn.number, part=turn.part, deltas=turn.deltas, chars=0, reason=reason)
     return [Append(end, cause=f"{turn.cause}:{turn.part}")]

@@ -14,6 +14,7 @@ from unpod.errors import LogError
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
 from unpod.session.driver import Driver, Seat
+from unpod.session.scope import entered
 from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
 
@@ -82,6 +83,14 @@ class Call:
 
     async def run(self) -> CallResult:
         """Serve the call until its cleanup is over; never raises but for its own cancellation."""
+        try:
+            return await self._serve()
+        except asyncio.CancelledError:
+            self._driver.abandon()
+            await self._driver.finish(None)
+            raise
+
+    async def _serve(self) -> CallResult:
         driver = self._driver
         try:
             await driver.attach()
@@ -130,13 +139,13 @@ class Call:
 
     async def _run_entrypoint(self, context: CallContext) -> Exception | None:
         """Run the developer's code; once another runner owns the call, this one's is stopped."""
-        work = asyncio.ensure_future(self._services.entrypoint(context))
+        with entered(self._driver.main):
+            work = asyncio.ensure_future(self._services.entrypoint(context))
         self._driver.on_fenced = work.cancel
         try:
             await work
         except asyncio.CancelledError:
             if not self._driver.fenced:
-                work.cancel()
                 raise
         except Exception as error:
             paused = self._driver.state.paused

@@ -232,6 +232,10 @@ class Driver:
         """Store a fact."""
         self._append(d.Append(fact), cause, None)
 
+    def append(self, step: d.Append) -> None:
+        """Store what a decision says."""
+        self._append(step, CORE, None)
+
     def use_brain(self, view: AdapterView | None) -> None:
         """Take another brain, from the next turn on."""
         self.brain.use(view)

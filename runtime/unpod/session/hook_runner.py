@@ -31,7 +31,7 @@ class HookRunner:
         self._hooks = hooks
         self._trouble = trouble
         self._is_private = is_private
-        self._stray: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def run(
         self,
@@ -56,32 +56,27 @@ class HookRunner:
 
         work = self._hooks.fire(fire.event, args, fire.kwargs, cause=cause, report=report, runs=runs)
         task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if done:
             returned()
             return
-        self._overdue(task, fire.event, cause, timeout_s, returned)
+        self._overdue(fire.event, cause, timeout_s)
+        task.add_done_callback(lambda _: returned())
 
     async def close(self) -> None:
         """Cancel what still runs."""
-        for task in tuple(self._stray):
+        running = tuple(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._stray, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
-    def _overdue(
-        self, task: asyncio.Task[None], event: str, cause: str, timeout_s: float, returned: Callable[[], None]
-    ) -> None:
+    def _overdue(self, event: str, cause: str, timeout_s: float) -> None:
         """Let the hooks finish by themselves; their input is not settled until they have."""
         name = self._hooks.running.get(event, "")
         logger.warning("session %s: hook %s of %s takes over %.1f s", self._session, name, event, timeout_s)
         self._trouble(ev.HookFailed(hook=event, function=name, timed_out=True), cause)
-        self._stray.add(task)
-
-        def over(finished: asyncio.Task[None]) -> None:
-            self._stray.discard(finished)
-            returned()
-
-        task.add_done_callback(over)
 
     def _raised(self, event: str, function: str, error: BaseException, cause: str) -> None:
         """Log a hook that raised by its name; what was said while the recording is paused stays out of the log."""

@@ -18,7 +18,7 @@ from unpod.core.decide import decide
 from unpod.core.decision import FireHooks, MarkInterrupted, Step
 from unpod.core.events import tag_of
 from unpod.core.past import Past
-from unpod.core.resume import Capabilities, owner_hooks, resume
+from unpod.core.resume import Capabilities, cut_reply, owner_hooks, resume
 from unpod.core.state import Exchange, evolve
 from unpod.session.scope import Scope
 
@@ -70,6 +70,7 @@ class Rehearsal:
         verb = tag_of(command)
         known = scope.peek(self._driver.seat.session_id, verb) in self._past.commands
         if not known and not self._past.is_settled(scope.cause):
+            self._close_turn(command)
             return False
         scope.command_id(self._driver.seat.session_id, verb)
         if not known:
@@ -81,6 +82,16 @@ class Rehearsal:
             )
             self._driver.record(ev.Diverged(found=f"{verb} by {scope.handler}"[:200]), scope.cause)
         return True
+
+    def _close_turn(self, command: cmd.AnyCommand) -> None:
+        """End the reply that was open before a command that ends the call for this session."""
+        ends = isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
+        state, takeover = self._driver.state, self._past.takeover
+        if not ends or not state.queue:
+            return
+        first = state.queue[0]
+        part = takeover.part if takeover is not None and takeover.turn == first.number else 0
+        self._driver.append(cut_reply(first, part))
 
     async def play(self) -> None:
         """Run the code's hooks through the past."""

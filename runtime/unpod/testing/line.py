@@ -15,7 +15,7 @@ import msgspec
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.codec import Body, Record
+from unpod.core.codec import OWNER_CHANNELS, Body, Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT
@@ -50,7 +50,9 @@ class Reply:
     """One reply as the worker got it."""
 
     turn: int
+    part: int = 0
     pieces: list[str] = field(default_factory=list)
+    next_piece: int = 1
     ended: bool = False
     reason: str = ""
 
@@ -80,7 +82,7 @@ class MemoryLine:
         self._line_epoch = 0
         self.epoch = 0
         self._paused = False
-        self._heard: set[int] = set()
+        self._takeovers = 0
         self._ending: asyncio.Task[None] | None = None
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
@@ -105,6 +107,35 @@ class MemoryLine:
         self.epoch = await self._place("own", ev.OwnerAppointed(runner="memory"))
         return await self.acknowledge(ev.OwnerChanged(epoch=self.epoch, runner="memory"))
 
+    async def takeover(self, *, skip: str = "") -> int:
+        """Appoint a new owner, as a bridge does when the old one is gone; return where its reading ends."""
+        former = await self.log.last(self.call.own)
+        self._takeovers += 1
+        body = ev.OwnerAppointed(runner="memory", takeover=self._takeovers)
+        self.epoch = await self._place("own", body, 0 if former is None else former.seq)
+        last = 0
+        async for message in self.log.read(self.call.all):
+            record = codec.read(self._subjects, message.subject, message.headers, message.data)
+            if record.channel in OWNER_CHANNELS:
+                last = max(last, record.envelope.index)
+                if record.channel == "cmd":
+                    self._on_command(Message(message.subject, message.data, message.headers))
+        reply = self.replies[max(self.replies)] if self.replies else Reply(0)
+        return await self.acknowledge(
+            ev.OwnerChanged(
+                epoch=self.epoch,
+                runner="memory",
+                last_owner_index=last,
+                takeover=self._takeovers,
+                turn=reply.turn,
+                part=reply.part,
+                deltas=len(reply.pieces),
+                chars=len(reply.text),
+                text=reply.text,
+                skip=skip,
+            )
+        )
+
     async def record(self, frame: Mapping[str, object], event: str) -> int:
         """Record a frame of the worker, as it comes."""
         return await self._append("evt", event, msgspec.json.encode(frame))
@@ -127,10 +158,10 @@ class MemoryLine:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def _place(self, channel: Channel, body: ev.Placement) -> int:
+    async def _place(self, channel: Channel, body: ev.Placement, former: int = 0) -> int:
         subject = self.call.line if channel == "line" else self.call.own
-        envelope = self._envelope(channel, ev.tag_of(body), derive(channel, self.session_id, 0), 0, 0)
-        stored = await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=Fence(subject, 0))
+        envelope = self._envelope(channel, ev.tag_of(body), derive(channel, self.session_id, former), 0, 0)
+        stored = await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=Fence(subject, former))
         return stored.seq
 
     async def _append(self, channel: Channel, tag: str, data: bytes) -> int:
@@ -161,7 +192,10 @@ class MemoryLine:
         if message.subject == self.call.delta:
             delta = DELTA.decode(message.data)
             reply = self._reply(delta.turn)
-            if delta.epoch == self.epoch and not reply.ended and delta.n == len(reply.pieces) + 1:
+            if delta.part > reply.part:
+                reply.part, reply.next_piece = delta.part, 1
+            if delta.epoch == self.epoch and not reply.ended and delta.n == reply.next_piece:
+                reply.next_piece += 1
                 reply.pieces.append(delta.text)
                 self.spoken.append(("reply", delta.text))
                 self.changed.set()
@@ -170,7 +204,7 @@ class MemoryLine:
 
     def _on_command(self, message: Message) -> None:
         record = codec.read(self._subjects, message.subject, message.headers, message.data)
-        if record.envelope.id in self.command_ids or record.envelope.epoch != self.epoch:
+        if record.envelope.id in self.command_ids or record.envelope.epoch > self.epoch:
             return
         self.command_ids.append(record.envelope.id)
         self._perform(record, record.body)

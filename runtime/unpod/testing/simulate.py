@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 
+from msgspec.structs import replace
+
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core.codec import Record
@@ -24,6 +26,7 @@ from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import UnpodError
+from unpod.ports import Message
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.context import CallContext
 from unpod.session.settings import SessionSettings
@@ -38,16 +41,21 @@ _numbers = count(1)
 class SimulatedCall:
     """The caller's side of a simulated call, and what can be seen of it. Times in virtual seconds."""
 
-    def __init__(self, call: Call, line: MemoryLine, clock: VirtualClock, subjects: Subjects, timeout_s: float) -> None:
+    def __init__(
+        self, line: MemoryLine, clock: VirtualClock, subjects: Subjects, runners: Runners, timeout_s: float
+    ) -> None:
         self.clock = clock
         self.line = line
         self.result: CallResult | None = None
         self.context: CallContext | None = None
-        self._call = call
+        """What the entrypoint was given; after a crash, what it was given in the new runner."""
+        self.crashes = 0
+        self._runners = runners
         self._subjects = subjects
         self._timeout_s = timeout_s
         self._turns = 0
-        self._task: asyncio.Task[CallResult] | None = None
+        self._runner: Runner
+        self._crashing: asyncio.Task[None] | None = None
 
     # --- the caller ---------------------------------------------------------------------------------------------------
 
@@ -91,9 +99,14 @@ class SimulatedCall:
 
     async def ended(self) -> str:
         """Return the reason of the call's end, once the entrypoint and its cleanup are over."""
-        assert self._task is not None  # noqa: S101 - `simulate_call` has started it
         async with asyncio.timeout(self._timeout_s):
-            self.result = await asyncio.shield(self._task)
+            while self.result is None:
+                task = self._task
+                await asyncio.wait({task})
+                if self._crashing is not None:
+                    await self._crashing
+                if task is self._task:
+                    self.result = await task
         return self.result.reason
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -102,13 +115,51 @@ class SimulatedCall:
         Raises:
             TimeoutError: neither has come about.
         """
-        assert self._task is not None  # noqa: S101 - `simulate_call` has started it
         async with asyncio.timeout(self._timeout_s):
-            while not condition() and not self._task.done():
+            while not condition() and (self._crashing is not None or not self._task.done()):
                 self.line.changed.clear()
                 waiter = asyncio.ensure_future(self.line.changed.wait())
-                await asyncio.wait({waiter, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({waiter, self._task, *self._crash_tasks}, return_when=asyncio.FIRST_COMPLETED)
                 waiter.cancel()
+
+    # --- trouble ------------------------------------------------------------------------------------------------------
+
+    async def crash(self) -> None:
+        """Kill the runner as SIGKILL does, and let another one take the call over."""
+        self._kill()
+        await self._take_over()
+
+    def _kill(self) -> None:
+        self._runner.kill()
+        self.crashes += 1
+
+    async def _take_over(self) -> None:
+        await self._runner.gone()
+        self._runner = self._runners.start(self, await self.line.takeover())
+        await settle()
+        self._crashing = None
+        self.line.changed.set()
+
+    def watch(self, crash_at: int | None) -> Callable[[Message], None]:
+        """Return a handler that counts records and kills the runner at the given one."""
+        count_down = crash_at or 0
+
+        def on_record(_: Message) -> None:
+            nonlocal count_down
+            count_down -= 1
+            if count_down == 0:
+                self._kill()
+                self._crashing = asyncio.get_running_loop().create_task(self._take_over())
+
+        return on_record
+
+    @property
+    def _task(self) -> asyncio.Task[CallResult]:
+        return self._runner.task
+
+    @property
+    def _crash_tasks(self) -> set[asyncio.Task[None]]:
+        return set() if self._crashing is None else {self._crashing}
 
     # --- what can be seen ---------------------------------------------------------------------------------------------
 
@@ -152,10 +203,9 @@ class SimulatedCall:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, until_seq: int) -> None:
         """Start the entrypoint."""
-        self._task = asyncio.get_running_loop().create_task(self._call.run(), name="unpod-simulated-call")
-        self._task.add_done_callback(lambda _: self.line.changed.set())
+        self._runner = self._runners.start(self, until_seq)
 
     async def close(self) -> None:
         """Hang up where the call still goes on, and release everything."""
@@ -163,10 +213,73 @@ class SimulatedCall:
         try:
             await self.ended()
         finally:
-            if self._task is not None and not self._task.done():
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+            await self._runner.gone()
             await self.line.close()
+
+
+class Runner:
+    """One runner process, as far as a call can tell."""
+
+    def __init__(self, log: MemoryLog, call: Call) -> None:
+        self._log = log
+        self.task = asyncio.get_running_loop().create_task(call.run(), name="unpod-simulated-call")
+
+    def kill(self) -> None:
+        """From now on nothing of it reaches anybody."""
+        self._log.available = False
+        self._log.frozen = True
+        self.task.cancel()
+
+    async def gone(self) -> None:
+        """Return once nothing of it runs."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class Runners:
+    """Makes runners for a simulated call."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        clock: VirtualClock,
+        subjects: Subjects,
+        entrypoint: Entrypoint,
+        settings: SessionSettings,
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._subjects = subjects
+        self._entrypoint = entrypoint
+        self._settings = settings
+
+    def start(self, simulated: SimulatedCall, until_seq: int) -> Runner:
+        """Start a runner that owns the call from here on."""
+        log, line, agent_id = MemoryLog(self._broker), simulated.line, self._settings.agent_id
+
+        async def on_start(context: CallContext) -> None:
+            simulated.context = context
+            line.changed.set()
+
+        async def on_end(_: CallContext, __: str) -> None:
+            return
+
+        services = CallServices(
+            log=log,
+            bus=log,
+            clock=self._clock,
+            subjects=self._subjects,
+            runner_id=f"runner-{simulated.crashes}",
+            agent_id=agent_id,
+            settings=self._settings,
+            entrypoint=self._entrypoint,
+            on_call_start=on_start,
+            on_call_end=on_end,
+        )
+        start = Start(job="job-1", agent=agent_id, session=line.session_id, epoch=line.epoch, until_seq=until_seq)
+        runner = Runner(log, Call(services, start))
+        runner.task.add_done_callback(lambda _: line.changed.set())
+        return runner
 
 
 @asynccontextmanager
@@ -179,48 +292,30 @@ async def simulate_call(
     verbs: Sequence[str] = ALL_VERBS,
     frame: Mapping[str, object] | None = None,
     settings: SessionSettings | None = None,
+    crash_at: int | None = None,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[SimulatedCall]:
     """Run an entrypoint on a call in memory, and hang up at the end where the call still goes on.
 
     `metadata` and `frame` go into the call's `call.started`; `verbs` is what the speech worker negotiates. Timers of
-    the session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for.
+    the session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for. With
+    `crash_at`, the runner is killed at the call's `crash_at`-th record from its start on, and another one takes over.
     """
     clock, subjects = VirtualClock(), Subjects()
     broker = MemoryBroker(now_ns=clock.now_ns)
     session = session_id or f"call-{next(_numbers)}"
     line = MemoryLine(MemoryLog(broker), clock, subjects, agent_id, session)
     until_seq = await line.open(metadata or {}, verbs, frame or {})
-    runner_log = MemoryLog(broker)
-    seen: list[CallContext] = []
-
-    async def on_start(context: CallContext) -> None:
-        seen.append(context)
-
-    async def on_end(_: CallContext, __: str) -> None:
-        return
-
-    services = CallServices(
-        log=runner_log,
-        bus=runner_log,
-        clock=clock,
-        subjects=subjects,
-        runner_id="runner-simulated",
-        agent_id=agent_id,
-        settings=settings or SessionSettings(agent_id=agent_id),
-        entrypoint=entrypoint,
-        on_call_start=on_start,
-        on_call_end=on_end,
-    )
-    start = Start(job="job-1", agent=agent_id, session=session, epoch=line.epoch, until_seq=until_seq)
-    simulated = SimulatedCall(Call(services, start), line, clock, subjects, timeout_s)
-    simulated.start()
+    options = replace(settings or SessionSettings(), agent_id=agent_id)
+    runners = Runners(broker, clock, subjects, entrypoint, options)
+    simulated = SimulatedCall(line, clock, subjects, runners, timeout_s)
+    await MemoryLog(broker).subscribe(line.call.all, simulated.watch(crash_at))
+    simulated.start(until_seq)
     try:
-        await simulated.until(lambda: bool(seen))
-        if not seen:
+        await simulated.until(lambda: simulated.context is not None)
+        if simulated.context is None:
             msg = "the call did not start"
             raise UnpodError(msg)
-        simulated.context = seen[0]
         await settle()
         yield simulated
     finally:

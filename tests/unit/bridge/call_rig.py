@@ -160,15 +160,10 @@ class Rig:
         services = LineServices(
             log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=worker
         )
-        job = Job("job-1", "call-1", "agent-1", url, TOKEN)
-        self.line = Line(job, self.place, services, settings)
+        self.make = lambda: Line(Job("job-1", "call-1", "agent-1", url, TOKEN), self.place, services, settings)
+        self.line = self.make()
         self.task: asyncio.Task[LineResult] | None = None
         self.index = 0
-        self.live: list[Message] = []
-
-    @property
-    def subjects(self) -> object:
-        return SUBJECTS.call("agent-1", self.worker.session_id)
 
     @property
     def epoch(self) -> int:
@@ -177,26 +172,39 @@ class Rig:
     def run(self) -> None:
         self.task = asyncio.get_running_loop().create_task(self.line.run())
 
+    def another(self) -> asyncio.Task[LineResult]:
+        """The same call a second time."""
+        return asyncio.get_running_loop().create_task(self.make().run())
+
     async def result(self) -> LineResult:
         assert self.task is not None
         return await self.task
 
-    async def command(self, command: cmd.AnyCommand, name: str = "", *, withheld: bool = False) -> str:
+    async def message(self, command: cmd.AnyCommand, name: str = "") -> Message:
+        """Return the next record of the owner without sending it."""
+        self.index += 1
+        envelope = Envelope(
+            id=ids.derive("test", name or self.index),
+            type=f"cmd.{ev.tag_of(command)}",
+            source="runner-1",
+            session=self.worker.session_id,
+            time=self.clock.now(),
+            epoch=self.epoch,
+            index=self.index,
+        )
+        subject = SUBJECTS.call("agent-1", self.worker.session_id).cmd
+        return Message(subject, codec.encode(command), to_headers(envelope))
+
+    async def command(self, command: cmd.AnyCommand, name: str = "", *, withheld: bool = False) -> None:
         """The owner stores a command."""
         subjects = SUBJECTS.call("agent-1", self.worker.session_id)
-        self.index += 1
-        identifier = ids.derive("test", name or self.index)
-        envelope = Envelope(
-            id=identifier, type=f"cmd.{ev.tag_of(command)}", source="runner-1", session=self.worker.session_id,
-            time=self.clock.now(), epoch=self.epoch, index=self.index,
-        )  # fmt: skip
-        headers, data = to_headers(envelope), codec.encode(command)
+        message = await self.message(command, name)
+        data = message.data
         if withheld:
-            await self.owner_log.publish(subjects.text, data, {**headers, LIVE_SUBJECT: subjects.cmd})
+            await self.owner_log.publish(subjects.text, data, {**message.headers, LIVE_SUBJECT: subjects.cmd})
             data = codec.encode(withhold(command))
-        await self.owner_log.append(subjects.cmd, data, headers, fence=Fence(subjects.own, self.epoch))
+        await self.owner_log.append(subjects.cmd, data, message.headers, fence=Fence(subjects.own, self.epoch))
         await self.settle()
-        return identifier
 
     async def delta(self, turn: int, n: int, text: str, *, part: int = 0, after: int | None = None) -> None:
         """The owner sends a piece of a reply."""
@@ -204,13 +212,21 @@ class Rig:
         piece = Delta(self.epoch, turn, part, n, self.index if after is None else after, text)
         await self.owner_log.publish(subjects.delta, codec.encode(piece))
 
-    async def end_reply(self, turn: int, deltas: int, chars: int = 0, **more: object) -> str:
-        return await self.command(cmd.EndReply(turn=turn, deltas=deltas, chars=chars, **more))  # type: ignore[arg-type]
+    async def end_reply(self, turn: int, deltas: int, chars: int = 0, **more: object) -> None:
+        await self.command(cmd.EndReply(turn=turn, deltas=deltas, chars=chars, **more))  # type: ignore[arg-type]
 
     async def settle(self) -> None:
         """Let everything that is ready happen."""
         for _ in range(30):
             await asyncio.sleep(0)
+
+    async def until(self, condition: Callable[[], bool], *, step_s: float = 0.0) -> None:
+        """Wait for something that takes real time: the log's own retries; the virtual clock moves along by `step_s`."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+                if step_s:
+                    await self.clock.advance(step_s)
 
     def records(self, channel: str = "") -> list[Record]:
         """What stands in the log."""
@@ -248,4 +264,6 @@ async def call(
         if not rig.task.done():
             rig.line.cancel()
             await rig.settle()
-        await rig.task
+        if not rig.task.done():
+            rig.task.cancel()
+        await asyncio.wait([rig.task])

@@ -1,0 +1,22 @@
+"""Where output goes: rich, in at most 100 columns, in plain text where nobody wants colours."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final, TextIO
+
+from rich.console import Console
+
+WIDEST: Final = 100
+
+
+def make_console(*, no_color: bool = False, file: TextIO | None = None) -> Console:
+    """Return a console on stdout; without a terminal it is `WIDEST` columns wide, unless COLUMNS says otherwise."""
+    plain = no_color or bool(os.environ.get("NO_COLOR"))
+    console = Console(file=file or sys.stdout, highlight=False, no_color=plain, markup=False, emoji=False)
+    if console.is_terminal:
+        console.width = min(console.width, WIDEST)
+    elif not os.environ.get("COLUMNS", "").isdigit():
+        console.width = WIDEST
+    return console
