@@ -17,16 +17,17 @@ from unpod.core import events as ev
 from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, ProtocolViolation
+from unpod.failpoints import reached
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.call_state import RelaySettings
-from unpod_bridge.frames import Frame, read_frame
+from unpod_bridge.frames import read_frame
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Output
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import Job, LineServices, Place, appoint, take_line
 from unpod_bridge.relay import Relay
-from unpod_bridge.sockets import DialError, Socket
+from unpod_bridge.sockets import DialError, Ear, Socket
 from unpod_bridge.urls import with_token
 
 __all__ = ["Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
@@ -54,27 +55,6 @@ class LineResult:
     connected: bool
 
 
-class _Ear:
-    """Hears one socket for a line, until the line turns away from it."""
-
-    __slots__ = ("line",)
-
-    def __init__(self, line: Line) -> None:
-        self.line: Line | None = line
-
-    def on_frame(self, data: bytes, *, binary: bool) -> None:
-        if self.line is not None:
-            self.line.on_frame(read_frame(data, binary=binary))
-
-    def on_pong(self, token: bytes) -> None:
-        if self.line is not None:
-            self.line.on_pong(token)
-
-    def on_lost(self, code: int | None, reason: str) -> None:
-        if self.line is not None:
-            self.line.on_lost(code, reason)
-
-
 class Line:
     """One call on this bridge, from its assignment to its end."""
 
@@ -90,7 +70,7 @@ class Line:
         self._ledger: Ledger | None = None
         self._socket: Socket | None = None
         self._closing: set[Socket] = set()
-        self._ear: _Ear | None = None
+        self._ear: Ear | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
@@ -101,6 +81,8 @@ class Line:
         self._rejected = 0
         self._started_at: float | None = None
         self._done: asyncio.Future[LineResult] | None = None
+        self._called_off = False
+        self._place_open = True
 
     @property
     def session_id(self) -> str:
@@ -112,6 +94,8 @@ class Line:
         self._done = asyncio.get_running_loop().create_future()
         try:
             self._feed(self._relay.start(self._clock.now()))
+            if self._called_off:
+                self.cancel()
             result = await self._done
             if self._ledger is not None:
                 await self._ledger.finish(self._settings.linger_s)
@@ -121,12 +105,16 @@ class Line:
 
     def cancel(self) -> None:
         """The orchestrator has called the job off: close with 1000, dialling or in call."""
-        self._feed(self._relay.cancel(self._clock.now()))
+        if self._done is None:  # `run` has not begun yet
+            self._called_off = True
+        else:
+            self._feed(self._relay.cancel(self._clock.now()))
 
     # ---------------------------------------------------------------------------------------------------- from outside
 
-    def on_frame(self, frame: Frame) -> None:
+    def on_frame(self, data: bytes, *, binary: bool) -> None:
         """Take a frame of the worker."""
+        frame = read_frame(data, binary=binary)
         if isinstance(frame.body, ev.FrameRejected):
             self._rejected += 1
             if self._rejected <= _LOGGED_FRAMES:
@@ -141,6 +129,7 @@ class Line:
 
     def on_pong(self, token: bytes) -> None:
         """Take a pong of the worker."""
+        reached("line.delivered")
         self._feed(self._relay.on_pong(token))
 
     def on_lost(self, code: int | None, reason: str) -> None:
@@ -199,11 +188,11 @@ class Line:
         self._feed(self._relay.flush(self._clock.now()))
 
     def _dial(self, _: do.Dial) -> None:
-        ear = self._ear = _Ear(self)
+        ear = self._ear = Ear(self)
         self._dialling = asyncio.get_running_loop().create_task(self._open(ear))
         self._watch(self._dialling)
 
-    async def _open(self, ear: _Ear) -> None:
+    async def _open(self, ear: Ear) -> None:
         job, services = self._job, self._services
         try:
             socket = await services.dialer.dial(with_token(job.bridge_url, job.call_token), ear)
@@ -211,10 +200,10 @@ class Line:
             status = error.status if isinstance(error, DialError) else None
             reason = str(error) if isinstance(error, DialError) else "bridge_url is not a URL"
             logger.warning("job %s: the dial failed: %s", job.job_id, reason)
-            if ear.line is not None:
+            if ear.hears:
                 self._feed(self._relay.on_dial_failed(status, self._clock.now()))
             return
-        if ear.line is None:
+        if not ear.hears:
             self._leave(socket, 1000)
             return
         self._socket = socket
@@ -241,7 +230,7 @@ class Line:
     def _turn_away(self) -> None:
         """Hear nothing more of the socket, or of the dial that is under way."""
         if self._ear is not None:
-            self._ear.line = None
+            self._ear.turn_away()
         if self._socket is None and self._dialling is not None:
             self._dialling.cancel()
         self._ear = self._socket = self._dialling = None
@@ -257,6 +246,7 @@ class Line:
 
     async def _tell_stored(self, ledger: Ledger, notify: str) -> None:
         await ledger.flush()
+        reached("line.claim_stored")
         self._feed(self._relay.stored(notify, self._clock.now()))
 
     def _ask_again(self, output: do.AskAgain) -> None:
@@ -279,17 +269,17 @@ class Line:
 
     async def _place_call(self, begin: do.Begin) -> None:
         try:
-            started = await self._take_and_appoint(begin)
+            placed = await self._take_and_appoint(begin)
         except (LogError, ProtocolViolation) as error:
             logger.warning("job %s: the call is up, and cannot be placed: %s", self._job.job_id, error)
-            if self._ledger is None:
+            placed = False
+            if self._ledger is None:  # nothing of it is in the log
                 self._hang_up(do.Close(1012 if isinstance(error, Fenced) else 1000))
-                await self._place.release("the call could not be placed")
-                self._finish(LineResult("lost", 0.0, connected=False))
+                await self._give_back("the call could not be placed", LineResult("lost", 0.0, connected=False))
                 return
-            started = False
+        self._place_open = not placed
         self._feed(self._relay.begin())
-        if not started:
+        if not placed:
             self._feed(self._relay.end("error", "no runner has taken the call", self._clock.now()))
 
     async def _take_and_appoint(self, begin: do.Begin) -> bool:
@@ -346,8 +336,18 @@ class Line:
         self._spawn(self._release(output))
 
     async def _release(self, output: do.Failed) -> None:
-        await self._place.release(output.reason)
-        self._finish(LineResult("cancelled" if output.cancelled else "lost", 0.0, connected=False))
+        reason = "cancelled" if output.cancelled else "lost"
+        await self._give_back(output.reason, LineResult(reason, 0.0, connected=False))
+
+    async def _give_back(self, reason: str, result: LineResult | None = None) -> None:
+        """Release the runner's place, once, and finish."""
+        was_open, self._place_open = self._place_open, False
+        try:
+            if was_open:
+                await self._place.release(reason)
+        finally:
+            if result is not None:
+                self._finish(result)
 
     def _over(self, output: do.Over) -> None:
         self._turn_away()
@@ -369,6 +369,9 @@ class Line:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._place_open:
+            self._spawn(self._give_back("the bridge has let the call go"))
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         for subscription in self._subscriptions:
             await subscription.close()
         if self._ledger is not None:
@@ -389,9 +392,17 @@ class Line:
         if isinstance(error, LogError):  # what waits for the log is asked for again, or ends with the call
             logger.warning("job %s: %s", self._job.job_id, error)
         elif error is not None:
-            logger.error("job %s: %s", self._job.job_id, type(error).__name__, exc_info=error)
+            logger.error("job %s: %s", self._job.job_id, _where(error))
             self._hang_up(do.Close(1012))
             self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
+
+
+def _where(error: BaseException) -> str:
+    """Say what has failed and where, without the error's text: it may hold what was said on a call."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return type(error).__name__ + (f" at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "")
 
 
 _ACTS: Final[dict[type[object], Callable[..., None]]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Protocol
 
 from unpod.core import events as ev
@@ -102,10 +103,15 @@ async def appoint(
     return own.seq, first.seq
 
 
-def _headers(services: LineServices, kind: str, body: ev.Placement, session_id: str, former: int = 0) -> dict[str, str]:
+def _headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> dict[str, str]:
+    """Return the headers of a placement.
+
+    Its id is made once for each attempt to place a call: with one that could be derived again, a second attempt would
+    be told that this very record is stored already, and believe that it holds the line.
+    """
     return to_headers(
         Envelope(
-            id=ids.derive(kind, session_id, services.bridge_id, former),
+            id=ids.derive(kind, session_id, services.bridge_id, token_hex(8)),
             type=f"{kind}.{ev.tag_of(body)}",
             source=services.bridge_id,
             session=session_id,

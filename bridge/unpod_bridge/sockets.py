@@ -40,6 +40,39 @@ class Receiver(Protocol):
         ...
 
 
+class Ear:
+    """A receiver that hears one socket for another receiver, until that turns away from it."""
+
+    __slots__ = ("_receiver",)
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver: Receiver | None = receiver
+
+    @property
+    def hears(self) -> bool:
+        """Whether what comes is still passed on."""
+        return self._receiver is not None
+
+    def turn_away(self) -> None:
+        """Pass nothing on any more."""
+        self._receiver = None
+
+    def on_frame(self, data: bytes, *, binary: bool) -> None:
+        """Pass a message on."""
+        if self._receiver is not None:
+            self._receiver.on_frame(data, binary=binary)
+
+    def on_pong(self, token: bytes) -> None:
+        """Pass a pong on."""
+        if self._receiver is not None:
+            self._receiver.on_pong(token)
+
+    def on_lost(self, code: int | None, reason: str) -> None:
+        """Pass the loss on."""
+        if self._receiver is not None:
+            self._receiver.on_lost(code, reason)
+
+
 class Socket(Protocol):
     """An open WebSocket. Nothing here waits or raises; what is written to a lost socket is lost."""
 

@@ -14,7 +14,9 @@ def with_token(url: str, token: str) -> str:
     return urlunsplit((scheme, host, path, f"{query}&{added}" if query else added, ""))
 
 
-_SECRET: Final = re.compile(r"token|key|secret|signature|password|auth|credential|nonce|\bsig\b", re.IGNORECASE)
+_WORDS: Final = r"token|key|secret|signature|password|auth|credential|nonce|\bsig\b"
+_SECRET: Final = re.compile(_WORDS, re.IGNORECASE)
+_SECRET_IN_PATH: Final = re.compile(rf"((?:{_WORDS})[\w-]*=)[^/&;]*", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
@@ -23,8 +25,9 @@ def redact_url(url: str) -> str:
         scheme, netloc, path, query, _ = urlsplit(url)
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
         shown = urlencode([(name, "***" if _SECRET.search(name) else value) for name, value in pairs], safe="*")
+        path_shown = _SECRET_IN_PATH.sub(r"\1***", path)
         host = netloc.rpartition("@")[2]
-        return urlunsplit((scheme, f"***@{host}" if "@" in netloc else netloc, path, shown, ""))[:500]
+        return urlunsplit((scheme, f"***@{host}" if "@" in netloc else netloc, path_shown, shown, ""))[:500]
     except ValueError:
         return "an unreadable URL"
 

@@ -32,7 +32,7 @@ class AgentProblem(Exception):  # noqa: N818 - what is wrong with the user's fil
 
 
 class _Started(BaseException):
-    """Raised in place of starting a runner while its module is imported; not an Exception, so that user code lets it by."""
+    """Raised where a runner would be started on import; not an Exception, so that user code lets it by."""
 
     def __init__(self, runner: AgentRunner) -> None:
         super().__init__("a runner was started on import")

@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -51,12 +50,12 @@ class Finished(Report, frozen=True, tag="finished"):
 
 
 AnyReport = Loaded | Unusable | Finished
-REPORT: Final = msgspec.json.Decoder(AnyReport)
+REPORT: Final[msgspec.json.Decoder[AnyReport]] = msgspec.json.Decoder(AnyReport)
 
 
 def main(target: str, descriptor: int) -> int:
     """Load the agent and run it until SIGTERM; return the exit status."""
-    os.set_inheritable(descriptor, False)  # what the user's code starts must not hold it open
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - what the user's code starts must not hold it open
     path, name = split_target(target)
     try:
         runner = load_agent(path, name)

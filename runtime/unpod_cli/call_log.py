@@ -79,9 +79,7 @@ def _cells(row: Row) -> list[Cell]:
 
 def as_json(shown: Iterable[Row]) -> list[object]:
     """Return the log for programs."""
-    return [
-        {name: value for name, value in msgspec.structs.asdict(row).items() if name != "quiet"} for row in shown
-    ]
+    return [{name: value for name, value in msgspec.structs.asdict(row).items() if name != "quiet"} for row in shown]
 
 
 def _row(record: Record, start: float) -> Row:

@@ -27,7 +27,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, *, status: int = FAILED) -> None:
         super().__init__(" ".join(message.split()))
-        self.exit_code = status
+        self.status = status
 
 
 @contextmanager

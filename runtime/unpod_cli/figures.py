@@ -9,15 +9,14 @@ import msgspec
 
 from unpod.core.codec import Record
 from unpod.core.metrics import CallMetrics, snapshot
-from unpod.core.state import SessionState, fold
+from unpod.core.state import fold
 from unpod.runner.stats import RunnerStats
 from unpod_cli.layout import Columns, facts
 
 
-def call_metrics(records: Sequence[Record]) -> CallMetrics:
-    """Return a call's metrics, folded from its log in merged order; a call that goes on is measured to its last record."""
-    state: SessionState = fold(records)
-    now = max((record.envelope.time for record in records), default=0.0)
+def call_metrics(records: Sequence[Record], now: float) -> CallMetrics:
+    """Return a call's metrics, folded from its log in merged order; `now` counts where the call goes on."""
+    state = fold(records)
     return snapshot(state.metrics, state.duration_s(now))
 
 
@@ -26,9 +25,9 @@ def metrics_lines(metrics: CallMetrics) -> Columns:
     return facts(
         ("turns", f"{metrics.turns}"),
         ("duration", f"{metrics.duration_s:.1f} s"),
-        ("speech to text", f"{metrics.avg_stt_ms:.0f} ms on average, p95 {metrics.stt_p95_ms} ms"),
-        ("brain", f"{metrics.avg_llm_ms:.0f} ms on average, p95 {metrics.llm_p95_ms} ms"),
-        ("text to speech", f"{metrics.avg_tts_ms:.0f} ms on average, p95 {metrics.tts_p95_ms} ms"),
+        ("speech to text", _latency(metrics.avg_stt_ms, metrics.stt_p95_ms)),
+        ("brain", _latency(metrics.avg_llm_ms, metrics.llm_p95_ms)),
+        ("text to speech", _latency(metrics.avg_tts_ms, metrics.tts_p95_ms)),
         ("tokens", f"{metrics.tokens_in} in, {metrics.tokens_out} out{_model(metrics)}"),
         (
             "cost",
@@ -57,6 +56,9 @@ def stats_json(stats: RunnerStats) -> object:
     return asdict(stats)
 
 
+def _latency(average_ms: float, p95_ms: int) -> str:
+    return f"{average_ms:.0f} ms on average, p95 {p95_ms} ms" if average_ms else "not measured yet"
+
+
 def _model(metrics: CallMetrics) -> str:
     return f" ({metrics.active_llm})" if metrics.active_llm else ""
-

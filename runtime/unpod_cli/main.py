@@ -10,7 +10,7 @@ import click
 
 from unpod.errors import ConfigurationError, UnpodError
 from unpod_cli import commands
-from unpod_cli.failure import FAILED, INTERRUPTED, USAGE
+from unpod_cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 
 _EPILOG = """\b
 Try it:
@@ -44,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = cli.main(arguments, prog_name="unpod", standalone_mode=False)
     except click.UsageError as error:
         return _complain(f"{error.format_message().rstrip('.')}; see {_path(error)} --help", USAGE)
+    except Failure as failure:
+        return _complain(failure.message, failure.status)
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _complain(error.format_message(), FAILED)
     except UnpodError as error:
         return _complain(str(error), USAGE if isinstance(error, ConfigurationError) else FAILED)
     except (click.Abort, KeyboardInterrupt):

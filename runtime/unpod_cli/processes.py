@@ -70,6 +70,7 @@ class Process:
         self._output = _Pipe(self._on_line)
         self._status: _Pipe | None = None
         self._child: ChildProcess | None = None
+        self._asked = False
         self.last_line = ""
 
     @property
@@ -91,9 +92,7 @@ class Process:
             self._status = _Pipe(on_status, _LONGEST_REPORT)
             passed = [await self._status.open()]
         try:
-            self._child = await spawn_child(
-                [*argv, *map(str, passed)], env=environment, output=output, pass_fds=passed
-            )
+            self._child = await spawn_child([*argv, *map(str, passed)], env=environment, output=output, pass_fds=passed)
         except BaseException:
             self._close()
             raise
@@ -113,16 +112,20 @@ class Process:
         return status
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        if self._child is not None:
+        """Ask it to end, once: a second request would mean "at once" to a runner."""
+        if self._child is not None and not self._asked:
+            self._asked = True
             self._child.terminate()
 
     async def stop(self, grace_s: float) -> int:
         """End it, with SIGKILL after `grace_s`; return its exit status."""
+        self.terminate()
         try:
-            if self._child is None:
-                return 0
-            await self._child.stop(grace_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    return await self.wait()
+            if self._child is not None:
+                self._child.kill()
             return await self.wait()
         finally:
             self._close()

@@ -6,21 +6,21 @@ What `unpod demo` and `unpod dev` stand on. Agents are processes of their own, s
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
-
-import msgspec
 
 from unpod.core.codec import MALFORMED
 from unpod.core.fleet import RUNNER_ANNOUNCED, RunnerAnnounced
 from unpod.core.subjects import Subjects
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, embedded_topology, open_log
+from unpod.logs import redact
 from unpod.ports import Message
 from unpod.runner.stats import RunnerStats
 from unpod_bridge.orchestrator import LocalOrchestrator
@@ -120,6 +120,7 @@ class Stack:
         await self._exit.aclose()
 
     async def _start(self) -> None:
+        self._exit.enter_context(_logging_to(self._said))
         await self._exit.enter_async_context(self._server)
         nats = await self._exit.enter_async_context(connect(self._server.connection("unpod cli")))
         self.log = await open_log(nats, embedded_topology().calls)
@@ -140,9 +141,7 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a process of this system: a secret, for it names the server's password."""
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN) or name in _KEPT
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN) or name in _KEPT}
         http = self.orchestrator.http_url
         return kept | {
             "UNPOD_API_KEY": self._key,
@@ -213,6 +212,28 @@ class Stack:
         self._heard[said.runner] = said
         self._news.set()
         self._news = asyncio.Event()
+
+
+class _Teller(logging.Handler):
+    """Hands what this process logs to whoever shows what the others write."""
+
+    def __init__(self, said: OutputHandler) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it."""
+        self._said("unpod", redact(f"{record.levelname} {record.name}: {record.getMessage()}"))
+
+
+@contextmanager
+def _logging_to(said: OutputHandler) -> Iterator[None]:
+    handler = _Teller(said)
+    logging.getLogger("unpod").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("unpod").removeHandler(handler)
 
 
 def _last(process: Process) -> str:

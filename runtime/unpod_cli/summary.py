@@ -73,7 +73,9 @@ def _(body: ev.OwnerAppointed) -> str:
 
 @summary.register
 def _(body: ev.HelloAcked) -> str:
-    return f"{counted(len(body.negotiated_verbs), 'verb')} and {counted(len(body.negotiated_events), 'event')} negotiated"
+    return (
+        f"{counted(len(body.negotiated_verbs), 'verb')} and {counted(len(body.negotiated_events), 'event')} negotiated"
+    )
 
 
 @summary.register

@@ -92,6 +92,8 @@ class Play:
             self.disturb(what_else)
             self.answer()
         self.disturb("back")
+        # The owner's next record tells of what was lost last; without one, its pings do.
+        self.wire.does(None, index=len(self.commands) + 1)
         for _ in range(40):
             self.wire.passes(0.5)
             self.answer()

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from unpod.core.commands import AnyCommand
 from unpod.core.envelope import VERSION, Envelope, from_headers
-from unpod.core.events import CallerEvent, Placement, Receipt, SessionEvent, Unknown
+from unpod.core.events import CallerEvent, Placement, Receipt, SessionEvent, Unknown, tag_of
 from unpod.core.subjects import Channel, Subjects
 from unpod.errors import ProtocolViolation
 
@@ -82,10 +82,14 @@ def decode(channel: Channel, event_type: str, version: int, data: bytes) -> Body
     try:
         if version < VERSION:
             data = _upcast(event_type, version, data)
-        return _decoders[channel].decode(data)
+        body = _decoders[channel].decode(data)
     except MALFORMED as error:
         msg = f"the payload of a {channel} record of type {event_type} cannot be read: {describe(error)}"
         raise ProtocolViolation(msg) from error
+    if tag_of(body) != event_type:
+        msg = f"a {channel} record of type {event_type} has the payload of another: {tag_of(body)}"
+        raise ProtocolViolation(msg)
+    return body
 
 
 def read(subjects: Subjects, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record:

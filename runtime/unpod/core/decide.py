@@ -154,7 +154,8 @@ def _state_changed(state: SessionState, given: Record, now: float, _: Settings) 
 
 def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
     body, turn = given.body, state.turn
-    reason = body.reason if isinstance(body, ev.CallEnded) else "lost"
+    if not isinstance(body, ev.CallEnded) or state.ended is not body:
+        return []
     steps: list[Step] = []
     if turn is not None:
         if turn.replying:
@@ -163,7 +164,7 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
     for pending in state.queue:
         steps += _complete(turns.opened(pending, pending.at, withheld=state.paused), now)
     if not state.dropped:
-        steps += [FireHooks("call_end", (reason,)), Finish(reason)]
+        steps += [FireHooks("call_end", (body.reason,)), Finish(body.reason)]
     return steps
 
 

@@ -177,7 +177,8 @@ def _user_text(state: SessionState, record: Record) -> SessionState:
     if not body.is_final:
         return state
     number = state.turn_count + 1
-    pending = PendingTurn(number, envelope.id, body.text, body.language_tag, envelope.time, body.withheld)
+    text, withheld = None if body.withheld else body.text, body.withheld or state.paused
+    pending = PendingTurn(number, envelope.id, text, body.language_tag, envelope.time, withheld)
     queue = (*state.queue, pending)
     return replace(state, queue=queue, turn_count=number, metrics=metrics.on_turn(state.metrics))
 
@@ -219,6 +220,8 @@ def _call_metric(state: SessionState, record: Record) -> SessionState:
 
 
 def _call_ended(state: SessionState, record: Record) -> SessionState:
+    if state.ended is not None:
+        return state
     return replace(state, ended=_body(record, ev.CallEnded), ended_at=record.envelope.time, speaking=False)
 
 
@@ -235,7 +238,7 @@ def _owner_changed(state: SessionState, record: Record) -> SessionState:
 
 def _acknowledged(state: SessionState, record: Record) -> SessionState:
     body = _body(record, ev.CommandAcknowledged)
-    if body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
+    if state.resuming and body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
         return replace(state, paused=False, resuming="")
     return state
 

@@ -121,8 +121,10 @@ def interrupted(turn: Turn, heard: str | None) -> Turn:
 
 
 def outcome(turn: Turn) -> TurnOutcome:
-    """Return how a turn went, from how its reply was ended."""
-    return "unanswered" if turn.end_reason is None else turn.end_reason
+    """Return how a turn went, from how its reply was ended; where the call's end came first, from what was said."""
+    if turn.end_reason is None:
+        return "ended" if turn.sent else "unanswered"
+    return turn.end_reason
 
 
 def completed(turn: Turn, now: float) -> TurnCompleted:

@@ -6,6 +6,8 @@ it.
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -13,7 +15,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 
 _STRIP: dict[type[object], dict[str, object]] = {
-    ev.UserText: {"text": "", "extra": None},
+    ev.UserText: {"text": "", "extra": None, "language": None},
     ev.UserInterrupted: {"heard_prefix": None},
     ev.FrameUnknown: {"frame": None},
     ev.FrameRejected: {"head": ""},
@@ -34,10 +36,14 @@ _SCRUB: dict[type[object], dict[str, object]] = {
     cmd.Transfer: {"announcement": None},
 }
 
+_LANGUAGE = re.compile(r"[A-Za-z0-9_-]{1,35}\Z")
+
 
 def withhold(body: Struct) -> Struct:
     """Return what may be stored of `body`: itself where it carries no text that anybody said."""
     fields = _STRIP.get(type(body))
+    if isinstance(body, ev.UserText) and _LANGUAGE.match(body.language_tag or ""):
+        fields = {**_STRIP[ev.UserText], "language": body.language_tag}
     if fields is not None:
         return replace(body, withheld=True, **fields)
     scrubbed = _SCRUB.get(type(body))

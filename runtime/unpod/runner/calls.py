@@ -20,18 +20,18 @@ logger = logging.getLogger("unpod.runner")
 _VERB_S: Final = 2.0
 
 
+_on_behalf_of: ContextVar[tuple[Inside, ...]] = ContextVar("unpod_on_behalf_of", default=())
+
+
 class Inside:
     """Whether code runs on behalf of a call of one runner: in its entrypoint, a hook, or a task of theirs."""
 
-    def __init__(self) -> None:
-        self._inside: ContextVar[bool] = ContextVar("unpod_inside_call", default=False)
-
     def __bool__(self) -> bool:
-        return self._inside.get()
+        return self in _on_behalf_of.get()
 
     def enter(self) -> None:
         """Say that what follows in this task, and in all that it starts, is on behalf of a call."""
-        self._inside.set(True)
+        _on_behalf_of.set((*_on_behalf_of.get(), self))
 
 
 class Calls:

@@ -26,7 +26,6 @@ _CLOSE_TO_ONE: Final = 1.0 - 1e-9  # refilling in small steps adds up to a hair 
 
 Offered = Literal["taken", "full", "rate_limited"]
 Started = Literal["begin", "again", "unknown"]
-PlaceState = Literal["offered", "held", "running"]
 
 
 class Permits:
@@ -80,27 +79,29 @@ class Permits:
 
 @dataclass(slots=True)
 class _Place:
-    state: PlaceState
+    """A place without a call yet; `permit` is set aside for it and not spent."""
+
     until: float
     permit: bool
-    epoch: int = 0
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A place whose bridge has fallen silent."""
+    """A place without a call that was freed; `held` where a bridge had been promised it."""
 
     job: str
-    state: PlaceState
+    held: bool
 
 
 class Capacity:
-    """The places of one runner, by job."""
+    """The places of one runner, by job. What it costs goes by the places without a call, not by the calls."""
 
     def __init__(self, limit: int, per_minute: float | None, now: float) -> None:
         self.limit = limit
         self._permits = Permits(per_minute, now)
-        self._places: dict[str, _Place] = {}
+        self._waiting: dict[str, _Place] = {}
+        self._running: dict[str, int] = {}
         self._finished: OrderedDict[str, int] = OrderedDict()
 
     # ---------------------------------------------------------------------------------------------------------- state
@@ -108,21 +109,21 @@ class Capacity:
     @property
     def taken(self) -> int:
         """How many places are offered, held or running."""
-        return len(self._places)
+        return len(self._waiting) + len(self._running)
 
     @property
     def running(self) -> int:
         """How many places have a call."""
-        return sum(place.state == "running" for place in self._places.values())
+        return len(self._running)
 
     def room(self, now: float) -> bool:
         """Whether a new call could be taken now."""
-        return len(self._places) < self.limit and self._permits.available(now)
+        return self.taken < self.limit and self._permits.available(now)
 
     def next_change_in(self, now: float) -> float | None:
         """Return the seconds until time alone changes something: a place is forgotten, a permit flows in; else None."""
-        waits = [place.until - now for place in self._places.values() if place.state != "running"]
-        if len(self._places) < self.limit and (permit := self._permits.available_in(now)):
+        waits = [place.until - now for place in self._waiting.values()]
+        if self.taken < self.limit and (permit := self._permits.available_in(now)):
             waits.append(permit)
         return max(0.0, min(waits)) if waits else None
 
@@ -134,71 +135,62 @@ class Capacity:
         A job that is offered again before it is confirmed keeps its place. One that runs here is `full`: another runner
         may take it over. A call that another runner had (`resume`) needs no permit.
         """
-        place = self._places.get(job)
+        place = self._waiting.get(job)
         if place is not None:
-            if place.state == "running":
-                return "full"
             place.until = max(place.until, now + OFFERED_S)
             return "taken"
-        if len(self._places) >= self.limit:
+        if job in self._running or self.taken >= self.limit:
             return "full"
         if not resume and not self._permits.set_aside(now):
             return "rate_limited"
-        self._places[job] = _Place("offered", now + OFFERED_S, permit=not resume)
+        self._waiting[job] = _Place(now + OFFERED_S, permit=not resume)
         return "taken"
 
     def hold(self, job: str, now: float) -> bool:
         """Keep the place until the call is up; return False where there is none."""
-        place = self._places.get(job)
+        place = self._waiting.get(job)
         if place is None:
-            return False
-        if place.state != "running":
-            place.state = "held"
-            place.until = now + HELD_S
-            self._spend(place, now)
+            return job in self._running
+        place.held = True
+        place.until = now + HELD_S
+        self._spend(place, now)
         return True
 
     def start(self, job: str, epoch: int, now: float) -> Started:
         """Turn the place into a call: `begin` once, `again` where that has happened, `unknown` without a place."""
-        place = self._places.get(job)
+        place = self._waiting.pop(job, None)
         if place is None:
-            return "again" if self._finished.get(job) == epoch else "unknown"
-        if place.state == "running":
-            return "again" if place.epoch == epoch else "unknown"
+            return "again" if epoch in {self._running.get(job), self._finished.get(job)} else "unknown"
         self._spend(place, now)
-        place.state, place.epoch = "running", epoch
+        self._running[job] = epoch
         return "begin"
 
     def release(self, job: str) -> bool:
         """Give a place back that has no call; return False where there is none."""
-        place = self._places.get(job)
-        if place is None or place.state == "running":
+        if job not in self._waiting:
             return False
         self._drop(job)
         return True
 
     def finish(self, job: str) -> None:
         """Free the place of a call that is over."""
-        place = self._places.pop(job)
-        self._finished[job] = place.epoch
+        self._finished[job] = self._running.pop(job)
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
 
     def forget(self, now: float) -> list[Forgotten]:
         """Free the places whose bridge has fallen silent, and return them."""
-        late = [job for job, place in self._places.items() if place.state != "running" and place.until <= now]
-        return [Forgotten(job, self._drop(job)) for job in late]
+        return [self._drop(job) for job, place in tuple(self._waiting.items()) if place.until <= now]
 
     def forget_all(self) -> list[Forgotten]:
         """Free all places that have no call yet, and return them."""
-        waiting = [job for job, place in self._places.items() if place.state != "running"]
-        return [Forgotten(job, self._drop(job)) for job in waiting]
+        return [self._drop(job) for job in tuple(self._waiting)]
 
-    def _drop(self, job: str) -> PlaceState:
-        place = self._places.pop(job)
+    def _drop(self, job: str) -> Forgotten:
+        place = self._waiting.pop(job)
         if place.permit:
             self._permits.put_back()
-        return place.state
+        return Forgotten(job, place.held)
 
     def _spend(self, place: _Place, now: float) -> None:
         if place.permit:

@@ -22,6 +22,11 @@ _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
 _STEADY_S: Final = 30.0
 _LAST_WORDS_S: Final = 1.0
+_HURRIED_S: Final = 1.0
+_APART_S: Final = 0.1  # two signals of a kind that come at once are one
+_COMMAND: Final = [sys.executable, "-P", "-m", "unpod_bridge"]
+"""`-P`: a file of the user's in the current directory must not stand in for a module of the bridge."""
+_LEVELS: Final = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO)
 _LINE: Final = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(unpod[\w.]*): (.*)")
 
 
@@ -68,8 +73,8 @@ class BridgeChild:
         died: Callable[[int, str], bool],
         hold_back: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        level = logging.getLevelName(logging.getLogger("unpod.bridge").getEffectiveLevel())
-        self._environment = {"UNPOD_LOG_LEVEL": level, "PYTHONUNBUFFERED": "1"} | dict(environment)
+        level = logging.getLogger("unpod.bridge").getEffectiveLevel()
+        self._environment = {"UNPOD_LOG_LEVEL": _name_of(level), "PYTHONUNBUFFERED": "1"} | dict(environment)
         self._died = died
         self._hold_back = hold_back
         self._child: ChildProcess | None = None
@@ -91,18 +96,24 @@ class BridgeChild:
         self._watcher = asyncio.create_task(self._watch(child), name="unpod-bridge-child")
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end; after `grace_s` it is killed."""
+        """Ask it to end, which it does with its last call; after `grace_s` ask for an end at once, then kill it."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait({self._watcher})
-        if self._child is not None:
-            await self._child.stop(grace_s)
-            await self._last_words()
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            async with asyncio.timeout(max(grace_s, _APART_S)):
+                await self._child.wait()
+        except TimeoutError:
+            await self._child.stop(_HURRIED_S)
+        await self._last_words()
 
     async def _spawn(self) -> ChildProcess:
         reading, writing = os.pipe()
         try:
-            child = await spawn_child([sys.executable, "-m", "unpod_bridge"], env=self._environment, output=writing)
+            child = await spawn_child(_COMMAND, env=self._environment, output=writing)
         except BaseException:
             os.close(reading)
             raise
@@ -133,3 +144,8 @@ class BridgeChild:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             child = await self._spawn()
+
+
+def _name_of(level: int) -> str:
+    """Return the name of the standard level at or below one; a bridge knows no others."""
+    return logging.getLevelName(next((standard for standard in _LEVELS if standard <= level), logging.DEBUG))

@@ -145,7 +145,7 @@ class Dispatch:
     def _forget(self) -> None:
         forgotten = self._capacity.forget(self._clock.now())
         for place in forgotten:
-            if place.state == "held":
+            if place.held:
                 logger.warning("job %s was promised a place, and its bridge has fallen silent: forgotten", place.job)
             else:
                 logger.debug("job %s was not confirmed in time: forgotten", place.job)

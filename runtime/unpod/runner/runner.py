@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=HookFunction)
 
-_BRIDGE_GRACE_S: Final = 10.0
+_BRIDGE_GRACE_S: Final = 5.0
 _FORCED_S: Final = 2.0
 _FAILED: Final = 1
 _USAGE: Final = 2

@@ -62,7 +62,8 @@ class RunnerHooks:
     async def _fire(self, event: str, *args: object) -> None:
         if not self._hooks.has(event):
             return
-        task = asyncio.create_task(self._hooks.fire(event, args, {}, f"runner.{event}", _report), name=f"unpod-{event}")
+        work = self._hooks.fire(event, args, {}, cause=f"runner.{event}", report=_report)
+        task = asyncio.create_task(work, name=f"unpod-{event}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         done, _ = await asyncio.wait({task}, timeout=self._timeout_s)

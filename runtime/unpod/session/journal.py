@@ -14,6 +14,7 @@ from unpod.core.live import LIVE_SUBJECT, Delta
 from unpod.core.subjects import Channel
 from unpod.core.withhold import withhold
 from unpod.errors import LogError
+from unpod.failpoints import reached
 from unpod.ports import Fence
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Journal:
                 self._live(self._subjects.text, data, {**headers, LIVE_SUBJECT: subject})
                 data = codec.encode(withhold(body))
             self._writer.put(subject, data, headers)
+            reached("journal.published")
         except LogError as error:
             self._on_failure(error)
 

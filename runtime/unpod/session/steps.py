@@ -13,6 +13,7 @@ import msgspec
 
 from unpod.core.events import HookFailed, StepCompleted
 from unpod.errors import StepFailed
+from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
 from unpod.session.scope import Scope, current, entered
 
@@ -40,8 +41,10 @@ class Steps:
         if recorded is not None and not recorded.withheld:
             return _outcome(recorded)
         completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
+        reached("step.returned")
         driver.record(completed, scope.cause)
         await driver.journal.flush()
+        reached("step.stored")
         return _outcome(completed)
 
     def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:

@@ -147,7 +147,7 @@ class Demo:
         recorded = next(one for one in played if one.demo.caller == RECORDED)
         if recorded.call is not None:
             self._show.log(recorded.demo, f"unpod.call.pizzeria.{recorded.call.session_id}.>", recorded.records)
-            self._show.metrics(figures.call_metrics(recorded.records))
+            self._show.metrics(figures.call_metrics(recorded.records, time.time()))
         if stats is not None:
             self._show.stats(stats)
         self._show.verdict([(one.demo, one.problems) for one in played], seconds)
@@ -177,7 +177,7 @@ def _as_json(played: Sequence[Played], stats: RunnerStats | None, seconds: float
                 "outcome": str(one.call.outcome) if one.call is not None else None,
                 "problems": one.problems,
                 "said": [{"who": line.who, "text": line.text, "cut": line.cut} for line in one.said],
-                "metrics": figures.metrics_json(figures.call_metrics(one.records)),
+                "metrics": figures.metrics_json(figures.call_metrics(one.records, time.time())),
                 "log": call_log.as_json(call_log.rows(one.records)),
             }
             for one in played

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from unpod.core import codec, ids
 from unpod.core import commands as cmd
@@ -38,7 +39,7 @@ class FakeSocket:
         self.sent: list[dict[str, object]] = []
         self.pings: deque[bytes] = deque()
         self.closed: int | None = None
-        self.paused = False
+        self.pauses: list[bool] = []
         self.auto_pong = True
 
     def write(self, data: bytes) -> None:
@@ -58,10 +59,10 @@ class FakeSocket:
         self.close(1006)
 
     def pause_reading(self) -> None:
-        self.paused = True
+        self.pauses.append(True)
 
     def resume_reading(self) -> None:
-        self.paused = False
+        self.pauses.append(False)
 
     async def wait_closed(self) -> None:
         return
@@ -160,7 +161,9 @@ class Rig:
         services = LineServices(
             log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=worker
         )
-        self.make = lambda: Line(Job("job-1", "call-1", "agent-1", url, TOKEN), self.place, services, settings)
+        self.make: Callable[[], Line] = partial(
+            Line, Job("job-1", "call-1", "agent-1", url, TOKEN), self.place, services, settings
+        )
         self.line = self.make()
         self.task: asyncio.Task[LineResult] | None = None
         self.index = 0

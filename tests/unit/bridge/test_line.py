@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeWorker, call
+from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, call
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -300,17 +300,12 @@ async def test_a_frame_that_the_log_cannot_hold_is_recorded_as_rejected() -> Non
 async def test_a_worker_that_floods_has_to_wait() -> None:
     async with call(settings=LineSettings(busy=50)) as rig:
         socket = rig.worker.socket
-        rig.broker.delay_s = 0.0
         rig.log.available = False
         for number in range(100):
             socket.say("user.text", text=str(number))
-        assert socket.paused
+        assert socket.pauses == [True]
         rig.log.available = True
-        await rig.settle()
-        for _ in range(40):
-            await rig.clock.advance(0.1)
-            await rig.settle()
-        assert not socket.paused
+        await rig.until(lambda: socket.pauses == [True, False], step_s=0.1)
         assert len(rig.bodies(ev.UserText)) == 100
 
 
@@ -468,6 +463,7 @@ async def test_a_runner_that_does_not_want_the_call_is_a_clear_end() -> None:
         assert (await rig.result()).reason == "error"
         (ended,) = rig.bodies(ev.CallEnded)
         assert ended.detail == "no runner has taken the call"  # type: ignore[attr-defined]
+        assert rig.place.released
         assert worker.socket.closed == 1000
 
 
@@ -478,3 +474,53 @@ async def test_a_line_that_is_given_up_closes_with_1012() -> None:
         await rig.settle()
         assert rig.worker.socket.closed == 1012
         assert not rig.bodies(ev.CallEnded)
+
+
+async def test_a_line_that_is_given_up_while_dialling_gives_its_place_back() -> None:
+    worker = FakeWorker()
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+        assert rig.task is not None
+        rig.task.cancel()
+        await rig.settle()
+        assert worker.socket.closed == 1012
+        assert rig.place.released == ["the bridge has let the call go"]
+
+
+async def test_cancel_before_the_first_step() -> None:
+    worker = FakeWorker()
+    async with call(worker=worker) as rig:
+        line = rig.make()
+        line.cancel()
+        assert await line.run() == LineResult("cancelled", 0.0, connected=False)
+        assert worker.dials == 1
+
+
+async def test_a_hangup_while_the_call_is_placed_is_stored_after_its_start() -> None:
+    worker = FakeWorker()
+
+    def hasty(socket: FakeSocket) -> None:
+        worker.greet(socket)
+        socket.say("user.text", text="hello?")
+        socket.lose(1000)
+
+    worker.script.append(hasty)
+    async with call(worker=worker, up=False) as rig:
+        assert (await rig.result()).reason == "hangup"
+        assert rig.types("evt") == ["hello.ack", "call.started", "user.text", "call.ended"]
+
+
+async def test_a_failure_of_ours_is_logged_without_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
+    worker = FakeWorker()
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+
+        async def broken(session_id: str, epoch: int, until_seq: int) -> bool:
+            raise ValueError("the caller said: 4111 1111")
+
+        rig.place.start = broken  # type: ignore[method-assign]
+        worker.greet(worker.socket)
+        assert (await rig.result()).reason == "error"
+        assert "ValueError at" in caplog.text
+        assert "4111" not in caplog.text
+        assert worker.socket.closed == 1012

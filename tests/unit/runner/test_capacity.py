@@ -29,6 +29,7 @@ def test_a_start_is_begun_once_and_known_after_the_call() -> None:
     assert capacity.start("a", 7, 0.2) == "again"
     assert capacity.start("a", 9, 0.2) == "unknown"
     capacity.finish("a")
+    assert capacity.taken == 0
     assert capacity.start("a", 7, 0.3) == "again"
     assert capacity.start("a", 9, 0.3) == "unknown"
 
@@ -73,7 +74,7 @@ def test_a_held_place_whose_bridge_falls_silent_is_freed_in_the_end() -> None:
     capacity.hold("a", 0.5)
     assert capacity.forget(HELD_S) == []
     forgotten = capacity.forget(HELD_S + 0.5)
-    assert [(place.job, place.state) for place in forgotten] == [("a", "held")]
+    assert [(place.job, place.held) for place in forgotten] == [("a", True)]
 
 
 def test_a_drain_that_is_out_of_time_frees_all_but_the_calls() -> None:

@@ -1,0 +1,1 @@
+"""`unpod dev`: the whole stack around the user's own file, and a conversation in the terminal."""

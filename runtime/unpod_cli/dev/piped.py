@@ -1,0 +1,95 @@
+"""`unpod dev` with its input from a pipe: each line is a turn, and the end of the input hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from typing import Final
+
+from unpod_bridge.orchestrator import CallOverError
+from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.screen import Screen
+from unpod_cli.dev.talk import Commands
+from unpod_cli.failure import FAILED, Failure
+
+_ANSWER_S: Final = 120.0
+_GREETING_S: Final = 1.0
+"""How long a caller listens whether somebody greets them, before they speak first."""
+
+_STDIN: Final = 0
+
+
+async def talk(desk: Desk, screen: Screen) -> int:
+    """Say every line of the input, each when the one before has been answered; return the exit status.
+
+    Raises:
+        Failure: the agent does not answer, or takes no call.
+    """
+    commands = Commands(desk, screen)
+    status = 0
+    if not await desk.place_call():
+        return FAILED
+    await _listen(desk)
+    async for line in _lines():
+        if line.startswith("/"):
+            if not await commands.take(line):
+                break
+            await _listen(desk)
+        elif await desk.say(line):
+            await _answered(desk)
+        else:
+            screen.note(f"not said, for the call is over: {line}", bad=True)
+            status = FAILED
+    return status
+
+
+async def _listen(desk: Desk) -> None:
+    """Let the agent greet, if it does."""
+    call = desk.call
+    if call is None or call.over or call.turn_id:
+        return
+    try:
+        await call.connected()
+        await call.observed(lambda seen: seen.state == "speaking", "a greeting", timeout_s=_GREETING_S)
+        await call.silence(_ANSWER_S)
+    except (TimeoutError, CallOverError):
+        return
+
+
+async def _answered(desk: Desk) -> None:
+    if desk.call is None:
+        return
+    try:
+        await desk.call.silence(_ANSWER_S)
+    except CallOverError:
+        return
+    except TimeoutError:
+        raise Failure(f"the agent has not answered within {_ANSWER_S:g} s") from None
+
+
+async def _lines() -> AsyncIterator[str]:
+    """Yield the lines of stdin that are not empty; it may be a pipe, a file, or a terminal."""
+    loop = asyncio.get_running_loop()
+    parts: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def read() -> None:
+        # No file object: a thread that waits inside one keeps its lock, and Python aborts at exit.
+        data = b"?"
+        while data:
+            try:
+                data = os.read(_STDIN, 65_536)
+                loop.call_soon_threadsafe(parts.put_nowait, data)
+            except (OSError, RuntimeError):  # no stdin, or nobody listens any more
+                return
+
+    threading.Thread(target=read, name="unpod-stdin", daemon=True).start()
+    rest = b""
+    while data := await parts.get():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if text := line.decode("utf-8", "replace").strip():
+                yield text
+    if text := rest.decode("utf-8", "replace").strip():
+        yield text

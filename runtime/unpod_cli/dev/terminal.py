@@ -1,0 +1,138 @@
+"""`unpod dev` in a terminal: a prompt below, what happens above it, and what is being said in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Final
+
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+from rich.console import Console, RenderableType
+
+from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.screen import LABEL_WIDTH, note_line, process_line, rendered
+from unpod_cli.dev.talk import NO_CALL, Commands
+from unpod_cli.transcript import Item, Speaking
+
+_STYLE: Final = Style.from_dict(
+    {
+        "you": "ansigreen",
+        "agent": "ansicyan",
+        "cursor": "ansibrightblack",
+        "bottom-toolbar": "noreverse ansibrightblack",
+    }
+)
+_PLAIN: Final = Style.from_dict({"bottom-toolbar": "noreverse"})
+
+
+class Terminal:
+    """Screen and keyboard. What is being said is part of the prompt, until it has been said."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = ""
+        self._armed = False
+        self._desk: Desk | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._prompt: PromptSession[str] = PromptSession(
+            message=self._message,
+            bottom_toolbar=self._toolbar,
+            key_bindings=self._keys(),
+            history=InMemoryHistory(),
+            style=_PLAIN if console.no_color else _STYLE,
+            erase_when_done=True,
+            enable_suspend=True,
+        )
+
+    # --------------------------------------------------------------------------------------------------------- screen
+
+    def happened(self, item: Item) -> None:
+        """Show what happened on the call."""
+        if isinstance(item, Speaking):
+            self._live = item.text if item.who == "agent" else ""
+            self._prompt.app.invalidate()
+            return
+        self._live = ""
+        line = rendered(item)
+        if line is not None:
+            self._print(line)
+
+    def wrote(self, who: str, line: str) -> None:
+        """Show a line that a process wrote."""
+        self._print(process_line(who, line))
+
+    def note(self, text: str, *, bad: bool = False) -> None:
+        """Say something about this command itself."""
+        self._print(note_line(text, bad=bad))
+
+    def show(self, what: RenderableType, data: object) -> None:  # noqa: ARG002 - for people
+        """Show something that was asked for."""
+        self._print(what)
+
+    def _print(self, what: RenderableType) -> None:
+        with self._console.capture() as captured:
+            self._console.print(what)
+        print_formatted_text(ANSI(captured.get()), end="")
+
+    # ------------------------------------------------------------------------------------------------------- keyboard
+
+    async def talk(self, desk: Desk) -> int:
+        """Let the user talk until they leave; return the exit status."""
+        self._desk = desk
+        commands = Commands(desk, self)
+        await desk.place_call()
+        while True:
+            try:
+                line = (await self._prompt.prompt_async()).strip()
+            except EOFError:
+                return 0
+            self._armed = False
+            if line.startswith("/"):
+                if not await commands.take(line):
+                    return 0
+            elif line and not await desk.say(line):
+                self.note(NO_CALL)
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("c-c")
+        def on_interrupt(event: KeyPressEvent) -> None:
+            if self._desk is not None and self._desk.busy:
+                self._begin(self._desk.cut_in())
+            elif event.current_buffer.text:
+                event.current_buffer.reset()
+            elif self._armed:
+                event.app.exit(exception=EOFError)
+            else:
+                self._armed = True
+                self.note("Ctrl-C again leaves; /help lists what you can do")
+                return
+            self._armed = False
+
+        return keys
+
+    def _message(self) -> StyleAndTextTuples:
+        parts: StyleAndTextTuples = []
+        if self._live:
+            label = "agent".ljust(LABEL_WIDTH + 1)
+            parts += [("class:agent", label), ("", self._live), ("class:cursor", " …\n")]
+        return [*parts, ("class:you", "you".ljust(LABEL_WIDTH - 1)), ("class:you", "❯ ")]
+
+    def _toolbar(self) -> str:
+        desk = self._desk
+        if desk is None or desk.call is None:
+            return ""
+        if desk.call.over:
+            return f" {desk.file.name} · no call: /call places one, /quit leaves"
+        doing = f"{desk.call.state}: Ctrl-C cuts in" if desk.busy else "listening"
+        return f" {desk.file.name} · {doing} · /help"
+
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

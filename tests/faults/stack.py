@@ -1,0 +1,222 @@
+"""The whole system as real processes: a nats-server, bridges and runners, with the local orchestrator in the test.
+
+Everything starts at once and dies with the test. Who holds a call is read from its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.faults.process import PATIENCE_S, Process, start, until
+from tests.faults.wire import Wire
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.subjects import Channel, Subjects
+from unpod.jetstream import (
+    EmbeddedOptions,
+    EmbeddedServer,
+    JetStreamLog,
+    Nats,
+    connect,
+    ensure,
+    open_log,
+    topology,
+)
+from unpod_bridge.orchestrator import LocalOrchestrator
+
+SUBJECTS: Final = Subjects()
+KEY: Final = "sk_local"
+MIB: Final = 1024 * 1024
+_ADDRESS: Final = re.compile(r"(?<=@127\.0\.0\.1:)\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a row runs on. `wired`: each process reaches NATS by a wire of its own, which can be cut.
+
+    `module` is what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream.
+    """
+
+    runners: int = 2
+    bridges: int = 2
+    runner_env: Mapping[str, str] = field(default_factory=dict)
+    bridge_env: Mapping[str, str] = field(default_factory=dict)
+    max_mb: int = 256
+    speed: float = 100.0
+    warm_handoff_s: float = 60_000.0
+    wired: bool = False
+    module: str = "unpod_bridge"
+    agent_module: str = "tests.faults.agent"
+
+
+class Stack:
+    """One system; `runners` and `bridges` are the processes that were started, dead ones too."""
+
+    def __init__(
+        self, setup: Setup, directory: Path, server: EmbeddedServer, orchestrator: LocalOrchestrator, exits: AsyncExitStack
+    ) -> None:
+        self.setup = setup
+        self.directory = directory
+        self.server = server
+        self.orchestrator = orchestrator
+        self.runners: list[Process] = []
+        self.bridges: list[Process] = []
+        self.wires: dict[str, Wire] = {}
+        self.nats: Nats
+        self.log: JetStreamLog
+        self._exits = exits
+        self._started = 0
+
+    # ---------------------------------------------------------------------------------------------------- processes
+
+    async def open(self) -> None:
+        """Start everything, and return once calls can be placed."""
+        starting = [self.start_runner() for _ in range(self.setup.runners)]
+        starting += [self.start_bridge() for _ in range(self.setup.bridges)]
+        await asyncio.gather(self._connect(), *starting)
+        await self.ready()
+
+    async def _connect(self) -> None:
+        self.nats = await self._exits.enter_async_context(connect(self.server.connection("faults")))
+        streams = topology(max_bytes=self.setup.max_mb * MIB)
+        await ensure(self.nats, streams.calls, streams.jobs)
+        self.log = await open_log(self.nats, streams.calls)
+
+    async def ready(self) -> None:
+        """Return once every living bridge is registered, and knows every living runner."""
+        runners = [runner for runner in self.runners if runner.alive]
+        bridges = [bridge for bridge in self.bridges if bridge.alive]
+        for runner in runners:
+            await runner.said("ready: agent")
+        if runners and bridges:
+            await self.orchestrator.wait_for_worker("agent", PATIENCE_S, count=len(bridges))
+
+    async def start_runner(self, **environment: str) -> Process:
+        """Start one more runner; it may not be ready yet."""
+        runner = await self._start(
+            "runner",
+            self.setup.agent_module,
+            {"UNPOD_FAULTS_NOTES": str(self.notes_file), **self.setup.runner_env, **environment},
+        )
+        self.runners.append(runner)
+        return runner
+
+    async def start_bridge(self, **environment: str) -> Process:
+        """Start one more bridge; it may not be ready yet."""
+        bridge = await self._start(
+            "bridge",
+            self.setup.module,
+            {
+                "UNPOD_API_KEY": KEY,
+                "UNPOD_ORCHESTRATOR_URL": self.orchestrator.url,
+                **self.setup.bridge_env,
+                **environment,
+            },
+        )
+        self.bridges.append(bridge)
+        return bridge
+
+    async def _start(self, kind: str, module: str, environment: Mapping[str, str]) -> Process:
+        self._started += 1
+        label = f"{kind}-{self._started}"
+        settings = {"UNPOD_NATS_URL": await self._nats_url(label), "UNPOD_LOG_LEVEL": "INFO"}
+        return await start(label, module, self.directory / f"{label}.log", {**settings, **environment})
+
+    async def _nats_url(self, label: str) -> str:
+        if not self.setup.wired:
+            return self.server.url
+        wire = await self._exits.enter_async_context(Wire(self.server.port))
+        self.wires[label] = wire
+        return _ADDRESS.sub(str(wire.port), self.server.url)
+
+    def wire_of(self, process: Process) -> Wire:
+        """Return the wire between a process and NATS."""
+        return self.wires[process.label]
+
+    # -------------------------------------------------------------------------------------------------- who has what
+
+    async def owner(self, session: str) -> Process | None:
+        """Return the process that owns a session, as its log says; None for nobody yet."""
+        last = await self._last_placement(session, "own")
+        name = last.runner if isinstance(last, ev.OwnerAppointed) else ""
+        return next((process for process in self.runners if name and process.id == name), None)
+
+    async def line(self, session: str) -> Process | None:
+        """Return the process that holds a session's line, as its log says."""
+        last = await self._last_placement(session, "line")
+        name = last.bridge if isinstance(last, ev.LineTaken) else ""
+        return next((process for process in self.bridges if name and process.id == name), None)
+
+    async def _last_placement(self, session: str, channel: Channel) -> object:
+        subjects = SUBJECTS.call("agent", session)
+        message = await self.log.last(subjects.own if channel == "own" else subjects.line)
+        if message is None:
+            return None
+        return codec.read(SUBJECTS, message.subject, message.headers, message.data).body
+
+    # ------------------------------------------------------------------------------------------------------ the log
+
+    async def records(self, session: str) -> list[codec.Record]:
+        """Return all records of a session in the order of the stream."""
+        return [
+            codec.read(SUBJECTS, message.subject, message.headers, message.data, message.seq)
+            async for message in self.log.read(SUBJECTS.session(session))
+        ]
+
+    async def closed(self, sessions: Sequence[str], within_s: float = PATIENCE_S) -> None:
+        """Return once nothing is left to be done for the sessions: their `run.session.closed` is stored."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        left = set(sessions)
+        while left:
+            for session in tuple(left):
+                if await self.log.last(SUBJECTS.call("agent", session).run("session.closed")) is not None:
+                    left.discard(session)
+            if left and asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"{len(left)} sessions are not closed after {within_s:g} s: {sorted(left)[:5]}")
+            if left:
+                await asyncio.sleep(0.02)
+
+    # --------------------------------------------------------------------------------------------- the world outside
+
+    @property
+    def notes_file(self) -> Path:
+        """Where agents note what they have done outside."""
+        return self.directory / "notes.jsonl"
+
+    def notes(self, what: str, session: str = "") -> list[dict[str, object]]:
+        """Return what agents have noted, in order."""
+        if not self.notes_file.exists():
+            return []
+        lines = [json.loads(line) for line in self.notes_file.read_text().splitlines()]
+        return [line for line in lines if line["what"] == what and session in ("", line.get("session"))]
+
+    async def noted(self, what: str, count: int = 1, within_s: float = PATIENCE_S) -> None:
+        """Return once agents have noted something so often."""
+        await until(lambda: len(self.notes(what)) >= count, f"{count} notes of {what!r}", within_s)
+
+
+@asynccontextmanager
+async def stack(directory: Path, setup: Setup | None = None) -> AsyncIterator[Stack]:
+    """Run a system for as long as the block lasts."""
+    setup = Setup() if setup is None else setup
+    async with AsyncExitStack() as exits:
+        server = await exits.enter_async_context(EmbeddedServer(EmbeddedOptions(directory / "nats")))
+        orchestrator = LocalOrchestrator(
+            speed=setup.speed, heartbeat_interval_s=1, warm_handoff_s=setup.warm_handoff_s, keep_ended_calls=1_000
+        )
+        await exits.enter_async_context(orchestrator)
+        made = Stack(setup, directory, server, orchestrator, exits)
+        try:
+            await made.open()
+            yield made
+        finally:
+            for process in (*made.runners, *made.bridges):
+                if process.alive:
+                    await process.kill()

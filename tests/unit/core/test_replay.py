@@ -1,0 +1,120 @@
+"""Merging: the one order on which every reader agrees; and the tail in front of a fold."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from tests.unit.core.call_log import CallLog
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.envelope import Envelope
+from unpod.core.replay import Gap, Tail, merge
+from unpod.core.state import fold
+
+
+def a_call() -> CallLog:
+    log = CallLog()
+    log.bridge(ev.OwnerChanged(epoch=1))
+    log.owner(cmd.Say(text="hello"))
+    log.bridge(ev.UserText(text="hi"))
+    log.owner(cmd.EndReply(turn=1))
+    log.owner(ev.TurnCompleted(turn_id=1, user_text="hi", agent_text="you"))
+    log.bridge(ev.CallEnded(reason="hangup"))
+    log.owner(ev.CallCompleted(call_id="s1", agent_id="a", runner_id="r", reason="hangup"))
+    return log
+
+
+def rewritten(record: Record, **changes: object) -> Record:
+    envelope: Envelope = replace(record.envelope, **changes)
+    return Record(record.channel, envelope, record.body, record.seq, record.data)
+
+
+def test_an_owners_record_comes_after_what_its_writer_had_seen_and_before_the_bridges_next() -> None:
+    log = a_call()
+    assert merge(reversed(log.records)) == log.records
+
+
+def test_each_record_counts_once() -> None:
+    log = a_call()
+    assert merge([*log.records, *log.records]) == log.records
+
+
+def test_placements_come_first_in_the_order_of_the_stream() -> None:
+    log = a_call()
+    line = Record("line", rewritten(log.records[0], index=0).envelope, ev.LineTaken(bridge="b"), seq=1)
+    own = Record("own", rewritten(log.records[0], index=0).envelope, ev.OwnerAppointed(runner="r"), seq=5)
+    again = Record("line", rewritten(log.records[0], index=0).envelope, ev.LineTaken(bridge="c"), seq=9)
+    assert merge([again, *log.records, own, line]) == [line, own, again, *log.records]
+
+
+def test_a_control_from_outside_has_no_place_of_its_own() -> None:
+    log = a_call()
+    control = Record("ctl", log.records[0].envelope, ev.Unknown("end", b"{}"))
+    assert merge([control, *log.records]) == log.records
+
+
+def test_of_two_epochs_the_newer_one_counts() -> None:
+    log = a_call()
+    say = next(record for record in log.records if isinstance(record.body, cmd.Say))
+    newer = rewritten(say, epoch=2, id="another")
+    assert [record.envelope.id for record in merge([say, newer, *log.records]) if record.channel == "cmd"][0] == "another"
+
+
+def takeover() -> tuple[list[Record], list[Record]]:
+    """A call that changes hands after the owner's first record: what counts, and what the former owner wrote on."""
+    log = CallLog()
+    log.bridge(ev.OwnerChanged(epoch=1))
+    log.owner(cmd.Say(text="hello"))
+    log.bridge(ev.UserText(text="hi"))
+    zombie = CallLog()
+    zombie.owner_index, zombie.bridge_index, zombie.epoch = 1, 4, 1
+    void = [zombie.owner(cmd.EndReply(turn=1)), zombie.owner(ev.TurnCompleted(turn_id=1)), zombie.owner(cmd.EndCall())]
+    log.bridge(ev.OwnerChanged(epoch=5, last_owner_index=1, takeover=1))
+    log.epoch = 5
+    log.owner(cmd.EndReply(turn=1, deltas=2))
+    return log.records, void
+
+
+def test_what_a_former_owner_wrote_after_the_takeover_is_void() -> None:
+    valid, void = takeover()
+    assert merge([*void, *valid]) == valid
+    assert merge([*valid, *void]) == valid
+
+
+def test_void_records_change_nothing_in_a_fold_that_meets_them_late() -> None:
+    valid, void = takeover()
+    assert fold([*valid, *void]) == fold(valid)
+    assert fold(valid).takeovers == 1
+
+
+def test_a_tail_gives_what_is_next_and_holds_back_what_is_early() -> None:
+    one, two, three, four = (record for record in a_call().records if record.channel == "evt")
+    one, two, three, four = (rewritten(r, index=n) for n, r in enumerate((one, two, three, four), 1))
+    tail = Tail()
+    assert tail.push(three) == []
+    assert tail.gap == Gap(1, 2)
+    assert tail.push(two) == []
+    assert tail.gap == Gap(1, 1)
+    assert tail.push(one) == [one, two, three]
+    assert tail.gap is None
+    assert tail.index == 3
+    assert tail.push(two) == []
+    assert tail.push(four) == [four]
+
+
+def test_a_tail_goes_on_after_what_was_read() -> None:
+    record = a_call().records[0]
+    tail = Tail(7)
+    assert tail.push(rewritten(record, index=7)) == []
+    assert tail.gap is None
+    assert tail.push(rewritten(record, index=8)) == [rewritten(record, index=8)]
+
+
+def test_of_two_records_with_an_index_the_first_counts() -> None:
+    record = a_call().records[0]
+    first, second = rewritten(record, index=2, id="first"), rewritten(record, index=2, id="second")
+    tail = Tail()
+    tail.push(first)
+    tail.push(second)
+    assert tail.push(rewritten(record, index=1)) == [rewritten(record, index=1), first]
