@@ -7,6 +7,7 @@ from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from tests.property.strategies import of_struct
 from tests.unit.core.call_log import CallLog
@@ -15,6 +16,11 @@ from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, due, follow_up
 from unpod.core.state import BrainAsked, DeltaSent, TurnOpened, TurnResumed, evolve_local
+
+FROM_BRIDGE: tuple[type[Struct], ...] = tuple(
+    kind for kind in (*get_args(ev.CallerEvent), *get_args(ev.Receipt)) if kind is not ev.OwnerChanged
+)
+"""A session that hears of another owner decides nothing more."""
 
 numbers = st.integers(0, 4)
 short = st.text(max_size=3)
@@ -31,7 +37,7 @@ frames = (
     | st.builds(ev.UserInterrupted, heard_prefix=st.none() | short)
     | st.builds(ev.StateChanged, state=st.sampled_from(["speaking", "listening"]))
     | st.builds(ev.WorkerError, severity=st.sampled_from(["warn", "error", "fatal"]))
-    | st.one_of([of_struct(kind) for kind in (*get_args(ev.CallerEvent), *get_args(ev.Receipt))])
+    | st.one_of([of_struct(kind) for kind in FROM_BRIDGE])
 )
 reports = st.one_of([of_struct(kind) for kind in (ev.LLMCalled, ev.ToolCalled, ev.ToolReturned)])
 inputs = (
@@ -57,7 +63,7 @@ class Pure:
 
     def happen(self, what: object, *, later: float = 0.0) -> None:
         self.log.now += later
-        is_frame = isinstance(what, (*get_args(ev.CallerEvent), *get_args(ev.Receipt)))
+        is_frame = isinstance(what, FROM_BRIDGE)
         given_ = self.log.bridge(what) if is_frame else what  # type: ignore[arg-type]
         self._carry_out(decide(self.log.state, given_, self.log.now, self.settings))  # type: ignore[arg-type]
         for _ in range(100):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -83,8 +84,9 @@ class ScriptedAdapter:
 
     async def stream(self, text: str) -> AsyncGenerator[Piece, None]:
         """Yield the reply that the script has for `text`."""
-        async for piece in self.continue_reply(text, ""):
-            yield piece
+        async with aclosing(self.continue_reply(text, "")) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def continue_reply(self, text: str, said: str) -> AsyncGenerator[Piece, None]:
         """Yield what of the reply to `text` comes after `said`."""

@@ -240,7 +240,7 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
 
 
 def _verb(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
-    if not isinstance(given, Verb):
+    if not isinstance(given, Verb) or state.over:
         return []
     command = given.command
     if isinstance(command, cmd.EndCall):

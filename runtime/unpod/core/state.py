@@ -174,7 +174,7 @@ def _call_started(state: SessionState, record: Record) -> SessionState:
 def _user_text(state: SessionState, record: Record) -> SessionState:
     body, envelope = _body(record, ev.UserText), record.envelope
     state = replace(state, quiet_since=envelope.time, silences=0)
-    if not body.is_final:
+    if not body.is_final or state.ended is not None:
         return state
     number = state.turn_count + 1
     text, withheld = None if body.withheld else body.text, body.withheld or state.paused
