@@ -137,23 +137,28 @@ class Call:
             session=Session(self._driver),
         )
 
-    async def _run_entrypoint(self, context: CallContext) -> Exception | None:
-        """Run the developer's code; once another runner owns the call, this one's is stopped."""
+    async def _run_entrypoint(self, context: CallContext) -> BaseException | None:
+        """Run the developer's code and return what it raised; once another runner owns the call, it is stopped."""
         with entered(self._driver.main):
-            work = asyncio.ensure_future(self._services.entrypoint(context))
+            work = asyncio.ensure_future(self._attempt(context))
         self._driver.on_fenced = work.cancel
         try:
-            await work
+            return await work
         except asyncio.CancelledError:
             if not self._driver.fenced:
                 raise
-        except Exception as error:
-            paused = self._driver.state.paused
+            return None
+
+    async def _attempt(self, context: CallContext) -> BaseException | None:
+        """Return what the entrypoint raises; `sys.exit()` in it ends the call, not the process with all other calls."""
+        try:
+            await self._services.entrypoint(context)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the developer's code may raise anything
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",
                 context.session_id,
                 type(error).__name__,
-                exc_info=None if paused else error,
+                exc_info=None if self._driver.state.paused else error,
             )
             return error
         return None

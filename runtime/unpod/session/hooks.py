@@ -107,5 +107,5 @@ class Hooks:
                     result = function(*args, **kwargs)
                     if inspect.isawaitable(result):
                         await result
-                except Exception as error:  # noqa: BLE001 - a hook may raise anything, and the call goes on
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - a hook may raise anything, and the call goes on
                     report(event, name, error)

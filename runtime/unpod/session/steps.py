@@ -82,7 +82,7 @@ async def _attempt(
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded, and raised again as StepFailed
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is recorded, and raised again as StepFailed
         return StepCompleted(step=identifier, name=name, error_type=type(error).__name__, error=str(error)[:500])
     try:
         value: object = msgspec.json.decode(msgspec.json.encode(result))

@@ -116,7 +116,7 @@ class TurnStream:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
                 await self._hand_on(stream, turn)
                 complete = view.is_complete()
-        except Exception as error:  # noqa: BLE001 - the brain's own code; the reply ends and the call goes on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code; the call goes on
             if not self._stale():
                 code = error.code if isinstance(error, AdapterError) else "adapter_error"
                 self._tell(BrainFailed(turn, code, f"{type(error).__name__}: {error}"[:500]), error)
