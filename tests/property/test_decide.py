@@ -50,7 +50,10 @@ inputs = (
     | st.builds(d.Verb, command=st.one_of([of_struct(kind) for kind in get_args(cmd.AnyCommand)]))
     | st.builds(d.EntrypointReturned, error=st.none() | short)
 )
-happenings = st.lists(st.tuples(st.sampled_from([0.0, 0.4, 1.0, 11.0]), frames | inputs), max_size=25)
+of_the_open_turn = st.sampled_from(["its hooks return", "the brain speaks", "the brain finishes", "the brain fails"])
+happenings = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.4, 1.0, 11.0]), frames | inputs | of_the_open_turn), max_size=25
+)
 
 
 class Pure:
@@ -63,6 +66,8 @@ class Pure:
 
     def happen(self, what: object, *, later: float = 0.0) -> None:
         self.log.now += later
+        if isinstance(what, str):
+            what = self._of_the_open_turn(what)
         is_frame = isinstance(what, FROM_BRIDGE)
         given_ = self.log.bridge(what) if is_frame else what  # type: ignore[arg-type]
         self._carry_out(decide(self.log.state, given_, self.log.now, self.settings))  # type: ignore[arg-type]
@@ -74,6 +79,16 @@ class Pure:
         else:
             raise AssertionError("the follow-ups have no end")
         due(self.log.state, self.settings)
+
+    def _of_the_open_turn(self, what: str) -> object:
+        turn = self.log.state.turn
+        number = 1 if turn is None else turn.number
+        return {
+            "its hooks return": d.TurnHooksReturned(number, has_brain=True),
+            "the brain speaks": d.BrainSpoke(number, "ok"),
+            "the brain finishes": d.BrainFinished(number),
+            "the brain fails": d.BrainFailed(number, "adapter_error", "ValueError"),
+        }[what]
 
     def _carry_out(self, decision: d.Decision) -> None:
         for step in decision.steps:

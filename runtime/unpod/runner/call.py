@@ -153,7 +153,7 @@ class Call:
         """Return what the entrypoint raises; `sys.exit()` in it ends the call, not the process with all other calls."""
         try:
             await self._services.entrypoint(context)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the developer's code may raise anything
+        except (Exception, SystemExit) as error:
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",
                 context.session_id,

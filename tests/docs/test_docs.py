@@ -1,0 +1,178 @@
+"""What the documentation says can be done: its Python runs, its commands exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from tests.pages import ROOT, Block, blocks, run
+from unpod_cli.main import cli
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+COMMANDS = [block for page in PAGES for block in blocks(page, "console")]
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+SAVED_AS = re.compile(r"Save this as `(\w+)\.py`")
+RUN = "    await session.run()\n"
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# ------------------------------------------------------------------------------------------------------------- Python
+
+
+class Page:
+    """The code of one page, block by block in one module; one that the page has saved is a module of its name, too."""
+
+    def __init__(self) -> None:
+        self.module = ModuleType("page")
+        self.saved: list[str] = []
+        self._last: Block | None = None
+
+    async def take(self, block: Block) -> None:
+        """Run a block, and the tests in it."""
+        if block.indented:
+            block = self._completed(block)
+        if name := SAVED_AS.search(block.before):
+            self.module = sys.modules[name[1]] = ModuleType(name[1])
+            self.saved.append(name[1])
+            self._last = block
+        namespace = vars(self.module)
+        before = dict(namespace)
+        await run(block, namespace)
+        for name, value in list(namespace.items()):
+            if name.startswith("test_") and value is not before.get(name):
+                assert inspect.iscoroutinefunction(value), f"{block}: {name} is not async"
+                await value()
+
+    def _completed(self, piece: Block) -> Block:
+        """Return the saved file with a piece added: it belongs in front of the `run()` of what was saved last."""
+        saved = self._last
+        assert saved is not None, f"{piece}: a piece of a function, and no file that it belongs to"
+        text = saved.text.replace(RUN, f"{piece.text}\n{RUN}")
+        assert text != saved.text, f"{piece}: {saved} has no run()"
+        return Block(saved.page, saved.line, saved.language, saved.heading, saved.before, text)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    page = Page()
+    yield page
+    for name in page.saved:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=named)
+async def test_the_python_of_a_page_runs(path: Path, page: Page) -> None:
+    for block in blocks(path, "python"):
+        await page.take(block)
+
+
+def test_the_readmes_agent_is_the_example() -> None:
+    block = next(block for block in blocks(ROOT / "README.md", "python") if "handle_call" in block.text)
+    assert block.text == (ROOT / "examples" / "hello.py").read_text()
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+def lines(block: Block) -> Iterator[list[str]]:
+    """Yield the words of each command of a block; of a pipe, those of its last part."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if "|" in words:
+            words = words[len(words) - words[::-1].index("|") :]
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words:
+            yield words
+
+
+def check_unpod(words: list[str]) -> None:
+    """Have the command line parse a command; nothing of it runs."""
+    if not words or words[0].startswith("-"):
+        cli.make_context("unpod", words or ["--version"])
+        return
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None, f"there is no `unpod {words[0]}`"
+    command.make_context(words[0], words[1:])
+
+
+def check(words: list[str], block: Block) -> None:
+    saved = {f"{name}.py" for other in blocks(block.page) for name in SAVED_AS.findall(other.before)}
+    files = [word for word in words[1:] if word.endswith(".py")]
+    missing = [file for file in files if file not in saved and not (ROOT / file).is_file()]
+    assert not missing, f"{block}: there is no {missing}"
+    program = words[0].removeprefix(".venv/bin/")
+    match program:
+        case "make":
+            targets = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+            assert targets, f"{block}: make without a target"
+            assert set(targets) <= MAKE_TARGETS, f"{block}: no such targets: {targets}"
+        case "unpod":
+            check_unpod(words[1:])
+        case "python":
+            assert words[0] == ".venv/bin/python", f"{block}: the python that has unpod is .venv/bin/python"
+            assert files or words[1] == "-m", f"{block}: what does python run?"
+        case "export":
+            names = {word.partition("=")[0] for word in words[1:]}
+            known = (ROOT / "docs/reference/configuration.md").read_text()
+            assert all(f"`{name}`" in known for name in names), f"{block}: {names}"
+        case _:
+            pytest.fail(f"{block}: this test does not know how to check {program!r}")
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_commands_exist(block: Block) -> None:
+    for words in lines(block):
+        check(words, block)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_commands_named_in_the_text_exist(path: Path) -> None:
+    text = path.read_text()
+    for target in re.findall(r"`make ([a-z]+)", text):
+        assert target in MAKE_TARGETS
+    for command in re.findall(r"`unpod ([a-z]+)", text):
+        assert command in cli.commands
+
+
+# -------------------------------------------------------------------------------------------------------------- links
+
+
+def slugs(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*\S)\s*$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_links_lead_somewhere(path: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        leads_to = path if not target else (path.parent / target).resolve()
+        assert leads_to.exists(), f"{link} leads nowhere"
+        assert leads_to.is_relative_to(ROOT), f"{link} leads out of the repository"
+        if anchor:
+            assert anchor in slugs(leads_to), f"{link}: {target} has no such heading"
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.is_relative_to(ROOT / "docs")], ids=named)
+def test_every_page_can_be_reached(path: Path) -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index.read_text())}
+    assert path == index or path in linked or path.parent in linked, "docs/README.md does not lead here"
