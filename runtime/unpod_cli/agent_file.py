@@ -220,7 +220,8 @@ def _told(error: BaseException, path: Path) -> str:
     else:
         where = _place(error, path)
     if isinstance(error, SystemExit):
-        return f"{where}: it ends the process when it is imported (SystemExit)"
+        said = text if isinstance(error.code, str) else "it ends the process when it is imported (SystemExit)"
+        return f"{where}: {said}"
     said = f"{where}: {type(error).__name__}: {text}" if text else f"{where}: {type(error).__name__}"
     if isinstance(error, UnpodError):
         said = f"{where}: {text}"

@@ -9,12 +9,36 @@ from typing import Final, TypeVar
 
 import click
 
-from unpod_cli.failure import FAILED, USAGE, Failure, extras
+from unpod_cli.failure import USAGE, Failure, extras
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _PORTS: Final = click.IntRange(0, 65_535)
 _SPEEDS: Final = click.FloatRange(min=0.1, max=100)
+
+_DEMO_EXAMPLE: Final = """\b
+Example:
+  unpod demo --speed 1
+"""
+_DEV_EXAMPLE: Final = """\b
+Examples:
+  unpod dev examples/hello.py
+  printf 'hello\\nbye\\n' | unpod dev examples/hello.py
+"""
+_RUN_EXAMPLE: Final = """\b
+Example:
+  unpod run myapp.agents:runner
+"""
+_BRIDGE_EXAMPLE: Final = """\b
+Example:
+  UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
+"""
+_ORCHESTRATOR_EXAMPLE: Final = """\b
+Example:
+  unpod orchestrator --port 9000
+  curl -d '{"agent_id": "my-agent", "script": [{"step": "says", "text": "hi"}, {"step": "hears_reply"}]}' \\
+    -H 'Authorization: Bearer sk_local' http://127.0.0.1:9000/_local/calls
+"""
 
 
 def _no_color(command: F) -> F:
@@ -25,7 +49,7 @@ def _json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
-@click.command()
+@click.command(epilog=_DEMO_EXAMPLE)
 @click.option(
     "--speed", type=_SPEEDS, default=2.0, show_default=True, help="How much faster than in real life people speak."
 )
@@ -37,17 +61,13 @@ def demo(*, speed: float, no_color: bool, as_json: bool) -> int:
     Starts a local orchestrator with its speech worker, a nats-server, a bridge process and a runner process with an
     example agent; shows the conversations, then one call's event log, its metrics, and the runner's stats. It needs no
     key and no network, and leaves nothing behind. The exit status is 0 if every call went as its script says.
-
-    \b
-    Example:
-      unpod demo --speed 1
     """
     with extras():
         from unpod_cli.demo.run import run_demo  # noqa: PLC0415 - slow to import
     return run_demo(speed=speed, no_color=no_color, as_json=as_json)
 
 
-@click.command()
+@click.command(epilog=_DEV_EXAMPLE)
 @click.argument("agent", metavar="AGENT.py[:NAME]")
 @click.option(
     "--speed", type=_SPEEDS, default=3.0, show_default=True, help="How much faster than in real life people speak."
@@ -60,28 +80,19 @@ def dev(*, agent: str, speed: float, no_color: bool, as_json: bool) -> int:
     The file defines an AgentRunner, or just `async def handle_call(ctx)`. Saving it reloads it: the next call has the
     new code. Ctrl-C while the agent speaks cuts in; /help lists what else you can do. From a pipe, each line is one
     turn, and the end of the input hangs up.
-
-    \b
-    Examples:
-      unpod dev examples/hello.py
-      printf 'hello\\nbye\\n' | unpod dev examples/hello.py
     """
     with extras():
         from unpod_cli.dev.run import run_dev  # noqa: PLC0415 - slow to import
     return run_dev(agent, speed=speed, no_color=no_color, as_json=as_json)
 
 
-@click.command()
+@click.command(epilog=_RUN_EXAMPLE)
 @click.argument("target", metavar="MODULE:RUNNER")
 def run(*, target: str) -> None:
     """Run the AgentRunner that a module defines, in this process.
 
     Its settings come from the environment (UNPOD_API_KEY, UNPOD_NATS_URL, ...), as with runner.start(). SIGTERM and
     Ctrl-C drain it.
-
-    \b
-    Example:
-      unpod run myapp.agents:runner
     """
     from unpod.logs import enable_logging  # noqa: PLC0415 - the rest is slow to import
     from unpod_cli.agent_file import AgentProblem, load_runner  # noqa: PLC0415
@@ -95,17 +106,13 @@ def run(*, target: str) -> None:
     runner.start()
 
 
-@click.command()
+@click.command(epilog=_BRIDGE_EXAMPLE)
 @click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
 @click.option("--orchestrator-url", metavar="URL", help="Where to register; else UNPOD_ORCHESTRATOR_URL.")
 def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
     """Run a bridge: it registers the runners' agents and carries their calls.
 
     It needs UNPOD_API_KEY. SIGTERM and Ctrl-C drain it: it ends with its last call.
-
-    \b
-    Example:
-      UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
     """
     import asyncio  # noqa: PLC0415 - slow to import
 
@@ -118,7 +125,7 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
     return asyncio.run(run_bridge(config))
 
 
-@click.command()
+@click.command(epilog=_ORCHESTRATOR_EXAMPLE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
 @click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")
@@ -128,12 +135,6 @@ def orchestrator(*, host: str, port: int, key: str, speed: float, as_json: bool)
     """Run the local orchestrator with its speech worker: the other side, for development.
 
     It prints the environment that points a runner at it, and serves until Ctrl-C. Calls are placed over HTTP.
-
-    \b
-    Example:
-      unpod orchestrator --port 9000
-      curl -d '{"agent_id": "my-agent", "script": [{"step": "says", "text": "hi"}, {"step": "hears_reply"}]}' \\
-        -H 'Authorization: Bearer sk_local' http://127.0.0.1:9000/_local/calls
     """
     with extras():
         from unpod_cli.orchestrator import serve  # noqa: PLC0415 - slow to import

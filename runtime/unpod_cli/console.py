@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -14,6 +15,8 @@ WIDEST: Final = 100
 def make_console(*, no_color: bool = False, file: TextIO | None = None) -> Console:
     """Return a console on stdout; without a terminal it is `WIDEST` columns wide, unless COLUMNS says otherwise."""
     plain = no_color or bool(os.environ.get("NO_COLOR"))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a sign must not end the command
     console = Console(file=file or sys.stdout, highlight=False, no_color=plain, markup=False, emoji=False)
     if console.is_terminal:
         console.width = min(console.width, WIDEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -42,27 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, 1 (failed), 2 (usage), or 128 + the signal that ended it."""
     try:
         status = cli.main(arguments, prog_name="unpod", standalone_mode=False)
-    except click.UsageError as error:
-        return _complain(f"{error.format_message().rstrip('.')}; see {_path(error)} --help", USAGE)
-    except Failure as failure:
-        return _complain(failure.message, failure.status)
-    except click.ClickException as error:
-        return _complain(error.format_message(), FAILED)
-    except UnpodError as error:
-        return _complain(str(error), USAGE if isinstance(error, ConfigurationError) else FAILED)
+    except (click.ClickException, UnpodError) as error:
+        return _complain(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read our output has seen enough; what is left of it must not be flushed there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return status if isinstance(status, int) else 0
 
 
-def _path(error: click.UsageError) -> str:
-    return "unpod" if error.ctx is None else error.ctx.command_path
-
-
-def _complain(message: str, status: int) -> int:
+def _complain(error: click.ClickException | UnpodError) -> int:
+    """Say in one line on stderr what is wrong; return the exit status."""
+    message, status = str(error), FAILED
+    if isinstance(error, click.UsageError):
+        command = "unpod" if error.ctx is None else error.ctx.command_path
+        message, status = f"{error.format_message().rstrip('.')}; see {command} --help", USAGE
+    elif isinstance(error, Failure):
+        status = error.status
+    elif isinstance(error, ConfigurationError):
+        status = USAGE
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return status
 

@@ -111,9 +111,9 @@ def _(body: ev.CallMetric) -> str:
 
 @summary.register
 def _(body: ev.TurnMetrics) -> str:
-    parts = (("first audio", body.ttfa_ms), ("recognised", body.asr_ms), ("brain", body.llm_ttft_ms))
-    figures = ", ".join(f"{name} {value:.0f} ms" for name, value in parts if value is not None)
-    return joined(f"turn {body.turn_id}", figures)
+    parts = (("first audio", body.ttfa_ms), ("stt", body.asr_ms), ("brain", body.llm_ttft_ms))
+    figures = ", ".join(f"{name} {value:.0f}" for name, value in parts if value is not None)
+    return joined(f"turn {body.turn_id}", f"{figures} ms" if figures else "")
 
 
 @summary.register
@@ -188,7 +188,7 @@ def _(body: ev.SilenceNoticed) -> str:
 
 
 @summary.register
-def _(body: ev.Settled) -> str:
+def _(_body: ev.Settled) -> str:
     return ""
 
 
@@ -237,5 +237,5 @@ def _(body: cmd.PauseRecording) -> str:
 
 
 @summary.register
-def _(body: cmd.ResumeRecording) -> str:
+def _(_body: cmd.ResumeRecording) -> str:
     return ""

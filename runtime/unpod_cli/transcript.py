@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod_bridge.orchestrator import (
     AnyHappening,
@@ -18,8 +19,8 @@ from unpod_bridge.orchestrator import (
     ReplyEnded,
     SpeechProgress,
     StateChanged,
-    Transferred,
     TransferRecord,
+    Transferred,
     VerbDone,
     Violated,
 )
@@ -37,12 +38,16 @@ _ENDINGS = {
 
 
 class Spoken(Struct, frozen=True):
-    """Something that was said: `text` is what was heard, `unheard` what was written and then cut off."""
+    """Something that was said: `text` is what was heard, `unheard` what was written and then cut off.
+
+    `recorded` is False while the recording is paused.
+    """
 
     who: Who
     text: str
     unheard: str = ""
     cut: bool = False
+    recorded: bool = True
 
 
 class Speaking(Struct, frozen=True):
@@ -67,6 +72,7 @@ class Over(Struct, frozen=True):
 
 
 Item = Spoken | Speaking | Done | Over
+_Plain = Connected | LineDropped | Transferred | Violated | Ended | StateChanged | ReplyEnded
 
 
 class Transcriber:
@@ -75,41 +81,31 @@ class Transcriber:
     def __init__(self) -> None:
         self._written: dict[int, str] = {}
         self._cut: set[int] = set()
-        self._turn = 0
+        self._recorded = True
         self._pending: Spoken | None = None
 
-    def take(self, happening: AnyHappening) -> list[Item]:  # noqa: C901 - one case for each kind
+    def take(self, happening: AnyHappening) -> list[Item]:
         """Return what is to be shown now."""
-        pending = self._take_pending(cut=isinstance(happening, Interrupted | Ended))
+        return [*self._take_pending(cut=isinstance(happening, Interrupted | Ended)), *self._items(happening)]
+
+    def _items(self, happening: AnyHappening) -> list[Item]:
         match happening:
             case CallerSaid(text=text, is_final=final):
-                return [*pending, Spoken("caller", text) if final else Speaking("caller", text)]
+                return [self._spoken("caller", text) if final else Speaking("caller", text)]
             case DeltaCame(text=text, turn_id=turn):
                 if turn not in self._cut:
                     self._written[turn] = self._written.get(turn, "") + text
-                return pending
+                return []
             case SpeechProgress():
-                return [*pending, *self._progress(happening)]
+                return self._progress(happening)
             case Interrupted(turn_id=turn):
                 self._written.pop(turn, None)
                 self._cut.add(turn)
-                return pending
+                return []
             case VerbDone(frame=frame):
-                return [*pending, *_verb(frame)]
-            case Transferred(transfer=transfer):
-                return [*pending, _transferred(transfer)]
-            case Connected(again=again):
-                return [*pending, Done("the line is back" if again else "connected")]
-            case LineDropped():
-                return [*pending, Done("the line was dropped", bad=True)]
-            case Violated(reason=reason):
-                return [*pending, Done(f"protocol: {reason}", bad=True)]
-            case Ended(outcome=outcome):
-                return [*pending, Over(outcome, _ending(outcome))]
-            case StateChanged() | ReplyEnded():
-                return pending
+                return self._verb(frame)
             case _:
-                assert_never(happening)
+                return _told(happening)
 
     def _progress(self, progress: SpeechProgress) -> list[Item]:
         if not progress.done:
@@ -117,9 +113,9 @@ class Transcriber:
         if not progress.heard:
             return []
         if progress.role != "agent":
-            return [Spoken(progress.role, progress.heard)]
+            return [self._spoken(progress.role, progress.heard)]
         # Whether it was cut off is known with the next happening.
-        self._pending = Spoken("agent", progress.heard, self._unheard(progress.heard))
+        self._pending = self._spoken("agent", progress.heard, self._unheard(progress.heard))
         return []
 
     def _unheard(self, heard: str) -> str:
@@ -135,22 +131,46 @@ class Transcriber:
         if pending is None:
             return []
         unheard = pending.unheard.strip()
-        return [Spoken("agent", pending.text.strip(), unheard, cut=bool(unheard) or cut)]
+        return [replace(pending, text=pending.text.strip(), unheard=unheard, cut=cut or bool(unheard))]
+
+    def _spoken(self, who: Who, text: str, unheard: str = "") -> Spoken:
+        return Spoken(who, text, unheard, recorded=self._recorded)
+
+    def _verb(self, frame: dict[str, object]) -> list[Item]:
+        match frame.get("event"):
+            case "recording.pause":
+                self._recorded = False
+                reason = frame.get("reason")
+                return [Done(f"recording paused ({reason})" if reason else "recording paused")]
+            case "recording.resume":
+                self._recorded = True
+                return [Done("recording goes on")]
+            case "agent.end_call":
+                return [Done(f"the agent ends the call ({frame.get('reason')})")]
+            case "agent.transfer":
+                return []  # what became of it comes by itself
+            case event:
+                return [Done(str(event))]
 
 
-def _verb(frame: dict[str, object]) -> list[Item]:
-    match frame.get("event"):
-        case "recording.pause":
-            reason = frame.get("reason")
-            return [Done(f"recording paused ({reason})" if reason else "recording paused")]
-        case "recording.resume":
-            return [Done("recording goes on")]
-        case "agent.end_call":
-            return [Done(f"the agent ends the call ({frame.get('reason')})")]
-        case "agent.transfer":
-            return []  # what became of it comes by itself
-        case event:
-            return [Done(str(event))]
+def _told(
+    happening: Connected | LineDropped | Transferred | Violated | Ended | StateChanged | ReplyEnded,
+) -> list[Item]:
+    match happening:
+        case Connected(again=again):
+            return [Done("the line is back" if again else "connected")]
+        case LineDropped():
+            return [Done("the line was dropped", bad=True)]
+        case Transferred(transfer=transfer):
+            return [_transferred(transfer)]
+        case Violated(reason=reason):
+            return [Done(f"protocol: {reason}", bad=True)]
+        case Ended(outcome=outcome):
+            return [Over(outcome, _ending(outcome))]
+        case StateChanged() | ReplyEnded():
+            return []
+        case _:
+            assert_never(happening)
 
 
 def _transferred(transfer: TransferRecord) -> Done:

@@ -37,7 +37,7 @@ class Page:
 
     def __init__(self) -> None:
         self.module = ModuleType("page")
-        self.saved: list[str] = []
+        self.saved: set[str] = set()
         self._last: Block | None = None
 
     async def take(self, block: Block) -> None:
@@ -46,7 +46,7 @@ class Page:
             block = self._completed(block)
         if name := SAVED_AS.search(block.before):
             self.module = sys.modules[name[1]] = ModuleType(name[1])
-            self.saved.append(name[1])
+            self.saved.add(name[1])
             self._last = block
         namespace = vars(self.module)
         before = dict(namespace)

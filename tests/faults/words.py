@@ -1,7 +1,7 @@
 """What callers ask and agents answer: texts from which a test can tell who said what, in answer to what.
 
 A caller asks `call 7 turn 3: step say`; what stands after the colon tells the agent what to do meanwhile. The answer is
-`c7t3w1 c7t3w2 ... c7t3w8`: each word of it is unique, so what is lost, repeated or out of order shows by itself.
+`c7t3w1. c7t3w2. ... c7t3w8.`: each word of it is unique, so what is lost, repeated or out of order shows by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 WORDS = 8
 
 _QUESTION = re.compile(r"call (\d+) turn (\d+)(?:: (.*))?\Z", re.DOTALL)
-_WORD = re.compile(r"c(\d+)t(\d+)w(\d+)\b")
+_WORD = re.compile(r"c(\d+)t(\d+)w(\d+)\.")
 
 
 class Word(NamedTuple):
@@ -44,7 +44,7 @@ class Question(NamedTuple):
 
     def answer(self, words: int = WORDS) -> str:
         """Return the whole answer."""
-        return " ".join(f"{self.name}w{number}" for number in range(1, words + 1))
+        return " ".join(f"{self.name}w{number}." for number in range(1, words + 1))
 
 
 def question(text: str) -> Question | None:

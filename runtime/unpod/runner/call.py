@@ -122,6 +122,7 @@ class Call:
             "session_id": fields.session_id,
             "direction": fields.direction,
             "user_number": fields.user_number,
+            "instructions": fields.instructions,
             "data": fields.data,
         }
         return CallContext(

@@ -100,8 +100,8 @@ class Session:
     ) -> None:
         """Connect the caller to a number (E.164), an agent or a human queue.
 
-        A cold transfer drops this session at once: `run()` returns, and `call_end` is told `transferred`. After a warm
-        one the session goes on until the caller is connected.
+        A cold transfer drops this session at once: `run()` returns, and `call_end` is told `transferred`; another one
+        after it does nothing. After a warm one the session goes on until the caller is connected.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
@@ -111,6 +111,9 @@ class Session:
         if not target or transfer_type not in ("number", "agent", "human") or mode not in ("cold", "warm"):
             msg = "transfer() needs a target, a transfer_type of number, agent or human, and a mode of cold or warm"
             raise ValueError(msg)
+        if self._driver.state.dropped:
+            logger.info("session %s: transfer() came after a transfer that has dropped the session", self.session_id)
+            return
         if self._driver.state.over:
             msg = "transfer: the call is over"
             raise SessionClosed(msg)

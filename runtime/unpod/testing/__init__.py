@@ -1,1 +1,24 @@
 """What tests need instead of the outside world; public, for users' tests too."""
+
+from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
+from unpod.session.settings import SessionSettings
+from unpod.testing.broker import MemoryBroker
+from unpod.testing.clock import VirtualClock
+from unpod.testing.line import ALL_VERBS, Reply, Spoken
+from unpod.testing.memory import MemoryLog
+from unpod.testing.simulate import SimulatedCall, simulate_call
+
+__all__ = [
+    "ALL_VERBS",
+    "MemoryBroker",
+    "MemoryLog",
+    "Pause",
+    "Reply",
+    "Rule",
+    "ScriptedAdapter",
+    "SessionSettings",
+    "SimulatedCall",
+    "Spoken",
+    "VirtualClock",
+    "simulate_call",
+]

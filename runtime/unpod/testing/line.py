@@ -7,6 +7,7 @@ sockets and without waiting: text handed over counts as spoken at once, unless `
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Body, Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
-from unpod.core.live import DELTA, LIVE_SUBJECT
+from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
+from unpod.core.replay import Tail
 from unpod.core.subjects import CallSubjects, Channel, Subjects
 from unpod.core.withhold import withhold
 from unpod.ports import Fence, Message
@@ -83,11 +85,13 @@ class MemoryLine:
         self.epoch = 0
         self._paused = False
         self._takeovers = 0
+        self._owner = Tail()
+        self._waiting: deque[Delta] = deque()
         self._ending: asyncio.Task[None] | None = None
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
         """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
-        await self.log.subscribe(self.call.cmd, self._on_command)
+        await self.log.subscribe(self.call.all, self._on_message)
         await self.log.subscribe(self.call.live, self._on_live)
         self._line_epoch = await self._place("line", ev.LineTaken(bridge="memory"))
         await self.record(
@@ -118,8 +122,7 @@ class MemoryLine:
             record = codec.read(self._subjects, message.subject, message.headers, message.data)
             if record.channel in OWNER_CHANNELS:
                 last = max(last, record.envelope.index)
-                if record.channel == "cmd":
-                    self._on_command(Message(message.subject, message.data, message.headers))
+                self._deliver(record)
         reply = self.replies[max(self.replies)] if self.replies else Reply(0)
         return await self.acknowledge(
             ev.OwnerChanged(
@@ -190,7 +193,30 @@ class MemoryLine:
 
     def _on_live(self, message: Message) -> None:
         if message.subject == self.call.delta:
-            delta = DELTA.decode(message.data)
+            self._waiting.append(DELTA.decode(message.data))
+            self._speak()
+        elif LIVE_SUBJECT in message.headers:
+            self._on_message(Message(message.headers[LIVE_SUBJECT], message.data, message.headers))
+
+    def _on_message(self, message: Message) -> None:
+        if self._subjects.parse(message.subject).channel in OWNER_CHANNELS:
+            record = codec.read(self._subjects, message.subject, message.headers, message.data)
+            if record.envelope.epoch <= self.epoch:
+                self._deliver(record)
+
+    def _deliver(self, record: Record) -> None:
+        """Perform what is next in the owner's order; of a withheld record the whole one comes first, and counts."""
+        for ready in self._owner.push(record):
+            if ready.channel == "cmd" and ready.envelope.id not in self.command_ids:
+                self.command_ids.append(ready.envelope.id)
+                self._perform(ready, ready.body)
+            self._speak()
+        self.changed.set()
+
+    def _speak(self) -> None:
+        """Say the pieces whose turn has come: those that follow a command which is performed."""
+        while self._waiting and self._waiting[0].after <= self._owner.index:
+            delta = self._waiting.popleft()
             reply = self._reply(delta.turn)
             if delta.part > reply.part:
                 reply.part, reply.next_piece = delta.part, 1
@@ -198,16 +224,6 @@ class MemoryLine:
                 reply.next_piece += 1
                 reply.pieces.append(delta.text)
                 self.spoken.append(("reply", delta.text))
-                self.changed.set()
-        elif message.headers.get(LIVE_SUBJECT) == self.call.cmd:
-            self._on_command(Message(self.call.cmd, message.data, message.headers))
-
-    def _on_command(self, message: Message) -> None:
-        record = codec.read(self._subjects, message.subject, message.headers, message.data)
-        if record.envelope.id in self.command_ids or record.envelope.epoch > self.epoch:
-            return
-        self.command_ids.append(record.envelope.id)
-        self._perform(record, record.body)
         self.changed.set()
 
     def _perform(self, record: Record, body: Body) -> None:
@@ -223,7 +239,7 @@ class MemoryLine:
             self._paused = False
         elif isinstance(body, cmd.EndCall):
             self._end_soon(body.reason)
-        elif isinstance(body, cmd.Transfer):
+        elif isinstance(body, cmd.Transfer) and body.mode == "cold":
             self._end_soon("transferred")
         if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
             self._receipt(record, ev.tag_of(body))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from unpod.core.codec import Record
 from unpod.core.events import TurnCompleted
 from unpod.core.state import SessionState, fold
@@ -25,6 +27,9 @@ from unpod_bridge.orchestrator import (
     Waits,
 )
 
+PATIENCE_S: Final = 10.0
+_LONGEST_SPEECH_S: Final = 25.0
+
 CARD_NUMBER: Final = "4929 1234 5678 9012"
 
 Check = Callable[[SessionState, Sequence[Record]], str | None]
@@ -42,9 +47,11 @@ class DemoCall:
     ends: str
     check: Check = lambda _state, _records: None
 
-    def scenario(self) -> Scenario:
-        """Return what the caller does, as a script."""
-        return Scenario(self.title, self.steps)
+    def scenario(self, speed: float) -> Scenario:
+        """Return what the caller does, as a script; where people speak slowly, they are also patient."""
+        within_s = max(PATIENCE_S, _LONGEST_SPEECH_S / speed)
+        patient = [replace(step, within_s=within_s) if hasattr(step, "within_s") else step for step in self.steps]
+        return Scenario(self.title, patient)
 
     def problems(self, records: Sequence[Record]) -> list[str]:
         """Return what is wrong with the call's log, which is in merged order."""

@@ -9,7 +9,7 @@ from unpod import AgentRunner, CallContext
 from unpod.adapters import LLMCall, ScriptedAdapter, ToolCall, ToolResult
 from unpod.adapters.scripted import Part, Pause, Rule
 
-MENU = "margherita, marinara, funghi, quattro stagioni, diavola, capricciosa and, on Fridays only, the calzone of the house"
+MENU = "margherita, marinara, funghi, quattro stagioni, diavola, capricciosa and, on Fridays, the calzone of the house"
 
 
 def reply(*parts: Part) -> list[Part]:

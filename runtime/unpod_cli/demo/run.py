@@ -87,7 +87,7 @@ class Demo:
                     ("runner", f"pid {agent.process.pid}, agent {loaded.agent}: {loaded.runner}"),
                 ]
             )
-            self._show.heading(f"{len(CALLS)} calls at once", f"speech at {self._speed:g}× its real speed")
+            self._show.heading(f"{len(CALLS)} calls at once", f"people speak {self._speed:g} times as fast as in life")
         began = time.monotonic()
         doom = asyncio.gather(stack.bridge_death(), agent.death())
         return await loop.unless(
@@ -111,7 +111,7 @@ class Demo:
             played.problems.append(str(refused))
             return played
         watching = asyncio.create_task(self._watch(played.call, played, began))
-        result = await demo.scenario().play_on(played.call)
+        result = await demo.scenario(self._speed).play_on(played.call)
         played.problems.extend(result.failures)
         await watching
         return played

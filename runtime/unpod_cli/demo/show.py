@@ -118,4 +118,6 @@ def _said(item: Spoken) -> Text:
         if words:
             rest = " ".join(words[:_WORDS_SHOWN]) + ("…" if len(words) > _WORDS_SHOWN else "")
             text.append(f" [unheard: {rest}]", style="dim")
+    if not item.recorded:
+        text.append(" [not recorded]", style="magenta")
     return text

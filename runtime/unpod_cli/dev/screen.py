@@ -47,7 +47,7 @@ class Lines:
 
     def wrote(self, who: str, line: str) -> None:
         """Show a line that a process wrote."""
-        self._console.print(process_line(who, line))
+        self._console.print(process_line(who, line), soft_wrap=True)
 
     def note(self, text: str, *, bad: bool = False) -> None:
         """Say something about this command itself."""
@@ -117,6 +117,8 @@ def speech_line(item: Spoken) -> RenderableType:
         text.append(" ✂", style="bold red")
         if item.unheard:
             text.append(f" [unheard: {item.unheard}]", style="dim")
+    if not item.recorded:
+        text.append(" [not recorded]", style="magenta")
     return Columns([[Text(_WHO[item.who], style=_LABELS[item.who]), text]], widths=(LABEL_WIDTH,), gap=1)
 
 

@@ -22,7 +22,7 @@ _STYLE: Final = Style.from_dict(
     {
         "you": "ansigreen",
         "agent": "ansicyan",
-        "cursor": "ansibrightblack",
+        "more": "ansibrightblack",
         "bottom-toolbar": "noreverse ansibrightblack",
     }
 )
@@ -63,7 +63,7 @@ class Terminal:
 
     def wrote(self, who: str, line: str) -> None:
         """Show a line that a process wrote."""
-        self._print(process_line(who, line))
+        self._print(process_line(who, line), soft_wrap=True)
 
     def note(self, text: str, *, bad: bool = False) -> None:
         """Say something about this command itself."""
@@ -73,9 +73,9 @@ class Terminal:
         """Show something that was asked for."""
         self._print(what)
 
-    def _print(self, what: RenderableType) -> None:
+    def _print(self, what: RenderableType, *, soft_wrap: bool = False) -> None:
         with self._console.capture() as captured:
-            self._console.print(what)
+            self._console.print(what, soft_wrap=soft_wrap)
         print_formatted_text(ANSI(captured.get()), end="")
 
     # ------------------------------------------------------------------------------------------------------- keyboard
@@ -120,8 +120,8 @@ class Terminal:
         parts: StyleAndTextTuples = []
         if self._live:
             label = "agent".ljust(LABEL_WIDTH + 1)
-            parts += [("class:agent", label), ("", self._live), ("class:cursor", " …\n")]
-        return [*parts, ("class:you", "you".ljust(LABEL_WIDTH - 1)), ("class:you", "❯ ")]
+            parts += [("class:agent", label), ("", self._live), ("class:more", " …\n")]
+        return [*parts, ("class:you", "you".ljust(LABEL_WIDTH - 1)), ("class:you", "> ")]
 
     def _toolbar(self) -> str:
         desk = self._desk

@@ -1,0 +1,106 @@
+"""Faults of NATS and of clocks: rows 20, 23 to 26."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.load import PATIENCE_S
+from tests.faults.process import until
+from tests.faults.scene import Scene
+from tests.faults.stack import SUBJECTS
+from unpod.core.envelope import from_headers
+from unpod.errors import LogFull
+from unpod.jetstream.api import call as api
+
+CHUNK = 60_000
+BUFFER_BYTES = 2 * 1024 * 1024
+"""How much of a call a bridge keeps while the log is away (`RelaySettings.buffer_bytes`)."""
+BUFFER_S = 30.0
+FILL_BYTES = 200_000
+
+
+async def killed_and_restarted(scene: Scene) -> None:
+    """Kill -9 of the single server, started again at once."""
+    await scene.some_words()
+    scene.mark()
+    await scene.stack.server.kill()
+
+
+async def away(scene: Scene) -> None:
+    """The server is away for a while in mid-call; callers go on talking."""
+    await scene.some_words()
+    await scene.stack.server.down(kill=True)
+    await asyncio.sleep(scene.bounds.away_s)
+    await scene.stack.server.up()
+    scene.mark()
+
+
+async def away_for_too_long(scene: Scene) -> None:
+    """The server is away until one bound or the other is over: bytes for the first half of the calls, then time."""
+    await scene.some_words()
+    for caller in scene.load.callers:
+        caller.hush()
+    before = max(process.rss_mb for process in scene.stack.bridges)
+    await scene.stack.server.down(kill=True)
+    flooded = scene.load.callers if not scene.bounds.whole else scene.load.callers[::2]
+    for caller in flooded:
+        for _ in range(BUFFER_BYTES // CHUNK + 2):
+            caller.call.send_frame({"event": "user.text", "text": "x" * CHUNK, "is_final": False})
+    patience = PATIENCE_S if not scene.bounds.whole else BUFFER_S + PATIENCE_S
+    await asyncio.gather(*(caller.call.ended(patience) for caller in scene.load.callers if caller in flooded))
+    grown = max(process.rss_mb for process in scene.stack.bridges) - before
+    scene.figures["rss_mb"] = grown
+    bound = 64 + 4 * len(flooded)
+    scene.expect(grown < bound, f"a bridge has grown by {grown:.0f} MiB")
+    if scene.bounds.whole:
+        await asyncio.gather(*(caller.call.ended(patience) for caller in scene.load.callers))
+    await scene.stack.server.up()
+    for caller in scene.load.callers:
+        outcome = caller.call.outcome
+        scene.expect(outcome is not None and outcome.reason == "ended_by_agent", f"a call ended with {outcome}")
+    said = "".join(bridge.text for bridge in scene.stack.bridges)
+    scene.expect("call ended" in said and "error" in said, "no bridge says why the calls ended")
+
+
+async def full(scene: Scene) -> None:
+    """The stream is full, until somebody makes room: the calls end, and say why."""
+    stack = scene.stack
+    await scene.some_words()
+    stored = {caller.session: len(await stack.records(caller.session)) for caller in scene.load.callers}
+    filler = SUBJECTS.call("agent", "filler").evt("metric")
+    size = FILL_BYTES
+    while size > 1:
+        try:
+            await stack.log.append(filler, b"x" * size, {})
+        except LogFull:
+            size //= 2
+    ended = [caller.call.ended(PATIENCE_S) for caller in scene.load.callers]
+    await asyncio.gather(*ended)
+    said = "".join(process.text for process in (*stack.bridges, *stack.runners))
+    scene.expect("takes no more" in said, "no bridge says that the log is full")
+    for caller in scene.load.callers:
+        kept = len(await stack.records(caller.session))
+        scene.expect(kept >= stored[caller.session], f"call {caller.number}: {kept} of {stored[caller.session]} records")
+    await api(stack.nats, "STREAM.PURGE.UNPOD_CALLS", {"filter": filler})
+    for caller in scene.load.callers:
+        subject = SUBJECTS.call("agent", caller.session).evt("call.ended")
+        async with asyncio.timeout(PATIENCE_S):
+            while await stack.log.last(subject) is None:
+                await asyncio.sleep(0.05)
+
+
+async def clocks_apart(scene: Scene) -> None:
+    """One runner and one bridge have clocks ten minutes off, one each way (see the row's set-up)."""
+    await scene.load.answers(3)
+    scene.mark()
+    await scene.load.answers(1)
+    for caller in scene.load.callers:
+        subject = SUBJECTS.session(caller.session)
+        async for message in scene.stack.log.read(subject):
+            stored_at, told = message.time_ns / 1e9, from_headers(message.headers).time
+            channel = SUBJECTS.parse(message.subject).channel
+            apart = abs(stored_at - told)
+            if channel in ("line", "own"):
+                continue  # written before the writer knows the log's time
+            scene.figures["apart_s"] = max(apart, scene.figures.get("apart_s", 0.0))
+            scene.expect(apart < scene.bounds.limit(1.0), f"{message.subject} is {apart:.1f} s off")

@@ -1,0 +1,107 @@
+"""Faults of the sockets to the orchestrator: rows 8 and 16 to 19."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.load import PATIENCE_S
+from tests.faults.process import until
+from tests.faults.scene import Scene
+from unpod_bridge.orchestrator import CallRefused
+
+HALF_OPEN_S = 9.0
+"""After how long a bridge gives up a socket of which it hears nothing (`websocket.SocketSettings`)."""
+
+
+async def assigned_twice(scene: Scene) -> None:
+    """The same `job.assign` comes again while its call lives, to its own worker and to the other."""
+    orchestrator = scene.stack.orchestrator
+    await scene.some_words()
+    scene.mark()
+    for caller in scene.load.callers:
+        for worker in [caller.call.worker_id, *(worker.worker_id for worker in orchestrator.workers)]:
+            refusal = await orchestrator.reassign(caller.call.job_id, worker_id=worker)
+            scene.expect(refusal is None, f"call {caller.number}: the second assign was refused: {refusal}")
+    await scene.load.answers(1)
+    for caller in scene.load.callers:
+        scene.expect(len(caller.call.dials) == 1, f"call {caller.number} was dialled {len(caller.call.dials)} times")
+
+
+async def call_sockets_drop(scene: Scene) -> None:
+    """Each call's socket is cut, at a moment of its own, in the middle of replies and between them."""
+    for caller in scene.load.callers:
+        await scene.load.words(scene.rng.randint(1, 12))
+        scene.mark()
+        caller.call.drop()
+    for caller in scene.load.callers:
+        await caller.call.connected(PATIENCE_S)
+        up = [at for at, what in caller.line if what == "up"]
+        down = [at for at, what in caller.line if what == "down"]
+        gone = max(after - before for before, after in zip(down, up[1:], strict=True))
+        scene.figures["redial_s"] = max(gone, scene.figures.get("redial_s", 0.0))
+        scene.expect(gone < scene.bounds.limit(1.0), f"call {caller.number} was without a socket for {gone:.2f} s")
+
+
+async def control_sockets_drop(scene: Scene) -> None:
+    """The control sockets are cut in mid-call, and while jobs are being assigned."""
+    orchestrator = scene.stack.orchestrator
+    await scene.some_words()
+    scene.mark()
+    placing = [asyncio.create_task(orchestrator.place_call("agent")) for _ in range(3)]
+    while len(orchestrator.control_frames) == 0 or not any(
+        frame.event == "job.assign" for frame in orchestrator.control_frames[-3:]
+    ):
+        await asyncio.sleep(0)
+    orchestrator.drop_control()
+    for placed in await asyncio.gather(*placing, return_exceptions=True):
+        if isinstance(placed, BaseException):
+            scene.expect(isinstance(placed, CallRefused), f"placing ended with {placed!r}")
+        else:
+            await placed.hang_up()
+    await orchestrator.wait_for_worker("agent", PATIENCE_S, count=2)
+    later = await orchestrator.place_call("agent")
+    await later.connected(PATIENCE_S)
+    await later.hang_up()
+    for caller in scene.load.callers:
+        scene.expect(not any(what == "down" for _, what in caller.line), f"call {caller.number} has noticed")
+
+
+async def the_worker_stops_reading(scene: Scene) -> None:
+    """One call's worker reads no more while its agent floods it: half-open, and all buffers full."""
+    caller = scene.rng.choice(scene.load.callers)
+    bridge = await scene.stack.line(caller.session)
+    assert bridge is not None
+    before = bridge.rss_mb
+    caller.hush()
+    await caller.answer(caller.turns[-1])
+    turn = await caller.ask(frozenset({"flood"}))
+    caller.call.pause_reading()
+    refused = len(caller.call.dials)
+    # The bridge gives the socket up, and its redial is refused as long as the worker has not noticed.
+    await until(
+        lambda: any(code == 4009 for _, code in list(caller.call.dials)[refused:]), "a redial", 2 * HALF_OPEN_S + 5
+    )
+    grown = bridge.rss_mb - before
+    scene.figures["rss_mb"] = grown
+    scene.expect(grown < 64, f"the bridge has grown by {grown:.0f} MiB")
+    scene.mark()
+    caller.call.resume_reading()
+    turn.given_up = True
+    caller.go_on()
+
+
+async def the_key_is_refused(scene: Scene) -> None:
+    """New bridges come with a key that is refused, and to an orchestrator that is too old: each says so and ends."""
+    orchestrator = scene.stack.orchestrator
+    refusals = [("http_401", "UNPOD_API_KEY"), ("http_403", "UNPOD_API_KEY"), ("close_4001", "UNPOD_API_KEY")]
+    scene.mark()
+    for fault, named in (*refusals, (None, "transport")):
+        orchestrator.faults.refuse_key = fault  # type: ignore[assignment] - one of its literals
+        orchestrator.faults.transport_ack = "dial_out" if fault else None
+        bridge = await scene.stack.start_bridge()
+        scene.expected_deaths.add(bridge)
+        status = await bridge.exited()
+        lines = [line for line in bridge.text.splitlines() if " ERROR " in line]
+        scene.expect(status == 1, f"{fault}: the bridge ended with {status}")
+        scene.expect(len(lines) == 1 and named in lines[0], f"{fault}: it said {lines}")
+    orchestrator.faults.refuse_key, orchestrator.faults.transport_ack = None, "dial_out"

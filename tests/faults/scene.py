@@ -1,0 +1,183 @@
+"""What a row of faults.md is made of, and how one is played: calls talk, something dies, everything is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.checks import Allow, Findings, look
+from tests.faults.load import PATIENCE_S, Caller, Load, load
+from tests.faults.process import Process
+from tests.faults.stack import Setup, Stack, stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How hard it is tried. `slack` multiplies the limits of time; `away_s` is how long something is away."""
+
+    calls: int
+    slack: float
+    away_s: float
+    frozen_s: float
+    whole: bool
+
+    def limit(self, seconds: float) -> float:
+        """Return a limit of time as it counts here."""
+        return seconds * self.slack
+
+
+SHORT = Bounds(calls=5, slack=4.0, away_s=3.0, frozen_s=3.0, whole=False)
+"""For `make test`: the machine is shared with other tests, so times are only bounded."""
+REAL = Bounds(calls=20, slack=1.0, away_s=30.0, frozen_s=10.0, whole=True)
+"""For `make faults`: the calls and the times of faults.md."""
+
+
+class Scene:
+    """What a fault acts on; `mark` says when it happened, from which recovery counts."""
+
+    def __init__(self, stack: Stack, load: Load, rng: random.Random, bounds: Bounds) -> None:
+        self.stack = stack
+        self.load = load
+        self.rng = rng
+        self.bounds = bounds
+        self.marked_at = 0.0
+        self.wrong: list[str] = []
+        """What the fault itself has found to be wrong."""
+        self.figures: dict[str, float] = {}
+        self.expected_deaths: set[Process] = set()
+
+    def mark(self) -> None:
+        """The fault is now."""
+        self.marked_at = asyncio.get_running_loop().time()
+
+    def expect(self, holds: object, otherwise: str) -> None:
+        """Note what is wrong, and go on."""
+        if not holds:
+            self.wrong.append(otherwise)
+
+    async def some_words(self) -> None:
+        """Return at a random point: after so many more words of answers, mostly in the middle of some."""
+        await self.load.words(self.rng.randint(1, 4 * len(self.load.callers)))
+
+    # ------------------------------------------------------------------------------------------------ whom it hits
+
+    async def runners(self) -> Counter[Process]:
+        """Return how many living calls each runner owns."""
+        owners = [await self.stack.owner(caller.session) for caller in self.load.living]
+        return Counter(owner for owner in owners if owner is not None)
+
+    async def bridges(self) -> Counter[Process]:
+        """Return how many living calls each bridge holds the line of."""
+        lines = [await self.stack.line(caller.session) for caller in self.load.living]
+        return Counter(line for line in lines if line is not None)
+
+    async def a_runner(self) -> Process:
+        """Return a runner that has calls."""
+        return self.rng.choice(sorted(await self.runners(), key=lambda process: process.label))
+
+    async def a_bridge(self) -> Process:
+        """Return a bridge that has calls."""
+        return self.rng.choice(sorted(await self.bridges(), key=lambda process: process.label))
+
+    async def calls_of(self, process: Process) -> list[Caller]:
+        """Return the callers whose calls a process owns, or holds the line of."""
+        return [
+            caller
+            for caller in self.load.living
+            if process in (await self.stack.owner(caller.session), await self.stack.line(caller.session))
+        ]
+
+    async def kill(self, process: Process) -> None:
+        """SIGKILL a process; it is expected to be gone."""
+        self.expected_deaths.add(process)
+        await process.kill()
+
+
+Act = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of faults.md, or one way to do it (`variant`); `within_s` None: nothing has to recover."""
+
+    number: int
+    name: str
+    act: Act
+    variant: str = ""
+    within_s: float | None = None
+    setup: Setup = field(default_factory=Setup)
+    allow: Allow = field(default_factory=Allow)
+    orders: frozenset[str] = frozenset({"say", "count"})
+    closes: bool = True
+    slow: bool = False
+
+    @property
+    def key(self) -> str:
+        """How it is asked for on a command line."""
+        return f"{self.number}{'-' + self.variant if self.variant else ''}"
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one play."""
+
+    row: Row
+    seed: int
+    findings: Findings
+    recovery: list[float] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def again(self) -> str:
+        """How to run it again."""
+        return f"make faults ROUNDS=1 ROWS={self.row.key} SEED={self.seed}"
+
+
+async def play(row: Row, seed: int, bounds: Bounds, directory: Path) -> Result:
+    """Play a row once; what goes wrong is in the result, whatever it is."""
+    result = Result(row, seed, Findings())
+    async with AsyncExitStack() as exits:
+        try:
+            stacked = await exits.enter_async_context(stack(directory, row.setup))
+            rng = random.Random(f"{row.key}:{seed}")  # noqa: S311 - a schedule that can be run again
+            talking = await exits.enter_async_context(load(stacked.orchestrator, rng))
+            scene = Scene(stacked, talking, rng, bounds)
+            await _play(row, scene, result)
+        except Exception as error:  # noqa: BLE001 - a failure of any kind is this row's
+            result.findings.wrong.append(f"{type(error).__name__}: {error}")
+    return result
+
+
+async def _play(row: Row, scene: Scene, result: Result) -> None:
+    talking, bounds = scene.load, scene.bounds
+    talking.orders = lambda caller, turn: row.orders
+    try:
+        await talking.begin(bounds.calls)
+        await row.act(scene)
+        if row.within_s is not None:
+            within = bounds.limit(row.within_s)
+            result.recovery = list((await talking.recovered(scene.marked_at, within)).values())
+        await talking.finish()
+        if row.closes:
+            await scene.stack.closed([caller.session for caller in talking.callers], PATIENCE_S)
+    except Exception as error:  # noqa: BLE001 - all that can still be looked at is looked at
+        scene.wrong.append(f"{type(error).__name__}: {error}")
+    result.figures = scene.figures
+    await _look(row, scene, result.findings)
+
+
+async def _look(row: Row, scene: Scene, findings: Findings) -> None:
+    findings.wrong += scene.wrong
+    for process in (*scene.stack.runners, *scene.stack.bridges):
+        if not process.alive and process not in scene.expected_deaths:
+            findings.wrong.append(f"{process!r} has died: {process.text[-300:]}")
+        if "Traceback" in process.text and "this hook always raises" not in process.text:
+            at = process.text.index("Traceback")
+            findings.wrong.append(f"{process!r} has a traceback in its log: {process.text[at - 200 : at + 1200]}")
+    for caller in scene.load.callers:
+        findings.add(look(caller, await scene.stack.records(caller.session), row.allow))

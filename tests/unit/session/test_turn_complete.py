@@ -1,0 +1,202 @@
+"""`turn_complete(**fields)`: once per turn, with all its fields, and what the worker measured if it comes in time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.unit.session.rig import Brain, Ear, Plain, agent
+from unpod import LLMCall
+from unpod.core import events as ev
+from unpod.testing import SimulatedCall, simulate_call
+from unpod.testing.clock import settle
+
+FIGURES: Final = {
+    "ttfa_ms": 410.0,
+    "asr_ms": 100.0,
+    "llm_ttft_ms": 150.0,
+    "tts_ttfb_ms": 60.0,
+    "llm_total_ms": 300.0,
+    "llm_call_count": 2,
+    "from_node": "greeting",
+    "to_node": "order",
+}
+FIELDS: Final = {
+    "turn_id",
+    "user_text",
+    "agent_text",
+    "heard_text",
+    "interrupted",
+    "ttfa_ms",
+    "asr_ms",
+    "stt_ms",
+    "llm_ttft_ms",
+    "llm_total_ms",
+    "llm_call_count",
+    "tts_ttfb_ms",
+    "tts_ms",
+    "from_node",
+    "to_node",
+}
+
+
+async def completed(call: SimulatedCall) -> list[ev.TurnCompleted]:
+    return [record.body for record in await call.records() if isinstance(record.body, ev.TurnCompleted)]
+
+
+async def test_it_has_every_field_with_the_workers_figures() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.user("hi")
+        await call.frame("turn.metrics", call_id="c", turn_id=1, **FIGURES)
+        assert ear.told[-1] == (
+            "turn_complete",
+            (),
+            {
+                "turn_id": 1,
+                "user_text": "hi",
+                "agent_text": "yes",
+                "heard_text": "yes",
+                "interrupted": False,
+                **FIGURES,
+                "stt_ms": 100.0,
+                "tts_ms": 60.0,
+            },
+        )
+        assert ear.args("metric") == []
+        [fact] = await completed(call)
+        assert fact.worker_metrics
+
+
+async def test_it_waits_a_second_for_the_workers_figures_and_then_no_longer() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.user("hi")
+        await call.advance(0.9)
+        assert ear.fields("turn_complete") == []
+        await call.advance(0.1)
+        [fields] = ear.fields("turn_complete")
+        assert set(fields) == FIELDS
+        assert (fields["turn_id"], fields["agent_text"], fields["asr_ms"], fields["ttfa_ms"]) == (1, "yes", None, None)
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+    assert len(ear.fields("turn_complete")) == 1
+    [(late,)] = ear.args("metric")
+    assert (late["event"], late["asr_ms"]) == ("turn.metrics", 100.0)  # type: ignore[index]
+
+
+async def test_figures_that_come_before_the_replys_end_are_the_turns() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await brain.say("well")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        await brain.finish()
+        await call.advance(1)
+    [fields] = ear.fields("turn_complete")
+    assert fields["asr_ms"] == 100.0
+    assert ear.args("metric") == []
+
+
+async def test_it_waits_until_the_speech_is_over_so_that_a_late_barge_in_counts() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes, of course"))) as call:
+        await call.frame("state", state="speaking")
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        await call.advance(5)
+        assert ear.fields("turn_complete") == []
+        await call.barge_in("yes, of")
+        [fields] = ear.fields("turn_complete")
+    assert (fields["interrupted"], fields["heard_text"], fields["agent_text"]) == (True, "yes, of", "yes, of course")
+
+
+async def test_with_the_figures_there_it_comes_when_the_speech_is_over() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.frame("state", state="speaking")
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        assert ear.fields("turn_complete") == []
+        await call.frame("state", state="listening")
+        assert len(ear.fields("turn_complete")) == 1
+
+
+async def test_the_next_text_does_not_wait() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.user("one")
+        await call.user("two")
+        assert [fields["turn_id"] for fields in ear.fields("turn_complete")] == [1]
+        await call.advance(1)
+        await call.hang_up()
+    assert [fields["user_text"] for fields in ear.fields("turn_complete")] == ["one", "two"]
+
+
+async def test_the_end_of_the_call_does_not_wait() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("one", wait=False)
+        await settle()
+        await brain.say("we")
+        await call.user("two", wait=False)
+        await call.hang_up()
+        turns = await completed(call)
+    told = ear.fields("turn_complete")
+    assert [(f["turn_id"], f["user_text"], f["agent_text"]) for f in told] == [(1, "one", "we"), (2, "two", "")]
+    assert [turn.outcome for turn in turns] == ["ended", "unanswered"]
+    assert ear.events[-3:] == ["turn_complete", "turn_complete", "call_end"]
+
+
+async def test_a_turn_without_an_adapter_is_completed_too() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear)) as call:
+        await call.user("hi")
+        await call.advance(1)
+        [fact] = await completed(call)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["user_text"], fields["agent_text"], fields["llm_call_count"]) == ("hi", "", 0)
+    assert fact.outcome == "unanswered"
+
+
+async def test_a_turn_that_was_cut_says_what_was_heard() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await brain.say("well, you know")
+        await call.barge_in("well")
+        await call.advance(1)
+        [fact] = await completed(call)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["interrupted"], fields["heard_text"], fields["agent_text"]) == (True, "well", "well, you know")
+    assert fact.outcome == "interrupted"
+
+
+async def test_a_cut_without_a_prefix_leaves_unknown_what_was_heard() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await brain.say("well, you know")
+        await call.barge_in()
+        await call.advance(1)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["interrupted"], fields["heard_text"]) == (True, None)
+
+
+async def test_the_turns_row_has_the_brains_calls_and_the_sessions_own_measure() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", language="de", wait=False)
+        await settle()
+        await call.advance(0.2)
+        await brain.say("well")
+        await call.advance(0.3)
+        await brain.finish(LLMCall(model="gpt", provider="acme", tokens_in=10, tokens_out=4, cost=0.5))
+        await call.advance(1)
+        [fact] = await completed(call)
+    assert (fact.model, fact.provider, fact.tokens_in, fact.tokens_out, fact.cost) == ("gpt", "acme", 10, 4, 0.5)
+    assert (fact.llm_ttft_ms, fact.llm_total_ms, fact.llm_call_count) == (200.0, 500.0, 1)
+    assert (fact.language, fact.outcome, fact.worker_metrics) == ("de", "done", False)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["llm_ttft_ms"], fields["llm_total_ms"], fields["llm_call_count"]) == (200.0, 500.0, 1)
