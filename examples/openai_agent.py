@@ -21,11 +21,16 @@ async def handle_call(ctx: CallContext) -> None:
         os.environ.get("OPENAI_MODEL", "gpt-4o-mini"), instructions=ctx.instructions or INSTRUCTIONS
     )
 
+    @session.on("user_turn")
+    async def on_user_turn(text: str) -> None:
+        session.data["asked"] = False
+
     @session.on("silence")
     async def on_silence(seconds: float) -> None:
-        if seconds >= 20:
+        if session.data.get("asked"):
             await session.end(reason="no_response")
         else:
+            session.data["asked"] = True
             await session.say("Are you still there?")
 
     @session.on("llm_call")

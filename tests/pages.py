@@ -1,4 +1,4 @@
-"""Code that stands in pages: the fenced blocks of a Markdown file, and how one of Python is run as it stands."""
+"""What stands in pages of Markdown: fenced code, and how such of Python is run as it stands; tables."""
 
 from __future__ import annotations
 
@@ -60,6 +60,15 @@ def _blocks(page: Path) -> Iterator[Block]:
         else:
             before = line.strip() or before
     assert opened is None, f"{page}: a fence is not closed"
+
+
+def table(page: Path, heading: str, nth: int = 0) -> list[list[str]]:
+    """Return the cells of a table below a heading, row by row, without the row of its own headings."""
+    section = re.split(rf"^#+ {re.escape(heading)}$", page.read_text(), maxsplit=1, flags=re.MULTILINE)[1]
+    section = re.split(r"^#+ ", section, maxsplit=1, flags=re.MULTILINE)[0]
+    tables = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in tables[nth].splitlines()[2:]]
+    return [[cell.strip() for cell in row] for row in rows]
 
 
 async def run(block: Block, namespace: dict[str, Any]) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from unpod.core import events as ev
 from unpod_bridge.outputs import Output, Owned, Store, Write
 from unpod_bridge.speech import Speech
 
+OUTCOMES: Final = 1_024
+"""How many commands' outcomes are remembered: those that a takeover may ask for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them."""
+    """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
+
+    A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
+    """
 
     handshake_s: float = 10.0
     tries: int = 3
@@ -24,6 +31,9 @@ class RelaySettings:
     buffer_bytes: int = 2 * 1024 * 1024
     max_waiting: int = 2_000
     filler_after_s: float = 0.7
+    vacant_phrase_after_s: float = 5.0
+    vacant_phrase: str = "One moment please."
+    vacant_s: float = 120.0
     first_receipt_s: float = 0.05
     receipt_s: float = 0.25
     again_s: float = 0.5
@@ -49,6 +59,7 @@ class CallState:
     timers: dict[str, float] = field(default_factory=dict)
     verbs: frozenset[str] = frozenset()
     up: bool = False
+    over: bool = False
     paused: bool = False
     pause_reason: str = ""
     recorded: bool = True
@@ -58,6 +69,8 @@ class CallState:
     ending: str | None = None
     epoch: int = 0
     last_receipt: float = 0.0
+    outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
+    """What became of the newest commands, by their ids."""
 
     def write(self, data: bytes | list[bytes]) -> None:
         """Send frames, and store the receipts of the replies that end with them."""
@@ -69,6 +82,9 @@ class CallState:
 
     def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
         """Store a command's receipt."""
+        self.outcomes[owned.id] = outcome
+        if len(self.outcomes) > OUTCOMES:
+            del self.outcomes[next(iter(self.outcomes))]
         fact = ev.CommandAcknowledged(
             command=owned.id, verb=ev.tag_of(owned.command) if owned.command is not None else "", outcome=outcome,
             owner_index=owned.index, reason=reason,

@@ -2,7 +2,7 @@
 
 The runners of a pool are asked on one subject, as a queue group: one of them answers. One that is full or out of
 permits says so; what finds no taker is announced as queued, and asked again at each change in the fleet until its
-deadline. Nothing of it is stored.
+deadline. A call that has lost its owner has none, and goes before all new ones. Nothing of it is stored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +45,14 @@ PAUSE_S = (0.05, 0.1)
 HOLD_TRIES = 2
 START_S = 5.0
 """How long a runner may take to hear that its call has begun."""
+RESUME_S = 1.5
+"""The same for a call that another runner had: its caller waits."""
+GONE_TRIES = 3
+"""How often in a row nobody may be there to hear it."""
 RELEASE_TRIES = 3
+AVOID_S = 1.0
+"""For how long a runner is not taken that has just failed."""
+AVOID_PAUSE_S = 0.01
 ANNOUNCE_S = 1.0
 
 
@@ -57,19 +65,30 @@ class Ask:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A session that looks for another runner of its pool."""
+
+    job_id: str
+    pool: Pool
+    session_id: str
+
+
 class RunnerPlace:
     """The place that a runner holds for a job (`line.Place`)."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, *, bridge_id: str, runner_id: str, job_id: str, agent_id: str
+        self, dispatcher: Dispatcher, *, runner_id: str, job_id: str, pool: Pool, patience_s: float = START_S
     ) -> None:
         self.runner_id = runner_id
+        self.pool = pool
         self.on_start: Callable[[str], None] | None = None
-        self._bus = bus
-        self._subject = subjects.runner(runner_id)
-        self._bridge_id = bridge_id
+        self._bus = dispatcher.bus
+        self._subject = dispatcher.subjects.runner(runner_id)
+        self._bridge_id = dispatcher.bridge_id
         self._job_id = job_id
-        self._agent_id = agent_id
+        self._patience_s = patience_s
+        self._nobody = 0
 
     async def hold(self, until: float) -> bool:
         """Confirm the place; return whether it is held. `until` is in the event loop's time."""
@@ -92,15 +111,16 @@ class RunnerPlace:
             self.on_start(session_id)
         message = Start(
             job=self._job_id,
-            agent=self._agent_id,
+            agent=self.pool.agent,
             session=session_id,
             epoch=epoch,
             until_seq=until_seq,
             bridge=self._bridge_id,
         )
         loop = asyncio.get_running_loop()
-        until = loop.time() + START_S
-        while (left := until - loop.time()) > 0:
+        until = loop.time() + self._patience_s
+        self._nobody = 0
+        while (left := until - loop.time()) > 0 and self._nobody < GONE_TRIES:
             told = await self._tell(message, min(TRY_S, left))
             if told is not None:
                 return told.ok
@@ -112,6 +132,10 @@ class RunnerPlace:
             if await self._tell(Release(job=self._job_id, reason=reason), TRY_S) is not None:
                 return
         logger.warning("the runner %s does not answer to the release of a place", self.runner_id)
+
+    async def decline(self) -> None:
+        """Do not want the place after all; nobody waits for it to be given back."""
+        await self._publish_release("declined")
 
     async def _publish_release(self, reason: str) -> None:
         try:
@@ -129,6 +153,7 @@ class RunnerPlace:
             logger.warning("the runner %s gave an answer that cannot be read", self.runner_id)
             return Told(ok=False, reason="malformed")
         except LogError as error:
+            self._nobody = self._nobody + 1 if isinstance(error, NoResponders) else 0
             logger.debug("the runner %s does not answer: %s", self.runner_id, type(error).__name__)
         await _pace(began)
         return None
@@ -180,9 +205,10 @@ class Dispatcher:
     """Asks the runners."""
 
     def __init__(self, bus: Bus, subjects: Subjects, bridge_id: str) -> None:
-        self._bus = bus
-        self._subjects = subjects
-        self._bridge_id = bridge_id
+        self.bus = bus
+        self.subjects = subjects
+        self.bridge_id = bridge_id
+        self._resuming: Counter[Pool] = Counter()
         self._change = asyncio.Event()
         self.queue = Queue(bus, subjects, bridge_id)
 
@@ -218,33 +244,65 @@ class Dispatcher:
         """Ask once, and say when to ask again where nobody takes it: after a change or a pause, or at once."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        answer = await self._offer(ask, ask.until - began)
+        if self._resuming[ask.pool]:
+            return "later"
+        offer = Offer(job=ask.job_id, bridge=self.bridge_id, agent=ask.pool.agent)
+        answer = await self._offer(self.subjects.dispatch(ask.pool.name), offer, ask.until - began)
         if answer is None:
             # Silence for so long: a process that was stopped has been asked, and another may answer.
             return "again" if loop.time() - began >= TRY_S / 2 else "later"
         if answer.answer != "taken":
             heard.add(answer.answer)
             return "later"
-        place = self._place(ask, answer.runner)
+        place = RunnerPlace(self, runner_id=answer.runner, job_id=ask.job_id, pool=ask.pool)
         return place if await place.hold(ask.until) else "later"
 
-    def _place(self, ask: Ask, runner_id: str) -> RunnerPlace:
-        return RunnerPlace(
-            self._bus,
-            self._subjects,
-            bridge_id=self._bridge_id,
-            runner_id=runner_id,
-            job_id=ask.job_id,
-            agent_id=ask.pool.agent,
-        )
+    async def resume(self, wanted: Resumption, avoid: str = "") -> RunnerPlace:
+        """Return the place that a runner holds for a session that has lost its owner, once there is one.
 
-    async def _offer(self, ask: Ask, left: float) -> OfferAnswered | None:
-        offer = Offer(job=ask.job_id, bridge=self._bridge_id, agent=ask.pool.agent)
+        No new job is offered meanwhile. `avoid` is a runner that has just failed: it is not taken at once again.
+        """
+        loop = asyncio.get_running_loop()
+        avoid_until = loop.time() + AVOID_S
+        self._resuming[wanted.pool] += 1
+        try:
+            if (place := await self._try_resume(wanted, avoid)) is not None:
+                return place
+            async with self.queue.entry(wanted.pool.name):
+                while True:
+                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "")
+                    if place is not None:
+                        return place
+        finally:
+            self._resuming[wanted.pool] -= 1
+
+    async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
+        """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""
+        loop = asyncio.get_running_loop()
+        began, change = loop.time(), self._change
+        offer = Offer(
+            job=wanted.job_id, bridge=self.bridge_id, agent=wanted.pool.agent, resume=True, session=wanted.session_id
+        )
+        answer = await self._offer(self.subjects.resume(wanted.pool.name), offer, TRY_S)
+        pause = random.uniform(*PAUSE_S)  # noqa: S311 - spreads load
+        if answer is not None and answer.answer == "taken":
+            place = RunnerPlace(
+                self, runner_id=answer.runner, job_id=wanted.job_id, pool=wanted.pool, patience_s=RESUME_S
+            )
+            if answer.runner == avoid:
+                await place.decline()
+                pause = AVOID_PAUSE_S
+            elif await place.hold(loop.time() + TRY_S * HOLD_TRIES):
+                return place
+        if answer is not None or loop.time() - began < TRY_S / 2:
+            await _until(change, pause)
+        return None
+
+    async def _offer(self, subject: str, offer: Offer, left: float) -> OfferAnswered | None:
         if left <= 0:
             return None
         try:
-            subject = self._subjects.dispatch(ask.pool.name)
-            answer = await self._bus.request(subject, encode(offer), timeout_s=min(TRY_S, left))
+            answer = await self.bus.request(subject, encode(offer), timeout_s=min(TRY_S, left))
             answered = OFFER_ANSWERED.decode(answer.data)
         except (NoResponders, LogUnavailable):
             return None

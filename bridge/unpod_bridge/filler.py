@@ -21,6 +21,16 @@ class Filler:
         self._heard = 0
         self._served = 0
 
+    @property
+    def owed(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        return self._heard > self._call.speech.closed
+
+    def go_on(self, turns: int) -> None:
+        """Go on where another bridge has stopped: the caller has said so much."""
+        self._heard = turns
+        self._served = max(turns - 1, min(self._call.speech.closed, turns))
+
     def heard(self, now: float) -> None:
         """The caller has said something."""
         self._heard += 1

@@ -101,6 +101,13 @@ def rejected(data: bytes, reason: str, event_type: str = "") -> Frame:
     return Frame(event_type, fact, _encode(fact))
 
 
+def out_of_order(frame: Frame) -> Frame:
+    """Return a frame that came at the wrong time as one that could not be taken."""
+    if isinstance(frame.body, ev.FrameRejected):
+        return frame
+    return rejected(frame.data, f"{frame.type} out of order", frame.type)
+
+
 def _unreadable(data: bytes, error: Exception) -> Frame:
     if not isinstance(error, msgspec.ValidationError):
         return rejected(data, "not JSON" if isinstance(error, msgspec.DecodeError) else describe(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -31,11 +31,18 @@ class JobRecord(Struct, frozen=True, kw_only=True):
     call: str
     bridge_url: str
     token: str
-    state: Literal["dialing", "up"] = "dialing"
+    state: Literal["dialing", "up", "released"] = "dialing"
     session: str = ""
 
     def __repr__(self) -> str:
         return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
+
+
+class Kept(NamedTuple):
+    """A record, and the revision that whoever changes it must name."""
+
+    record: JobRecord
+    revision: int
 
 
 _encode = msgspec.json.Encoder().encode
@@ -52,18 +59,29 @@ class Claim:
 
     async def begun(self, session_id: str) -> None:
         """The call is up."""
-        record = msgspec.structs.replace(self._record, state="up", session=session_id)
+        await self._change(msgspec.structs.replace(self._record, state="up", session=session_id))
+
+    async def _change(self, record: JobRecord) -> None:
         try:
             self._revision = await self._store.update(record.job, _encode(record), self._revision)
+        except Fenced:
+            logger.info("the record of a job is another bridge's now")
         except LogError as error:
             logger.warning("the record of a job could not be updated: %s", type(error).__name__)
         else:
             self._record = record
 
+    async def release(self) -> None:
+        """Let another bridge have the call, which stays here until one has taken the record."""
+        if self._record.state == "up":
+            await self._change(msgspec.structs.replace(self._record, state="released"))
+
     async def drop(self) -> None:
         """The job is over."""
         try:
             await self._store.delete(self._record.job, self._revision)
+        except Fenced:
+            logger.debug("the record of a job is another bridge's now")
         except LogError as error:
             logger.warning("the record of a job could not be deleted: %s", type(error).__name__)
 
@@ -98,10 +116,41 @@ class Records:
             return None
         return Claim(self._store, record, await self._store.update(record.job, value, entry.revision))
 
-    def _is_elsewhere(self, entry: Entry) -> bool:
+    async def all(self) -> list[Kept]:
+        """Return the records of all jobs, the longest unchanged first; raises LogUnavailable."""
+        found: list[Kept] = []
+        async for entry in self._store.entries():
+            record = _read(entry)
+            if record is not None:
+                found.append(Kept(record, entry.revision))
+        return found
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """Return a job's record, if there is one; raises LogUnavailable."""
+        entry = await self._store.get(job_id)
+        return None if entry is None else _read(entry)
+
+    async def take(self, kept: Kept) -> Claim | None:
+        """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError."""
+        state = "up" if kept.record.state == "released" else kept.record.state
+        record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state)
         try:
-            bridge = _decode(entry.value).bridge
-        except MALFORMED:
-            logger.warning("a record of a job cannot be read, and is replaced")
+            return Claim(self._store, record, await self._store.update(record.job, _encode(record), kept.revision))
+        except Fenced:
+            return None
+
+    def _is_elsewhere(self, entry: Entry) -> bool:
+        record = _read(entry)
+        if record is None:
+            logger.warning("a record of a job is replaced")
             return False
-        return bridge != self._bridge_id and self._alive(bridge)
+        # The call of a bridge that is gone goes on at the one that takes it over: nobody may begin it anew.
+        return record.bridge != self._bridge_id and (bool(record.session) or self._alive(record.bridge))
+
+
+def _read(entry: Entry) -> JobRecord | None:
+    try:
+        return _decode(entry.value)
+    except MALFORMED:
+        logger.warning("a record of a job cannot be read")
+        return None

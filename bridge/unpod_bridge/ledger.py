@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from unpod.core import events as ev
@@ -20,7 +20,7 @@ from unpod.core.envelope import Envelope, to_headers
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
-from unpod.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
+from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
 from unpod.ports import Bus, Clock, EventLog, Fence, Stored, Timer
 from unpod_bridge.frames import rejected
 from unpod_bridge.outputs import Store
@@ -37,12 +37,24 @@ _LAST_WORDS_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """Under which name, epoch and time the bridge writes; `offset_s` is the log's time less this machine's."""
+    """Under which name, epoch and time the bridge writes, and after which index.
+
+    `offset_s` is the log's time less this machine's.
+    """
 
     session: str
     source: str
     epoch: int
     offset_s: float
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A receipt of which somebody wants to know where it stands."""
+
+    store: Store
+    stored: asyncio.Future[Stored]
 
 
 class Ledger:
@@ -69,9 +81,9 @@ class Ledger:
         self._writer = log.writer(fence=self._fence, on_failure=on_failure)
         self._on_state = on_state
         self._busy = busy
-        self._index = 0
+        self._index = writing.index
         self._evt: dict[str, str] = {}
-        self._paused: deque[tuple[Store, int]] = deque()
+        self._paused: deque[tuple[Store | _Awaited, int]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._put = 0
@@ -88,6 +100,16 @@ class Ledger:
         return self._writer.backlog + len(self._paused)
 
     @property
+    def writing(self) -> Writing:
+        """With what another ledger would go on after this one."""
+        return replace(self._writing, index=self._index)
+
+    @property
+    def index(self) -> int:
+        """The index of the last record that was put."""
+        return self._index
+
+    @property
     def failure(self) -> LogError | None:
         """Why nothing can be stored any more, or None."""
         return self._writer.failure
@@ -99,8 +121,7 @@ class Ledger:
             self._ended = store
         if self._paused or (store.withheld and store.channel == "evt"):
             self._paused.append((store, self._index))
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._start_draining()
         else:
             self._write(store, self._index, store.data or encode(store.body))
         if self._timer is None:
@@ -113,13 +134,11 @@ class Ledger:
         Raises:
             LogError: it is not stored.
         """
-        await self.flush()
+        stored: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._index += 1
-        store = Store("ack", body)
-        headers = self._headers(store, self._index)
-        stored = await self._log.append(self._subjects.ack, encode(body), headers, fence=self._fence)
-        self._appended += 1
-        return stored
+        self._paused.append((_Awaited(Store("ack", body), stored), self._index))
+        self._start_draining()
+        return await stored
 
     async def flush(self) -> None:
         """Return once everything put so far is stored.
@@ -193,11 +212,17 @@ class Ledger:
         self._put += 1
         self.unstored_bytes += len(data)
 
+    def _start_draining(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+
     async def _drain(self) -> None:
         try:
             while self._paused:
                 store, index = self._paused[0]
-                if store.withheld and store.channel == "evt":
+                if isinstance(store, _Awaited):
+                    await self._write_and_wait(store, index)
+                elif store.withheld and store.channel == "evt":
                     await self._tell(store, index)
                     self._write(store, index, encode(withhold(store.body)))
                 else:
@@ -205,6 +230,25 @@ class Ledger:
                 self._paused.popleft()
         finally:
             self._task = None
+
+    async def _write_and_wait(self, awaited: _Awaited, index: int) -> None:
+        """Store a receipt after all that was put before it, and before all that is put after it."""
+        data, headers = encode(awaited.store.body), self._headers(awaited.store, index)
+        while True:
+            try:
+                await self._writer.flush()
+                stored = await self._log.append(self._subjects.ack, data, headers, fence=self._fence)
+            except LogError as error:
+                if isinstance(error, (LogUnavailable, LogFull)) and self._writer.failure is None:
+                    await self._clock.sleep(_RETRY_S)
+                    continue
+                if not awaited.stored.done():
+                    awaited.stored.set_exception(error)
+            else:
+                self._appended += 1
+                if not awaited.stored.done():
+                    awaited.stored.set_result(stored)
+            return
 
     async def _tell(self, store: Store, index: int) -> None:
         headers = {**self._headers(store, index), LIVE_SUBJECT: self._subject(store)}

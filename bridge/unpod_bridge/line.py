@@ -23,11 +23,12 @@ from unpod_bridge import outputs as do
 from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.frames import read_frame
 from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.link import Link
 from unpod_bridge.outputs import Output
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import Job, LineServices, Place, appoint, take_line
+from unpod_bridge.redial import LET_GO
 from unpod_bridge.relay import Relay
-from unpod_bridge.sockets import DialError, Ear, Socket
 from unpod_bridge.urls import with_token
 
 __all__ = ["Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
@@ -68,16 +69,12 @@ class Line:
         self._subjects: CallSubjects | None = None
         self._reader: OwnerRecords | None = None
         self._ledger: Ledger | None = None
-        self._socket: Socket | None = None
-        self._closing: set[Socket] = set()
-        self._ear: Ear | None = None
-        self._dialling: asyncio.Task[None] | None = None
+        self._link = Link(services.dialer, job.job_id, lambda: with_token(job.bridge_url, job.call_token), self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._flushing = False
-        self._deaf = False
         self._rejected = 0
         self._started_at: float | None = None
         self._done: asyncio.Future[LineResult] | None = None
@@ -123,9 +120,8 @@ class Line:
                 )
         self._feed(self._relay.on_frame(frame, self._clock.now()))
         ledger = self._ledger
-        if ledger is not None and not self._deaf and ledger.backlog > self._settings.busy and self._socket is not None:
-            self._deaf = True
-            self._socket.pause_reading()
+        if ledger is not None and ledger.backlog > self._settings.busy:
+            self._link.pause_reading()
 
     def on_pong(self, token: bytes) -> None:
         """Take a pong of the worker."""
@@ -135,8 +131,16 @@ class Line:
     def on_lost(self, code: int | None, reason: str) -> None:
         """The socket is gone."""
         logger.info("job %s: the call socket is gone, close code %s", self._job.job_id, code)
-        self._turn_away()
+        self._link.turn_away()
         self._feed(self._relay.on_lost(code, reason, self._clock.now()))
+
+    def on_open(self) -> None:
+        """The socket is open."""
+        self._feed(self._relay.on_open(self._clock.now()))
+
+    def on_dial_failed(self, status: int | None) -> None:
+        """There is no socket."""
+        self._feed(self._relay.on_dial_failed(status, self._clock.now()))
 
     def _on_live(self, message: Message) -> None:
         subjects = self._subjects
@@ -188,53 +192,16 @@ class Line:
         self._feed(self._relay.flush(self._clock.now()))
 
     def _dial(self, _: do.Dial) -> None:
-        ear = self._ear = Ear(self)
-        self._dialling = asyncio.get_running_loop().create_task(self._open(ear))
-        self._watch(self._dialling)
-
-    async def _open(self, ear: Ear) -> None:
-        job, services = self._job, self._services
-        try:
-            socket = await services.dialer.dial(with_token(job.bridge_url, job.call_token), ear)
-        except (DialError, ValueError) as error:
-            status = error.status if isinstance(error, DialError) else None
-            reason = str(error) if isinstance(error, DialError) else "bridge_url is not a URL"
-            logger.warning("job %s: the dial failed: %s", job.job_id, reason)
-            if ear.hears:
-                self._feed(self._relay.on_dial_failed(status, self._clock.now()))
-            return
-        if not ear.hears:
-            self._leave(socket, 1000)
-            return
-        self._socket = socket
-        self._feed(self._relay.on_open(self._clock.now()))
+        self._watch(self._link.dial())
 
     def _write(self, output: do.Write) -> None:
-        if self._socket is not None:
-            self._socket.write(output.data)
+        self._link.write(output.data)
 
     def _ping(self, output: do.Ping) -> None:
-        if self._socket is not None:
-            self._socket.ping(output.token)
+        self._link.ping(output.token)
 
     def _hang_up(self, output: do.Close) -> None:
-        socket = self._socket
-        self._turn_away()
-        if socket is not None:
-            self._leave(socket, output.code)
-
-    def _leave(self, socket: Socket, code: int) -> None:
-        socket.close(code)
-        self._closing.add(socket)
-
-    def _turn_away(self) -> None:
-        """Hear nothing more of the socket, or of the dial that is under way."""
-        if self._ear is not None:
-            self._ear.turn_away()
-        if self._socket is None and self._dialling is not None:
-            self._dialling.cancel()
-        self._ear = self._socket = self._dialling = None
-        self._deaf = False
+        self._link.close(output.code)
 
     def _store(self, output: do.Store) -> None:
         ledger = self._ledger
@@ -258,7 +225,7 @@ class Line:
             self._spawn(self._hand_in(self._reader, output))
 
     async def _hand_in(self, reader: OwnerRecords, wanted: do.Fetch) -> None:
-        async for owned in reader.between(self._services.log, self._relay.epoch, wanted.first, wanted.last):
+        async for owned in reader.between(self._services.log, self._relay.owner.epoch, wanted.first, wanted.last):
             self._feed(self._relay.on_owned(owned, self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------------- the start
@@ -274,7 +241,7 @@ class Line:
             logger.warning("job %s: the call is up, and cannot be placed: %s", self._job.job_id, error)
             placed = False
             if self._ledger is None:  # nothing of it is in the log
-                self._hang_up(do.Close(1012 if isinstance(error, Fenced) else 1000))
+                self._link.close(LET_GO if isinstance(error, Fenced) else 1000)
                 await self._give_back("the call could not be placed", LineResult("lost", 0.0, connected=False))
                 return
         self._place_open = not placed
@@ -290,7 +257,7 @@ class Line:
             self._subscriptions.append(await services.bus.subscribe(subject, handler))
         self._ledger = await take_line(services, subjects, self._job, session, self._open_ledger)
         epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id)
-        self._relay.appoint(epoch)
+        self._feed(self._relay.owner.appoint(epoch))
         return await self._place.start(session, epoch, first)
 
     def _open_ledger(self, writing: Writing) -> Ledger:
@@ -310,7 +277,7 @@ class Line:
     def _on_log_failure(self, error: LogError) -> None:
         if isinstance(error, Fenced):
             logger.warning("job %s: another bridge holds the line", self._job.job_id)
-            self._hang_up(do.Close(1012))
+            self._link.close(LET_GO)
             self._finish(LineResult("lost", self._duration(), connected=True))
             return
         logger.error("job %s: the event log takes no more: %s", self._job.job_id, error)
@@ -318,9 +285,8 @@ class Line:
 
     def _on_log_state(self, away: bool) -> None:  # noqa: FBT001 - the ledger's callback
         relay, ledger, now = self._relay, self._ledger, self._clock.now()
-        if self._deaf and self._socket is not None and (ledger is None or ledger.backlog < self._settings.busy // 4):
-            self._deaf = False
-            self._socket.resume_reading()
+        if ledger is None or ledger.backlog < self._settings.busy // 4:
+            self._link.resume_reading()
         if not away:
             self._feed(relay.log_back())
             return
@@ -350,7 +316,7 @@ class Line:
                 self._finish(result)
 
     def _over(self, output: do.Over) -> None:
-        self._turn_away()
+        self._link.turn_away()
         self._finish(LineResult(output.reason, self._duration(), connected=True))
 
     def _finish(self, result: LineResult) -> None:
@@ -363,9 +329,7 @@ class Line:
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._socket is not None:
-            self._leave(self._socket, 1012)  # never 1000: we give up, the caller does not
-        self._turn_away()
+        self._link.close(LET_GO)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -376,8 +340,7 @@ class Line:
             await subscription.close()
         if self._ledger is not None:
             await self._ledger.close()
-        for socket in self._closing:
-            await socket.wait_closed()
+        await self._link.wait_closed()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self._watch(asyncio.get_running_loop().create_task(work))
@@ -393,7 +356,7 @@ class Line:
             logger.warning("job %s: %s", self._job.job_id, error)
         elif error is not None:
             logger.error("job %s: %s", self._job.job_id, _where(error))
-            self._hang_up(do.Close(1012))
+            self._link.close(LET_GO)
             self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
 
 

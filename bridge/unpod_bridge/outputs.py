@@ -15,7 +15,7 @@ from unpod_bridge.frames import Frame
 class Owned(Struct, frozen=True):
     """A record of the owner as the bridge needs it: a command, or None for one that only takes an index.
 
-    `refusal` is why a command cannot be read.
+    `refusal` is why a command cannot be read; `settled` is up to which of our records all handlers have returned.
     """
 
     epoch: int
@@ -23,6 +23,7 @@ class Owned(Struct, frozen=True):
     id: str = ""
     command: AnyCommand | None = None
     refusal: str = ""
+    settled: int = 0
 
 
 class Dial(Struct, frozen=True):
@@ -45,6 +46,16 @@ class Close(Struct, frozen=True):
     """Close the socket, or give up the dial that is under way."""
 
     code: int
+
+
+class Leave(Struct, frozen=True):
+    """Close the socket, and hear what is on its way until the worker has closed it, too."""
+
+    code: int
+
+
+class Left(Struct, frozen=True):
+    """The link is given up, and everything about it was put before this: another bridge goes on."""
 
 
 class Store(Struct, frozen=True):
@@ -96,4 +107,4 @@ class Over(Struct, frozen=True):
     reason: str
 
 
-Output = Dial | Write | Ping | Close | Store | AskAgain | Fetch | Begin | Failed | Over
+Output = Dial | Write | Ping | Close | Leave | Left | Store | AskAgain | Fetch | Begin | Failed | Over

@@ -46,7 +46,9 @@ class OwnerRecords:
             envelope = from_headers(message.headers)
         except ProtocolViolation:
             return None
-        return self._command(message, subject, envelope) if command else Owned(envelope.epoch, envelope.index)
+        if command:
+            return self._command(message, subject, envelope)
+        return Owned(envelope.epoch, envelope.index, settled=envelope.settled)
 
     async def between(self, log: EventLog, since: int, first: int, last: int) -> AsyncIterator[Owned]:
         """Yield what the log has of the owner's records `first` to `last`, none of which is older than `since`.
@@ -63,7 +65,7 @@ class OwnerRecords:
         try:
             record: Record = codec.read(self._all, subject, message.headers, message.data)
         except ProtocolViolation:
-            return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNREADABLE)
+            return Owned(envelope.epoch, envelope.index, envelope.id, None, _UNREADABLE, envelope.settled)
         if isinstance(record.body, _COMMANDS):
-            return Owned(envelope.epoch, envelope.index, envelope.id, record.body)
-        return Owned(envelope.epoch, envelope.index, envelope.id, refusal=_UNKNOWN)
+            return Owned(envelope.epoch, envelope.index, envelope.id, record.body, "", envelope.settled)
+        return Owned(envelope.epoch, envelope.index, envelope.id, None, _UNKNOWN, envelope.settled)

@@ -8,8 +8,10 @@ ping; a socket that dies before leaves it `unknown`, and it is not repeated.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod_bridge import frames
@@ -39,7 +41,7 @@ class Performer:
         self._early: dict[int, Owned] = {}
         self._queue: deque[Owned] = deque()
         self._queued_size = 0
-        self._seen: dict[str, None] = {}
+        self._seen: dict[str, int] = {}
         self._claim = ""
         self._claim_stored = False
         self._pending: dict[bytes, Owned] = {}
@@ -72,10 +74,67 @@ class Performer:
             self._call.out.append(Fetch(self.index + 1, min(self._early) - 1))
             self._call.timers["fetch"] = now + self._call.settings.fetch_s
 
+    def inherit(self, records: Sequence[Owned], last: int, now: float) -> list[str]:
+        """The owner is gone: take what it has stored, up to `last`, and forget what else it has sent.
+
+        Returns the ids of the commands that are performed, or will be, and that no log has.
+        """
+        self._early.clear()
+        self._call.timers.pop("fetch", None)
+        for owned in records:
+            if owned.index > self.index:
+                self.index = owned.index
+                self._arrived(owned)
+        unlogged = [identifier for identifier, index in self._seen.items() if index > last]
+        unlogged += self._forget_after(last)
+        self._call.speech.leave(frozenset(end.turn for end in self._ends_that_wait()))
+        self.pump(now)
+        for end in self._ends_that_wait():  # nobody is left to ask for what is missing of a reply
+            if self._call.up and self._end_that_waits() is end and self._call.speech.lacks(end):
+                self.give_up(now)
+        self.index = last
+        self.performed = self._queue[0].index - 1 if self._queue else last
+        return unlogged
+
+    def go_on(self, records: Sequence[Owned], last: int) -> None:
+        """Go on where another bridge has stopped: of what the owners have stored up to `last`, these are to be done."""
+        self._seen.update(dict.fromkeys(self._call.outcomes, 0))
+        for owned in records:
+            self._arrived(owned)
+        self.index = last
+        self.performed = self._queue[0].index - 1 if self._queue else last
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a claim waits for its place in the log, or a verb for the worker's word that it has come."""
+        return bool(self._claim or self._pending)
+
+    def _forget_after(self, last: int) -> list[str]:
+        """Forget the commands that wait and are not stored, but for one whose claim is, and a pause, which counts."""
+        call, kept = self._call, deque[Owned]()
+        unlogged: list[str] = []
+        for owned in self._queue:
+            command = owned.command
+            if owned.index <= last:
+                kept.append(owned)
+            elif owned.id == self._claim or isinstance(command, cmd.PauseRecording):
+                kept.append(replace(owned, index=last))
+                unlogged.append(owned.id)
+            elif isinstance(command, cmd.Say):
+                self._queued_size -= len(command.text or "")
+            elif isinstance(command, cmd.EndCall):
+                call.asked = None
+        self._queue = kept
+        return unlogged
+
+    def _ends_that_wait(self) -> list[cmd.EndReply]:
+        return [owned.command for owned in self._queue if isinstance(owned.command, cmd.EndReply)]
+
     def _arrived(self, owned: Owned) -> None:
         command, call = owned.command, self._call
         if isinstance(command, cmd.PauseRecording) and self._pausable():
             call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
+            call.speech.private = True
         elif isinstance(command, cmd.EndCall):
             call.asked = call.asked or command.reason
         size = len(command.text or "") if isinstance(command, cmd.Say) else 0
@@ -113,7 +172,7 @@ class Performer:
             return True
         if not self._call.up or not _PERFORM[type(command)](self, owned, now):
             return False
-        self._seen[owned.id] = None
+        self._seen[owned.id] = owned.index
         if len(self._seen) > _REMEMBERED:
             del self._seen[next(iter(self._seen))]
         return True
@@ -244,6 +303,7 @@ class Performer:
             self._send(owned, now)
         if isinstance(owned.command, cmd.ResumeRecording):  # a pause may wait behind it, and counts since it arrived
             call.paused = any(isinstance(later.command, cmd.PauseRecording) for later in self._queue)
+            call.speech.private = call.paused
         return True
 
     def _claimed(self, owned: Owned, now: float) -> bool:
@@ -263,14 +323,18 @@ class Performer:
         self._pending[token] = owned
         call.write([*call.speech.flush(), data])
         call.out.append(Ping(token))
-        if isinstance(command, cmd.EndCall):
-            self._ends(command.reason, now + call.settings.end_grace_s)
-        elif isinstance(command, cmd.Transfer) and command.mode == "cold":
-            self._ends("transferred", now + call.settings.transfer_grace_s)
+        self.ends(command, now)
         return True
 
-    def _ends(self, reason: str, latest: float) -> None:
-        call = self._call
+    def ends(self, command: object, now: float) -> None:
+        """Expect the worker to close, where a command that it was sent asks for that."""
+        call, settings = self._call, self._call.settings
+        if isinstance(command, cmd.EndCall):
+            reason, latest = command.reason, now + settings.end_grace_s
+        elif isinstance(command, cmd.Transfer) and command.mode == "cold":
+            reason, latest = "transferred", now + settings.transfer_grace_s
+        else:
+            return
         call.ending = call.ending or reason
         call.timers["ending"] = min(latest, call.timers.get("ending", latest))
 

@@ -33,6 +33,7 @@ class Job:
     bridge_url: str = field(repr=False)
     call_token: str = field(repr=False)
     metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
+    dev: bool = False
 
 
 class Place(Protocol):
@@ -75,7 +76,7 @@ async def take_line(
     """
     log, clock = services.log, services.clock
     taken = ev.LineTaken(bridge=services.bridge_id, job_id=job.job_id)
-    headers = _headers(services, "line", taken, session_id)
+    headers = placement_headers(services, "line", taken, session_id)
     stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, 0))
     asked_at = clock.now()
     record = await log.last(subjects.line)
@@ -97,13 +98,13 @@ async def appoint(
     ledger.put(Store("evt", begin.started.body, begin.started.data))
     await ledger.flush()
     owner = ev.OwnerAppointed(runner=runner_id)
-    headers = _headers(services, "own", owner, begin.session_id)
+    headers = placement_headers(services, "own", owner, begin.session_id)
     own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, 0))
     first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))
     return own.seq, first.seq
 
 
-def _headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> dict[str, str]:
+def placement_headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> dict[str, str]:
     """Return the headers of a placement.
 
     Its id is made once for each attempt to place a call: with one that could be derived again, a second attempt would

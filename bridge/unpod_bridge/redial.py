@@ -9,6 +9,11 @@ from unpod_bridge.call_state import RelaySettings
 HANG_UP: Final = frozenset({1000, 1001})
 PAIRING_UNKNOWN: Final = 4003
 ALREADY_CONNECTED: Final = 4009
+PROTOCOL_ERROR: Final = 1002
+LET_GO: Final = 1012
+"""How we close a socket whose call goes on: never with 1000, which would be a hang-up."""
+REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
+"""What a dial is answered with that meets an unknown pairing: closing before the WebSocket is accepted gives 403."""
 
 
 class Redial:
@@ -28,6 +33,10 @@ class Redial:
     def latest(self) -> float:
         """When a link has to be back."""
         return (self._dropped_at or 0.0) + self._settings.buffer_s
+
+    def adopted(self, now: float) -> None:
+        """The link is lost, and with it the bridge that had it."""
+        self._dropped_at = now
 
     def attached(self, now: float) -> None:
         """The link is up."""

@@ -9,6 +9,7 @@ carries out what each method returns, in order. The phases of the link to the wo
               ▲                                │                       │                        │
               └────────── a drop, a stall or a wrong order ───────────┴────────────────────────┘
     any ── hang-up, cancel, refused or exhausted redial ─▶ over
+    open ── leave ─▶ leaving ── the worker has closed ─▶ over, and another bridge goes on
 
 A drop (1006, 1011, 1012, 1013, no code) is redialled; 1000 and 1001 are a hang-up. While there is no link, commands and
 pieces of speech wait. All that another bridge needs to go on is in the log: epochs, indexes, receipts, claims.
@@ -22,19 +23,20 @@ from typing import Final, Literal
 from unpod.core import events as ev
 from unpod.core.live import Delta
 from unpod_bridge import frames
+from unpod_bridge.accounts import RECEIPT, Accounts
+from unpod_bridge.adopted import Adopted, restore
 from unpod_bridge.call_state import CallState, RelaySettings
 from unpod_bridge.filler import Filler
-from unpod_bridge.flood import Flood
 from unpod_bridge.frames import Frame
-from unpod_bridge.outputs import Begin, Close, Dial, Failed, Output, Over, Owned, Store
+from unpod_bridge.outbox import Outbox
+from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned
 from unpod_bridge.performer import Performer
-from unpod_bridge.redial import HANG_UP, PAIRING_UNKNOWN, Redial
+from unpod_bridge.redial import HANG_UP, LET_GO, PAIRING_UNKNOWN, PROTOCOL_ERROR, REFUSED_STATUS, Redial
 from unpod_bridge.speech import Speech
+from unpod_bridge.tenure import Tenure
+from unpod_bridge.vacancy import END, FILLER, PHRASE, Vacancy
 
-Phase = Literal["idle", "dialling", "greeting", "acked", "open", "over"]
-
-REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
-PROTOCOL_ERROR: Final = 1002
+Phase = Literal["idle", "dialling", "greeting", "acked", "open", "leaving", "over"]
 
 
 class Relay:
@@ -46,15 +48,18 @@ class Relay:
         self._call = CallState(settings=settings, speech=Speech(settings.buffer_bytes))
         self._performer = Performer(self._call)
         self._filler = Filler(self._call)
+        self._vacancy = Vacancy(self._call, self._filler)
         self._redial = Redial(settings)
-        self._flood = Flood(settings)
+        self._outbox = Outbox(self._call)
+        self._take = self._outbox.take
+        accounts = Accounts(self._call, self._filler, self._outbox)
+        self._speak, self._spoken, self._receipt = accounts.speak, accounts.spoken, accounts.receipt
+        self.owner = Tenure(self._call, self._performer, self._vacancy, self._outbox, self._spoken)
+        """Who is heard as the session's owner, and what a new one has to know."""
         self.phase: Phase = "idle"
         self.started = False
-        self._begun = False
         self.session_id = ""
         self._hello: Frame | None = None
-        self._unstored: list[Store | Over] = []
-        self._unstored_size = 0
         self._reattached = 0
 
     # ---------------------------------------------------------------------------------------------------------- shell
@@ -69,18 +74,6 @@ class Relay:
     def joined(self) -> bool:
         """Whether speech waits for `flush` at the end of this turn of the event loop."""
         return self._call.up and self._call.speech.joined
-
-    @property
-    def epoch(self) -> int:
-        """The owner's epoch, 0 before there is one."""
-        return self._call.epoch
-
-    def _take(self) -> list[Output]:
-        out, self._call.out = self._call.out, []
-        if self._begun:
-            return out
-        self._unstored += [output for output in out if isinstance(output, (Store, Over))]
-        return [output for output in out if not isinstance(output, (Store, Over))]
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
@@ -97,6 +90,32 @@ class Relay:
         self._dial(now)
         return self._take()
 
+    def adopt(self, past: Adopted, now: float) -> list[Output]:
+        """Go on with a call that another bridge had: dial the worker again."""
+        self.started, self.session_id, self._reattached = True, past.session_id, past.attempts
+        self._outbox.begin()
+        restore(past, self._call, self._performer, self._filler, now)
+        self._redial.adopted(now)
+        self._wait(0.0, now)
+        return self._take()
+
+    def leave(self, now: float) -> list[Output]:
+        """Let another bridge go on: write nothing more, and store how far we have come."""
+        if self.phase == "open":
+            self._speak(now)
+            self.phase, self._call.up = "leaving", False
+            self._call.out.append(Leave(LET_GO))
+        elif self.phase not in ("leaving", "over"):
+            self._call.out.append(Close(LET_GO))
+            self._left(now)
+        return self._take()
+
+    def _left(self, now: float) -> None:
+        self._receipt(now)
+        self.phase, self._call.over = "over", True
+        self._call.timers.clear()
+        self._call.out.append(Left())
+
     def on_open(self, now: float) -> list[Output]:
         """The socket is open."""
         self.phase = "greeting"
@@ -107,13 +126,15 @@ class Relay:
     def on_dial_failed(self, status: int | None, now: float) -> list[Output]:
         """No socket; `status` is the HTTP status of a refusal."""
         if self.phase == "dialling":
-            # A server that closes before it has accepted the WebSocket answers with 403.
             self._down(PAIRING_UNKNOWN if status in REFUSED_STATUS else None, now)
         return self._take()
 
     def on_lost(self, code: int | None, reason: str, now: float) -> list[Output]:
         """The socket is gone; see `sockets.Receiver.on_lost`."""
         if self.phase in ("idle", "dialling", "over"):
+            return self._take()
+        if self.phase == "leaving":  # whatever code: it answers ours
+            self._left(now)
             return self._take()
         if code is None and reason:  # a message beyond every bound, or bytes that are no WebSocket frames
             self._evt(frames.rejected(b"", f"the socket was given up: {reason[:100]}"), now)
@@ -177,7 +198,7 @@ class Relay:
         self._call.out.append(Close(PROTOCOL_ERROR))
         self._down(None, now)
 
-    def _lost(self, now: float) -> None:
+    def _unlinked(self, now: float) -> None:
         self._end("lost", now, detail=f"no link to the worker for {self._settings.buffer_s:g} s")
 
     # ------------------------------------------------------------------------------------------------ from the worker
@@ -185,7 +206,7 @@ class Relay:
     def on_frame(self, frame: Frame, now: float) -> list[Output]:
         """Take one frame of the worker."""
         body = frame.body
-        if self.phase == "open":
+        if self.phase in ("open", "leaving"):
             if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
                 frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
             self._evt(frame, now)
@@ -212,15 +233,10 @@ class Relay:
             else:
                 self._first(body, self._hello, frame, now)
         elif frame.type in ("hello.ack", "call.started"):  # in the wrong order, or ill-typed
-            self._evt(self._out_of_order(frame), now)
+            self._evt(frames.out_of_order(frame), now)
             self._wrong(now)
         else:
             self._evt(frame, now)
-
-    def _out_of_order(self, frame: Frame) -> Frame:
-        if isinstance(frame.body, ev.FrameRejected):
-            return frame
-        return frames.rejected(frame.data, f"{frame.type} out of order", frame.type)
 
     def _first(self, body: ev.CallStarted, hello: Frame, frame: Frame, now: float) -> None:
         if not body.session_id:
@@ -239,7 +255,7 @@ class Relay:
             self._wrong(now)
             return
         self._reattached += 1
-        self._store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
+        self._outbox.store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
         self._performer.link_back()
         self._opened(now)
         if self._call.paused and "recording.pause" in self._call.verbs:
@@ -257,21 +273,15 @@ class Relay:
 
     def on_pong(self, token: bytes) -> list[Output]:
         """The worker has read what was written before a ping."""
-        if self.phase == "open":
+        if self.phase in ("open", "leaving"):
             self._performer.pong(token)
         return self._take()
 
     # --------------------------------------------------------------------------------------------- to and from the log
 
-    def appoint(self, epoch: int) -> None:
-        """The owner has its epoch: what it says is heard from here on."""
-        self._call.epoch = epoch
-
     def begin(self) -> list[Output]:
         """What has happened since `Begin` can be stored, and all that follows."""
-        self._begun = True
-        held, self._unstored = self._unstored, []
-        self._call.out.extend(held)
+        self._outbox.begin()
         return self._take()
 
     def stored(self, notify: str, now: float) -> list[Output]:
@@ -296,19 +306,9 @@ class Relay:
         self._end("error", now, detail=f"the event log did not answer for {self._settings.buffer_s:g} s")
 
     def _evt(self, frame: Frame, now: float) -> None:
-        """Store a frame, unless it is one of a flood that cannot be taken."""
-        if not self._flood.keeps(frame.body):
-            return
-        self._store("evt", frame.body, frame.data)
-        if not self._begun and self._unstored_size > self._settings.buffer_bytes and self.started:
+        self._outbox.frame(frame, started=self.started)
+        if self._outbox.overfull and self.started:
             self._end("error", now, detail="too much came before the call could be stored")
-
-    def _store(self, channel: Literal["evt", "ack"], body: ev.CallerEvent | ev.Receipt, data: bytes = b"") -> None:
-        if not self._begun:
-            self._unstored_size += len(data) + 64
-            if not self.started and self._unstored_size > self._settings.buffer_bytes:
-                return
-        self._call.out.append(Store(channel, body, data, withheld=self._call.paused))
 
     # ------------------------------------------------------------------------------------------------- from the owner
 
@@ -337,34 +337,19 @@ class Relay:
             self._speak(now)
         return self._take()
 
-    def _speak(self, now: float) -> None:
-        self._call.write(self._call.speech.flush())
-        self._spoken(now)
-
-    def _spoken(self, now: float) -> None:
-        """Account for what has just been handed to the worker."""
-        call, settings = self._call, self._settings
-        speech, timers = call.speech, call.timers
-        if speech.unreported and "receipt" not in timers:
-            timers["receipt"] = max(now + settings.first_receipt_s, call.last_receipt + settings.receipt_s)
-        self._filler.look(now)
-
-    def _receipt(self, now: float) -> None:
-        fact = self._call.speech.receipt()
-        if fact is not None:
-            self._call.last_receipt = now
-            self._store("ack", fact)
-
     def _give_up(self, now: float) -> None:
         self._performer.give_up(now)
         self._spoken(now)
+
+    def _vacant_too_long(self, now: float) -> None:
+        self._end("error", now, detail=f"no runner has taken the call over for {self._settings.vacant_s:g} s")
 
     # ------------------------------------------------------------------------------------------------------- the end
 
     def _fail(self, reason: str, *, cancelled: bool = False) -> None:
         if self.phase in ("dialling", "greeting", "acked") and cancelled:
             self._call.out.append(Close(1000))
-        self.phase = "over"
+        self.phase, self._call.over = "over", True
         self._call.timers.clear()
         self._call.out.append(Failed(reason, cancelled))
 
@@ -387,9 +372,10 @@ class Relay:
         self._receipt(now)
         call.up = False
         self._performer.over(clean=code in HANG_UP)
-        self._store("evt", ev.CallEnded(reason=reason, detail=self._flood.note(detail), close_code=code, by=by))
+        detail = self._outbox.note(detail)
+        self._outbox.store("evt", ev.CallEnded(reason=reason, detail=detail, close_code=code, by=by))
         call.out.append(Over(reason))
-        self.phase = "over"
+        self.phase, call.over = "over", True
         call.timers.clear()
 
     def _overdue(self, now: float) -> None:
@@ -399,12 +385,15 @@ class Relay:
 _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
     "dial": Relay._dial,  # noqa: SLF001 - the class's own table
     "handshake": Relay._wrong,  # noqa: SLF001
-    "buffer": Relay._lost,  # noqa: SLF001
+    "buffer": Relay._unlinked,  # noqa: SLF001
     "log": Relay._log_gone,  # noqa: SLF001
     "ending": Relay._overdue,  # noqa: SLF001
-    "receipt": Relay._receipt,  # noqa: SLF001
+    RECEIPT: lambda relay, now: relay._receipt(now),  # noqa: SLF001
     "filler": lambda relay, now: relay._filler.due(now),  # noqa: SLF001
     "fetch": lambda relay, now: relay._performer.fetch(now),  # noqa: SLF001
     "again": lambda relay, now: relay._performer.ask_again(now),  # noqa: SLF001
     "give_up": Relay._give_up,  # noqa: SLF001
+    FILLER: lambda relay, now: relay._vacancy.filler_due(now),  # noqa: SLF001
+    PHRASE: lambda relay, now: relay._vacancy.phrase_due(now),  # noqa: SLF001
+    END: Relay._vacant_too_long,  # noqa: SLF001
 }

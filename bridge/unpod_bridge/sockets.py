@@ -88,6 +88,10 @@ class Socket(Protocol):
         """Say goodbye; the receiver hears nothing more. The connection is cut if the other side does not answer."""
         ...
 
+    def leave(self, code: int) -> None:
+        """Say goodbye, and hear what is on its way: the receiver is told when the other side has said so, too."""
+        ...
+
     def abort(self) -> None:
         """Cut the connection at once; the receiver hears nothing more."""
         ...

@@ -1,8 +1,9 @@
 """The replies of one call on their way to the worker: in order, each ended once, and a count of what was handed over.
 
-A reply is known by (turn, part). Its pieces are numbered, and may come late, twice, or not at all: what is next goes
-out, what came early waits, what is missing is asked for. The gate: once a reply's end has been sent, nothing of that
-reply or of an earlier one is sent any more. Pure.
+A reply is known by its turn. Its pieces are numbered, and may come late, twice, or not at all: what is next goes out,
+what came early waits, what is missing is asked for. An owner that takes a reply over goes on with a higher part of it,
+whose pieces are numbered from 1; to the worker it is one reply. The gate: once a reply's end has been sent, nothing of
+that reply or of an earlier one is sent any more. Pure.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from unpod.core.live import Again, Delta
 from unpod_bridge import frames
 
 Key = tuple[int, int]
+"""A turn, and the part of its reply."""
+
 _FRAME_CHARS: Final = 64 * 1024
 """Joined pieces leave in frames of at most this many characters."""
 _OVERHEAD: Final = 64
@@ -24,7 +27,11 @@ _OVERHEAD: Final = 64
 
 
 class Open(Struct):
-    """The reply that is being spoken: `taken` pieces have left the queue; `deltas` with `chars` are on the socket."""
+    """The reply that is being spoken: `taken` pieces of its part have left the queue, `deltas` are on the socket.
+
+    `chars` and `text` are what is on the socket of all its parts; `private`: some of that is not to be kept, `untold`:
+    another bridge has put it there, so its text is not known here.
+    """
 
     key: Key
     taken: int = 0
@@ -32,20 +39,32 @@ class Open(Struct):
     chars: int = 0
     reported: int = 0
     cut: bool = False
+    private: bool = False
+    untold: bool = False
+    text: list[str] = []
 
 
 class Speech:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
-    __slots__ = ("_closed", "_held", "_held_size", "_joined", "_max_held", "_open", "finished")
+    __slots__ = (
+        "_first", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "_strange", "closed", "finished",
+        "private",
+    )  # fmt: skip
 
-    def __init__(self, max_held: int, *, closed: Key = (0, 0), reply: Open | None = None) -> None:
+    def __init__(self, max_held: int) -> None:
         self._max_held = max_held
         self._held: dict[Key, dict[int, Delta]] = {}
         self._held_size = 0
         self._joined: list[str] = []
-        self._open = reply
-        self._closed = closed
+        self._open: Open | None = None
+        self._last: Open | None = None
+        self._strange = False
+        self._first: tuple[Key, int] = ((0, 0), 1)
+        self.closed = 0
+        """The last turn whose reply has been ended."""
+        self.private = False
+        """Whether what is handed over now is not to be kept."""
         self.finished: list[ReplySpoken] = []
         """The last receipts of replies that have been ended; whoever stores them clears this."""
 
@@ -53,6 +72,11 @@ class Speech:
     def open_key(self) -> Key | None:
         """The reply that is open, or None."""
         return None if self._open is None else self._open.key
+
+    @property
+    def last(self) -> Open | None:
+        """The reply that was spoken last, open or not."""
+        return self._last
 
     @property
     def joined(self) -> bool:
@@ -71,20 +95,33 @@ class Speech:
 
     def spoke(self, turn: int) -> bool:
         """Whether anything of a turn's reply, or its end, was handed over."""
-        return self._closed[0] >= turn or (self._open is not None and self._open.key[0] >= turn)
+        return self.closed >= turn or (self._open is not None and self._open.key[0] >= turn)
+
+    def go_on(self, reply: ReplySpoken | None, *, closed: int, cut: bool, sure: bool) -> None:
+        """Go on where another bridge has stopped, `reply` being its last receipt of the reply that is open.
+
+        Unless that is `sure` to be all: pieces that came before the first that we hear may have been handed over, so
+        they count as if they had, and are never asked for.
+        """
+        self.closed, self._strange = closed, not sure
+        if reply is not None:
+            self._open = self._last = Open(
+                (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
+            )
 
     # ---------------------------------------------------------------------------------------------------------- pieces
 
     def offer(self, delta: Delta) -> bool:
         """Keep a piece until its turn has come; return False where it is of no use any more, or over the bound."""
         key, size = (delta.turn, delta.part), len(delta.text) + _OVERHEAD
-        current = self._open
-        if key <= self._closed or delta.n < 1 or self._held_size + size > self._max_held:
+        if delta.turn <= self.closed or delta.n < 1 or self._held_size + size > self._max_held:
             return False
-        if current is not None and (
-            key < current.key or (key == current.key and (current.cut or delta.n <= current.taken))
-        ):
+        if self._open is not None and not _wanted(self._open, key, delta.n):
             return False
+        if self._strange:
+            self._strange, self._first = False, (key, delta.n)
+            if self._open is not None and self._open.key == key:
+                self._open.taken = delta.n - 1
         pieces = self._held.setdefault(key, {})
         if delta.n in pieces:
             return False
@@ -102,7 +139,7 @@ class Speech:
             key = (delta.turn, delta.part)
             self._take(key, delta)
             if self._open is None or self._open.key != key:
-                written += self._overtake(key)
+                written += self._overtake(delta.turn)
             current = self._opened(key)
             current.taken = delta.n
             if delta.text:
@@ -122,6 +159,8 @@ class Speech:
         text = self._joined[0] if len(self._joined) == 1 else "".join(self._joined)
         self._joined = []
         current.chars += len(text)
+        current.text.append(text)
+        current.private = current.private or self.private
         return [frames.text_delta(text[at : at + _FRAME_CHARS]) for at in range(0, len(text), _FRAME_CHARS)]
 
     def cut(self) -> None:
@@ -129,32 +168,40 @@ class Speech:
         current = self._open
         if current is not None:
             current.cut = True
-            current.taken = current.deltas
-            self._joined = []
-            self._drop(current.key)
+            self._unjoin(current)
+            self._drop(current.key[0])
+
+    def leave(self, kept: frozenset[int]) -> None:
+        """The owner is gone: forget what it has sent and is not handed over, but of the turns whose replies it ended.
+
+        What comes next of the open reply is a new owner's.
+        """
+        if self._open is not None and self._open.key[0] not in kept:
+            self._unjoin(self._open)
+        for key in [key for key in self._held if key[0] not in kept]:
+            self._forget(key)
 
     # ------------------------------------------------------------------------------------------------------------ ends
 
     def lacks(self, end: EndReply) -> bool:
         """Whether pieces of the reply that `end` closes are missing, and the caller would hear them."""
-        key = (end.turn, end.part)
-        if key <= self._closed or end.reason in ("interrupted", "ended"):
+        if end.turn <= self.closed or end.reason in ("interrupted", "ended") or self._strange:
             return False
         current = self._open
-        if current is None or current.key != key:
-            return end.deltas > 0
-        return not current.cut and current.taken < end.deltas
+        if current is not None and current.key[0] == end.turn and current.cut:
+            return False
+        return self._taken((end.turn, end.part)) < end.deltas
 
     def end(self, key: Key) -> list[bytes]:
         """Return the end of a reply and what was joined before it; nothing if it has been sent."""
-        if key <= self._closed:
+        if key[0] <= self.closed:
             return []
-        written = [*self._overtake(key)]
+        written = [*self._overtake(key[0])]
         current = self._opened(key)
         written += [*self.flush(), frames.TEXT_END]
         self.finished.append(_receipt(current, ended=True))
-        self._closed, self._open = key, None
-        self._drop(key)
+        self.closed, self._open = key[0], None
+        self._drop(key[0])
         return written
 
     def receipt(self) -> ReplySpoken | None:
@@ -189,17 +236,22 @@ class Speech:
     # --------------------------------------------------------------------------------------------------------- private
 
     def _opened(self, key: Key) -> Open:
-        if self._open is None or self._open.key != key:
-            self._open = Open(key)
-        return self._open
-
-    def _overtake(self, key: Key) -> list[bytes]:
-        """End what is open before `key`: the worker's gate must not stay shut for a reply that nobody will end."""
         current = self._open
-        return [] if current is None or current.key >= key else self.end(current.key)
+        if current is None or current.key[0] != key[0]:
+            current = self._open = self._last = Open(key)
+        elif current.key != key:
+            current.key, current.taken, current.deltas, current.reported = key, 0, 0, 0
+        return current
+
+    def _overtake(self, turn: int) -> list[bytes]:
+        """End what is open before `turn`: the worker's gate must not stay shut for a reply that nobody will end."""
+        current = self._open
+        return [] if current is None or current.key[0] >= turn else self.end(current.key)
 
     def _taken(self, key: Key) -> int:
-        return self._open.taken if self._open is not None and self._open.key == key else 0
+        if self._open is not None and self._open.key == key:
+            return self._open.taken
+        return self._first[1] - 1 if key == self._first[0] else 0
 
     def _next(self) -> Delta | None:
         if not self._held:
@@ -214,13 +266,22 @@ class Speech:
             del self._held[key]
         self._held_size -= len(delta.text) + _OVERHEAD
 
-    def _drop(self, through: Key) -> None:
-        for key in [key for key in self._held if key <= through]:
-            self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self._held.pop(key).values())
+    def _unjoin(self, current: Open) -> None:
+        current.taken = current.deltas
+        self._joined = []
+
+    def _drop(self, through: int) -> None:
+        for key in [key for key in self._held if key[0] <= through]:
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self._held.pop(key).values())
 
 
 def _wanted(current: Open, key: Key, number: int) -> bool:
-    return key > current.key or (key == current.key and not current.cut and number > current.taken)
+    if key[0] != current.key[0]:
+        return key > current.key
+    return not current.cut and (key > current.key or (key == current.key and number > current.taken))
 
 
 def _receipt(reply: Open, *, ended: bool) -> ReplySpoken:

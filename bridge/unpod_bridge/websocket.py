@@ -134,8 +134,8 @@ class WebSocket:
     """One open socket (`sockets.Socket`)."""
 
     __slots__ = (
-        "_connection", "_deaf", "_doom", "_flushing", "_heard_at", "_loop", "_partial", "_partial_binary", "_receiver",
-        "_settings", "_stall", "_timer",
+        "_connection", "_deaf", "_doom", "_flushing", "_heard_at", "_leaving", "_loop", "_partial", "_partial_binary",
+        "_receiver", "_settings", "_stall", "_timer",
     )  # fmt: skip
 
     def __init__(self, connection: _Connection, receiver: Receiver, settings: SocketSettings) -> None:
@@ -147,6 +147,7 @@ class WebSocket:
         self._partial = bytearray()
         self._partial_binary = False
         self._deaf = False
+        self._leaving = False
         self._heard_at = self._loop.time()
         self._stall: asyncio.TimerHandle | None = None
         self._doom: asyncio.TimerHandle | None = None
@@ -187,8 +188,10 @@ class WebSocket:
 
     def closing(self) -> None:
         """The other side has said goodbye, or broken the WebSocket protocol: whoever listens need not wait for TCP."""
+        if self._leaving and self._connection.protocol.close_rcvd is None:
+            return  # we have said goodbye, and what is on its way counts
+        self._tell()
         if self._doom is None:
-            self._tell()
             self._doom = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
 
     def lost(self) -> None:
@@ -255,6 +258,18 @@ class WebSocket:
             protocol.send_close(code, reason[:100])
             self._flush()
         self.closing()
+
+    def leave(self, code: int) -> None:
+        """Say goodbye, and listen on (`Socket.leave`)."""
+        protocol = self._connection.protocol
+        if protocol.state is OPEN:
+            self._leaving = True
+            self._flush()
+            protocol.send_close(code)
+            self._flush()
+            self._doom = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
+        else:
+            self.closing()
 
     def abort(self) -> None:
         """Cut the connection (`Socket.abort`)."""

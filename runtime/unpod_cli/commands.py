@@ -49,7 +49,7 @@ def _json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
-@click.command(epilog=_DEMO_EXAMPLE)
+@click.command(short_help="See it work: six calls at once, on this machine.", epilog=_DEMO_EXAMPLE)
 @click.option(
     "--speed", type=_SPEEDS, default=2.0, show_default=True, help="How much faster than in real life people speak."
 )
@@ -67,7 +67,7 @@ def demo(*, speed: float, no_color: bool, as_json: bool) -> int:
     return run_demo(speed=speed, no_color=no_color, as_json=as_json)
 
 
-@click.command(epilog=_DEV_EXAMPLE)
+@click.command(short_help="Talk to your agent in the terminal.", epilog=_DEV_EXAMPLE)
 @click.argument("agent", metavar="AGENT.py[:NAME]")
 @click.option(
     "--speed", type=_SPEEDS, default=3.0, show_default=True, help="How much faster than in real life people speak."
@@ -86,7 +86,7 @@ def dev(*, agent: str, speed: float, no_color: bool, as_json: bool) -> int:
     return run_dev(agent, speed=speed, no_color=no_color, as_json=as_json)
 
 
-@click.command(epilog=_RUN_EXAMPLE)
+@click.command(short_help="Run an agent's runner.", epilog=_RUN_EXAMPLE)
 @click.argument("target", metavar="MODULE:RUNNER")
 def run(*, target: str) -> None:
     """Run the AgentRunner that a module defines, in this process.
@@ -106,7 +106,7 @@ def run(*, target: str) -> None:
     runner.start()
 
 
-@click.command(epilog=_BRIDGE_EXAMPLE)
+@click.command(short_help="Run a bridge, which carries the runners' calls.", epilog=_BRIDGE_EXAMPLE)
 @click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
 @click.option("--orchestrator-url", metavar="URL", help="Where to register; else UNPOD_ORCHESTRATOR_URL.")
 def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
@@ -125,7 +125,7 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
     return asyncio.run(run_bridge(config))
 
 
-@click.command(epilog=_ORCHESTRATOR_EXAMPLE)
+@click.command(short_help="Run the local orchestrator, for development.", epilog=_ORCHESTRATOR_EXAMPLE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
 @click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")

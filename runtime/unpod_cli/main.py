@@ -55,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: click.ClickException | UnpodError) -> int:
     """Say in one line on stderr what is wrong; return the exit status."""
-    message, status = str(error), FAILED
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    status = FAILED
     if isinstance(error, click.UsageError):
         command = "unpod" if error.ctx is None else error.ctx.command_path
-        message, status = f"{error.format_message().rstrip('.')}; see {command} --help", USAGE
+        message, status = f"{message.rstrip('.')}; see {command} --help", USAGE
     elif isinstance(error, Failure):
         status = error.status
     elif isinstance(error, ConfigurationError):

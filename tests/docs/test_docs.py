@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import click
 import pytest
-
 from tests.pages import ROOT, Block, blocks, run
+
 from unpod_cli.main import cli
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,9 +43,9 @@ class Page:
         """Run a block, and the tests in it."""
         if block.indented:
             block = self._completed(block)
-        if name := SAVED_AS.search(block.before):
-            self.module = sys.modules[name[1]] = ModuleType(name[1])
-            self.saved.add(name[1])
+        if saved := SAVED_AS.search(block.before):
+            self.module = sys.modules[saved[1]] = ModuleType(saved[1])
+            self.saved.add(saved[1])
             self._last = block
         namespace = vars(self.module)
         before = dict(namespace)
@@ -101,12 +100,10 @@ def lines(block: Block) -> Iterator[list[str]]:
 
 def check_unpod(words: list[str]) -> None:
     """Have the command line parse a command; nothing of it runs."""
-    if not words or words[0].startswith("-"):
-        cli.make_context("unpod", words or ["--version"])
-        return
-    command = cli.get_command(click.Context(cli), words[0])
+    parent = cli.context_class(cli, info_name="unpod", **cli.context_settings)
+    command = cli.get_command(parent, words[0])
     assert command is not None, f"there is no `unpod {words[0]}`"
-    command.make_context(words[0], words[1:])
+    command.make_context(words[0], words[1:], parent=parent)
 
 
 def check(words: list[str], block: Block) -> None:
@@ -174,5 +171,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", [page for page in PAGES if page.is_relative_to(ROOT / "docs")], ids=named)
 def test_every_page_can_be_reached(path: Path) -> None:
     index = ROOT / "docs" / "README.md"
-    linked = {(index.parent / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index.read_text())}
+    linked = {
+        (index.parent / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", index.read_text())
+    }
     assert path == index or path in linked or path.parent in linked, "docs/README.md does not lead here"

@@ -21,9 +21,11 @@ from unpod.adapters.scripted import ScriptedAdapter
 
 BURN_S = float(os.environ.get("UNPOD_FAULTS_BURN_S", "1"))
 FLOOD = int(os.environ.get("UNPOD_FAULTS_FLOOD", "300"))
+POURED, POURED_CHARS = 200, 60_000
 HUGE = 10 * 1024 * 1024
 LENGTH = int(os.environ.get("UNPOD_FAULTS_WORDS", str(WORDS)))
 PIECE_S = float(os.environ.get("UNPOD_FAULTS_PIECE_S", "0.01"))
+REPLY_TIMEOUT_S = 1.0
 VERSION = os.environ.get("UNPOD_FAULTS_VERSION", "1")
 
 
@@ -89,6 +91,16 @@ async def _slow(_: Session, __: Question) -> None:
     await asyncio.sleep(0.3)
 
 
+async def _twice(session: Session, asked: Question) -> None:
+    await session.say(f"first half {asked.name}")
+    await asyncio.sleep(0.2)
+    await session.say(f"second half {asked.name}")
+
+
+async def _doom(session: Session, _: Question) -> None:
+    session.data["doomed"] = True
+
+
 async def _hang(_: Session, __: Question) -> None:
     await asyncio.Event().wait()
 
@@ -106,6 +118,12 @@ async def _burn(_: Session, __: Question) -> None:
 async def _flood(session: Session, asked: Question) -> None:
     for number in range(FLOOD):
         await session.say(f"flood {asked.name} {number}")
+
+
+async def _pour(session: Session, asked: Question) -> None:
+    for number in range(POURED):
+        await session.say(f"poured {asked.name} {number} ".ljust(POURED_CHARS, "x"))
+        await asyncio.sleep(0.005)
 
 
 async def _kill(_: Session, __: Question) -> None:
@@ -134,8 +152,8 @@ async def _end(session: Session, _: Question) -> None:
 
 ORDERS: dict[str, Act] = {
     "say": _say, "count": _count, "step": _step, "slow": _slow, "hang": _hang, "raise": _raise, "burn": _burn,
-    "flood": _flood, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause, "resume": _resume,
-    "end": _end,
+    "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause, "resume": _resume,
+    "end": _end, "twice": _twice, "doom": _doom,
 }  # fmt: skip
 
 
@@ -146,6 +164,7 @@ async def handle(ctx: CallContext) -> None:
     session.dialog_machine = Brain()
     policy = os.environ.get("UNPOD_FAULTS_ON_RESUME", "continue")
     session.on_resume = policy  # type: ignore[assignment] - the test's own setting
+    session._driver.set(reply_timeout_s=REPLY_TIMEOUT_S)
 
     @session.on("user_turn")
     async def obey(text: str) -> None:
@@ -168,7 +187,7 @@ async def handle(ctx: CallContext) -> None:
     reason = await session.run()
     note("over", session=session.session_id, reason=reason)
     await session.step("bill", note, "bill", session=session.session_id)
-    if os.environ.get("UNPOD_FAULTS_CLEANUP") == "kill":
+    if session.data.get("doomed"):
         os.kill(os.getpid(), signal.SIGKILL)
     note("cleaned", session=session.session_id)
 

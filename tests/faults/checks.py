@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from tests.faults.load import Caller
+from tests.faults.matching import left_out
 from tests.faults.words import Word, question, words_in
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -36,7 +37,9 @@ class Allow:
 
     `drops`: sockets of calls may be lost. What was on one in the `shadow_s` before may be lost with it, and a reply that
     was being spoken be cut. `cut`: replies may be cut without that. `again`: a cut reply is said again by policy.
-    `reasons`: how calls may end. `raw`: frames that are none were sent, too. `cleanups`: a session may close so often.
+    `unstored`: the log takes nothing more at the end of a call; `unfinished`: the owner's last records neither. `forged`: others write, too. `skipped`: a hook may
+    be passed over. `reasons`: how calls may end. `tracebacks`: what may
+    stand in the processes' logs, of the agent's own code.
     """
 
     drops: bool = False
@@ -44,7 +47,11 @@ class Allow:
     cut: bool = False
     again: bool = False
     reasons: frozenset[str] = frozenset({"hangup"})
-    raw: bool = False
+    unstored: bool = False
+    unfinished: bool = False
+    forged: bool = False
+    skipped: bool = False
+    tracebacks: tuple[str, ...] = ()
     diverged: bool = False
 
 
@@ -81,8 +88,8 @@ class Observed:
         self.caller = caller
         self.call = caller.call
         self.allow = allow
-        self.records = list(records)
-        self.merged = merge(self.records)
+        self.records = [record for record in records if record.envelope.source != "forged" or not allow.forged]
+        self.merged = merge(records)
         self.state: SessionState = fold(self.merged)
         self.frames = caller.call.frames
 
@@ -108,35 +115,27 @@ class Observed:
     def drops(self) -> list[float]:
         """When sockets were lost, in seconds since the placing."""
         origin = self.call._worker.origin_s
-        return [at - origin for at, what in self.caller.line if what == "down"]
+        return [at - origin for at in self.caller.downs]
 
     @cached_property
     def missing(self) -> list[Frame]:
-        """The frames that the worker sent and the log does not have."""
-        logged = iter(
-            [
-                record
-                for record in self.merged
-                if record.channel == "evt" and record.envelope.type.removeprefix("evt.") not in MADE_BY_THE_BRIDGE
-            ]
-        )
-        following = next(logged, None)
-        missing: list[Frame] = []
-        for frame in self.frames:
-            if frame.direction == "in" or frame.event in HANDSHAKE or frame.event == "(raw)":
-                continue
-            if following is not None and _same(frame, following):
-                following = next(logged, None)
-            else:
-                missing.append(frame)
-        return missing
+        """The frames that the worker sent and the log does not have; where equal ones were sent, those that may be."""
+        logged = [
+            json.loads(record.data)
+            for record in self.merged
+            if record.channel == "evt" and record.envelope.type.removeprefix("evt.") not in MADE_BY_THE_BRIDGE
+        ]
+        sent = [
+            frame
+            for frame in self.frames
+            if frame.direction == "out" and frame.event not in HANDSHAKE and frame.event != "(raw)"
+        ]
+        return left_out(sent, logged, self.may_be_lost)
 
-
-def _same(frame: Frame, record: Record) -> bool:
-    payload = json.loads(record.data)
-    if payload.get("withheld"):
-        return bool(payload["event"] == frame.event)
-    return bool(payload == frame.raw)
+    def may_be_lost(self, frame: Frame) -> bool:
+        """Whether a frame was on a socket that was lost at the time."""
+        near = any(drop - self.allow.shadow_s <= frame.t_s <= drop + 0.05 for drop in self.drops)
+        return (self.allow.drops and near) or self.allow.unstored
 
 
 def look(caller: Caller, records: Sequence[Record], allow: Allow) -> Findings:
@@ -189,8 +188,7 @@ def _void_from(seen: Observed) -> dict[int, int]:
 def every_frame_is_stored(seen: Observed) -> Iterator[str]:
     """What the worker sent is in the log, in order; on a socket that was lost, up to a moment before."""
     for frame in seen.missing:
-        shadowed = any(drop - seen.allow.shadow_s <= frame.t_s <= drop + 0.05 for drop in seen.drops)
-        if not (seen.allow.drops and shadowed):
+        if not seen.may_be_lost(frame):
             yield f"the frame {frame.event} of {frame.t_s:.3f} s is not in the log"
 
 
@@ -238,10 +236,10 @@ def every_reply_is_ended_once(seen: Observed) -> Iterator[str]:
         if count > 1:
             yield f"the reply {key} was ended {count} times"
     unheard = sum(frame.event == "user.text" for frame in seen.missing)
-    if seen.call.ends_owed > unheard:
+    if seen.call.ends_owed > unheard and not seen.allow.unstored:
         yield f"{seen.call.ends_owed} ends are owed, with {unheard} questions lost"
     ends = len(seen.sent("agent.text.end"))
-    if not seen.drops and ends != len(ended):
+    if not seen.drops and not seen.allow.unfinished and ends != len(ended):
         yield f"the worker got {ends} ends, the log tells of {len(ended)}"
 
 
@@ -259,7 +257,7 @@ def every_question_has_its_answer(seen: Observed) -> Iterator[str]:
     """Each text in the log has one completed turn, in order; each whole answer is whole."""
     texts = [record.body for record in seen.merged if isinstance(record.body, ev.UserText) and record.body.is_final]
     turns = [record.body.turn_id for record in seen.merged if isinstance(record.body, ev.TurnCompleted)]
-    if turns != list(range(1, len(texts) + 1)):
+    if turns != list(range(1, len(texts) + 1)) and not seen.allow.unfinished:
         yield f"{len(texts)} questions in the log, and completed turns {_runs(turns)}"
     if seen.allow.cut or seen.allow.drops:
         return
@@ -270,6 +268,23 @@ def every_question_has_its_answer(seen: Observed) -> Iterator[str]:
             spoken = [word.word for word in seen.words if word.turn == asked.turn]
             if spoken != list(range(1, lengths.get(text.text, 0) + 1)):
                 yield f"the answer to {text.text!r} is {_runs(spoken)}"
+
+
+def every_order_is_carried_out(seen: Observed) -> Iterator[str]:
+    """What a question's hook has to say is said, with the state that the questions before it have made."""
+    if seen.drops or seen.allow.unstored or seen.allow.skipped:
+        return
+    said = {str(frame.raw["text"]) for frame in seen.sent("agent.say")}
+    asked = [question(record.body.text) for record in seen.of(ev.UserText) if isinstance(record.body, ev.UserText)]
+    for number, wanted in enumerate((one for one in asked if one is not None), 1):
+        phrases = {
+            "say": f"noted {wanted.name}",
+            "count": f"counted {wanted.name} {number}",
+            "twice": f"second half {wanted.name}",
+        }
+        for order, phrase in phrases.items():
+            if order in wanted.orders and phrase not in said:
+                yield f"{phrase!r} was not said"
 
 
 def the_fold_is_what_was_heard(seen: Observed) -> Iterator[str]:
@@ -295,7 +310,7 @@ def the_call_is_over(seen: Observed) -> Iterator[str]:
     ends = [record.body.reason for record in seen.merged if isinstance(record.body, ev.CallEnded)]
     if len(ends) != 1 or ends[0] not in seen.allow.reasons:
         yield f"the log tells of the ends {ends}"
-    for kind in (ev.CallCompleted, ev.SessionFinished):
+    for kind in () if seen.allow.unfinished else (ev.CallCompleted, ev.SessionFinished):
         count = len(seen.of(kind))
         if count != 1:
             yield f"{count} records of {kind.__name__}"
@@ -321,6 +336,13 @@ def nothing_diverged(seen: Observed) -> Iterator[str]:
     for record in seen.of(ev.Diverged):
         if not seen.allow.diverged:
             yield f"diverged: {record.body}"
+
+
+def nothing_forged_counts(seen: Observed) -> Iterator[str]:
+    """What was written by somebody else is in the stream, and not in the fold."""
+    for record in seen.merged:
+        if record.envelope.source == "forged":
+            yield f"the forged record {record.seq} (epoch {record.envelope.epoch}) is in the fold"
 
 
 def commands_are_answered(seen: Observed) -> Iterator[str]:
@@ -359,9 +381,11 @@ WRONG: tuple[Check, ...] = (
     every_reply_is_ended_once,
     answers_come_in_order,
     every_question_has_its_answer,
+    every_order_is_carried_out,
     the_fold_is_what_was_heard,
     the_call_is_over,
     there_is_one_owner_and_one_line,
     nothing_diverged,
+    nothing_forged_counts,
     commands_are_answered,
 )

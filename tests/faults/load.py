@@ -37,28 +37,29 @@ class Turn:
     length: int
     asked_at: float
     words: list[int] = field(default_factory=list)
+    heard_at: list[float] = field(default_factory=list)
     done_at: float | None = None
     given_up: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether the last word has come."""
-        return self.length in self.words
+        return not self.length or self.length in self.words
 
 
 class Caller:
     """One caller on one call."""
 
-    def __init__(self, number: int, call: Call, news: News, orders: Orders, length: int) -> None:
+    def __init__(self, number: int, call: Call, load: Load) -> None:
         self.number = number
         self.call = call
         self.turns: list[Turn] = []
-        self.line: list[tuple[float, str]] = []
-        """When the socket was `up` and `down`."""
+        self.downs: list[float] = []
+        self.ups: list[float] = []
+        """When the call's socket was lost, and when it was there again."""
         self.pieces = 0
-        self.length = length
-        self.orders = orders
-        self._news = news
+        self._load = load
+        self._news = load.news
         self._stopping = asyncio.Event()
         self._may_ask = asyncio.Event()
         self._may_ask.set()
@@ -80,23 +81,24 @@ class Caller:
             now = loop.time()
             match happening:
                 case DeltaCame(text):
-                    self._heard(text)
+                    self._heard(text, now)
                 case ReplyEnded():
                     self._ended(now)
-                case Connected():
-                    self.line.append((now, "up"))
+                case Connected(again=True):
+                    self.ups.append(now)
                 case LineDropped():
-                    self.line.append((now, "down"))
+                    self.downs.append(now)
                 case _:
                     continue
             self._news.tell()
         self._news.tell()
 
-    def _heard(self, text: str) -> None:
+    def _heard(self, text: str, now: float) -> None:
         for word in words_in(text):
             self.pieces += 1
             if word.call == self.number and 0 < word.turn <= len(self.turns):
                 self.turns[word.turn - 1].words.append(word.word)
+                self.turns[word.turn - 1].heard_at.append(now)
 
     def _ended(self, now: float) -> None:
         for turn in self.turns:
@@ -105,11 +107,12 @@ class Caller:
 
     # ------------------------------------------------------------------------------------------------------- talking
 
-    async def ask(self, orders: frozenset[str] = NO_ORDERS, *, length: int | None = None) -> Turn:
+    async def ask(self, orders: frozenset[str] = NO_ORDERS) -> Turn:
         """Ask the next question, once the line is up."""
         await self.call.connected(PATIENCE_S)
         question = Question(self.number, len(self.turns) + 1, orders)
-        turn = Turn(question, length or self.length, asyncio.get_running_loop().time())
+        lengths = [length for order, length in self._load.lengths.items() if order in orders]
+        turn = Turn(question, min(lengths, default=self._load.length), asyncio.get_running_loop().time())
         self.turns.append(turn)
         await self.call.user(question.text)
         return turn
@@ -125,7 +128,9 @@ class Caller:
         with suppress(CallOverError):
             while not self._stopping.is_set() and not self.call.over:
                 await self._may_ask.wait()
-                turn = await self.ask(self.orders(self, len(self.turns) + 1))
+                if self._stopping.is_set():
+                    return
+                turn = await self.ask(self._load.orders(self, len(self.turns) + 1))
                 try:
                     await self.answer(turn, ASK_AGAIN_S)
                 except TimeoutError:
@@ -142,6 +147,12 @@ class Caller:
     def hush(self) -> None:
         """Ask nothing more, for now."""
         self._may_ask.clear()
+
+    async def quiet(self) -> None:
+        """Return once no question waits for its answer any more."""
+        await self._news.until(
+            lambda: all(turn.done_at is not None or turn.given_up for turn in self.turns), "an end of the talk"
+        )
 
     def go_on(self) -> None:
         """Ask again."""
@@ -182,6 +193,8 @@ class Load:
         self.news = News()
         self.orders: Orders = lambda _, __: NO_ORDERS
         self.length = WORDS
+        """How many words an answer has, but for those to certain orders."""
+        self.lengths: dict[str, int] = {}
         self._orchestrator = orchestrator
         self._rng = rng
         self._pause_s = pause_s
@@ -202,16 +215,7 @@ class Load:
     async def dial(self, count: int, **options: object) -> list[Caller]:
         """Place `count` calls at once and return their callers, who say nothing yet."""
         calls = await asyncio.gather(*(self._orchestrator.place_call("agent", **options) for _ in range(count)))  # type: ignore[arg-type]
-        fresh = [
-            Caller(
-                len(self.callers) + number,
-                call,
-                self.news,
-                lambda caller, turn: self.orders(caller, turn),
-                self.length,
-            )
-            for number, call in enumerate(calls, 1)
-        ]
+        fresh = [Caller(len(self.callers) + number, call, self) for number, call in enumerate(calls, 1)]
         self.callers += fresh
         await asyncio.gather(*(caller.call.connected(PATIENCE_S) for caller in fresh))
         return fresh

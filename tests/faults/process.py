@@ -23,8 +23,9 @@ _NAME: Final = re.compile(r"\b((?:bridge|runner)-[0-9a-f]{8})\b")
 class Process:
     """A child that ends with the test at the latest; `label` is what a report calls it."""
 
-    def __init__(self, label: str, child: ChildProcess, output: Path) -> None:
+    def __init__(self, label: str, child: ChildProcess, output: Path, environment: Mapping[str, str]) -> None:
         self.label = label
+        self.environment = environment
         self.frozen = False
         self._child = child
         self._output = output
@@ -105,7 +106,7 @@ async def start(label: str, module: str, output: Path, environment: Mapping[str,
         child = await spawn_child(
             [sys.executable, "-m", module], env={**kept, **environment}, cwd=ROOT, output=file.fileno()
         )
-    return Process(label, child, output)
+    return Process(label, child, output, environment)
 
 
 async def until(

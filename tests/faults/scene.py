@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from tests.faults.checks import Allow, Findings, look
 from tests.faults.load import PATIENCE_S, Caller, Load, load
 from tests.faults.process import Process
 from tests.faults.stack import Setup, Stack, stack
+
+
+_TRACEBACK: Final = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,18 @@ class Scene:
         """Return at a random point: after so many more words of answers, mostly in the middle of some."""
         await self.load.words(self.rng.randint(1, 4 * len(self.load.callers)))
 
+    async def hush(self) -> None:
+        """Return when nobody says anything any more: between turns."""
+        for caller in self.load.living:
+            caller.hush()
+        for caller in self.load.living:
+            await caller.quiet()
+
+    def go_on(self) -> None:
+        """Let everybody talk again."""
+        for caller in self.load.living:
+            caller.go_on()
+
     # ------------------------------------------------------------------------------------------------ whom it hits
 
     async def runners(self) -> Counter[Process]:
@@ -97,17 +114,37 @@ class Scene:
         self.expected_deaths.add(process)
         await process.kill()
 
+    async def dead(self, process: Process) -> None:
+        """Return once a process has died of what it was told to."""
+        self.expected_deaths.add(process)
+        await process.exited()
+
+    async def moved(self, sessions: Sequence[str], old: Process) -> None:
+        """Return once another runner owns the sessions, or another bridge holds their lines."""
+        async with asyncio.timeout(PATIENCE_S):
+            for session in sessions:
+                while old in (await self.stack.owner(session), await self.stack.line(session)):
+                    await asyncio.sleep(0.02)
+
 
 Act = Callable[[Scene], Awaitable[None]]
 
 
+async def _nothing(_: Scene) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of faults.md, or one way to do it (`variant`); `within_s` None: nothing has to recover."""
+    """One row of faults.md, or one way to do it (`variant`).
+
+    `act` is the fault, `then` what is looked at once all calls are over; `within_s` None: nothing has to recover.
+    """
 
     number: int
     name: str
     act: Act
+    then: Act = _nothing
     variant: str = ""
     within_s: float | None = None
     setup: Setup = field(default_factory=Setup)
@@ -143,8 +180,8 @@ async def play(row: Row, seed: int, bounds: Bounds, directory: Path) -> Result:
     result = Result(row, seed, Findings())
     async with AsyncExitStack() as exits:
         try:
-            stacked = await exits.enter_async_context(stack(directory, row.setup))
             rng = random.Random(f"{row.key}:{seed}")  # noqa: S311 - a schedule that can be run again
+            stacked = await exits.enter_async_context(stack(directory, row.setup, rng.randint(*row.setup.failpoint_at)))
             talking = await exits.enter_async_context(load(stacked.orchestrator, rng))
             scene = Scene(stacked, talking, rng, bounds)
             await _play(row, scene, result)
@@ -165,6 +202,7 @@ async def _play(row: Row, scene: Scene, result: Result) -> None:
         await talking.finish()
         if row.closes:
             await scene.stack.closed([caller.session for caller in talking.callers], PATIENCE_S)
+        await row.then(scene)
     except Exception as error:  # noqa: BLE001 - all that can still be looked at is looked at
         scene.wrong.append(f"{type(error).__name__}: {error}")
     result.figures = scene.figures
@@ -176,8 +214,12 @@ async def _look(row: Row, scene: Scene, findings: Findings) -> None:
     for process in (*scene.stack.runners, *scene.stack.bridges):
         if not process.alive and process not in scene.expected_deaths:
             findings.wrong.append(f"{process!r} has died: {process.text[-300:]}")
-        if "Traceback" in process.text and "this hook always raises" not in process.text:
-            at = process.text.index("Traceback")
-            findings.wrong.append(f"{process!r} has a traceback in its log: {process.text[at - 200 : at + 1200]}")
+        findings.wrong += [f"{process!r} has logged: {trace[-1200:]}" for trace in _tracebacks(process.text, row.allow)]
     for caller in scene.load.callers:
         findings.add(look(caller, await scene.stack.records(caller.session), row.allow))
+
+
+def _tracebacks(text: str, allow: Allow) -> list[str]:
+    """Return the tracebacks in a process's log, but for those that are allowed."""
+    found = [match[0] for match in _TRACEBACK.finditer(text)]
+    return [trace for trace in found if not any(name in trace for name in allow.tracebacks)]

@@ -21,7 +21,7 @@ FAMILIES: dict[Channel, object] = {
     "own": ev.Placement,
 }
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
 integers = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 floats = st.floats(-1e9, 1e9)
 values = st.recursive(

@@ -8,9 +8,9 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
-
 from tests.property.strategies import of_struct
 from tests.unit.core.call_log import CallLog
+
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
@@ -68,8 +68,7 @@ class Pure:
         self.log.now += later
         if isinstance(what, str):
             what = self._of_the_open_turn(what)
-        is_frame = isinstance(what, FROM_BRIDGE)
-        given_ = self.log.bridge(what) if is_frame else what  # type: ignore[arg-type]
+        given_ = self.log.bridge(what) if isinstance(what, FROM_BRIDGE) else what
         self._carry_out(decide(self.log.state, given_, self.log.now, self.settings))  # type: ignore[arg-type]
         for _ in range(100):
             following = follow_up(self.log.state, self.log.now, self.settings)

@@ -8,9 +8,9 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
-
 from tests.property.strategies import of_struct
 from tests.unit.core.call_log import CallLog
+
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
@@ -132,6 +132,6 @@ def test_a_record_moves_its_own_writers_index_by_one(log: tuple[list[Record], li
 @given(of_struct(ev.OwnerChanged) | from_bridge, st.lists(from_owner, max_size=3))
 def test_no_record_makes_a_fold_fail(first: Struct, others: list[Struct]) -> None:
     log = CallLog()
-    log.bridge(first)  # type: ignore[arg-type]  # any of the family
+    log.bridge(first)
     for body in others:
-        log.owner(body)  # type: ignore[arg-type]
+        log.owner(body)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.property.strategies import ids
+
 from unpod.core.ids import command_id, derive, record_id
 from unpod.core.subjects import CHANNELS, MAX_TOKEN, TYPED, Address, Channel, Subjects, token
 from unpod.jetstream.wire import check_subject

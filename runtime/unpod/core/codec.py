@@ -98,14 +98,32 @@ def read(subjects: Subjects, subject: str, headers: Mapping[str, str], data: byt
     Raises:
         ProtocolViolation: subject, envelope or payload cannot be read, or contradict each other.
     """
+    channel, envelope = _outside(subjects, subject, headers)
+    body = decode(channel, envelope.type.partition(".")[2], envelope.version, data)
+    return Record(channel, envelope, body, seq, data)
+
+
+def salvage(subjects: Subjects, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:
+    """Return what is left of a message that `read` refuses: its place in the order, where the envelope is sound.
+
+    Its writer counted it, so who passed it over altogether would wait for its index for ever.
+    """
+    try:
+        channel, envelope = _outside(subjects, subject, headers)
+    except ProtocolViolation:
+        return None
+    return Record(channel, envelope, Unknown(type=envelope.type.partition(".")[2], data=data), seq, data)
+
+
+def _outside(subjects: Subjects, subject: str, headers: Mapping[str, str]) -> tuple[Channel, Envelope]:
+    """Return what a message says without its payload."""
     address = subjects.parse(subject)
     envelope = from_headers(headers)
     channel, _, event_type = envelope.type.partition(".")
     if channel != address.channel or (address.type and address.type != event_type):
         msg = f"envelope and subject disagree: {envelope.type!r} on {subject[:200]!r}"
         raise ProtocolViolation(msg)
-    body = decode(address.channel, event_type, envelope.version, data)
-    return Record(address.channel, envelope, body, seq, data)
+    return address.channel, envelope
 
 
 def describe(error: BaseException) -> str:

@@ -26,13 +26,17 @@ class Say(Command, frozen=True, tag="say"):
 
 
 class EndReply(Command, frozen=True, tag="reply.end"):
-    """End a reply: it has `deltas` pieces with `chars` characters in all, and each must have been written before."""
+    """End a reply: it has `deltas` pieces with `chars` characters in all, and each must have been written before.
+
+    `closing`: the brain has nothing more to say on this call, so an `EndCall` follows.
+    """
 
     turn: int
     part: int = 0
     deltas: int = 0
     chars: int = 0
     reason: ReplyEndReason = "done"
+    closing: bool = False
 
 
 class Interrupt(Command, frozen=True, tag="interrupt"):

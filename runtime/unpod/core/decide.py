@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -91,7 +91,7 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[str, float]]
     if settings.silence_timeout_s is not None and not state.speaking:
         found.append(("silence", state.quiet_since + settings.silence_timeout_s * (state.silences + 1)))
     if settings.max_duration_s is not None:
-        found.append(("max_duration", state.started_at + settings.max_duration_s))
+        found.append(("max_duration", state.timed_from + settings.max_duration_s))
     return found
 
 
@@ -159,7 +159,9 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
     steps: list[Step] = []
     if turn is not None:
         if turn.replying:
-            steps += [StopBrain(turn.number), *_agent_turn(turn)]
+            steps.append(StopBrain(turn.number))
+            if turn.sent:
+                steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
         steps += _complete(turn, now)
     for pending in state.queue:
         steps += _complete(turns.opened(pending, pending.at, withheld=state.paused), now)
@@ -198,7 +200,8 @@ def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -
     if turn is None or not isinstance(given, BrainFinished):
         return []
     end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if given.complete else []
-    return [*_end_reply(turn, "done" if turn.deltas else "empty"), *end, *_agent_turn(turn)]
+    reply_end = _end_reply(turn, "done" if turn.deltas else "empty", closing=given.complete)
+    return [*reply_end, *_agent_turn(turn), *end]
 
 
 def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
@@ -208,19 +211,25 @@ def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> 
     return _fail(turn, given.code, given.error)
 
 
-def _brain_reported(_: SessionState, given: Given, __: float, ___: Settings) -> list[Step]:
-    return [Append(given.fact), report_hooks(given.fact)] if isinstance(given, BrainReported) else []
+def _brain_reported(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    if not isinstance(given, BrainReported):
+        return []
+    fact = given.fact
+    if isinstance(fact, ev.LLMCalled) and state.has_withheld:
+        # The model was shown the whole conversation, the withheld part of it too.
+        fact = replace(fact, withheld=True)
+    return [Append(fact), report_hooks(fact)]
 
 
 def report_hooks(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHooks:
     """Return the hooks that a report of the brain fires."""
     if isinstance(fact, ev.ToolCalled):
-        return FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id)
+        return FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id, own=True)
     if isinstance(fact, ev.ToolReturned):
-        return FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id)
+        return FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id, own=True)
     fields = asdict(fact)
     del fields["withheld"]
-    return FireHooks("llm_call", kwargs=fields, turn=fact.turn_id)
+    return FireHooks("llm_call", kwargs=fields, turn=fact.turn_id, own=True)
 
 
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
@@ -235,7 +244,7 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
         steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
     if "silence" in reached:
         seconds = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
-        steps += [Append(ev.SilenceNoticed(seconds=seconds)), FireHooks("silence", (seconds,))]
+        steps += [Append(ev.SilenceNoticed(seconds=seconds)), FireHooks("silence", (seconds,), own=True)]
     return steps
 
 
@@ -248,7 +257,8 @@ def _verb(state: SessionState, given: Given, _: float, __: Settings) -> list[Ste
     if isinstance(command, cmd.Interrupt):
         return _interrupt(state)
     if isinstance(command, cmd.Transfer) and command.mode == "cold":
-        return [*_close_turn(state), Append(command), FireHooks("call_end", ("transferred",)), Finish("transferred")]
+        dropped = FireHooks("call_end", ("transferred",), own=True)
+        return [*_close_turn(state), Append(command), dropped, Finish("transferred")]
     return [Append(command)]
 
 
@@ -269,28 +279,38 @@ def _replying(state: SessionState, given: Given) -> Turn | None:
     return turn if turn.number == given.turn and turn.replying and not state.over else None
 
 
-def _end_reply(turn: Turn, reason: cmd.ReplyEndReason) -> list[Step]:
+def _end_reply(turn: Turn, reason: cmd.ReplyEndReason, *, closing: bool = False) -> list[Step]:
     """End the reply. Its id hangs on turn and part alone, so that whoever ends it, it is one command."""
-    end = cmd.EndReply(turn=turn.number, part=turn.part, deltas=turn.deltas, chars=len(turn.sent), reason=reason)
+    chars = len(turn.sent) - turn.said
+    end = cmd.EndReply(
+        turn=turn.number, part=turn.part, deltas=turn.deltas, chars=chars, reason=reason, closing=closing
+    )
     return [Append(end, cause=f"{turn.cause}:{turn.part}")]
 
 
 def _agent_turn(turn: Turn) -> list[Step]:
-    return [FireHooks("agent_turn", (turn.sent,), turn=turn.number)] if turn.sent else []
+    """Tell of a reply whose end has just been stored."""
+    return [FireHooks("agent_turn", (turn.sent,), turn=turn.number, own=True)] if turn.sent else []
 
 
 def _fail(turn: Turn, code: str, error: str) -> list[Step]:
-    return [
-        Append(ev.AdapterFailed(turn_id=turn.number, code=code, error=error)),
-        *_end_reply(turn, "failed"),
-        *_agent_turn(turn),
-        FireHooks("error", (code, error, "error", "adapter")),
-    ]
+    failed = ev.AdapterFailed(turn_id=turn.number, code=code, error=error)
+    return [*_end_reply(turn, "failed"), *_agent_turn(turn), Append(failed), failure_hooks(failed)]
+
+
+def failure_hooks(fact: ev.AdapterFailed) -> FireHooks:
+    """Return the hooks that a failure of the brain fires."""
+    return FireHooks("error", (fact.code, fact.error, "error", "adapter"), own=True)
 
 
 def _complete(turn: Turn, now: float) -> list[Step]:
     fact = turns.completed(turn, now)
-    return [Append(fact), FireHooks("turn_complete", kwargs=turn_fields(fact), turn=turn.number)]
+    return [Append(fact), completion_hooks(fact)]
+
+
+def completion_hooks(fact: ev.TurnCompleted) -> FireHooks:
+    """Return the hooks that the completion of a turn fires."""
+    return FireHooks("turn_complete", kwargs=turn_fields(fact), turn=fact.turn_id, own=True)
 
 
 def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:

@@ -90,12 +90,17 @@ class Append(Struct, frozen=True):
 
 
 class FireHooks(Struct, frozen=True):
-    """Run the hooks of an event, in order of registration."""
+    """Run the hooks of an event, in order of registration.
+
+    `own`: they tell of what the session itself did, and the nearest `Append` before this step is the record of it. Else
+    they tell of the bridge's record that was decided on.
+    """
 
     event: str
     args: tuple[object, ...] = ()
     kwargs: dict[str, object] = {}
     turn: int = 0
+    own: bool = False
 
 
 class AskBrain(Struct, frozen=True):

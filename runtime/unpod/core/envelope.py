@@ -2,7 +2,8 @@
 
 `Unpod-Epoch` is the stream sequence of the placement under which the writer wrote, `Unpod-Index` its place among that
 writer's records of the session (from 1, without gaps), `Unpod-Seen` the bridge index that an owner had consumed,
-`Unpod-Settled` the one up to which all its handlers had returned, `Unpod-Cause` the id of the record that it answers.
+`Unpod-Settled` the one up to which all its handlers had returned, `Unpod-Settled-Own` the owner's own index up to which
+the hooks on what it wrote itself had, `Unpod-Cause` the id of the record that it answers.
 Headers are printable ASCII: ids are percent-encoded. Nothing that a message says in `Nats-*` headers is believed.
 """
 
@@ -39,6 +40,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     version: int = VERSION
     seen: int = 0
     settled: int = 0
+    settled_own: int = 0
     cause: str = ""
     handler: str = ""
     traceparent: str = ""
@@ -61,6 +63,8 @@ def to_headers(envelope: Envelope) -> dict[str, str]:
         headers["Unpod-Seen"] = str(envelope.seen)
     if envelope.settled:
         headers["Unpod-Settled"] = str(envelope.settled)
+    if envelope.settled_own:
+        headers["Unpod-Settled-Own"] = str(envelope.settled_own)
     if envelope.cause:
         headers["Unpod-Cause"] = envelope.cause
     if envelope.handler:
@@ -98,6 +102,7 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
         index=_number(headers, "Unpod-Index"),
         seen=_number(headers, "Unpod-Seen"),
         settled=_number(headers, "Unpod-Settled"),
+        settled_own=_number(headers, "Unpod-Settled-Own"),
         cause=headers.get("Unpod-Cause", ""),
         handler=unquote(headers.get("Unpod-Handler", "")),
         traceparent=traceparent if _TRACEPARENT.match(traceparent) else "",

@@ -31,11 +31,15 @@ class RunnerAnnounced(Struct, frozen=True, kw_only=True):
 
 
 class BridgeAnnounced(Struct, frozen=True, kw_only=True):
-    """A bridge says that it is there, and how its registration of each agent key (`agent`, `agent@dev`) stands."""
+    """A bridge says that it is there, and how its registration of each agent key (`agent`, `agent@dev`) stands.
+
+    One that drains takes no more jobs, and other bridges may have those that it has released.
+    """
 
     bridge: str
     agents: dict[str, Registration] = {}
     detail: str = ""
+    draining: bool = False
     gone: bool = False
 
 

@@ -2,19 +2,28 @@
 
 A takeover runs the developer's code again from its first line, against the log. Whether a thing that the code asks for
 was done before is answered by its derived id; whether a hook must run again, by how far the former owner had *settled*:
-it said, with each record, up to which input of the bridge all its handlers had returned.
+it said, with each record, up to which of the bridge's records, and of its own, all hooks had returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
 
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.commands import Command
-from unpod.core.events import OwnerChanged, StepCompleted
+from unpod.core.events import HookFailed, HookPoisoned, OwnerChanged, StepCompleted, tag_of
 
 REPLAYED_EVENTS = frozenset({"call_start", "user_turn", "user_partial", "interruption", "silence"})
 """Hooks on what the caller did: they rebuild state, so they run again. All others do not, once they are settled."""
+
+
+class Point(Struct, frozen=True):
+    """Where in a call hooks were due: at the bridge's record of this index, or at the owner's `own`."""
+
+    index: int
+    own: bool = False
 
 
 class Past:
@@ -29,6 +38,8 @@ class Past:
         begun = _own_start(merged, epoch)
         self.takeover = begun.body if begun is not None and isinstance(begun.body, OwnerChanged) else None
         limit = begun.envelope.index if begun is not None else _last(merged)
+        self.superseded = any(record.channel == "own" and record.seq > epoch for record in merged)
+        """Whether another runner owns the session already."""
         self.prefix = [record for record in merged if _is_prefix(record, started)]
         rest = [record for record in merged if not _is_prefix(record, started)]
         self.records = [record for record in rest if not _is_later(record, limit)]
@@ -39,12 +50,19 @@ class Past:
         if self.takeover is not None:
             self.owner_index = max(self.owner_index, self.takeover.last_owner_index)
         self.settled = max((record.envelope.settled for record in owned), default=0)
+        self.settled_own = max((record.envelope.settled_own for record in owned), default=0)
         self.commands = self._performed(owned)
         self.steps = {record.body.step: record.body for record in owned if isinstance(record.body, StepCompleted)}
+        self.poisoned = frozenset(self._poisoned(owned))
+        """The ids of the inputs whose handlers must not run again."""
+        self._failures = {_failure(record.body, record.envelope.cause) for record in owned if _is_failure(record)}
         self._started = started
-        self._indexes = {
-            record.envelope.id: record.envelope.index for record in merged if record.channel in BRIDGE_CHANNELS
-        }
+        self._points = dict(_points(merged))
+        self._asked: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for record in owned:
+            if isinstance(record.body, Command):
+                where = record.envelope.cause, record.envelope.handler
+                self._asked.setdefault(where, []).append((record.envelope.id, tag_of(record.body)))
 
     def _performed(self, owned: Sequence[Record]) -> frozenset[str]:
         known = {record.envelope.id for record in owned if isinstance(record.body, Command)}
@@ -56,25 +74,67 @@ class Past:
                     known.add(unsettled.command)
         return frozenset(known)
 
+    def _poisoned(self, owned: Sequence[Record]) -> Iterator[str]:
+        if self.takeover is not None and self.takeover.skip:
+            yield self.takeover.skip
+        for record in owned:
+            if isinstance(record.body, HookPoisoned):
+                yield record.body.input
+
     @property
     def skip(self) -> str:
-        """The id of the input whose handlers must not run again, or ""."""
+        """The id of the input that this takeover passes over, or ""."""
         return "" if self.takeover is None else self.takeover.skip
 
+    def point(self, record_id: str) -> Point | None:
+        """Return where a record stands, None of none that is known."""
+        return self._points.get(record_id)
+
     def is_settled(self, cause: str) -> bool:
-        """Whether the handlers of an input had returned; of none (""), whether `run()` had been called."""
-        return self.settled >= self._indexes.get(cause, self._started if not cause else self.bridge_index + 1)
+        """Whether the hooks on a record had returned; of none (""), whether `run()` had been called."""
+        if not cause:
+            return self.settled >= self._started
+        point = self._points.get(cause)
+        return point is not None and self._is_past(point)
 
-    def index_of(self, record_id: str) -> int:
-        """Return the index of a record of the bridge, 0 of none that is known."""
-        return self._indexes.get(record_id, 0)
-
-    def reruns(self, event: str, position: int, *, replay: bool | None) -> bool:
-        """Whether a hook runs (again), `position` being the bridge's index at which it was due.
+    def reruns(self, event: str, point: Point, *, replay: bool | None) -> bool:
+        """Whether a hook runs (again) that was due at `point`.
 
         `replay` is what the developer said at its registration; what is not settled runs in any case.
         """
-        return position > self.settled or (event in REPLAYED_EVENTS if replay is None else replay)
+        return not self._is_past(point) or (event in REPLAYED_EVENTS if replay is None else replay)
+
+    def has_failed(self, fact: HookFailed, cause: str) -> bool:
+        """Whether the log knows of this failure of a hook."""
+        return _failure(fact, cause) in self._failures
+
+    def asked(self, cause: str, handler: str) -> Sequence[tuple[str, str]]:
+        """Return the commands that a handler asked for on a cause, each with its id and its verb."""
+        return self._asked.get((cause, handler), ())
+
+    def forget(self) -> None:
+        """Let go of the records, once they were gone through; what was done is still known."""
+        self.prefix, self.records, self.later = [], [], []
+        self._points.clear()
+        self._asked.clear()
+
+    def _is_past(self, point: Point) -> bool:
+        return point.index <= (self.settled_own if point.own else self.settled)
+
+
+def _points(merged: Sequence[Record]) -> Iterator[tuple[str, Point]]:
+    """Yield where each record stands; the first of an id counts, so it comes last."""
+    for record in reversed(merged):
+        if record.channel in BRIDGE_CHANNELS or record.channel in OWNER_CHANNELS:
+            yield record.envelope.id, Point(record.envelope.index, own=record.channel in OWNER_CHANNELS)
+
+
+def _is_failure(record: Record) -> bool:
+    return isinstance(record.body, HookFailed)
+
+
+def _failure(fact: object, cause: str) -> tuple[str, str, str, bool] | None:
+    return (cause, fact.hook, fact.function, fact.timed_out) if isinstance(fact, HookFailed) else None
 
 
 def _is_prefix(record: Record, started: int) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
+from unpod.core.envelope import Envelope
 from unpod.core.events import OwnerChanged
 
 
@@ -33,7 +34,8 @@ def merge(records: Iterable[Record]) -> list[Record]:
         elif record.channel in ("line", "own"):
             placements.append(record)
     placements.sort(key=lambda record: record.seq)
-    kept = [record for record in owner.values() if not _void(record, bridge.values())]
+    changes = [record.body for record in bridge.values() if isinstance(record.body, OwnerChanged)]
+    kept = [record for record in owner.values() if not _void(record.envelope, changes)]
     ordered = [*bridge.values(), *kept]
     ordered.sort(key=_place)
     return [*placements, *ordered]
@@ -46,15 +48,9 @@ def _place(record: Record) -> tuple[int, int, int]:
     return envelope.seen, 1, envelope.index
 
 
-def _void(record: Record, receipts: Iterable[Record]) -> bool:
+def _void(envelope: Envelope, changes: Iterable[OwnerChanged]) -> bool:
     """Whether a takeover starts before this record of an older epoch."""
-    envelope = record.envelope
-    return any(
-        isinstance(receipt.body, OwnerChanged)
-        and envelope.epoch < receipt.body.epoch
-        and envelope.index > receipt.body.last_owner_index
-        for receipt in receipts
-    )
+    return any(envelope.epoch < change.epoch and envelope.index > change.last_owner_index for change in changes)
 
 
 class Gap(Struct, frozen=True):
@@ -81,7 +77,10 @@ class Tail:
         """Return the records that are next in line now, in order."""
         if record.envelope.index <= self.index:
             return []
-        self._early.setdefault(record.envelope.index, record)
+        # The tail shows what a bridge without the line has sent, too: the newer epoch counts, then what came first.
+        former = self._early.get(record.envelope.index)
+        if former is None or former.envelope.epoch < record.envelope.epoch:
+            self._early[record.envelope.index] = record
         ready: list[Record] = []
         while (following := self._early.pop(self.index + 1, None)) is not None:
             self.index += 1

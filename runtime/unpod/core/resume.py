@@ -1,12 +1,14 @@
 """Where a takeover goes on: what becomes of the turn that the former owner had open, and of a call that is over.
 
 The open turn is the first text that has no `run.turn.completed`. Its reply may be ended already (it then only waits for
-its figures), not begun (its text goes to the brain as if nothing had happened), or cut: spoken in part. How far is in
-the bridge's takeover record; what is unknown is not repeated.
+its figures), not begun (its text goes to the brain as if nothing had happened), or cut: spoken in part, until its owner
+died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record; what is
+unknown is not repeated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from msgspec import Struct
@@ -15,8 +17,8 @@ from msgspec.structs import replace
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import turns
-from unpod.core.codec import Record
-from unpod.core.decide import report_hooks, turn_fields
+from unpod.core.codec import OWNER_CHANNELS, Record
+from unpod.core.decide import completion_hooks, failure_hooks, report_hooks
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -29,7 +31,7 @@ from unpod.core.decision import (
     Step,
 )
 from unpod.core.past import Past
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnResumed
+from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnResumed, evolve
 from unpod.core.turns import PendingTurn, Turn
 
 OnResume = Literal["continue", "apologise", "repeat"]
@@ -42,64 +44,189 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     can_continue: bool
 
 
-def resume(state: SessionState, past: Past, now: float, settings: Settings, can: Capabilities) -> Decision:
-    """Return how the new owner goes on, once the past is folded."""
+class Trace:
+    """What a first look through the past has found; `state` is its end.
+
+    `interruption` and `figures` belong to the turn that is open at the end, `stray` are the ids of figures that belonged
+    to no turn when they came, `texts` is what was sent of each reply. `fatal` is the worker's word that it cannot go on.
+    """
+
+    def __init__(self, state: SessionState, records: Iterable[Record]) -> None:
+        self.state = state
+        self.interruption: ev.UserInterrupted | None = None
+        self.figures: ev.TurnMetrics | None = None
+        self.fatal: Record | None = None
+        self.end: Record | None = None
+        """The record that has ended the call for this session: its end, or a cold transfer."""
+        self.stray: set[str] = set()
+        self.texts: dict[int, str] = {}
+        self._turn = 0
+        self._spoken = 0
+        self._unanswered = False
+        for record in records:
+            if self._unanswered and record.channel in OWNER_CHANNELS:
+                self._answer(record)
+            self._look_at(record)
+            self.state = evolve(self.state, record)
+            self._next_turn()
+
+    def _next_turn(self) -> None:
+        number = self.state.queue[0].number if self.state.queue else 0
+        if number != self._turn:
+            self._turn, self.interruption, self.figures, self._unanswered = number, None, None, False
+
+    def _answer(self, record: Record) -> None:
+        """Take the owner's answer to an interruption: ends it no reply that is open, it was of what was said before."""
+        body = record.body
+        if isinstance(body, cmd.EndReply) and body.turn == self._turn:
+            self._unanswered = False
+            if body.reason != "interrupted":
+                self.interruption = None
+        elif record.envelope.epoch == self.state.epoch:
+            self._unanswered, self.interruption = False, None
+
+    def _look_at(self, record: Record) -> None:
+        match record.body:
+            case ev.UserInterrupted() as body if self._turn:
+                self.interruption = body
+                self._unanswered = self._turn not in self.state.reply_ends
+            case ev.TurnMetrics() as body:
+                self._take_figures(record, body)
+            case ev.ReplySpoken() as body if body.chars:
+                self._spoken = body.turn
+            case ev.TurnCompleted() as body:
+                self.texts[body.turn_id] = body.agent_text or ""
+            case ev.WorkerError(severity="fatal"):
+                self.fatal = self.fatal or record
+            case cmd.Transfer(mode="cold") if not self.state.over:
+                self.end = record
+            case ev.CallEnded() if self.end is None:
+                self.end = record
+            case _:
+                return
+
+    def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
+        """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
+        if self._turn and (self._turn == self._spoken or self._turn in self.state.reply_ends):
+            self.figures = body
+        else:
+            self.stray.add(record.envelope.id)
+
+
+def resume(
+    state: SessionState, trace: Trace, past: Past, now: float, settings: Settings, can: Capabilities
+) -> Decision:
+    """Return how the new owner goes on, once it has gone through the past.
+
+    `state` has what it wrote meanwhile, too. Hooks that are not `own` are due at `trace.end`.
+    """
     if state.ended is not None:
-        return Decision(tuple(_over(state, past, state.ended.reason, now)))
-    if state.dropped:
-        return Decision(tuple(_finish(past, "transferred")))
-    return Decision(tuple(_open_turn(state, past, now, settings, can))) if state.queue else Decision()
+        return Decision(tuple(_over(state, trace, past, now)))
+    steps = _open_turn(state, trace, past, now, settings, can) if state.queue else []
+    if not state.dropped:
+        return Decision((*steps, *_due_end(state, trace)))
+    if trace.end is None:  # it was asked for meanwhile, and the rest of it is in line
+        return Decision(tuple(steps))
+    return Decision((*steps, FireHooks("call_end", ("transferred",)), Finish("transferred")))
 
 
-def _open_turn(state: SessionState, past: Past, now: float, settings: Settings, can: Capabilities) -> list[Step]:
+def restarted(state: SessionState, now: float, settings: Settings) -> SessionState:
+    """Return the state with the timers that are overdue started afresh: nobody was there to hear them."""
+    silent_s = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
+    if settings.silence_timeout_s is not None and state.quiet_since + silent_s <= now:
+        state = replace(state, quiet_since=now, silences=0)
+    if settings.max_duration_s is not None and state.timed_from + settings.max_duration_s <= now:
+        state = replace(state, timed_from=now)
+    return state
+
+
+def owner_hooks(record: Record, texts: dict[int, str]) -> Iterator[FireHooks]:
+    """Yield the hooks that were due when a former owner wrote a record; `texts` is what was sent of each reply."""
+    match record.body:
+        case ev.TurnCompleted() as body:
+            yield completion_hooks(body)
+        case ev.LLMCalled() | ev.ToolCalled() | ev.ToolReturned() as body:
+            yield report_hooks(body)
+        case ev.SilenceNoticed() as body:
+            yield FireHooks("silence", (body.seconds,), own=True)
+        case ev.AdapterFailed() as body:
+            yield failure_hooks(body)
+        case cmd.EndReply() as body if texts.get(body.turn):
+            yield FireHooks("agent_turn", (texts[body.turn],), turn=body.turn, own=True)
+        case _:
+            return
+
+
+def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
+    """Return the end of a reply that a command of the new owner cuts off."""
+    return _end(turns.opened(pending, pending.at, withheld=False), spoken.part, "ended")
+
+
+def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
+    """Return how far the reply to a text was spoken when this owner began."""
+    takeover = past.takeover
+    if takeover is None or takeover.turn != pending.number:
+        return ev.OwnerChanged(epoch=0)
+    return takeover
+
+
+# --- the open turn ----------------------------------------------------------------------------------------------------
+
+
+def _open_turn(
+    state: SessionState, trace: Trace, past: Past, now: float, settings: Settings, can: Capabilities
+) -> list[Step]:
     pending = state.queue[0]
-    takeover = past.takeover or ev.OwnerChanged(epoch=0)
-    spoken = takeover if takeover.turn == pending.number else ev.OwnerChanged(epoch=takeover.epoch)
-    turn = _turn(state, pending, spoken, now)
+    spoken = spoken_of(pending, past)
+    turn = _turn(state, trace, spoken, now)
     if turn.phase == "ended":
         return [TurnResumed(turn)]
     if state.ending is not None:
-        return [TurnResumed(turn), *_end(turn, "ended")]
-    if past.skip and past.skip == pending.cause:
+        return [TurnResumed(turn), _end(turn, turn.part, "ended")]
+    if pending.cause in past.poisoned:
         return _poisoned(turn)
-    if not can.has_brain or turn.user_text is None:
-        return [TurnResumed(turn), *_end(turn, "unanswered")]
+    if not can.has_brain:
+        return [TurnResumed(turn), _end(turn, turn.part, "unanswered")]
+    if turn.interrupted:
+        return _cut_by_caller(turn)
     return _go_on(turn, spoken, now, settings, can)
 
 
-def owner_hooks(record: Record, past: Past) -> list[FireHooks]:
-    """Return the hooks that were due when a former owner wrote a record."""
-    body, takeover = record.body, past.takeover
-    if isinstance(body, ev.TurnCompleted):
-        return [FireHooks("turn_complete", kwargs=turn_fields(body), turn=body.turn_id)]
-    if isinstance(body, (ev.LLMCalled, ev.ToolCalled, ev.ToolReturned)):
-        return [report_hooks(body)]
-    if isinstance(body, ev.SilenceNoticed):
-        return [FireHooks("silence", (body.seconds,))]
-    if isinstance(body, ev.AdapterFailed):
-        return [FireHooks("error", (body.code, body.error, "error", "adapter"))]
-    if isinstance(body, cmd.EndReply) and takeover is not None and takeover.turn == body.turn and takeover.text:
-        return [FireHooks("agent_turn", (takeover.text,), turn=body.turn)]
-    return []
-
-
-def _turn(state: SessionState, pending: PendingTurn, spoken: ev.OwnerChanged, now: float) -> Turn:
+def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float) -> Turn:
     """Return the open turn as far as the log knows it."""
-    turn = turns.opened(pending, pending.at, withheld=state.paused)
-    turn = replace(turn, part=spoken.part, sent=spoken.text or "", usage=state.usage.get(pending.number, turns.Usage()))
-    end = state.reply_ends.get(pending.number)
+    pending, text = state.queue[0], spoken.text or ""
+    turn = replace(
+        turns.opened(pending, pending.at, withheld=state.paused),
+        part=spoken.part,
+        sent=text,
+        said=len(text),
+        usage=state.usage.get(pending.number, turns.Usage()),
+        metrics=trace.figures,
+    )
+    end, cut = state.reply_ends.get(pending.number), trace.interruption
+    # Of a reply of which nothing was spoken the caller has not cut anything: it is asked for again.
+    if cut is not None and (end is not None or spoken.chars):
+        turn = turns.interrupted(turn, cut.heard_prefix)
     if end is None:
         return turn
-    cut = end.reason == "interrupted"
-    return replace(turn, phase="ended", part=end.part, ended_at=now, end_reason=end.reason, interrupted=cut)
+    return replace(
+        turn,
+        phase="ended",
+        part=end.part,
+        ended_at=now,
+        end_reason=end.reason,
+        interrupted=turn.interrupted or end.reason == "interrupted",
+    )
 
 
 def _go_on(turn: Turn, spoken: ev.OwnerChanged, now: float, settings: Settings, can: Capabilities) -> list[Step]:
-    text = turn.user_text or ""
-    if not spoken.chars or settings.on_resume == "repeat":
-        again = replace(turn, part=turn.part + 1 if spoken.chars else turn.part, sent="")
-        return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
+    text = turn.user_text
     following = replace(turn, part=turn.part + 1)
+    if text is None:  # it was withheld, and nobody knows it any more
+        return _apologise(following, spoken, now, settings)
+    if not spoken.chars or settings.on_resume == "repeat":
+        again = replace(turn, part=turn.part + 1 if spoken.chars else turn.part, sent="", said=0)
+        return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
     if settings.on_resume == "continue" and can.can_continue and spoken.text:
         question = AskBrain(turn.number, text, turn.language, said=spoken.text)
         return [TurnResumed(following), BrainAsked(turn.number, now), question]
@@ -107,50 +234,70 @@ def _go_on(turn: Turn, spoken: ev.OwnerChanged, now: float, settings: Settings, 
 
 
 def _apologise(turn: Turn, spoken: ev.OwnerChanged, now: float, settings: Settings) -> list[Step]:
-    cut = turns.interrupted(turn, spoken.text)
+    """Say that something went wrong, and ask the caller to go on; `turn` has the part that this is said in."""
+    cut, phrase = turns.interrupted(turn, spoken.text), settings.resume_apology
     steps: list[Step] = [TurnResumed(cut), BrainAsked(turn.number, now)]
     if spoken.text:
         steps.append(MarkInterrupted(spoken.text))
-    phrase = settings.resume_apology
     if phrase:
         steps += [DeltaSent(turn.number, phrase, now), SendDelta(turn.number, turn.part, 1, phrase)]
     end = cmd.EndReply(
         turn=turn.number, part=turn.part, deltas=int(bool(phrase)), chars=len(phrase), reason="interrupted"
     )
-    return [*steps, Append(end, cause=f"{turn.cause}:{turn.part}")]
+    steps.append(Append(end, cause=f"{turn.cause}:{turn.part}"))
+    said = turn.sent + phrase
+    return [*steps, FireHooks("agent_turn", (said,), turn=turn.number, own=True)] if said else steps
+
+
+def _cut_by_caller(turn: Turn) -> list[Step]:
+    """End a reply that the caller has cut off, as its former owner would have."""
+    steps: list[Step] = [TurnResumed(turn), _end(turn, turn.part, "interrupted")]
+    if turn.sent:
+        steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number, own=True))
+    return steps if turn.heard is None else [*steps, MarkInterrupted(turn.heard)]
 
 
 def _poisoned(turn: Turn) -> list[Step]:
+    message = "this text took its process down twice; it is passed over"
     return [
         TurnResumed(turn),
+        _end(turn, turn.part, "failed"),
         Append(ev.HookPoisoned(input=turn.cause)),
-        *_end(turn, "failed"),
-        FireHooks(
-            "error", ("poisoned_input", "this text took its process down twice; it is passed over", "error", "session")
-        ),
+        FireHooks("error", ("poisoned_input", message, "error", "session"), own=True),
     ]
 
 
-def cut_reply(pending: PendingTurn, part: int) -> Append:
-    """Return the end of a reply that a command of the new owner cuts off."""
-    return Append(cmd.EndReply(turn=pending.number, part=part, reason="ended"), cause=f"{pending.cause}:{part}")
+def _end(turn: Turn, part: int, reason: cmd.ReplyEndReason) -> Append:
+    """Return the end of a reply of which this owner has sent nothing."""
+    end = cmd.EndReply(turn=turn.number, part=part, reason=reason)
+    return Append(end, cause=f"{turn.cause}:{part}")
 
 
-def _end(turn: Turn, reason: cmd.ReplyEndReason) -> list[Step]:
-    end = cmd.EndReply(turn=turn.number, part=turn.part, deltas=turn.deltas, chars=0, reason=reason)
-    return [Append(end, cause=f"{turn.cause}:{turn.part}")]
+# --- the end of the call ----------------------------------------------------------------------------------------------
 
 
-def _over(state: SessionState, past: Past, reason: str, now: float) -> list[Step]:
-    """A call that has ended replays to its end: its turns are closed, and `run()` returns."""
+def _due_end(state: SessionState, trace: Trace) -> list[Step]:
+    """End a call that the former owner had to end, and died before it did; the command has the id it would have had."""
+    if state.ending is not None:
+        return []
+    if trace.fatal is not None:
+        return [Append(cmd.EndCall(reason="error"), cause=trace.fatal.envelope.id)]
+    end = state.reply_ends.get(state.queue[0].number) if state.queue else None
+    if end is not None and end.closing:
+        return [Append(cmd.EndCall(reason="completed"), cause=state.queue[0].cause)]
+    return []
+
+
+def _over(state: SessionState, trace: Trace, past: Past, now: float) -> list[Step]:
+    """A call that has ended replays to its end: its turns are completed, and `run()` returns."""
     steps: list[Step] = []
     for pending in state.queue:
-        takeover = past.takeover
-        spoken = takeover if takeover is not None and takeover.turn == pending.number else ev.OwnerChanged(epoch=0)
-        steps.append(Append(turns.completed(_turn(state, pending, spoken, now), now)))
-    return [*steps, *_finish(past, reason)]
-
-
-def _finish(past: Past, reason: str) -> list[Step]:
-    told = past.reruns("call_end", past.bridge_index, replay=None)
-    return [FireHooks("call_end", (reason,)), Finish(reason)] if told else [Finish(reason)]
+        turn = turns.opened(pending, pending.at, withheld=state.paused)
+        if pending is state.queue[0]:
+            turn = _turn(state, trace, spoken_of(pending, past), now)
+            if turn.phase != "ended" and turn.sent:
+                steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
+        fact = turns.completed(turn, now)
+        steps += [Append(fact), completion_hooks(fact)]
+    reason = "transferred" if state.dropped or state.ended is None else state.ended.reason
+    return [*steps, FireHooks("call_end", (reason,)), Finish(reason)]

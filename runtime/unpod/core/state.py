@@ -47,6 +47,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     takeovers: int = 0
     started: ev.CallStarted | None = None
     started_at: float = 0.0
+    timed_from: float = 0.0
     negotiated: frozenset[str] = frozenset()
     queue: tuple[PendingTurn, ...] = ()
     turn: Turn | None = None
@@ -73,6 +74,16 @@ class SessionState(Struct, frozen=True, kw_only=True):
     def over(self) -> bool:
         """Whether nothing more can be said on this call."""
         return self.ended is not None or self.ending is not None
+
+    @property
+    def private(self) -> bool:
+        """Whether what is said now, or what the open turn is about, must not be kept."""
+        return self.paused or (self.turn is not None and self.turn.withheld)
+
+    @property
+    def has_withheld(self) -> bool:
+        """Whether the conversation so far, as a brain remembers it, has parts that must not be kept."""
+        return self.private or any(part.withheld for part in (*self.history, *self.queue))
 
     def duration_s(self, now: float) -> float:
         """Return the seconds from the call's start to its end, or to `now`."""
@@ -168,7 +179,7 @@ def _hello_acked(state: SessionState, record: Record) -> SessionState:
 
 def _call_started(state: SessionState, record: Record) -> SessionState:
     body, at = _body(record, ev.CallStarted), record.envelope.time
-    return replace(state, session_id=body.session_id, started=body, started_at=at, quiet_since=at)
+    return replace(state, session_id=body.session_id, started=body, started_at=at, timed_from=at, quiet_since=at)
 
 
 def _user_text(state: SessionState, record: Record) -> SessionState:

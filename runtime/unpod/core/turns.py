@@ -57,7 +57,11 @@ class Usage(Struct, frozen=True):
 
 
 class Turn(Struct, frozen=True, kw_only=True):
-    """An open turn. Times are seconds since 1970; `sent` is the reply's text so far."""
+    """An open turn. Times are seconds since 1970; `sent` is the reply's text so far.
+
+    `part` counts the attempts at a reply that a takeover had to begin anew, and `deltas` the pieces of this part; the
+    first `said` characters of `sent` belong to former parts.
+    """
 
     number: int
     cause: str
@@ -73,6 +77,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
     deltas: int = 0
     sent: str = ""
+    said: int = 0
     end_reason: ReplyEndReason | None = None
     interrupted: bool = False
     heard: str | None = None

@@ -13,8 +13,9 @@ from unpod.core.subjects import Subjects
 from unpod.errors import LogError
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
-from unpod.session.driver import Driver, Seat
+from unpod.session.driver import Driver
 from unpod.session.scope import entered
+from unpod.session.seat import Seat
 from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
 

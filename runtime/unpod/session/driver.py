@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -26,18 +26,31 @@ from unpod.core.commands import AnyCommand, Command, EndReply
 from unpod.core.decide import decide, due, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
-from unpod.core.live import Again, Delta
-from unpod.core.past import Past
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, TurnResumed, evolve, evolve_local, fold
-from unpod.core.subjects import Subjects
-from unpod.errors import Fenced, LogError
-from unpod.ports import Bus, Clock, EventLog, Timer
+from unpod.core.live import Again
+from unpod.core.past import Past, Point
+from unpod.core.state import (
+    BrainAsked,
+    DeltaSent,
+    LocalEvent,
+    SessionState,
+    TurnOpened,
+    TurnResumed,
+    evolve,
+    evolve_local,
+    fold,
+)
+from unpod.core.withhold import withhold
+from unpod.errors import Fenced, LogError, RecordTooLarge
+from unpod.ports import Timer
+from unpod.session.agenda import Agenda, HooksDue
 from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
 from unpod.session.journal import Journal
 from unpod.session.rehearsal import Rehearsal
+from unpod.session.replies import Replies
 from unpod.session.scope import Scope, current, main_scope
+from unpod.session.seat import Seat
 from unpod.session.settings import SessionSettings
 from unpod.session.settling import Settling
 from unpod.session.turn_stream import TurnStream
@@ -46,33 +59,13 @@ logger = logging.getLogger("unpod.session")
 
 CORE = "core"
 """The handler name of what the session does by itself."""
+MANY_RECORDS = 1_000
+"""How many records may wait for the log before verbs wait, too."""
+SETTLED_S = 0.5
+"""How long the next record may keep us from saying that hooks have returned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a session runs: what it needs of the outside, and as whom it writes."""
-
-    log: EventLog
-    bus: Bus
-    clock: Clock
-    subjects: Subjects
-    agent_id: str
-    session_id: str
-    runner_id: str
-    epoch: int
-    until_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class _HooksDue:
-    """Hooks in line: what to run, the id of what caused it, and the index of the input that they settle."""
-
-    fire: d.FireHooks
-    cause: str
-    index: int
-
-
-_Item = Record | _HooksDue | d.Finish
+_Doing = LocalEvent | d.AskBrain | d.StopBrain | d.MarkInterrupted | d.Nudge | d.SendDelta | d.Finish
 
 
 class Driver:
@@ -102,19 +95,18 @@ class Driver:
             source=f"/unpod/runner/{seat.runner_id}",
             on_failure=self._on_log_failure,
         )
-        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.paused)
+        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
         self._inbox = Inbox(seat.log, seat.bus, seat.subjects, call, on_record=self._on_record, on_again=self._on_again)
         self.settling = Settling()
-        self._items: deque[_Item] = deque()
-        self._wake = asyncio.Event()
+        self._agenda = Agenda(self.hooks, self.settling)
         self._timer: Timer | None = None
         self._timer_at: float | None = None
-        self._deltas: list[Delta] = []
+        self._replies = Replies()
         self._rehearsal: Rehearsal | None = None
         self._running = False
         self._abandoned = False
         self._reason: str | None = None
-        self._texts: dict[int, int] = {}
+        self._saying: Timer | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -122,16 +114,18 @@ class Driver:
         """Read the log, fold what no owner has acted on yet, and listen from there on.
 
         Raises:
-            LogError: the log cannot be read.
+            Fenced: another runner owns the session already.
+            LogError: the log cannot be read; it may be tried again.
         """
         records = await self._inbox.open(self.seat.until_seq)
-        self.past = past = Past(records, self.seat.epoch)
+        past = Past(records, self.seat.epoch)
+        if past.superseded:
+            raise Fenced("a newer owner has been appointed")
+        self.past = past
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index)
-        self._items.extendleft(reversed(past.later))
+        self._agenda.begin_with(past.later)
         self._rehearsal = Rehearsal(self, past)
-        # Nothing is settled before `run()` has been called.
-        self.settling.begin(1)
 
     @property
     def replaying(self) -> bool:
@@ -153,17 +147,25 @@ class Driver:
 
     async def _begin(self, *, hooks: bool) -> None:
         """Go through the past, with its hooks or without, and on to the present."""
-        rehearsal = self._rehearsal
+        rehearsal, past = self._rehearsal, self.past
         assert rehearsal is not None  # noqa: S101 - `attach` comes first
+        assert past is not None  # noqa: S101
         if hooks:
             await rehearsal.play()
         steps = await rehearsal.go_live()
         self._rehearsal = None
         self._running = True
-        self.settling.returned(1)
-        for step in steps:
-            self._carry_out(step, self.state.turn.cause if self.state.turn is not None else CORE, None, 0)
+        first = self.state.queue[0].cause if self.state.queue else CORE
+        self._carry_out(steps, first, due=None if rehearsal.end is None else (rehearsal.end, past))
+        for pending in self.state.queue:
+            point = past.point(pending.cause)
+            if point is not None:
+                self._agenda.await_turn(pending.number, point)
+        self.settling.start()
+        past.forget()
         self._follow_up(CORE)
+        if rehearsal.was_needed:
+            self._say_settled()
 
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
@@ -172,10 +174,10 @@ class Driver:
                 return
             if not self._running and self.lost is None:
                 await self._begin(hooks=False)
-            if error is not None or not self.state.over:
+            if (error is not None and not self.state.failed) or not self.state.over:
                 self._decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(self.settings.end_timeout_s):
-                while self._items or not (self.state.completed or self.lost):
+                while self._agenda or not (self.state.completed or self.lost):
                     await self._next()
                 if self.lost is None:
                     self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
@@ -212,6 +214,8 @@ class Driver:
 
     async def _close(self) -> None:
         self._set_timer(None)
+        if self._saying is not None:
+            self._saying.cancel()
         for chore in self.chores:
             chore.cancel()
         await asyncio.gather(*self.chores, return_exceptions=True)
@@ -223,10 +227,38 @@ class Driver:
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def perform(self, command: AnyCommand) -> None:
-        """Decide on a command that the developer's code asks for, and carry it out in this tick."""
-        scope = current(self.main)
-        if self._rehearsal is None or not self._rehearsal.suppresses(command, scope):
+        """Decide on a command that the developer's code asks for, and carry it out in this tick.
+
+        Raises:
+            RecordTooLarge: it cannot be stored.
+        """
+        scope, rehearsal = current(self.main), self._rehearsal
+        if self._was_asked(command, scope):
+            return
+        if rehearsal is None or not rehearsal.suppresses(command, scope):
             self._decide(d.Verb(command), scope.cause, scope)
+
+    def _was_asked(self, command: AnyCommand, scope: Scope) -> bool:
+        """Whether the log knows this command: its id is used, and it is not sent again."""
+        known = frozenset[str]() if self.past is None else self.past.commands
+        verb = tag_of(command)
+        if not known or (command_id := scope.peek(self.seat.session_id, verb)) not in known:
+            return False
+        scope.command_id(self.seat.session_id, verb)
+        if self._rehearsal is not None:
+            self._rehearsal.knows(command_id)
+        return True
+
+    async def room(self) -> None:
+        """Return once the log keeps up: a flood of commands has to wait, rather than to overrun the writer's bound."""
+        if self.journal.backlog >= MANY_RECORDS:
+            with suppress(LogError):
+                await self.journal.flush()
+
+    def note_new(self, what: str, scope: Scope) -> None:
+        """Record that the code does something new, where a former runner had come to the end of its handler."""
+        if self._rehearsal is not None:
+            self._rehearsal.note_new(what, scope)
 
     def record(self, fact: ev.SessionEvent, cause: str) -> None:
         """Store a fact."""
@@ -249,8 +281,7 @@ class Driver:
         turn = self.state.turn
         if isinstance(record.body, ev.UserInterrupted) and turn is not None and turn.replying:
             self.brain.cut()
-        self._items.append(record)
-        self._wake.set()
+        self._agenda.add(record)
 
     def _on_brain(self, given: d.Given, error: BaseException | None) -> None:
         if error is not None:
@@ -258,7 +289,7 @@ class Driver:
                 "session %s: the brain failed: %s",
                 self.seat.session_id,
                 type(error).__name__,
-                exc_info=None if self.state.paused else error,
+                exc_info=None if self.state.private else error,
             )
         turn = self.state.turn
         self._decide(given, turn.cause if turn is not None else CORE)
@@ -269,14 +300,12 @@ class Driver:
             self._decide(d.TimeReached(), CORE)
 
     def _on_again(self, again: Again) -> None:
-        if again.epoch != self.seat.epoch:
-            return
-        for delta in self._deltas:
-            if (delta.turn, delta.part) == (again.turn, again.part) and delta.n >= again.first:
+        if again.epoch == self.seat.epoch:
+            for delta in self._replies.again(again):
                 self.journal.resend(delta)
 
     def _on_trouble(self, fact: ev.HookFailed, cause: str) -> None:
-        if self.lost is None:
+        if self.lost is None and not (self.past is not None and self.past.has_failed(fact, cause)):
             self.record(fact, cause)
 
     def _on_log_failure(self, error: LogError) -> None:
@@ -295,52 +324,67 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def _next(self) -> None:
-        if not self._items:
-            self._rearm()
-            self._wake.clear()
-            await self._wake.wait()
-        if not self._items:
-            return
-        item = self._items.popleft()
-        if isinstance(item, _HooksDue):
-            await self._run_hooks(item)
-        elif isinstance(item, d.Finish):
-            self._finish(item.reason)
-        else:
-            self._take(item)
+        match await self._agenda.next(self._rearm):
+            case None:
+                return
+            case HooksDue() as hooks:
+                await self._run_hooks(hooks)
+            case d.Finish(reason=reason):
+                self._finish(reason)
+            case record:
+                self._take(record)
 
     def _take(self, record: Record) -> None:
+        body, turns = record.body, self.state.turn_count
+        if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
+            # What we would write from here on is void, so nothing that we decide could ever come about.
+            self._on_log_failure(Fenced("a newer owner has been appointed"))
+            return
+        if isinstance(body, ev.ReplySpoken):
+            self._replies.spoken(body)
+        point = Point(record.envelope.index)
+        self.settling.begin(point)  # until the hooks that it is due to are in line
         self.state = evolve(self.state, record)
-        index, body = record.envelope.index, record.body
-        if isinstance(body, ev.UserText) and body.is_final:
-            # It is settled once its `user_turn` hooks have returned, and they run when its turn has come.
-            self._texts[self.state.turn_count] = index
-            self.settling.begin(index)
+        if self.state.turn_count > turns:
+            self._agenda.await_turn(self.state.turn_count, point)
         self._decide(record, record.envelope.id)
+        self.settling.returned(point)
 
     def _decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
-        for step in decide(self.state, given, self._now(), self.settings).steps:
-            self._carry_out(step, cause, scope, self.state.bridge_index)
+        self._carry_out(decide(self.state, given, self._now(), self.settings).steps, cause, scope)
         self._follow_up(cause)
 
     def _follow_up(self, cause: str) -> None:
         while self._running and (steps := follow_up(self.state, self._now(), self.settings).steps):
-            for step in steps:
-                turn = self.state.turn
-                self._carry_out(step, turn.cause if turn is not None else cause, None, self.state.bridge_index)
+            turn = self.state.turn
+            self._carry_out(steps, turn.cause if turn is not None else cause)
         self._rearm()
 
-    def _carry_out(self, step: d.Step, cause: str, scope: Scope | None, index: int) -> None:
+    def _carry_out(
+        self,
+        steps: Sequence[d.Step],
+        cause: str,
+        scope: Scope | None = None,
+        *,
+        due: tuple[Record, Past] | None = None,
+    ) -> None:
+        """Do what was decided; in a takeover, hooks that tell of nothing that is written now were due at `due`."""
+        stored: Record | None = None
+        for step in steps:
+            if isinstance(step, d.Append):
+                stored = self._append(step, cause, scope)
+            elif isinstance(step, d.FireHooks):
+                self._line_up(step, stored, cause, due)
+            else:
+                self._perform(step, cause)
+
+    def _perform(self, step: _Doing, cause: str) -> None:
         match step:
-            case d.Append():
-                self._append(step, cause, scope)
             case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent():
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
-                self._send(step)
-            case d.FireHooks():
-                self._line_up(step, cause, index)
+                self._replies.keep(self.journal.delta(step.turn, step.part, step.n, step.text))
             case d.AskBrain():
                 self.brain.ask(step, cause, {**self.context, "turn_number": step.turn})
             case d.StopBrain():
@@ -350,73 +394,92 @@ class Driver:
             case d.Nudge():
                 self.brain.nudge(step.note)
             case d.Finish():
-                self._items.append(step)
-                self._wake.set()
+                self._agenda.add(step)
             case _:
                 assert_never(step)
 
-    def _append(self, step: d.Append, cause: str, scope: Scope | None) -> None:
+    def _append(self, step: d.Append, cause: str, scope: Scope | None) -> Record:
         body, session = step.body, self.seat.session_id
         identifier = ""
         if step.cause:
-            identifier = command_id(session, step.cause, CORE, tag_of(body), 0)
+            scope, identifier = None, command_id(session, step.cause, CORE, tag_of(body), 0)
         elif isinstance(body, Command):
             identifier = (scope or Scope(cause, CORE)).command_id(session, tag_of(body))
         if isinstance(body, EndReply) and body.reason == "empty":
             logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
-        seen = self.state.bridge_index if self._rehearsal is None else self._rehearsal.seen
-        record = self.journal.append(
-            body,
-            cause=cause,
-            seen=seen,
-            settled=self.settling.say(seen),
-            hidden=self.state.paused or (self._rehearsal is not None and self._rehearsal.paused),
-            command_id=identifier,
-        )
+        record = self._write(body, cause, identifier, scope)
         if self._rehearsal is None:
             self.state = evolve(self.state, record)
         else:
             self._rehearsal.keep(record)
+        if isinstance(body, ev.TurnCompleted):
+            self._agenda.turn_over(body.turn_id)
+        return record
 
-    def _send(self, step: d.SendDelta) -> None:
-        if self._deltas and (self._deltas[0].turn, self._deltas[0].part) != (step.turn, step.part):
-            self._deltas = []
-        self._deltas.append(self.journal.delta(step.turn, step.part, step.n, step.text))
+    def _write(self, body: ev.SessionEvent | AnyCommand, cause: str, identifier: str, scope: Scope | None) -> Record:
+        seen = self.state.bridge_index if self._rehearsal is None else self._rehearsal.seen
+        write = partial(
+            self.journal.append,
+            cause=cause,
+            seen=seen,
+            settled=self.settling.say(seen, self.journal.index),
+            hidden=self.state.private or (self._rehearsal is not None and self._rehearsal.paused),
+            handler="" if scope is None else scope.handler,
+            command_id=identifier,
+        )
+        try:
+            return write(body)
+        except RecordTooLarge as error:
+            smaller = withhold(body)
+            if scope is not None or smaller is body or isinstance(body, ev.StepCompleted):
+                raise
+            logger.warning("session %s: the texts of %s are not kept: %s", self.seat.session_id, tag_of(body), error)
+            return write(smaller)  # type: ignore[arg-type]  # of the same type
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
-    def _line_up(self, fire: d.FireHooks, cause: str, index: int) -> None:
-        is_turn = fire.event == "user_turn"
-        if not is_turn and not self.hooks.has(fire.event):
-            return
-        if is_turn:
-            index = self._texts.pop(fire.turn, 0)
-        elif index:
-            self.settling.begin(index)
-        self._items.append(_HooksDue(fire, cause, index))
-        self._wake.set()
+    def _line_up(self, fire: d.FireHooks, stored: Record | None, cause: str, due: tuple[Record, Past] | None) -> None:
+        if fire.event == "user_turn" and self.state.turn is not None:
+            self._agenda.line_up_turn(fire, self.state.turn.cause)
+        else:
+            self._agenda.line_up(fire, stored, cause, Point(self.state.bridge_index), due)
 
     async def _run_hooks(self, hooks: _HooksDue) -> None:
-        fire = hooks.fire
+        fire, point = hooks.fire, hooks.point
         await self.hook_runner.run(
             fire,
             cause=hooks.cause,
             timeout_s=self.settings.hook_timeout_s,
-            returned=lambda: self._returned(hooks.index),
+            returned=partial(self._returned, point),
+            runs=hooks.runs,
         )
         if fire.event == "user_turn":
+            # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
+            for record in self._agenda.through_interruptions():
+                self._take(record)
             self._decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), hooks.cause)
 
-    def _returned(self, index: int) -> None:
-        if index:
-            self.settling.returned(index)
+    def _returned(self, point: Point | None) -> None:
+        if point is None:
+            return
+        self.settling.returned(point)
+        if self._running and self._saying is None:
+            self._saying = self.seat.clock.call_later(SETTLED_S, self._say_settled)
+
+    def _say_settled(self) -> None:
+        """Say that hooks have returned, where no other record has done so since."""
+        if self._saying is not None:
+            self._saying.cancel()
+            self._saying = None
+        if self.lost is None and self.settling.has_news(self.state.bridge_index, self.journal.index):
+            self.record(ev.Settled(), CORE)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
     def _finish(self, reason: str) -> None:
         if self._reason is None:
             self._reason = reason
-        self._wake.set()
+        self._agenda.wake()
 
     def _now(self) -> float:
         return self.seat.clock.now()

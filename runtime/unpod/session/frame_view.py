@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from unpod.core.codec import MALFORMED
+
 
 class FrameView(Mapping[str, object]):
     """A read-only frame: `event["ttfa_ms"]`, `event.get("ttfa_ms")` or `event.ttfa_ms`.
@@ -21,9 +23,16 @@ class FrameView(Mapping[str, object]):
 
     @classmethod
     def of(cls, body: msgspec.Struct, data: bytes) -> FrameView:
-        """Return the view of a record: its payload as it came, else what is typed of it."""
+        """Return the view of a record: its payload as it came, else what is typed of it.
+
+        A payload can be well-formed in all that is typed, and hold what nobody can read besides (a number of 5,000
+        digits).
+        """
         if data:
-            return cls(msgspec.json.decode(data, type=dict[str, object]))
+            try:
+                return cls(msgspec.json.decode(data, type=dict[str, object]))
+            except MALFORMED:
+                pass
         return cls({name: getattr(body, name) for name in body.__struct_fields__})
 
     def __getitem__(self, name: str) -> object:

@@ -11,7 +11,8 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.decision import FireHooks
 from unpod.session.frame_view import FrameView
-from unpod.session.hooks import Hooks
+from unpod.session.hooks import Hooks, Runs, every
+from unpod.session.scope import Scope
 
 logger = logging.getLogger("unpod.session")
 
@@ -40,13 +41,14 @@ class HookRunner:
         cause: str,
         timeout_s: float,
         returned: Callable[[], None],
-        runs: Callable[[bool | None], bool] = lambda _: True,
+        runs: Runs = every,
+        begun: Callable[[Scope], None] = lambda _: None,
     ) -> None:
-        """Run the hooks of `fire`, and return when they have returned or after `timeout_s`.
+        """Run those hooks of `fire` that `runs`, and return when they have returned or after `timeout_s`.
 
-        `returned` is called once, when they really have.
+        `returned` is called once, when they really have; `begun` with the scope of each.
         """
-        if not self._hooks.has(fire.event):
+        if not self._hooks.has(fire.event, runs):
             returned()
             return
         args = tuple(FrameView.of(arg.body, arg.data) if isinstance(arg, Record) else arg for arg in fire.args)
@@ -54,7 +56,7 @@ class HookRunner:
         def report(event: str, function: str, error: BaseException) -> None:
             self._raised(event, function, error, cause)
 
-        work = self._hooks.fire(fire.event, args, fire.kwargs, cause=cause, report=report, runs=runs)
+        work = self._hooks.fire(fire.event, args, fire.kwargs, cause=cause, report=report, runs=runs, begun=begun)
         task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -18,6 +18,8 @@ logger = logging.getLogger("unpod.session")
 
 HookFunction = Callable[..., Awaitable[object] | object]
 F = TypeVar("F", bound=HookFunction)
+Runs = Callable[[bool | None], bool]
+"""Tells of a hook, by the `replay` of its registration, whether it runs."""
 
 EVENTS: dict[str, str] = {
     "call_start": "()",
@@ -43,6 +45,11 @@ class Report(Protocol):
 
     def __call__(self, event: str, function: str, error: BaseException) -> None:
         """Record it."""
+
+
+def every(_: bool | None) -> bool:  # noqa: FBT001 - what a hook was registered with
+    """Run every hook (`Runs`)."""
+    return True
 
 
 def name_of(function: HookFunction) -> str:
@@ -80,9 +87,9 @@ class Hooks:
 
         return register
 
-    def has(self, event: str) -> bool:
+    def has(self, event: str, runs: Runs = every) -> bool:
         """Whether anybody wants to be told of `event`."""
-        return event in self._functions
+        return any(runs(replay) for _, replay in self._functions.get(event, ()))
 
     async def fire(
         self,
@@ -92,9 +99,10 @@ class Hooks:
         *,
         cause: str,
         report: Report,
-        runs: Callable[[bool | None], bool] = lambda _: True,
+        runs: Runs = every,
+        begun: Callable[[Scope], None] = lambda _: None,
     ) -> None:
-        """Run the hooks of `event`, each in a scope of its own; `runs` tells by its `replay` whether one does."""
+        """Run the hooks of `event`, each in a scope of its own, which `begun` is told of."""
         seen: dict[str, int] = {}
         for function, replay in tuple(self._functions.get(event, ())):
             name = name_of(function)
@@ -102,10 +110,13 @@ class Hooks:
             if not runs(replay):
                 continue
             self.running[event] = name
-            with entered(Scope(cause, f"{event}:{name}:{nth}")):
+            with entered(Scope(cause, f"{event}:{name}:{nth}")) as scope:
+                begun(scope)
                 try:
                     result = function(*args, **kwargs)
                     if inspect.isawaitable(result):
                         await result
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - a hook may raise anything, and the call goes on
                     report(event, name, error)
+                finally:
+                    scope.loose = True

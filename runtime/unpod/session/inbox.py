@@ -1,8 +1,12 @@
 """What comes in for a session: the bridge's records in order, live, with the gaps filled from the log.
 
 The live tail is fast but not safe. Records carry an index without gaps, so what the tail missed shows at the next
-record, and is read from the log. While the recording is paused, a record with its texts comes on the live subject,
-before its withheld form is stored: the first with an index counts.
+record, or when the bridge says how far it has written (`expect`), and is read from the log. While the recording is
+paused, a record with its texts comes on the live subject, before its withheld form is stored: the first with an index
+counts.
+
+The tail also shows what the log has refused. So once another bridge takes the line, what the former one still sends is
+not believed before it is found in the log.
 """
 
 from __future__ import annotations
@@ -13,15 +17,21 @@ from collections.abc import Callable, Mapping
 
 from unpod.core import codec
 from unpod.core.codec import BRIDGE_CHANNELS, MALFORMED, Record
+from unpod.core.events import LineTaken
 from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
 from unpod.core.replay import Tail, merge
 from unpod.core.subjects import CallSubjects, Subjects
-from unpod.errors import LogUnavailable, ProtocolViolation
+from unpod.errors import LogError, ProtocolViolation
 from unpod.ports import Bus, EventLog, Message, Subscription
 
 logger = logging.getLogger("unpod.session")
 
 GAP_RETRY_S = 0.1
+LONGEST_RETRY_S = 2.0
+EXPECTED_TRIES = 10
+"""How often what a bridge says to have written is looked for before it has to say so again."""
+LINE_TRIES = 3
+"""How often the log is read for a line that the tail has shown, before that was a try that the log has refused."""
 
 
 class Inbox:
@@ -46,8 +56,20 @@ class Inbox:
         self._tail: Tail | None = None
         self._early: list[Record] = []
         self._line_epoch = 0
+        self._line_seq = 0
+        self._doubtful = -1
+        self._doubts = 0
+        self._expected = 0
+        self._read_to = 0
         self._filling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
+        self.bridge = ""
+        """Which bridge holds the call's line, as far as is known."""
+
+    @property
+    def index(self) -> int:
+        """The index of the bridge's newest record that has come in, in order."""
+        return 0 if self._tail is None else self._tail.index
 
     async def open(self, until_seq: int) -> list[Record]:
         """Subscribe, then return the log up to `until_seq` at least, in merged order; later records go to `on_record`.
@@ -55,11 +77,13 @@ class Inbox:
         Raises:
             LogError: the log cannot be read.
         """
-        self._subscriptions.append(await self._bus.subscribe(self._call.all, self._on_message))
-        self._subscriptions.append(await self._bus.subscribe(self._call.live, self._on_live))
+        if not self._subscriptions:  # else it is tried again
+            self._subscriptions.append(await self._bus.subscribe(self._call.all, self._on_message))
+            self._subscriptions.append(await self._bus.subscribe(self._call.live, self._on_live))
         records = merge(await self._read(until_seq))
-        bridge = [record for record in records if record.channel in BRIDGE_CHANNELS]
-        self._tail = Tail(bridge[-1].envelope.index if bridge else 0)
+        bridge = [record.envelope for record in records if record.channel in BRIDGE_CHANNELS]
+        self._tail = Tail(bridge[-1].index if bridge else 0)
+        self._line_epoch = max((envelope.epoch for envelope in bridge), default=0)
         early, self._early = self._early, []
         for record in early:
             self._deliver(record)
@@ -72,20 +96,21 @@ class Inbox:
         for subscription in self._subscriptions:
             await subscription.close()
 
-    async def _read(self, until_seq: int) -> list[Record]:
-        records: list[Record] = []
-        async for message in self._log.read(self._call.all, until_seq=until_seq):
-            record = self._decode(message.subject, message.headers, message.data, message.seq)
-            if record is not None:
-                records.append(record)
-        return records
+    def expect(self, index: int) -> None:
+        """Take the bridge's word that it has written up to `index`, and fetch what of that has not come in."""
+        self._expected = max(self._expected, index)
+        self._fill_gaps()
 
-    def _decode(self, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:
+    async def check(self) -> None:
+        """Fetch what the tail has missed, if anything; to be called when the connection was lost and is back."""
+        if self._tail is None or self._filling is not None:
+            return
         try:
-            return codec.read(self._subjects, subject, headers, data, seq)
-        except ProtocolViolation as error:
-            logger.warning("a record is passed over: %s", error)
-            return None
+            await self._catch_up()
+        except LogError as error:  # the next reconnect, or the bridge's next word, brings another try
+            logger.debug("the log cannot be read: %s", type(error).__name__)
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message) -> None:
         record = self._decode(message.subject, message.headers, message.data)
@@ -106,29 +131,91 @@ class Inbox:
                 self._deliver(record)
 
     def _deliver(self, record: Record) -> None:
+        if record.channel == "line":
+            self._on_line(record)
         if record.channel not in BRIDGE_CHANNELS or record.envelope.epoch < self._line_epoch:
             return
         if self._tail is None:
             self._early.append(record)
             return
+        if not record.seq and record.envelope.epoch <= self._doubtful:
+            if record.envelope.index > self._tail.index:
+                self.expect(record.envelope.index)
+            return
         for ready in self._tail.push(record):
             self._line_epoch = max(self._line_epoch, ready.envelope.epoch)
             self._on_record(ready)
-        if self._tail.gap is not None and self._filling is None:
-            self._filling = asyncio.get_running_loop().create_task(self._fill())
+        self._fill_gaps()
+
+    def _on_line(self, record: Record) -> None:
+        """Another bridge takes the line, or has tried to."""
+        if isinstance(record.body, LineTaken) and not record.seq and self._tail is not None:
+            self._doubtful, self._doubts = self._line_seq, LINE_TRIES
+            self._fill_gaps()
+
+    # --- what was missed ----------------------------------------------------------------------------------------------
+
+    def _fill_gaps(self) -> None:
+        if self._filling is None and self._lacks():
+            self._filling = asyncio.get_running_loop().create_task(self._fill(), name="unpod-gap")
+
+    def _lacks(self) -> bool:
+        if self._tail is None:
+            return False
+        return self._tail.gap is not None or self._expected > self._tail.index or self._doubts > 0
 
     async def _fill(self) -> None:
-        """Read what the tail missed, until nothing is missing."""
-        tail = self._tail
+        """Read what is missing until nothing is; what was only promised, for a while."""
+        pause_s, tries = GAP_RETRY_S, 0
         try:
-            while tail is not None and tail.gap is not None:
-                logger.info("the live tail missed records %d to %d: reading them", tail.gap.first, tail.gap.last)
+            while self._lacks():
                 try:
-                    for record in merge(await self._read(0)):
-                        self._deliver(record)
-                except LogUnavailable:
-                    logger.warning("the log cannot be read: trying again")
-                if tail.gap is not None:
-                    await asyncio.sleep(GAP_RETRY_S)
+                    await self._catch_up()
+                except LogError as error:
+                    logger.info("the log cannot be read (%s): trying again", type(error).__name__)
+                tries += 1
+                if tries >= EXPECTED_TRIES:
+                    self._expected = 0
+                if self._lacks():
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, LONGEST_RETRY_S)
         finally:
             self._filling = None
+
+    async def _catch_up(self) -> None:
+        before = self.index
+        records = merge(await self._read(0))
+        if self._doubts:
+            self._settle_doubts()
+        for record in records:
+            self._deliver(record)
+        if self.index > before:
+            logger.info("the live tail missed records %d to %d: read from the log", before + 1, self.index)
+
+    def _settle_doubts(self) -> None:
+        if self._line_seq > self._doubtful:  # it is so: the former bridge stays in doubt
+            self._doubts = 0
+        else:
+            self._doubts -= 1
+            if not self._doubts:
+                self._doubtful = -1
+
+    async def _read(self, until_seq: int) -> list[Record]:
+        """Return what the log has and was not read before."""
+        records: list[Record] = []
+        start_seq = self._read_to + 1
+        async for message in self._log.read(self._call.all, start_seq=start_seq, until_seq=until_seq):
+            self._read_to = max(self._read_to, message.seq)
+            record = self._decode(message.subject, message.headers, message.data, message.seq)
+            if record is not None:
+                records.append(record)
+                if isinstance(record.body, LineTaken):
+                    self.bridge, self._line_seq = record.body.bridge, message.seq
+        return records
+
+    def _decode(self, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:
+        try:
+            return codec.read(self._subjects, subject, headers, data, seq)
+        except ProtocolViolation as error:
+            logger.warning("a record is passed over: %s", error)
+            return codec.salvage(self._subjects, subject, headers, data, seq)

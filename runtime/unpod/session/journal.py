@@ -13,7 +13,7 @@ from unpod.core.ids import record_id
 from unpod.core.live import LIVE_SUBJECT, Delta
 from unpod.core.subjects import Channel
 from unpod.core.withhold import withhold
-from unpod.errors import LogError
+from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
 from unpod.ports import Fence
 
@@ -50,6 +50,16 @@ class Journal:
         self._index = 0
         self._last_command = 0
 
+    @property
+    def index(self) -> int:
+        """The index of the newest record."""
+        return self._index
+
+    @property
+    def backlog(self) -> int:
+        """How many records wait for the log."""
+        return self._writer.backlog
+
     def begin(self, index: int) -> None:
         """Go on after the owner record `index` of the log."""
         self._index = index
@@ -60,16 +70,20 @@ class Journal:
         *,
         cause: str,
         seen: int,
-        settled: int,
+        settled: tuple[int, int],
         hidden: bool,
+        handler: str = "",
         command_id: str = "",
     ) -> codec.Record:
         """Queue a fact or a command for the log and return its record, whole, for the fold.
 
         While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
-        to the session's live subject.
+        to the session's live subject. `settled` is as `Settling.say` has it.
+
+        Raises:
+            RecordTooLarge: it was not queued, and the next record takes its place.
         """
-        self._index = index = self._index + 1
+        index = self._index + 1
         is_command = isinstance(body, Command)
         channel: Channel = "cmd" if is_command else "run"
         tag = tag_of(body)
@@ -82,13 +96,16 @@ class Journal:
             epoch=self._epoch,
             index=index,
             seen=seen,
-            settled=settled,
+            settled=settled[0],
+            settled_own=settled[1],
             cause=cause,
+            handler=handler,
         )
-        if is_command:
-            self._last_command = index
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
         self._store(subject, body, to_headers(envelope), hidden=hidden or getattr(body, "withheld", False))
+        self._index = index
+        if is_command:
+            self._last_command = index
         return codec.Record(channel, envelope, body)
 
     def _store(self, subject: str, body: SessionEvent | AnyCommand, headers: dict[str, str], *, hidden: bool) -> None:
@@ -99,6 +116,8 @@ class Journal:
                 data = codec.encode(withhold(body))
             self._writer.put(subject, data, headers)
             reached("journal.published")
+        except RecordTooLarge:
+            raise
         except LogError as error:
             self._on_failure(error)
 

@@ -3,23 +3,25 @@
 Hooks run again by the rules of `core.past`; commands that the log knows are not sent again, steps return what they
 returned. What is new and belongs to something unsettled is done now: it is the half that a crash cut off. What is new
 and belongs to something settled comes from changed code; it is suppressed and recorded, so that no caller is greeted
-twice.
+twice. What was left out of something settled is recorded as well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.decide import decide
-from unpod.core.decision import FireHooks, MarkInterrupted, Step
+from unpod.core.decision import FireHooks, Step
 from unpod.core.events import tag_of
-from unpod.core.past import Past
-from unpod.core.resume import Capabilities, cut_reply, owner_hooks, resume
-from unpod.core.state import Exchange, evolve
+from unpod.core.past import Past, Point
+from unpod.core.resume import Capabilities, Trace, cut_reply, owner_hooks, restarted, resume, spoken_of
+from unpod.core.state import Exchange, SessionState, TurnResumed, evolve
 from unpod.session.scope import Scope
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("unpod.session")
 
-NOT_RECORDED = "(Something was said here that was not recorded.)"
+NOT_RECORDED: Final = "(Something was said here that was not recorded.)"
+RESTORE_S: Final = 5.0
+"""How long a brain may take to take up the conversation."""
 
 
 class Rehearsal:
@@ -38,11 +42,22 @@ class Rehearsal:
     def __init__(self, driver: Driver, past: Past) -> None:
         self._driver = driver
         self._past = past
+        self._trace = Trace(driver.state, past.records)
+        self._texts = dict(self._trace.texts)
+        if past.takeover is not None and past.takeover.text:
+            self._texts.setdefault(past.takeover.turn, past.takeover.text)
         self._pending: list[Record] = []
         self._opened: set[int] = set()
-        self.replaying = bool(past.records)
+        self._scopes = [driver.main]
+        self._used: set[str] = set()
+        self.was_needed = self.replaying = bool(past.records)
         self.now: float | None = driver.state.started_at if past.records else None
         """The time of the record that is gone through; None for a new call."""
+
+    @property
+    def end(self) -> Record | None:
+        """The record that had ended the call for this session before its runner died, or None."""
+        return self._trace.end
 
     @property
     def seen(self) -> int:
@@ -51,8 +66,8 @@ class Rehearsal:
 
     @property
     def paused(self) -> bool:
-        """Whether a pause of the recording has been written meanwhile."""
-        return any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
+        """Whether the recording is paused at the end of the past, or a pause has been written meanwhile."""
+        return self._trace.state.paused or any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
 
     def keep(self, record: Record) -> None:
         """Take a record that was written meanwhile: it comes after all of the past."""
@@ -61,37 +76,57 @@ class Rehearsal:
         else:
             self._driver.state = evolve(self._driver.state, record)
 
+    def knows(self, command_id: str) -> None:
+        """Take note that the code has asked for a command that the log knows."""
+        self._used.add(command_id)
+
     def suppresses(self, command: cmd.AnyCommand, scope: Scope) -> bool:
-        """Whether a command that the code asks for must not be sent: it was, or its place in the call is long gone."""
+        """Whether a command that the log does not know must not be sent: its place in the call is long gone."""
         if not self.replaying:
             return False
-        if isinstance(command, cmd.Interrupt):
-            return True
         verb = tag_of(command)
-        known = scope.peek(self._driver.seat.session_id, verb) in self._past.commands
-        if not known and not self._past.is_settled(scope.cause):
+        if isinstance(command, cmd.Interrupt):  # what was playing then is over
+            if verb_is_sent(self._trace.state):
+                scope.command_id(self._driver.seat.session_id, verb)
+            return True
+        if not self._is_settled(scope):
             self._close_turn(command)
             return False
         scope.command_id(self._driver.seat.session_id, verb)
-        if not known:
-            logger.warning(
-                "session %s: %s by %s is new to the log and not carried out: the code has changed",
-                self._driver.seat.session_id,
-                verb,
-                scope.handler,
-            )
-            self._driver.record(ev.Diverged(found=f"{verb} by {scope.handler}"[:200]), scope.cause)
+        self._diverged(scope, found=verb)
         return True
+
+    def note_new(self, what: str, scope: Scope) -> None:
+        """Record that the code does something which is no command, and new, in something settled."""
+        if self.replaying and self._is_settled(scope):
+            self._diverged(scope, found=what)
+
+    def _is_settled(self, scope: Scope) -> bool:
+        return not scope.loose and self._past.is_settled(scope.cause)
+
+    def _diverged(self, scope: Scope, *, found: str) -> None:
+        missing = [verb for id_, verb in self._past.asked(scope.cause, scope.handler) if id_ not in self._used]
+        expected = f"{missing[0]} by {scope.handler}" if missing else ""
+        logger.warning(
+            "session %s: %s by %s is new to the log%s: the code has changed",
+            self._driver.seat.session_id,
+            found,
+            scope.handler,
+            f", which has {missing[0]}" if missing else "",
+        )
+        fact = ev.Diverged(expected=expected[:200], found=f"{found} by {scope.handler}"[:200])
+        self._driver.record(fact, scope.cause)
 
     def _close_turn(self, command: cmd.AnyCommand) -> None:
         """End the reply that was open before a command that ends the call for this session."""
         ends = isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
-        state, takeover = self._driver.state, self._past.takeover
-        if not ends or not state.queue:
+        state = self._trace.state
+        if not ends or not state.queue or state.over or state.queue[0].number in state.reply_ends:
             return
         first = state.queue[0]
-        part = takeover.part if takeover is not None and takeover.turn == first.number else 0
-        self._driver.append(cut_reply(first, part))
+        self._driver.append(cut_reply(first, spoken_of(first, self._past)))
+
+    # --- going through ------------------------------------------------------------------------------------------------
 
     async def play(self) -> None:
         """Run the code's hooks through the past."""
@@ -99,82 +134,119 @@ class Rehearsal:
             logger.info("session %s: going through its past again", self._driver.seat.session_id)
         for record in self._past.prefix:
             if isinstance(record.body, ev.CallStarted):
-                await self._fire(FireHooks("call_start"), record.envelope.id, record.envelope.index)
+                await self._fire(FireHooks("call_start"), record.envelope.id, Point(record.envelope.index))
         for record in self._past.records:
             await self._through(record)
+        self._miss()
 
     async def _through(self, record: Record) -> None:
         driver, envelope = self._driver, record.envelope
         driver.state = evolve(driver.state, record)
         self.now = envelope.time
-        if record.channel in OWNER_CHANNELS:
-            for fire in owner_hooks(record, self._past):
-                await self._fire(fire, envelope.cause, envelope.seen)
-        elif not isinstance(record.body, (ev.CallEnded, ev.TurnMetrics)):
-            for step in decide(driver.state, record, envelope.time, driver.settings).steps:
-                if isinstance(step, FireHooks):
-                    await self._fire(step, envelope.id, envelope.index)
+        point = Point(envelope.index, own=record.channel in OWNER_CHANNELS)
+        for fire in self._due(record):
+            await self._fire(fire, envelope.id, point)
         await self._open_turn()
+
+    def _due(self, record: Record) -> list[FireHooks]:
+        """Return the hooks that were due at a record, but for those of the call's end: they come last."""
+        driver = self._driver
+        if record.channel in OWNER_CHANNELS:
+            return list(owner_hooks(record, self._texts))
+        if isinstance(record.body, ev.CallEnded):
+            return []
+        if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self._trace.stray:
+            return []
+        steps = decide(driver.state, record, record.envelope.time, driver.settings).steps
+        return [step for step in steps if isinstance(step, FireHooks)]
 
     async def _open_turn(self) -> None:
         """Run the hooks of the text that is next, once."""
-        queue = self._driver.state.queue
-        if not queue or queue[0].number in self._opened or queue[0].cause == self._past.skip:
+        state = self._driver.state
+        if not state.queue or state.over or state.queue[0].number in self._opened:
             return
-        pending = queue[0]
+        pending = state.queue[0]
         self._opened.add(pending.number)
-        position = self._past.index_of(pending.cause)
-        await self._fire(FireHooks("user_turn", (pending.text or "",), turn=pending.number), pending.cause, position)
+        point = self._past.point(pending.cause) or Point(0)
+        await self._fire(FireHooks("user_turn", (pending.text or "",), turn=pending.number), pending.cause, point)
 
-    async def _fire(self, fire: FireHooks, cause: str, position: int) -> None:
-        driver, past = self._driver, self._past
-        driver.settling.begin(position)
+    async def _fire(self, fire: FireHooks, cause: str, point: Point) -> None:
+        driver = self._driver
+        if cause in self._past.poisoned:
+            return
+        driver.settling.begin(point)
         await driver.hook_runner.run(
             fire,
             cause=cause,
             timeout_s=driver.settings.hook_timeout_s,
-            returned=lambda: driver.settling.returned(position),
-            runs=lambda replay: past.reruns(fire.event, position, replay=replay),
+            returned=partial(driver.settling.returned, point),
+            runs=lambda replay: self._past.reruns(fire.event, point, replay=replay),
+            begun=self._scopes.append,
         )
+
+    def _miss(self) -> None:
+        """Record what the log has of handlers that were settled, and that the code has not asked for again."""
+        for scope in self._scopes:
+            if not self._past.is_settled(scope.cause):
+                continue
+            for command_id, verb in self._past.asked(scope.cause, scope.handler):
+                if command_id not in self._used:
+                    logger.warning(
+                        "session %s: %s by %s is in the log, and the code does not ask for it again: it has changed",
+                        self._driver.seat.session_id,
+                        verb,
+                        scope.handler,
+                    )
+                    self._driver.record(ev.Diverged(expected=f"{verb} by {scope.handler}"[:200]), scope.cause)
+
+    # --- on to the present --------------------------------------------------------------------------------------------
 
     async def go_live(self) -> tuple[Step, ...]:
         """Leave the past behind, and return how to go on."""
         driver, past = self._driver, self._past
-        for record in past.records:
-            driver.state = evolve(driver.state, record)
+        state = self._trace.state
         for record in self._pending:
-            driver.state = evolve(driver.state, record)
+            state = evolve(state, record)
         was, self.replaying, self.now = self.replaying, False, None
         if not was:
             return ()
+        now = driver.seat.clock.now()
+        driver.state = state = restarted(state, now, driver.settings)
         view = driver.brain.view
         can = Capabilities(has_brain=view is not None, can_continue=view is not None and view.can_continue)
-        decision = resume(driver.state, past, driver.seat.clock.now(), driver.settings, can)
+        steps = resume(state, self._trace, past, now, driver.settings, can).steps
         if view is not None:
-            await _restore(view, self._history(decision.steps))
-        return decision.steps
+            await _restore(view, [*state.history, *_last_words(steps)])
+        return steps
 
-    def _history(self, steps: tuple[Step, ...]) -> list[Exchange]:
-        """Return what the brain's memory must hold: the completed turns, and a reply that is not gone on with."""
-        state, takeover = self._driver.state, self._past.takeover
-        history = list(state.history)
-        if takeover is not None and state.queue and any(isinstance(step, MarkInterrupted) for step in steps):
-            first = state.queue[0]
-            history.append(Exchange(first.number, first.text, takeover.text, takeover.text))
-        return history
+
+def verb_is_sent(state: SessionState) -> bool:
+    """Whether an interruption by the code is a command on this call."""
+    return "agent.interrupt" in state.negotiated
+
+
+def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
+    """Return the open turn as the brain's memory must have it, where its reply is not gone on with."""
+    for step in steps:
+        if isinstance(step, TurnResumed) and (step.turn.interrupted or step.turn.phase == "ended"):
+            turn = step.turn
+            return [Exchange(turn.number, turn.user_text, turn.sent, turn.heard, turn.withheld)]
+    return []
 
 
 async def _restore(view: AdapterView, history: list[Exchange]) -> None:
     """Give the brain its memory back; a failure of its own code is logged, and the call goes on."""
-    if not history:
+    messages = _messages(history)
+    if not messages:
         return
     try:
-        if view.has_restore:
-            await view.restore(_messages(history))
-        else:
-            lines = [f"{message['role']}: {message['content']}" for message in _messages(history)]
-            await view.assist("The conversation so far:\n" + "\n".join(lines))
-    except Exception as error:  # noqa: BLE001 - the brain's own code
+        async with asyncio.timeout(RESTORE_S):
+            if view.has_restore:
+                await view.restore(messages)
+            else:
+                lines = [f"{message['role']}: {message['content']}" for message in messages]
+                await view.assist("The conversation so far:\n" + "\n".join(lines))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code
         logger.error("the brain could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
 
 

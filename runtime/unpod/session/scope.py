@@ -18,20 +18,23 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """One handler at work on one cause."""
+    """One handler at work on one cause.
 
-    __slots__ = ("_uses", "cause", "handler")
+    `loose`: nobody waits for what runs in it, as in a task, or in one that a hook has left behind. Whether it had come
+    to its end before a crash is not known.
+    """
 
-    def __init__(self, cause: str, handler: str) -> None:
+    __slots__ = ("_uses", "cause", "handler", "loose")
+
+    def __init__(self, cause: str, handler: str, *, loose: bool = False) -> None:
         self.cause = cause
         self.handler = handler
+        self.loose = loose
         self._uses: Counter[str] = Counter()
 
     def command_id(self, session_id: str, verb: str) -> str:
         """Return the id of the next use of `verb` in this scope."""
-        identifier = self.peek(session_id, verb)
-        self._uses[verb] += 1
-        return identifier
+        return command_id(session_id, self.cause, self.handler, verb, self._next(verb))
 
     def peek(self, session_id: str, verb: str) -> str:
         """Return the same without using it."""
@@ -39,10 +42,16 @@ class Scope:
 
     def step_id(self, session_id: str, name: str) -> str:
         """Return the id of the next journaled step of that name in this scope."""
-        use = f"step:{name}"
+        return step_id(session_id, self.cause, self.handler, name, self._next(f"step:{name}"))
+
+    def task(self, name: str) -> Scope:
+        """Return the scope of the next task of that name that is begun in this one."""
+        return Scope(self.cause, f"{self.handler}/task:{name}:{self._next(f'task:{name}')}", loose=True)
+
+    def _next(self, use: str) -> int:
         nth = self._uses[use]
         self._uses[use] += 1
-        return step_id(session_id, self.cause, self.handler, name, nth)
+        return nth
 
 
 _current: ContextVar[Scope | None] = ContextVar("unpod_scope", default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unpod.adapters.view import check_adapter
 from unpod.core import commands as cmd
@@ -44,7 +44,7 @@ class Session:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._adapter: object | None = None
-        self.data: dict[str, object] = {}
+        self.data: dict[str, Any] = {}
         """A place for whatever belongs to this call."""
         self.recording = Recording(driver)
         self.metrics = MetricsTracker(driver)

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -40,6 +39,10 @@ class Steps:
         recorded = driver.past.steps.get(identifier) if driver.past is not None else None
         if recorded is not None and not recorded.withheld:
             return _outcome(recorded)
+        if driver.lost is not None:  # nobody would learn what came of it
+            raise driver.lost.with_traceback(None)
+        if recorded is None:
+            driver.note_new(f"step {name}", scope)
         completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
         reached("step.returned")
         driver.record(completed, scope.cause)
@@ -49,16 +52,21 @@ class Steps:
 
     def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run `work` as a handler of its own, until the session closes."""
-        context = copy_context()
-        task: asyncio.Task[T] = context.run(
-            asyncio.get_running_loop().create_task, self._guarded(name, work), name=f"unpod-task-{name}"
-        )
+        scope = current(self._driver.main).task(name)
+        task = asyncio.get_running_loop().create_task(self._guarded(name, scope, work), name=f"unpod-task-{name}")
         self._driver.chores.add(task)
-        task.add_done_callback(self._driver.chores.discard)
+
+        def over(_: asyncio.Task[T]) -> None:
+            work.close()  # one that is cancelled before it began would never be awaited
+            self._driver.chores.discard(task)
+            if not task.cancelled():
+                task.exception()  # it was logged and recorded
+
+        task.add_done_callback(over)
         return task
 
-    async def _guarded(self, name: str, work: Coroutine[object, object, T]) -> T:
-        with entered(Scope("", f"task:{name}")):
+    async def _guarded(self, name: str, scope: Scope, work: Coroutine[object, object, T]) -> T:
+        with entered(scope):
             try:
                 return await work
             except Exception as error:
@@ -71,7 +79,7 @@ class Steps:
                     exc_info=None if driver.state.paused else error,
                 )
                 if driver.lost is None:
-                    driver.record(HookFailed(hook="task", function=name, error=describe(error)), "")
+                    driver.record(HookFailed(hook="task", function=name, error=describe(error)), scope.cause)
                 raise
 
 

@@ -130,9 +130,10 @@ class TurnStream:
     async def _hand_on(self, stream: AsyncGenerator[Piece, None], turn: int) -> None:
         async with aclosing(stream) as pieces:
             async for piece in pieces:
+                if not self._stale():
+                    self._tell(_given(piece, turn), None)
                 if self._stale():
                     return
-                self._tell(_given(piece, turn), None)
 
     def _on_llm_call(self, **fields: object) -> None:
         self._tell(_given(LLMCall(**fields), self._turn), None)  # type: ignore[arg-type]

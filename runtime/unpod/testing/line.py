@@ -1,7 +1,7 @@
 """The other side of a session in memory: bridge and speech worker in one, as far as a session can tell.
 
 It writes what a bridge writes (frames, receipts, the end of the call) and performs what a bridge performs, without
-sockets and without waiting: text handed over counts as spoken at once, unless `speech_s` says how long speech takes.
+sockets and without waiting: text handed over counts as spoken at once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Reply:
 
 
 class MemoryLine:
-    """One call's line in memory. Read `replies`, `spoken` and `commands`; `changed` is set at each change."""
+    """One call's line in memory. Read `replies`, `spoken` and `commands`; `changed` is set at each change.
+
+    `closing_s` is how long the worker takes, in virtual seconds, to close the line once it was told to.
+    """
 
     def __init__(self, log: MemoryLog, clock: VirtualClock, subjects: Subjects, agent_id: str, session_id: str) -> None:
         self.log = log
@@ -77,6 +80,7 @@ class MemoryLine:
         self.command_ids: list[str] = []
         self.changed = asyncio.Event()
         self.ended: str | None = None
+        self.closing_s = 0.0
         self._clock = clock
         self._subjects = subjects
         self._agent = agent_id
@@ -251,7 +255,10 @@ class MemoryLine:
         self._later(self.acknowledge(receipt))
 
     def _end_soon(self, reason: str) -> None:
-        self._later(self.end(reason, by="agent"))
+        if self.closing_s:
+            self._clock.call_later(self.closing_s, lambda: self._later(self.end(reason, by="agent")))
+        else:
+            self._later(self.end(reason, by="agent"))
 
     def _later(self, work: Coroutine[object, object, object]) -> None:
         before = self._ending

@@ -91,8 +91,8 @@ class JsonLines:
         self._put("data", data=data)
 
     def _put(self, event: str, **fields: object) -> None:
-        self._console.file.write(json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n")
-        self._console.file.flush()
+        line = json.dumps({"event": event, **fields}, ensure_ascii=False)
+        self._console.print(line, soft_wrap=True)
 
 
 def rendered(item: Item) -> RenderableType | None:

@@ -9,8 +9,9 @@ from tests.faults.process import until
 from tests.faults.scene import Scene
 from unpod_bridge.orchestrator import CallRefused
 
-HALF_OPEN_S = 9.0
-"""After how long a bridge gives up a socket of which it hears nothing (`websocket.SocketSettings`)."""
+NOTICED_S = 15.0
+"""A bridge gives a socket of which it hears nothing up after 9 s (`websocket.SocketSettings`), and dials at once."""
+GROWS_MB = 64
 
 
 async def assigned_twice(scene: Scene) -> None:
@@ -33,11 +34,11 @@ async def call_sockets_drop(scene: Scene) -> None:
         await scene.load.words(scene.rng.randint(1, 12))
         scene.mark()
         caller.call.drop()
+    await scene.load.news.until(
+        lambda: all(len(caller.ups) == len(caller.downs) > 0 for caller in scene.load.callers), "redials"
+    )
     for caller in scene.load.callers:
-        await caller.call.connected(PATIENCE_S)
-        up = [at for at, what in caller.line if what == "up"]
-        down = [at for at, what in caller.line if what == "down"]
-        gone = max(after - before for before, after in zip(down, up[1:], strict=True))
+        gone = max(after - before for before, after in zip(caller.downs, caller.ups, strict=True))
         scene.figures["redial_s"] = max(gone, scene.figures.get("redial_s", 0.0))
         scene.expect(gone < scene.bounds.limit(1.0), f"call {caller.number} was without a socket for {gone:.2f} s")
 
@@ -63,30 +64,38 @@ async def control_sockets_drop(scene: Scene) -> None:
     await later.connected(PATIENCE_S)
     await later.hang_up()
     for caller in scene.load.callers:
-        scene.expect(not any(what == "down" for _, what in caller.line), f"call {caller.number} has noticed")
+        scene.expect(not caller.downs, f"call {caller.number} has noticed")
 
 
-async def the_worker_stops_reading(scene: Scene) -> None:
-    """One call's worker reads no more while its agent floods it: half-open, and all buffers full."""
+async def buffers_are_full(scene: Scene) -> None:
+    """One call's worker reads no more while its agent has much to say."""
+    await _half_open(scene, frozenset({"pour"}))
+
+
+async def half_open(scene: Scene) -> None:
+    """One call's worker reads no more, and there is nothing much to say: only a ping can tell."""
+    await _half_open(scene, frozenset())
+
+
+async def _half_open(scene: Scene, orders: frozenset[str]) -> None:
     caller = scene.rng.choice(scene.load.callers)
     bridge = await scene.stack.line(caller.session)
     assert bridge is not None
     before = bridge.rss_mb
     caller.hush()
     await caller.answer(caller.turns[-1])
-    turn = await caller.ask(frozenset({"flood"}))
     caller.call.pause_reading()
+    (await caller.ask(orders)).given_up = True
     refused = len(caller.call.dials)
+    begun = asyncio.get_running_loop().time()
     # The bridge gives the socket up, and its redial is refused as long as the worker has not noticed.
-    await until(
-        lambda: any(code == 4009 for _, code in list(caller.call.dials)[refused:]), "a redial", 2 * HALF_OPEN_S + 5
-    )
+    await until(lambda: any(code == 4009 for _, code in list(caller.call.dials)[refused:]), "a redial", NOTICED_S)
+    scene.figures["noticed_s"] = asyncio.get_running_loop().time() - begun
     grown = bridge.rss_mb - before
     scene.figures["rss_mb"] = grown
-    scene.expect(grown < 64, f"the bridge has grown by {grown:.0f} MiB")
+    scene.expect(grown < GROWS_MB, f"the bridge has grown by {grown:.0f} MiB")
     scene.mark()
     caller.call.resume_reading()
-    turn.given_up = True
     caller.go_on()
 
 

@@ -41,7 +41,7 @@ def test_what_happens_before_the_call_is_placed_is_kept() -> None:
     wire.says("call.started", session_id="s")
     wire.says("user.text", text="hi")
     assert not facts(wire.out)
-    wire.relay.appoint(7)
+    wire.relay.owner.appoint(7)
     wire.does(cmd.Say(text="hello"))
     assert verbs(wire.out) == ["hello", "agent.say"]
     wire.feed(wire.relay.begin())
@@ -297,10 +297,12 @@ def test_a_reply_that_nobody_ended_is_ended_before_the_next() -> None:
     assert spoken(wire.ends(2, 1)) == [None]
 
 
-def test_a_reply_in_two_parts_has_two_ends() -> None:
+def test_a_reply_in_two_parts_is_one_reply() -> None:
     wire = Wire().up()
-    wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.speaks(1, 1, "b", part=1), wire.ends(1, 1, part=1)
-    assert spoken(wire.out) == ["a", None, "b", None]
+    wire.speaks(1, 1, "a"), wire.speaks(1, 1, "b", part=1), wire.flush(), wire.ends(1, 1, part=1)
+    wire.speaks(1, 1, "c", part=2), wire.ends(1, 1, part=2)
+    assert spoken(wire.out) == ["a", "b", None]
+    assert facts(wire.out, ev.ReplySpoken) == [ev.ReplySpoken(turn=1, part=1, deltas=1, chars=2, ended=True)]
 
 
 def test_receipts_are_cumulative_and_few() -> None:

@@ -66,7 +66,7 @@ class Wire:
         self.start()
         self.opened()
         self.greets(*verbs, metadata=metadata)
-        self.relay.appoint(EPOCH)
+        self.relay.owner.appoint(EPOCH)
         self.feed(self.relay.begin())
         self.out.clear()
         return self

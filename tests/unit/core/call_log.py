@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from msgspec import Struct
+
 from unpod.core import events as ev
-from unpod.core.codec import Record
-from unpod.core.commands import AnyCommand, Command
+from unpod.core.codec import Body, Record
+from unpod.core.commands import Command
 from unpod.core.envelope import Envelope
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id, record_id
@@ -28,14 +32,14 @@ class CallLog:
         self.bridge(ev.HelloAcked(negotiated_verbs=negotiated))
         self.bridge(ev.CallStarted(session_id=session))
 
-    def bridge(self, body: ev.CallerEvent | ev.Receipt) -> Record:
+    def bridge(self, body: Struct) -> Record:
         """Write the bridge's next record."""
         self.bridge_index += 1
         channel: Channel = "ack" if isinstance(body, ev.Receipt) else "evt"
         identifier = record_id(self.session, "bridge", self.bridge_index)
         return self._write(channel, body, identifier, self.bridge_index, seen=0)
 
-    def owner(self, body: ev.SessionEvent | AnyCommand) -> Record:
+    def owner(self, body: Struct) -> Record:
         """Write the owner's next record."""
         self.owner_index += 1
         if isinstance(body, Command):
@@ -44,15 +48,7 @@ class CallLog:
         identifier = record_id(self.session, "owner", self.owner_index)
         return self._write("run", body, identifier, self.owner_index, seen=self.bridge_index)
 
-    def _write(
-        self,
-        channel: Channel,
-        body: ev.CallerEvent | ev.Receipt | ev.SessionEvent | AnyCommand,
-        identifier: str,
-        index: int,
-        *,
-        seen: int,
-    ) -> Record:
+    def _write(self, channel: Channel, body: Struct, identifier: str, index: int, *, seen: int) -> Record:
         envelope = Envelope(
             id=identifier,
             type=f"{channel}.{tag_of(body)}",
@@ -63,7 +59,7 @@ class CallLog:
             index=index,
             seen=seen,
         )
-        record = Record(channel, envelope, body, seq=len(self.records) + 1)
+        record = Record(channel, envelope, cast("Body", body), seq=len(self.records) + 1)
         self.records.append(record)
         self.state = evolve(self.state, record)
         return record

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from unpod.core import codec, events as ev
+from unpod.core import codec
 from unpod.core import commands as cmd
+from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.events import tag_of
@@ -17,9 +18,7 @@ CALL = SUBJECTS.call("a", "s")
 
 
 def headers(record_type: str, *, version: int = 1) -> dict[str, str]:
-    envelope = Envelope(
-        id="x", type=record_type, source="/s", session="s", time=1.0, epoch=1, index=1, version=version
-    )
+    envelope = Envelope(id="x", type=record_type, source="/s", session="s", time=1.0, epoch=1, index=1, version=version)
     return to_headers(envelope)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.unit.core.call_log import CallLog
+
 from unpod.core import events as ev
 from unpod.core.metrics import CallMetrics, Cost, MetricsState, Tokens, mean, on_call_metric, percentile, snapshot
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-
 from tests.unit.core.call_log import CallLog
+
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
@@ -58,7 +58,8 @@ def test_of_two_epochs_the_newer_one_counts() -> None:
     log = a_call()
     say = next(record for record in log.records if isinstance(record.body, cmd.Say))
     newer = rewritten(say, epoch=2, id="another")
-    assert [record.envelope.id for record in merge([say, newer, *log.records]) if record.channel == "cmd"][0] == "another"
+    merged = merge([say, newer, *log.records])
+    assert [record.envelope.id for record in merged if isinstance(record.body, cmd.Say)] == ["another"]
 
 
 def takeover() -> tuple[list[Record], list[Record]]:
@@ -89,16 +90,11 @@ def test_void_records_change_nothing_in_a_fold_that_meets_them_late() -> None:
 
 
 def test_a_tail_gives_what_is_next_and_holds_back_what_is_early() -> None:
-    one, two, three, four = (record for record in a_call().records if record.channel == "evt")
-    one, two, three, four = (rewritten(r, index=n) for n, r in enumerate((one, two, three, four), 1))
+    events = [record for record in a_call().records if record.channel == "evt"]
+    one, two, three, four = (rewritten(record, index=n) for n, record in enumerate(events, 1))
     tail = Tail()
-    assert tail.push(three) == []
-    assert tail.gap == Gap(1, 2)
-    assert tail.push(two) == []
-    assert tail.gap == Gap(1, 1)
-    assert tail.push(one) == [one, two, three]
-    assert tail.gap is None
-    assert tail.index == 3
+    steps = [(tail.push(record), tail.gap, tail.index) for record in (three, two, one)]
+    assert steps == [([], Gap(1, 2), 0), ([], Gap(1, 1), 0), ([one, two, three], None, 3)]
     assert tail.push(two) == []
     assert tail.push(four) == [four]
 

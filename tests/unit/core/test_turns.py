@@ -110,6 +110,8 @@ def test_how_a_turn_went_is_how_its_reply_was_ended() -> None:
 
 
 def test_a_reply_that_the_calls_end_cut_was_not_unanswered() -> None:
-    cut = replace(TURN, phase="speaking", asked_at=12.0, first_delta_at=12.5, last_delta_at=13.0, sent="hello", deltas=1)
+    cut = replace(
+        TURN, phase="speaking", asked_at=12.0, first_delta_at=12.5, last_delta_at=13.0, sent="hello", deltas=1
+    )
     assert completed(cut, 20.0).outcome == "ended"
     assert completed(cut, 20.0).ended_at == 20.0

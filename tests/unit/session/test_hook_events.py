@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.unit.session.rig import Brain, Ear, Plain, agent
+
 from unpod import LLMCall, ToolCall, ToolResult
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -60,9 +60,7 @@ async def test_agent_turn_has_what_was_sent() -> None:
 
 async def test_tool_call_and_tool_result_are_what_the_adapter_reports() -> None:
     ear = Ear()
-    brain = Plain(
-        ToolCall("lookup", {"order": 7}, "t1"), ToolResult("lookup", {"state": "sent"}, "t1"), "It was sent."
-    )
+    brain = Plain(ToolCall("lookup", {"order": 7}, "t1"), ToolResult("lookup", {"state": "sent"}, "t1"), "It was sent.")
     async with simulate_call(agent(ear, brain)) as call:
         assert await call.user("where is it?") == "It was sent."
         assert await facts(call, ev.ToolCalled) == [
@@ -175,8 +173,6 @@ async def test_state_has_the_frame_and_causes_no_verb() -> None:
         "dreaming",
     ]
     assert ear.args("state")[0][0]["mood"] == "good"  # type: ignore[index]
-
-
 
 
 @pytest.mark.parametrize("severity", ["warn", "error", "unheard_of"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.unit.session.rig import Brain, Ear, Plain, agent
+
 from unpod import CallContext
 from unpod.core import events as ev
 from unpod.testing import simulate_call

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.unit.session.rig import Brain, Ear, Plain, agent
+
 from unpod import LLMCall
 from unpod.core import events as ev
 from unpod.testing import SimulatedCall, simulate_call

@@ -1,0 +1,185 @@
+"""What a bridge has to know of a call that another one had, out of the call's log. Pure.
+
+What the former bridge did stands in its receipts; what stands in none may have been done in the moment of its death.
+So, for each command of the owner:
+
+- a receipt says what became of it: it is settled;
+- one that cannot be taken back and is claimed, no more, may have been written: `unknown`, and not repeated. Without a
+  claim it was not written, and is performed;
+- `say` has no claim. It is performed where it was stored when the former bridge could hear nothing any more, else it is
+  `unknown`;
+- all others may be repeated, and are performed.
+
+Speech: what the last receipt of a reply counts was spoken. The pieces behind it may have been, so they are never asked
+for again; the reply goes on with the first piece that the owner has sent since (`Speech.go_on`). Where the former
+bridge has handed the call over in order, nothing is uncertain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from unpod.core import codec
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.subjects import CallSubjects, Subjects
+from unpod.errors import ProtocolViolation
+from unpod.ports import Message
+from unpod_bridge import frames
+from unpod_bridge.adopted import Adopted
+from unpod_bridge.call_state import OUTCOMES
+from unpod_bridge.outputs import Owned
+from unpod_bridge.owner_records import OwnerRecords
+
+NEVER: Final = 2**63
+"""A place in the log that it will not come to."""
+
+
+class CallLog:
+    """Takes the stored messages of a call, in stream order, and says what they amount to."""
+
+    def __init__(self, subjects: Subjects, call: CallSubjects, session_id: str) -> None:
+        self._subjects = subjects
+        self._session = session_id
+        self._reader = OwnerRecords(subjects, call)
+        self._ack = call.ack
+        self._evt = call.evt("x")[:-1]
+        self._index = 0
+        self._facts: dict[str, object] = {}
+        self._outcomes: dict[str, ev.CommandOutcome] = {}
+        self._owned: dict[int, tuple[int, Owned]] = {}
+        self._changes: list[ev.OwnerChanged] = []
+        self._owner_seq = 0
+        self._turns = 0
+        self._closed = 0
+        self._reply: ev.ReplySpoken | None = None
+        self._cut = False
+
+    def take(self, message: Message) -> None:
+        """Take the next message."""
+        if message.subject == self._ack or message.subject.startswith(self._evt):
+            try:
+                record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
+            except ProtocolViolation:
+                return
+            if record.envelope.index > self._index:
+                self._index = record.envelope.index
+                self._fact(record)
+            return
+        owned = self._reader.read(message)
+        if owned is not None:
+            former = self._owned.get(owned.index)
+            if former is None or former[1].epoch < owned.epoch:
+                self._owned[owned.index] = message.seq, owned
+
+    def _fact(self, record: Record) -> None:
+        body = record.body
+        match body:
+            case ev.CommandAcknowledged():
+                self._outcomes.pop(body.command, None)
+                self._outcomes[body.command] = body.outcome
+            case ev.ReplySpoken():
+                self._spoken(body)
+            case ev.OwnerChanged():
+                self._changes.append(body)
+                self._owner_seq = record.seq
+            case ev.UserText():
+                self._turns += body.is_final
+            case ev.UserInterrupted():
+                self._cut = self._reply is not None
+            case ev.HelloAcked() | ev.CallStarted() | ev.CallReattached() | ev.CallEnded():
+                self._facts[ev.tag_of(body)] = body
+            case _:
+                pass
+
+    def _spoken(self, body: ev.ReplySpoken) -> None:
+        if body.ended:
+            self._closed, self._reply = max(self._closed, body.turn), None
+        elif body.turn > self._closed:
+            self._cut = self._cut and self._reply is not None and self._reply.turn == body.turn
+            self._reply = body
+
+    # ----------------------------------------------------------------------------------------------- what it amounts to
+
+    def adopted(self, *, deaf_from: int = NEVER, clean: bool = False) -> Adopted:
+        """Return how far the call has come.
+
+        From the stream sequence `deaf_from` on, the former bridge has heard nothing any more. `clean`: it has handed
+        the call over, with everything stored.
+        """
+        hello, started = self._facts.get("hello.ack"), self._facts.get("call.started")
+        again, ended = self._facts.get("call.reattached"), self._facts.get("call.ended")
+        records = list(self._valid())
+        paused, pause_reason = self._pause(owned for _, owned in records)
+        commands = [owned.command for _, owned in records]
+        unsettled = [(seq, owned) for seq, owned in records if not self._is_settled(owned)]
+        unknown = [owned for seq, owned in unsettled if self._may_be_done(seq, owned, deaf_from, clean=clean)]
+        lost = {owned.id for owned in unknown}
+        return Adopted(
+            session_id=self._session,
+            index=self._index,
+            owner_index=max(self._owned, default=0),
+            started=isinstance(started, ev.CallStarted),
+            ended=ended if isinstance(ended, ev.CallEnded) else None,
+            recorded=not isinstance(started, ev.CallStarted) or started.metadata.get("recording") is not False,
+            verbs=frames.negotiated(hello) if isinstance(hello, ev.HelloAcked) else frozenset(),
+            attempts=again.attempt if isinstance(again, ev.CallReattached) else 0,
+            turns=self._turns,
+            closed=self._closed,
+            reply=self._reply,
+            cut=self._cut,
+            owner=self._changes[-1] if self._changes else None,
+            owner_seq=self._owner_seq,
+            outcomes={**dict(list(self._outcomes.items())[-OUTCOMES:]), **dict.fromkeys(lost, "unknown")},
+            owned=tuple(owned for _, owned in unsettled if owned.id not in lost),
+            unknown=tuple(unknown),
+            paused=paused,
+            pause_reason=pause_reason,
+            filler=next((c.text or "" for c in reversed(commands) if isinstance(c, cmd.SetFiller)), ""),
+            asked=next((c.reason for c in commands if isinstance(c, cmd.EndCall)), None),
+            ending=self._ending(records, lost),
+            clean=clean,
+        )
+
+    def _valid(self) -> Iterator[tuple[int, Owned]]:
+        """Yield what the owners have stored, in order, without what a takeover has made void."""
+        for index in sorted(self._owned):
+            seq, owned = self._owned[index]
+            if not any(owned.epoch < change.epoch and index > change.last_owner_index for change in self._changes):
+                yield seq, owned
+
+    def _is_settled(self, owned: Owned) -> bool:
+        if isinstance(owned.command, cmd.EndReply):
+            return owned.command.turn <= self._closed
+        if owned.command is None and not owned.refusal:
+            return True
+        return self._outcomes.get(owned.id, "claimed") != "claimed"
+
+    def _may_be_done(self, seq: int, owned: Owned, deaf_from: int, *, clean: bool) -> bool:
+        if owned.id in self._outcomes:  # claimed
+            return True
+        return isinstance(owned.command, cmd.Say) and not clean and seq < deaf_from
+
+    def _pause(self, records: Iterator[Owned]) -> tuple[bool, str]:
+        paused, reason = False, ""
+        for owned in records:
+            outcome = self._outcomes.get(owned.id)
+            if isinstance(owned.command, cmd.PauseRecording) and outcome != "refused":
+                paused, reason = True, owned.command.reason
+            elif isinstance(owned.command, cmd.ResumeRecording) and outcome is not None:
+                paused = False
+        return paused, reason
+
+    def _ending(self, records: list[tuple[int, Owned]], lost: set[str]) -> cmd.EndCall | cmd.Transfer | None:
+        for _, owned in records:
+            command = owned.command
+            sent = self._outcomes.get(owned.id) in ("claimed", "written", "delivered", "unknown") or owned.id in lost
+            if sent and isinstance(command, (cmd.EndCall, cmd.Transfer)) and _ends(command):
+                return command
+        return None
+
+
+def _ends(command: cmd.EndCall | cmd.Transfer) -> bool:
+    return isinstance(command, cmd.EndCall) or command.mode == "cold"

@@ -1,0 +1,64 @@
+"""How far a call has come that another bridge had, and how a relay goes on from there. Pure; `adopt` finds it out."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod_bridge.call_state import CallState
+from unpod_bridge.filler import Filler
+from unpod_bridge.outputs import Owned
+from unpod_bridge.performer import Performer
+
+
+class Adopted(Struct, frozen=True, kw_only=True):
+    """How far a call has come.
+
+    `index` is the bridges' last, `owner_index` the owners'. `owner` is the newest owner's starting point, which stands
+    at `owner_seq`; None where there was none. `reply` is the last receipt of the reply that is open, `cut` whether the
+    caller has cut in since; `closed` the last turn whose reply was ended. `owned` are the commands that are to be
+    performed, `unknown` those that may have been. `ending` is an end that was sent to the worker, or may have been.
+    `clean`: the former bridge has handed the call over, with everything stored.
+    """
+
+    session_id: str
+    index: int = 0
+    owner_index: int = 0
+    started: bool = False
+    ended: ev.CallEnded | None = None
+    recorded: bool = True
+    verbs: frozenset[str] = frozenset()
+    attempts: int = 0
+    turns: int = 0
+    closed: int = 0
+    reply: ev.ReplySpoken | None = None
+    cut: bool = False
+    owner: ev.OwnerChanged | None = None
+    owner_seq: int = 0
+    outcomes: dict[str, ev.CommandOutcome] = {}
+    owned: tuple[Owned, ...] = ()
+    unknown: tuple[Owned, ...] = ()
+    paused: bool = False
+    pause_reason: str = ""
+    filler: str = ""
+    asked: str | None = None
+    ending: cmd.EndCall | cmd.Transfer | None = None
+    clean: bool = False
+
+
+def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler, now: float) -> None:
+    """Put the parts of a relay where the former bridge's were, and say what nobody will ever know."""
+    call.epoch = 0 if past.owner is None else past.owner.epoch
+    call.recorded, call.verbs = past.recorded, past.verbs
+    call.paused, call.pause_reason = past.paused, past.pause_reason
+    call.filler, call.asked = past.filler, past.asked
+    call.outcomes.update(past.outcomes)
+    call.speech.private = past.paused
+    call.speech.go_on(past.reply, closed=past.closed, cut=past.cut, sure=past.clean)
+    filler.go_on(past.turns)
+    for owned in past.unknown:
+        call.acknowledge(owned, "unknown")
+    performer.go_on(past.owned, past.owner_index)
+    if past.ending is not None:
+        performer.ends(past.ending, now)

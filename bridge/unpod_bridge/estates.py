@@ -1,0 +1,150 @@
+"""A call as the care for its owner sees it: while it lives, and when only its cleanup is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unpod.core import events as ev
+from unpod.core.subjects import CallSubjects
+from unpod.errors import LogError
+from unpod.ports import Stored
+from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.outputs import Output, Owned
+from unpod_bridge.placing import LineServices
+from unpod_bridge.relay import Relay
+from unpod_bridge.tenure import Legacy
+
+
+class LiveCall:
+    """A call whose line is ours (`succession.Estate`); `feed` carries out what its relay wants."""
+
+    ended = False
+
+    def __init__(
+        self,
+        relay: Relay,
+        ledger: Ledger,
+        services: LineServices,
+        feed: Callable[[list[Output]], None],
+        failed: Callable[[LogError], None],
+    ) -> None:
+        self._relay = relay
+        self._ledger = ledger
+        self._now = services.clock.now
+        self._feed = feed
+        self.failed = failed
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        return self._ledger.index
+
+    @property
+    def owner_index(self) -> int:
+        """How far the owner's records are here."""
+        return self._relay.owner.index
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        return self._relay.owner.busy
+
+    def catch_up(self, last: int) -> None:
+        """Look for what of the owner's records has not come."""
+        self._feed(self._relay.owner.catch_up(last))
+
+    def leaves(self) -> None:
+        """The caller waits."""
+        self._feed(self._relay.owner.leaves(self._now()))
+
+    def stays(self) -> None:
+        """The caller has waited for long enough."""
+        self._feed(self._relay.owner.stays())
+
+    def dismiss(self) -> None:
+        """Hear nothing more of the owner."""
+        self._relay.owner.dismiss()
+
+    def inherit(self, records: list[Owned], last: int) -> Legacy:
+        """Perform what the former owner has stored, and return how far it all has come."""
+        self._feed(self._relay.owner.inherit(records, last, self._now()))
+        return self._relay.owner.legacy
+
+    def appoint(self, epoch: int) -> None:
+        """Hear a new owner."""
+        self._feed(self._relay.owner.appoint(epoch))
+
+    async def append(self, body: ev.OwnerChanged) -> Stored:
+        """Store its starting point; raises LogError."""
+        return await self._ledger.append(body)
+
+    def give_up(self, why: str) -> None:
+        """End the call with `error`."""
+        self._feed(self._relay.end("error", why, self._now()))
+
+
+class EndedCall:
+    """A call that is over (`succession.Estate`): there is nothing to perform, and nobody waits."""
+
+    ended = True
+    owner_index = 0
+    busy = False
+
+    def __init__(
+        self,
+        services: LineServices,
+        subjects: CallSubjects,
+        writing: Writing,
+        legacy: Legacy,
+        failed: Callable[[LogError], None],
+    ) -> None:
+        self._services = services
+        self._subjects = subjects
+        self._writing = writing
+        self._legacy = legacy
+        self.failed = failed
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        return self._writing.index
+
+    def catch_up(self, last: int) -> None:
+        """Nothing of the owner is performed any more."""
+
+    def leaves(self) -> None:
+        """Nobody waits."""
+
+    def stays(self) -> None:
+        """Nobody has waited."""
+
+    def dismiss(self) -> None:
+        """Nobody is heard."""
+
+    def inherit(self, _records: list[Owned], _last: int) -> Legacy:
+        """Return how far it all had come."""
+        return self._legacy
+
+    def appoint(self, epoch: int) -> None:
+        """Nobody is heard."""
+
+    async def append(self, body: ev.OwnerChanged) -> Stored:
+        """Store the new owner's starting point; raises LogError."""
+        services = self._services
+        ledger = Ledger(
+            services.log,
+            services.bus,
+            services.clock,
+            self._subjects,
+            self._writing,
+            on_failure=self.failed,
+            on_state=lambda _: None,
+        )
+        try:
+            return await ledger.append(body)
+        finally:
+            self._writing = ledger.writing
+            await ledger.close()
+
+    def give_up(self, why: str) -> None:
+        """It has ended already."""

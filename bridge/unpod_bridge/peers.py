@@ -1,0 +1,137 @@
+"""Which other bridges there are, and which are gone. Pure: `now` is an argument, in seconds.
+
+A bridge announces itself each second, and answers a question on a subject of its own. It is gone once it has said so,
+once nobody listened there twice in a row, or once it has been silent for 3 s. The second look is for a bridge whose own
+connection was lost a moment ago: it is back within a fraction of the time between the two. Being wrong costs a redial
+and never a call, since the log lets only one bridge write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from unpod.core.fleet import BridgeAnnounced
+
+SILENT_S: Final = 3.0
+"""How long a bridge may be silent."""
+ASK_S: Final = 0.5
+"""How often each bridge is asked."""
+LOOK_AGAIN_S: Final = 0.15
+"""How long nobody must have listened."""
+NEW_S: Final = 1.0
+"""How long after our own connection was lost nobody's missing counts: the others come back as we did."""
+_REMEMBERED: Final = 1_000
+
+How = Literal["said", "nobody", "silent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A bridge that is gone, and how we know."""
+
+    bridge: str
+    how: How
+
+
+@dataclass(slots=True)
+class _Peer:
+    heard_at: float
+    ask_at: float
+    missed_at: float | None = None
+    said: How | None = None
+    draining: bool = False
+
+
+class Peers:
+    """The other bridges. One that has never been heard is given the benefit of the doubt while we are new ourselves."""
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._trust_from = float("-inf")
+        self._peers: dict[str, _Peer] = {}
+        self._gone: dict[str, None] = {}
+
+    def hear(self, said: BridgeAnnounced, now: float) -> None:
+        """Take an announcement."""
+        if said.gone:
+            peer = self._peers.get(said.bridge)
+            if peer is not None or said.bridge not in self._gone:
+                self._know(said.bridge, now).said = "said"
+            return
+        self._gone.pop(said.bridge, None)
+        self._know(said.bridge, now).draining = said.draining
+        self.answered(said.bridge, now)
+
+    def doubt(self, bridge: str, now: float) -> None:
+        """A bridge's name has come up; it may never have been heard."""
+        if bridge not in self._gone and bridge not in self._peers:
+            self._know(bridge, now)
+
+    def suspect(self, bridge: str, now: float) -> None:
+        """Its connection has ended, says the server: ask at once."""
+        peer = self._peers.get(bridge)
+        if peer is not None:
+            peer.ask_at = now
+
+    def answered(self, bridge: str, now: float) -> None:
+        """It has answered."""
+        peer = self._peers.get(bridge)
+        if peer is not None:
+            peer.heard_at, peer.missed_at, peer.said = now, None, None
+
+    def nobody(self, bridge: str, now: float) -> None:
+        """Nobody listens where it would."""
+        peer = self._peers.get(bridge)
+        if peer is None or now < self._trust_from:
+            return
+        if peer.missed_at is None:
+            peer.missed_at, peer.ask_at = now, now + LOOK_AGAIN_S
+        elif now - peer.missed_at >= LOOK_AGAIN_S:
+            peer.said = "nobody"
+
+    def reconnected(self, now: float) -> None:
+        """Our own connection is new: who was silent meanwhile could not be heard."""
+        self._trust_from = now + NEW_S
+        for peer in self._peers.values():
+            peer.heard_at, peer.missed_at, peer.said, peer.ask_at = now, None, None, now + NEW_S
+
+    def due(self, now: float) -> list[str]:
+        """Return whom to ask now."""
+        due = [bridge for bridge, peer in self._peers.items() if peer.ask_at <= now]
+        for bridge in due:
+            self._peers[bridge].ask_at = now + ASK_S
+        return due
+
+    def next_at(self) -> float | None:
+        """When somebody is to be asked next, or None."""
+        return min((peer.ask_at for peer in self._peers.values()), default=None)
+
+    def gone(self, now: float) -> list[Gone]:
+        """Return who is gone, once each."""
+        found = [Gone(bridge, how) for bridge, peer in self._peers.items() if (how := _how(peer, now)) is not None]
+        for each in found:
+            del self._peers[each.bridge]
+            self._gone[each.bridge] = None
+            if len(self._gone) > _REMEMBERED:
+                del self._gone[next(iter(self._gone))]
+        return found
+
+    def alive(self, bridge: str, now: float) -> bool:
+        """Return whether a bridge is there, as far as we know."""
+        if bridge in self._gone:
+            return False
+        peer = self._peers.get(bridge)
+        return now - self._began < SILENT_S if peer is None else _how(peer, now) is None
+
+    def draining(self) -> Iterable[str]:
+        """Return who wants to be rid of its calls."""
+        return [bridge for bridge, peer in self._peers.items() if peer.draining]
+
+    def _know(self, bridge: str, now: float) -> _Peer:
+        return self._peers.setdefault(bridge, _Peer(heard_at=now, ask_at=now))
+
+
+def _how(peer: _Peer, now: float) -> How | None:
+    return peer.said or ("silent" if now - peer.heard_at >= SILENT_S else None)

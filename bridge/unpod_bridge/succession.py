@@ -1,0 +1,379 @@
+"""The care for one session's owner: that it has one, from its first to the end of its cleanup.
+
+When the owner is gone another runner is asked, until one answers; until then the old one is heard, should it live. Then,
+in this order: nothing of the old owner is heard any more, the new one is appointed in the log (from here on the server
+refuses what the old one writes), what the old one had stored is performed, the new one's starting point is stored, and
+the new one is told to start. It folds up to that point, and only then is live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.subjects import CallSubjects
+from unpod.errors import LogError, LogUnavailable
+from unpod.ports import Fence, Stored
+from unpod_bridge.dispatch import Resumption, RunnerPlace
+from unpod_bridge.outputs import Owned
+from unpod_bridge.owner_records import OwnerRecords
+from unpod_bridge.placing import LineServices, placement_headers
+from unpod_bridge.probation import Probation, Probations
+from unpod_bridge.takeover import CLEANUPS, Owner, OwnersLog, Poison, owner_changed
+from unpod_bridge.tenure import Legacy
+from unpod_bridge.watch import Watch
+
+logger = logging.getLogger("unpod.bridge.succession")
+
+T = TypeVar("T")
+
+BETWEEN_TURNS_S: Final = 5.0
+"""How long a call that is handed over may finish its turn."""
+_LOOK_S: Final = 0.05
+_BEHIND_S: Final = 0.05
+"""How long a record may be on its way after its writer has counted it."""
+_RETRY_S: Final = 0.1
+_HOLD_S: Final = 1.0
+_COMMIT_S: Final = 10.0
+"""How long an appointment that is under way may take when its call ends meanwhile."""
+YOUNG_S: Final = 10.0
+"""An owner that dies so soon may have died of what it went through again, whatever that was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """What a bridge has to look after its sessions' owners; `find` asks for a place, without end."""
+
+    watch: Watch
+    probations: Probations
+    find: Callable[[Resumption, str], Awaitable[RunnerPlace]]
+
+
+class Estate(Protocol):
+    """A call, as the care for its owner sees it. What does not wait must not raise."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call is over, and only its cleanup is left."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        ...
+
+    @property
+    def owner_index(self) -> int:
+        """How far the owner's records are here."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        ...
+
+    def catch_up(self, last: int) -> None:
+        """Look for what of the owner's records has not come."""
+        ...
+
+    def leaves(self) -> None:
+        """The owner is gone: the caller waits."""
+        ...
+
+    def stays(self) -> None:
+        """The owner is there after all."""
+        ...
+
+    def dismiss(self) -> None:
+        """Hear nothing more of the owner."""
+        ...
+
+    def inherit(self, records: list[Owned], last: int) -> Legacy:
+        """Perform what the former owner has stored, and return how far it all has come."""
+        ...
+
+    def appoint(self, epoch: int) -> None:
+        """Hear a new owner."""
+        ...
+
+    async def append(self, body: ev.OwnerChanged) -> Stored:
+        """Store its starting point; raises LogError."""
+        ...
+
+    def give_up(self, why: str) -> None:
+        """End the call with `error`."""
+        ...
+
+    def failed(self, error: LogError) -> None:
+        """The log does not let us go on."""
+        ...
+
+
+class Succession:
+    """One session's owners (`watch.Ward`)."""
+
+    def __init__(
+        self, wanted: Resumption, services: LineServices, care: Care, subjects: CallSubjects, estate: Estate
+    ) -> None:
+        self.owner: Owner | None = None
+        self.closed = asyncio.Event()
+        """Set when nothing is left to do for the session, or nothing can be done."""
+        self._wanted = wanted
+        self._services = services
+        self._care = care
+        self._clock = services.clock
+        self._subjects = subjects
+        self._estate = estate
+        self._log = OwnersLog(wanted.session_id, subjects, OwnerRecords(services.subjects, subjects))
+        self._records: list[Owned] = []
+        self._poison = Poison()
+        self._probation: Probation | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._committed = False
+        self._blame = False
+        self._urgent = asyncio.Event()
+        self._started_at = 0.0
+        self._settled = 0
+        self._cleanups = 0
+
+    # ------------------------------------------------------------------------------------------------------- the owner
+
+    @property
+    def session_id(self) -> str:
+        """Which session."""
+        return self._wanted.session_id
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        return self._estate.index
+
+    def begin(self, owner: Owner, *, started: bool, since: int = 0) -> None:
+        """The session has an owner, which was told to start, and has answered or not.
+
+        `since` is the sequence of the session's first `own`, where that is not this owner's.
+        """
+        self.owner = owner
+        self._log.next_seq = since or owner.epoch
+        if started:
+            self._watch(owner)
+        else:
+            self._seek()
+
+    def progress(self, epoch: int, settled: int = 0, *, spoken: bool = False) -> None:
+        """The owner has written, or spoken: it may be past what its predecessor has died of."""
+        if self.owner is None or epoch != self.owner.epoch:
+            return
+        passed = spoken or settled > self._settled
+        self._settled = max(self._settled, settled)
+        if passed and self._probation is not None:
+            self._end_probation()
+
+    def close_session(self) -> None:
+        """Nothing is left to do."""
+        self._care.watch.remove(self.session_id)
+        self._end_probation()
+        self.closed.set()
+
+    async def retire(self, make: Callable[[], Awaitable[Estate]]) -> None:
+        """The call has ended: what is left is the owner's cleanup, for which `make` returns the estate."""
+        task = self._task
+        if task is not None:
+            if self._committed:
+                await asyncio.wait({task}, timeout=_COMMIT_S)
+            task.cancel()
+            await asyncio.wait({task})
+        self._estate = await make()
+        if self.owner is not None and not self._care.watch.holds(self):
+            self._seek()
+
+    async def close(self) -> None:
+        """Care no more."""
+        self.close_session()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------------------ what is heard of it
+
+    def heard(self, last: int) -> None:
+        """The owner says how far it has written."""
+        if last > self._estate.owner_index:
+            self._clock.call_later(_BEHIND_S, lambda: self._estate.catch_up(last))
+
+    def lost(self, why: str) -> None:
+        """The owner is gone: ask for another."""
+        logger.info("session %s: its owner %s; asking for another", self.session_id, why)
+        self._blame = self._is_suspect()
+        self._urgent.set()
+        self._estate.leaves()
+        self._seek()
+
+    def found(self) -> None:
+        """The owner is there after all: unless another has answered, it stays."""
+        if self._task is not None and not self._committed:
+            logger.info("session %s: its owner is there again", self.session_id)
+            self._task.cancel()
+            self._task = None
+            self._estate.stays()
+
+    def hand_over(self) -> None:
+        """The owner wants to let go, between turns if there is time; it goes on until another is appointed."""
+        if self._task is None:
+            self._blame = False
+            self._urgent.clear()
+            self._seek()
+
+    def _is_suspect(self) -> bool:
+        """Whether the owner may have died of this session, rather than of another that is on probation with it."""
+        if self.owner is None:
+            return False
+        on_probation = self._probation is not None and not self._probation.over
+        if not on_probation and self._care.probations.busy(self.owner.runner_id):
+            return False
+        young = self._clock.now() - self._started_at < YOUNG_S
+        return self._estate.busy or self._settled == 0 or (young and self.owner.takeover > 0)
+
+    # --------------------------------------------------------------------------------------------------------- another
+
+    def _watch(self, owner: Owner) -> None:
+        self._started_at = self._clock.now()
+        self._care.watch.add(self, owner.runner_id, owner.epoch)
+
+    def _seek(self) -> None:
+        if self._task is None and not self.closed.is_set():
+            self._task = asyncio.get_running_loop().create_task(self._find_owner(), name="unpod-succession")
+            self._task.add_done_callback(self._sought)
+
+    def _sought(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task, self._committed = None, False
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, LogError):
+                logger.error("session %s: its owner cannot be replaced: %s", self.session_id, type(error).__name__)
+            self._estate.failed(error if isinstance(error, LogError) else LogError("a defect in the bridge"))
+
+    async def _find_owner(self) -> None:
+        self._end_probation()
+        avoid = "" if self.owner is None else self.owner.runner_id
+        while not await self._is_over():
+            place = await self._care.find(self._wanted, avoid)
+            if await self._try(place):
+                return
+            avoid = place.runner_id
+
+    async def _try(self, place: RunnerPlace) -> bool:
+        done = False
+        try:
+            done = await self._let_in(place) and await self._take_over(place)
+        except BaseException:
+            await place.decline()
+            raise
+        finally:
+            if not done:
+                self._end_probation()
+        return done
+
+    def _end_probation(self) -> None:
+        if self._probation is not None:
+            self._probation.end()
+            self._probation = None
+
+    async def _is_over(self) -> bool:
+        """Whether no owner is needed any more: the cleanup is done, or has failed too often."""
+        if not self._estate.ended:
+            return False
+        try:
+            done = await self._services.log.last(self._subjects.run("session.closed")) is not None
+        except LogUnavailable:
+            done = False
+        if not done and self._cleanups >= CLEANUPS:
+            logger.error("session %s: its cleanup was tried %d times, and is given up", self.session_id, CLEANUPS)
+            done = True
+        if done:
+            self.close_session()
+        return done
+
+    async def _let_in(self, place: RunnerPlace) -> bool:
+        """Wait until the session may come to a runner; return whether that still keeps a place for it."""
+        waited = False
+        if self._blame:
+            self._probation, waited = await self._care.probations.enter(place.runner_id)
+        if not self._urgent.is_set():
+            waited = await self._between_turns() or waited
+        return not waited or await place.hold(asyncio.get_running_loop().time() + _HOLD_S)
+
+    async def _between_turns(self) -> bool:
+        """Let the turn come to its end, if it does soon; return whether that took a while."""
+        until = self._clock.now() + BETWEEN_TURNS_S
+        waited = False
+        while self._estate.busy and self._clock.now() < until and not self._urgent.is_set():
+            waited = True
+            await self._clock.sleep(_LOOK_S)
+        return waited
+
+    async def _take_over(self, place: RunnerPlace) -> bool:
+        """Make a runner the owner; return False if it has not begun."""
+        former = self.owner
+        if former is None:
+            return False
+        self._committed = True
+        self._cleanups += self._estate.ended
+        self._estate.dismiss()
+        owner = await self._appoint(former, place.runner_id)
+        self.owner = owner
+        await self._persist(lambda: self._read(owner.epoch))
+        records, self._records = self._records, []
+        legacy = self._estate.inherit(records, self._log.last)
+        self._settled = self._log.settled
+        if self._blame:
+            self._blame = False
+            self._poison.lost(self._log.settled)
+            if self._poison.hopeless and not self._estate.ended:
+                await place.decline()
+                self._end_probation()
+                self._estate.give_up("the same input has taken its runner down four times")
+                return True
+        body = owner_changed(owner, self._log, legacy, skip=self._poison.skips)
+        stored = await self._estate.append(body)
+        self._estate.appoint(owner.epoch)
+        if not await place.start(self.session_id, owner.epoch, stored.seq):
+            self._estate.leaves()
+            return False
+        logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
+        self._watch(owner)
+        if self._probation is not None:
+            self._probation.begin(self._clock)
+        return True
+
+    async def _appoint(self, former: Owner, runner_id: str) -> Owner:
+        """Append to `own`; tried again under one id, it is there once."""
+        body = ev.OwnerAppointed(runner=runner_id, takeover=former.takeover + 1)
+        headers = placement_headers(self._services, "own", body, self.session_id)
+        fence = Fence(self._subjects.own, former.epoch)
+        stored = await self._persist(
+            lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
+        )
+        return Owner(runner_id, stored.seq, body.takeover)
+
+    async def _read(self, epoch: int) -> None:
+        """Read what the former owners have stored and was not read before."""
+        log = self._services.log
+        async for message in log.read(self._subjects.all, start_seq=self._log.next_seq, until_seq=epoch):
+            owned = self._log.take(message)
+            if owned is not None:
+                self._records.append(owned)
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what an attempt returns, tried until the log answers."""
+        while True:
+            try:
+                return await attempt()
+            except LogUnavailable as error:
+                logger.debug("session %s: %s; trying again", self.session_id, error)
+                await self._clock.sleep(_RETRY_S)

@@ -1,0 +1,124 @@
+"""Whom a call hears as its owner, and what it has to tell the next one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from unpod.core import events as ev
+from unpod_bridge.call_state import CallState
+from unpod_bridge.outbox import Outbox
+from unpod_bridge.outputs import Fetch, Output, Owned
+from unpod_bridge.performer import Performer
+from unpod_bridge.vacancy import Vacancy
+
+
+class Legacy(Struct, frozen=True, kw_only=True):
+    """How far a call has come, for a new owner: the reply that was spoken last, and what became of commands.
+
+    `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept.
+    """
+
+    turn: int = 0
+    part: int = 0
+    deltas: int = 0
+    chars: int = 0
+    text: str | None = None
+    private: bool = False
+    unlogged: tuple[str, ...] = ()
+    outcomes: dict[str, ev.CommandOutcome] = {}
+
+
+class Tenure:
+    """The owner of one call, as its relay sees it. What returns outputs wants them carried out, in order."""
+
+    __slots__ = ("_call", "_outbox", "_performer", "_spoken", "_unlogged", "_vacancy")
+
+    def __init__(
+        self,
+        call: CallState,
+        performer: Performer,
+        vacancy: Vacancy,
+        outbox: Outbox,
+        spoken: Callable[[float], None],
+    ) -> None:
+        self._call = call
+        self._performer = performer
+        self._vacancy = vacancy
+        self._outbox = outbox
+        self._spoken = spoken
+        self._unlogged: list[str] = []
+
+    @property
+    def epoch(self) -> int:
+        """Its epoch, 0 while nobody is heard."""
+        return self._call.epoch
+
+    @property
+    def index(self) -> int:
+        """How far its records are here, without a gap."""
+        return self._performer.index
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        return self._vacancy.owed
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it will be known in a moment what has become of a command."""
+        return self._performer.unsure
+
+    def appoint(self, epoch: int) -> list[Output]:
+        """Hear the owner that has this epoch from here on."""
+        self._call.epoch = epoch
+        self._vacancy.over()
+        return self._outbox.take()
+
+    def leaves(self, now: float) -> list[Output]:
+        """The owner is gone. Should it not be, it is heard until another is about to be appointed."""
+        if not self._call.over:
+            self._vacancy.begin(now)
+        return self._outbox.take()
+
+    def stays(self) -> list[Output]:
+        """The owner is there after all."""
+        self._vacancy.over()
+        return self._outbox.take()
+
+    def dismiss(self) -> None:
+        """Hear nothing more of the owner; what it has stored is in the log."""
+        self._call.epoch = 0
+
+    def catch_up(self, last: int) -> list[Output]:
+        """Look for what of the owner's records up to `last` has not come."""
+        if not self._call.over and last > self._performer.index:
+            self._call.out.append(Fetch(self._performer.index + 1, last))
+        return self._outbox.take()
+
+    def inherit(self, records: Sequence[Owned], last: int, now: float) -> list[Output]:
+        """Perform what the former owner has stored, up to `last`; what else it has sent is void."""
+        if not self._call.over:
+            self._unlogged += self._performer.inherit(records, last, now)
+            self._spoken(now)
+        return self._outbox.take()
+
+    @property
+    def legacy(self) -> Legacy:
+        """What a new owner has to know."""
+        reply, outcomes = self._call.speech.last, self._call.outcomes
+        unlogged = tuple(self._unlogged)
+        if reply is None:
+            return Legacy(unlogged=unlogged, outcomes=outcomes)
+        private = reply.private or self._call.paused
+        return Legacy(
+            turn=reply.key[0],
+            part=reply.key[1],
+            deltas=reply.deltas,
+            chars=reply.chars,
+            text=None if private else "".join(reply.text),
+            private=private,
+            unlogged=unlogged,
+            outcomes=outcomes,
+        )

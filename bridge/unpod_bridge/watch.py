@@ -1,0 +1,290 @@
+"""Whether the runners that own this bridge's sessions are alive: who has gone, and which sessions are to be moved.
+
+Each second a runner is asked on a subject of its own, which a thread of it answers, so that code that blocks its event
+loop does not make it look dead. Nobody there: it is dead. No answer, or one that does not know a session, three times in
+a row: the session is lost. An event loop that has not turned for `LAG_S`: its sessions are moved. A runner that comes
+back before another has answered keeps its sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, encode
+from unpod.core.subjects import Subjects
+from unpod.errors import LogError, NoResponders
+from unpod.ports import Bus, Clock, Message
+
+logger = logging.getLogger("unpod.bridge.watch")
+
+PING_S: Final = 1.0
+MISSES: Final = 3
+GRACE_S: Final = 2.0
+"""How long a session may be unknown to the runner that has just been told to start it."""
+LAG_S: Final = 5.0
+NOBODY: Final = 2
+"""How often in a row nobody may be there: a runner that changes servers is back within the pause."""
+NOBODY_PAUSE_S: Final = 0.15
+RECONNECTED_S: Final = 2.0
+"""For how long after a loss of our own connection it counts for nothing that nobody is there: they had the same loss."""
+PROBES: Final = 10
+PROBE_S: Final = 0.03
+CHUNK: Final = 2_000
+"""How many sessions one ping may name: it has to stay under the server's limit."""
+
+DEPARTURES: Final = "$SYS.ACCOUNT.*.DISCONNECT"
+
+
+class _Client(msgspec.Struct):
+    name: str = ""
+
+
+class _Departure(msgspec.Struct):
+    client: _Client
+
+
+def departed(data: bytes) -> str:
+    """Return the id of the runner whose connection has ended, as the server says on `DEPARTURES`; "" for none.
+
+    A runner's connections are named by its id, after whatever else.
+    """
+    try:
+        name = _departure(data).client.name
+    except MALFORMED:
+        return ""
+    return name.rpartition(" ")[2]
+
+
+_departure = msgspec.json.Decoder(_Departure).decode
+
+
+class Ward(Protocol):
+    """A session that is watched. What is called must not raise."""
+
+    @property
+    def session_id(self) -> str:
+        """Which."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        ...
+
+    def heard(self, last: int) -> None:
+        """Its owner says that it has written up to an index."""
+        ...
+
+    def lost(self, why: str) -> None:
+        """Its owner is gone, or is to be replaced."""
+        ...
+
+    def found(self) -> None:
+        """Its owner is there after all."""
+        ...
+
+    def hand_over(self) -> None:
+        """Its owner wants to let go of it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Watched:
+    ward: Ward
+    runner_id: str
+    epoch: int
+    placed_at: float
+    misses: int = 0
+    lost: bool = False
+
+    def lose(self, why: str) -> None:
+        if not self.lost:
+            self.lost = True
+            self.ward.lost(why)
+
+    def missed(self) -> None:
+        self.misses += 1
+        if self.misses >= MISSES:
+            self.lose("does not answer for it")
+
+    def beats(self, last: int) -> None:
+        self.misses = 0
+        if self.lost:
+            self.lost = False
+            self.ward.found()
+        self.ward.heard(last)
+
+
+class Watch:
+    """Watches over the owners of all sessions of one bridge."""
+
+    def __init__(self, bus: Bus, subjects: Subjects, clock: Clock, bridge_id: str) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._clock = clock
+        self._bridge_id = bridge_id
+        self._sessions: dict[str, _Watched] = {}
+        self._runners: dict[str, dict[str, _Watched]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._up = True
+        self._connected_at = float("-inf")
+
+    # ------------------------------------------------------------------------------------------------ what is watched
+
+    def add(self, ward: Ward, runner_id: str, epoch: int) -> None:
+        """Watch a session, which a runner has just begun, instead of with whom it was before."""
+        self.remove(ward.session_id)
+        watched = _Watched(ward, runner_id, epoch, self._clock.now())
+        self._sessions[ward.session_id] = watched
+        self._runners.setdefault(runner_id, {})[ward.session_id] = watched
+
+    def remove(self, session_id: str) -> None:
+        """Watch a session no more."""
+        watched = self._sessions.pop(session_id, None)
+        if watched is not None:
+            sessions = self._runners[watched.runner_id]
+            del sessions[session_id]
+            if not sessions:
+                del self._runners[watched.runner_id]
+
+    def holds(self, ward: Ward) -> bool:
+        """Whether a session is watched, and its owner is there as far as we know."""
+        watched = self._sessions.get(ward.session_id)
+        return watched is not None and not watched.lost
+
+    # ------------------------------------------------------------------------------------------------------- the rounds
+
+    async def run(self) -> None:
+        """Ask all runners each second, until cancelled."""
+        try:
+            while True:
+                await self._clock.sleep(PING_S)
+                for runner_id in tuple(self._runners):
+                    if runner_id not in self._asking:
+                        self._ask(runner_id)
+        finally:
+            tasks = tuple(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
+        """Our own connection has been lost, or is back: all are asked at once."""
+        self._up = up
+        if up:
+            self._connected_at = self._clock.now()
+            for runner_id in tuple(self._runners):
+                self._ask(runner_id)
+
+    def said_gone(self, runner_id: str) -> None:
+        """A runner is said to have gone, by itself or by the server: look at once."""
+        if runner_id in self._runners:
+            self._spawn(self._probe(runner_id))
+
+    def hand_over(self, message: Message) -> None:
+        """A runner lets go of sessions."""
+        try:
+            said = HAND_OVER.decode(message.data)
+        except MALFORMED:
+            logger.warning("a message of %d bytes to this bridge cannot be read", len(message.data))
+            return
+        for session_id in said.sessions:
+            watched = self._sessions.get(session_id)
+            if watched is not None and watched.runner_id == said.runner:
+                watched.ward.hand_over()
+
+    def _ask(self, runner_id: str) -> None:
+        former = self._asking.get(runner_id)
+        if former is not None:
+            former.cancel()
+        task = self._spawn(self._check(runner_id))
+        self._asking[runner_id] = task
+        task.add_done_callback(lambda done: self._asked(runner_id, done))
+
+    def _asked(self, runner_id: str, task: asyncio.Task[None]) -> None:
+        if self._asking.get(runner_id) is task:
+            del self._asking[runner_id]
+
+    async def _check(self, runner_id: str) -> None:
+        nobody = 0
+        while (watched := self._of(runner_id)) and nobody < NOBODY:
+            try:
+                for chunk in _chunks(watched):
+                    self._take(await self._ping(runner_id, chunk, PING_S), chunk)
+            except NoResponders:
+                nobody += self._clock.now() - self._connected_at >= RECONNECTED_S
+                if nobody < NOBODY:
+                    await self._clock.sleep(NOBODY_PAUSE_S)
+            except LogError:
+                if self._up and self._clock.now() - self._connected_at >= PING_S:
+                    for each in watched:
+                        each.missed()
+                return
+            else:
+                return
+        self._dead(runner_id)
+
+    async def _probe(self, runner_id: str) -> None:
+        """Ask one that is said to have gone, in short tries: what it was asked while it died has no answer."""
+        for _ in range(PROBES):
+            watched = self._of(runner_id)
+            try:
+                for chunk in _chunks(watched):
+                    self._take(await self._ping(runner_id, chunk, PROBE_S), chunk)
+            except NoResponders:
+                self._dead(runner_id)
+                return
+            except LogError:
+                continue
+            else:
+                return
+
+    async def _ping(self, runner_id: str, watched: Sequence[_Watched], timeout_s: float) -> Pulse | None:
+        sessions = {each.ward.session_id: each.ward.index for each in watched}
+        question = encode(Ping(bridge=self._bridge_id, sessions=sessions))
+        answer = await self._bus.request(f"{self._subjects.runner(runner_id)}.ping", question, timeout_s=timeout_s)
+        try:
+            return PULSE.decode(answer.data)
+        except MALFORMED:
+            logger.warning("the runner %s gave an answer that cannot be read", runner_id)
+            return None
+
+    def _take(self, pulse: Pulse | None, watched: Iterable[_Watched]) -> None:
+        now = self._clock.now()
+        for each in watched:
+            epoch, last = (0, 0) if pulse is None else pulse.sessions.get(each.ward.session_id, (0, 0))
+            if pulse is not None and pulse.lag_s > LAG_S:
+                each.lose(f"has not turned for {pulse.lag_s:.0f} s")
+            elif epoch == each.epoch:
+                each.beats(last)
+            elif now - each.placed_at >= GRACE_S:
+                each.missed()
+
+    def _dead(self, runner_id: str) -> None:
+        watched = self._of(runner_id)
+        if any(not each.lost for each in watched):
+            logger.warning("the runner %s is gone: %d sessions look for another", runner_id, len(watched))
+        for each in watched:
+            each.lose("is gone")
+
+    def _of(self, runner_id: str) -> list[_Watched]:
+        return list(self._runners.get(runner_id, {}).values())
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name="unpod-watch")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _chunks(watched: Sequence[_Watched]) -> Iterator[Sequence[_Watched]]:
+    for start in range(0, len(watched), CHUNK):
+        yield watched[start : start + CHUNK]

@@ -1,0 +1,346 @@
+"""The verbs of a session: what leaves, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.session.rig import Brain, Ear, Plain, agent
+
+from unpod import CallContext, Session, SessionClosed, UnsupportedControl
+from unpod.core import commands as cmd
+from unpod.testing import ALL_VERBS, SimulatedCall, simulate_call
+from unpod.testing.clock import settle
+
+
+def without(*verbs: str) -> tuple[str, ...]:
+    return tuple(verb for verb in ALL_VERBS if verb not in verbs)
+
+
+def session_of(call: SimulatedCall) -> Session:
+    assert call.context is not None
+    return call.context.session
+
+
+def ends(call: SimulatedCall) -> list[tuple[int, str]]:
+    return [(body.turn, body.reason) for body in call.commands if isinstance(body, cmd.EndReply)]
+
+
+# --- say --------------------------------------------------------------------------------------------------------------
+
+
+async def test_say_returns_at_once() -> None:
+    async with simulate_call(agent()) as call:
+        saying = session_of(call).say("hello")
+        with pytest.raises(StopIteration):  # it has not waited for anything
+            saying.send(None)
+        await settle()
+        assert call.said == ("hello",)
+
+
+async def test_what_is_said_before_the_loop_leaves_before_the_loop() -> None:
+    go_on = asyncio.Event()
+
+    async def handle(ctx: CallContext) -> None:
+        await ctx.session.say("hello")
+        await ctx.session.say("I am Alex")
+        await go_on.wait()
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        assert call.said == ("hello", "I am Alex")
+        go_on.set()
+
+
+async def test_what_is_said_and_the_pieces_of_a_reply_keep_their_order() -> None:
+    brain = Brain()
+    async with simulate_call(agent(brain=brain)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        session = session_of(call)
+        await brain.say("one ")
+        for text in ("a", "b", "c", "d"):
+            await session.say(text)
+        await brain.say("two ")
+        await session.say("e")
+        await brain.finish("three")
+        await settle()
+        assert [text for _, text in call.spoken] == ["one ", "a", "b", "c", "d", "two ", "e", "three"]
+
+
+async def test_what_a_hook_says_comes_before_the_reply() -> None:
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = Plain("It was sent.")
+
+        @ctx.session.on("user_turn")
+        async def fill(text: str) -> None:
+            await ctx.session.say("Let me look.")
+
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        await call.user("where is it?")
+        assert call.spoken == (("say", "Let me look."), ("reply", "It was sent."))
+
+
+async def test_nothing_to_say_is_not_said() -> None:
+    async with simulate_call(agent()) as call:
+        await session_of(call).say("")
+        await settle()
+        assert call.commands == ()
+
+
+async def test_after_the_end_nothing_is_said_and_nobody_complains() -> None:
+    ear = Ear()
+
+    async def handle(ctx: CallContext) -> None:
+        await agent(ear)(ctx)
+        await ctx.session.say("too late")
+        await ctx.session.interrupt()
+        await ctx.session.set_filler("hm")
+        await ctx.session.end()
+
+    async with simulate_call(handle) as call:
+        await call.hang_up()
+        assert call.commands == ()
+    assert call.result is not None
+    assert not call.result.failed
+
+
+# --- interrupt --------------------------------------------------------------------------------------------------------
+
+
+async def test_interrupt_in_the_hook_of_a_text_stops_what_is_playing_and_the_text_is_answered() -> None:
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = Plain("yes")
+
+        @ctx.session.on("user_turn")
+        async def stop(text: str) -> None:
+            await ctx.session.interrupt()
+
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        assert await call.user("stop") == "yes"
+        assert call.commands == (cmd.Interrupt(), cmd.EndReply(turn=1, deltas=1, chars=3))
+    async with simulate_call(handle, verbs=without("agent.interrupt")) as call:
+        assert await call.user("stop") == "yes"
+        assert call.commands == (cmd.EndReply(turn=1, deltas=1, chars=3),)
+
+
+@pytest.mark.parametrize("negotiated", [True, False])
+async def test_interrupt_ends_an_open_reply_once(negotiated: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    ear, brain = Ear(), Brain()
+    verbs = ALL_VERBS if negotiated else without("agent.interrupt")
+    async with simulate_call(agent(ear, brain), verbs=verbs) as call:
+        await call.user("hi", wait=False)
+        await brain.say("well, ")
+        await session_of(call).interrupt()
+        await brain.finish("you know")
+        assert brain.happened == ["asked hi", "closed hi", "marked"]
+        assert brain.marks == [None]
+        reply_end = cmd.EndReply(turn=1, deltas=1, chars=6, reason="interrupted")
+        assert call.commands == ((cmd.Interrupt(), reply_end) if negotiated else (reply_end,))
+        assert call.line.replies[1].text == "well, "
+        await call.advance(1)
+        [fields] = ear.fields("turn_complete")
+        assert (fields["interrupted"], fields["heard_text"]) == (True, None)
+    assert ear.args("agent_turn") == [("well, ",)]
+    assert ear.args("interruption") == []
+
+
+async def test_interrupt_with_no_reply_open_does_nothing_where_it_was_not_negotiated() -> None:
+    async with simulate_call(agent(), verbs=without("agent.interrupt")) as call:
+        await session_of(call).interrupt()
+        await settle()
+        assert call.commands == ()
+
+
+# --- set_filler -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_filler_is_a_command_and_is_not_spoken() -> None:
+    async with simulate_call(agent()) as call:
+        await session_of(call).set_filler("One moment please...")
+        await settle()
+        assert call.commands == (cmd.SetFiller(text="One moment please..."),)
+        assert call.spoken == ()
+
+
+async def test_the_filler_needs_no_negotiation_where_phrases_can_be_said() -> None:
+    async with simulate_call(agent(), verbs=without("agent.filler")) as call:
+        await session_of(call).set_filler("hm")
+        await settle()
+        assert call.commands == (cmd.SetFiller(text="hm"),)
+
+
+# --- end --------------------------------------------------------------------------------------------------------------
+
+
+async def test_end_stops_the_reply_and_run_returns_the_reason() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", wait=False)
+        await brain.say("well, ")
+        await session_of(call).end("no_response")
+        await brain.finish("never said")
+        assert await call.ended() == "no_response"
+        assert call.commands == (
+            cmd.EndReply(turn=1, deltas=1, chars=6, reason="ended"),
+            cmd.EndCall(reason="no_response"),
+        )
+        assert call.line.replies[1].text == "well, "
+        assert brain.happened == ["asked hi", "closed hi"]
+    assert ear.returned == "no_response"
+    assert ear.args("agent_turn") == [("well, ",)]
+    assert ear.args("call_end") == [("no_response",)]
+
+
+async def test_end_is_completed_unless_told_otherwise() -> None:
+    async def handle(ctx: CallContext) -> None:
+        await ctx.session.say("goodbye")
+        await ctx.session.end()
+        assert await ctx.session.run() == "completed"
+
+    async with simulate_call(handle) as call:
+        assert await call.ended() == "completed"
+        assert call.commands == (cmd.Say(text="goodbye"), cmd.EndCall(reason="completed"))
+
+
+async def test_the_first_end_counts() -> None:
+    async with simulate_call(agent()) as call:
+        await session_of(call).end("first")
+        await session_of(call).end("second")
+        assert await call.ended() == "first"
+        assert call.commands == (cmd.EndCall(reason="first"),)
+
+
+async def test_end_in_the_hook_of_a_text_asks_nobody_and_ends_its_turn_once() -> None:
+    brain, ear = Brain(), Ear()
+
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = brain
+
+        @ctx.session.on("user_turn")
+        async def bye(text: str) -> None:
+            await ctx.session.say("Goodbye.")
+            await ctx.session.end("completed")
+
+        ear.listen(ctx.session)
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        await call.user("bye", wait=False)
+        await call.user("wait", wait=False)
+        assert await call.ended() == "completed"
+        assert brain.asked == []
+        assert call.commands == (
+            cmd.Say(text="Goodbye."),
+            cmd.EndReply(turn=1, reason="ended"),
+            cmd.EndCall(reason="completed"),
+        )
+    assert [fields["user_text"] for fields in ear.fields("turn_complete")] == ["bye", "wait"]
+
+
+# --- transfer ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cold_transfer_drops_the_session_at_once() -> None:
+    ear, brain, returned = Ear(), Brain(), list[str]()
+
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = brain
+        ear.listen(ctx.session)
+        returned.append(await ctx.session.run())
+        # The worker has not closed the line yet: nobody waits for that.
+        returned.append("still up" if call.line.ended is None else "over")
+
+    async with simulate_call(handle) as call:
+        await call.user("hi", wait=False)
+        await brain.say("well")
+        call.line.closing_s = 5.0
+        await session_of(call).transfer_to_human(queue="tier-2-support")
+        await settle()
+        assert returned == ["transferred", "still up"]
+        assert ear.args("call_end") == [("transferred",)]
+        await call.advance(5)
+        assert await call.ended() == "transferred"
+        assert call.commands == (
+            cmd.EndReply(turn=1, deltas=1, chars=4, reason="ended"),
+            cmd.Transfer(transfer_type="human", target="tier-2-support"),
+        )
+        assert brain.happened == ["asked hi", "closed hi"]
+    assert ear.args("call_end") == [("transferred",)]
+    assert len(ear.fields("turn_complete")) == 1
+    assert call.result is not None
+    assert not call.result.failed
+
+
+async def test_after_a_warm_transfer_the_session_goes_on() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await session_of(call).transfer_to_agent(agent_id="agt_billing", mode="warm", announcement="One moment.")
+        assert await call.user("still there?") == "yes"
+        assert call.commands[0] == cmd.Transfer(
+            transfer_type="agent", target="agt_billing", mode="warm", announcement="One moment."
+        )
+        assert ear.args("call_end") == []
+        await call.hang_up("transferred")
+    assert ear.args("call_end") == [("transferred",)]
+
+
+async def test_transfer_to_a_number() -> None:
+    async with simulate_call(agent()) as call:
+        await session_of(call).transfer("+15551230000")
+        assert await call.ended() == "transferred"
+        assert call.commands == (cmd.Transfer(transfer_type="number", target="+15551230000"),)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"target": ""}, {"target": "x", "transfer_type": "fax"}, {"target": "x", "mode": "lukewarm"}],
+)
+async def test_a_transfer_to_nowhere_is_refused(arguments: dict[str, str]) -> None:
+    async with simulate_call(agent()) as call:
+        with pytest.raises(ValueError, match="transfer"):
+            await session_of(call).transfer(**arguments)  # type: ignore[arg-type]
+        assert call.commands == ()
+
+
+async def test_what_is_asked_after_the_end_is_refused_where_somebody_relies_on_it() -> None:
+    async with simulate_call(agent()) as call:
+        session = session_of(call)
+        await session.end()
+        with pytest.raises(SessionClosed):
+            await session.transfer_to_human("support")
+        with pytest.raises(SessionClosed):
+            await session.recording.pause()
+        with pytest.raises(SessionClosed):
+            await session.recording.resume()
+        await settle()
+        assert call.commands == (cmd.EndCall(reason="completed"),)
+
+
+# --- what the other side cannot do ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "ask"),
+    [
+        ("agent.transfer", lambda session: session.transfer("+1")),
+        ("agent.transfer", lambda session: session.transfer_to_human("q", mode="warm")),
+        ("recording.pause", lambda session: session.recording.pause("PII")),
+        ("recording.resume", lambda session: session.recording.resume()),
+    ],
+    ids=["transfer", "transfer_to_human", "pause", "resume"],
+)
+async def test_what_was_not_negotiated_is_refused_with_the_reason_and_nothing_is_sent(verb: str, ask: object) -> None:
+    assert callable(ask)
+    async with simulate_call(agent(), verbs=without(verb)) as call:
+        with pytest.raises(UnsupportedControl, match=verb) as raised:
+            await ask(session_of(call))
+        assert (raised.value.verb, len(raised.value.reason) > 20) == (verb, True)
+        await settle()
+        assert call.commands == ()
+        assert call.spoken == ()
+        assert call.reason is None
