@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types imports check lock clean
+.PHONY: help setup demo test bench faults lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,11 @@ LOCK := requirements/dev.txt
 # `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
 PYTHON ?=
 PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+
+# `make faults ROUNDS=50 ROWS=1,11 SEED=7`: so many rounds of these rows, the first with this seed.
+ROUNDS ?= 1
+ROWS ?=
+SEED ?=
 
 # Two at a time on two cores. `make test ARGS="-k takeover"` adds arguments, `make test JOBS=0` runs in one process.
 JOBS ?= auto
@@ -34,6 +39,12 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 
 test: $(READY) ## run the tests
 	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
+
+bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make bench ARGS=--json`
+	@$(BIN)/python -m tests.benchmarks.first_delta $(ARGS)
+
+faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
+	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .

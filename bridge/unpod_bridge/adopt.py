@@ -28,7 +28,7 @@ from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
 from unpod_bridge import frames
-from unpod_bridge.adopted import Adopted
+from unpod_bridge.adopted import Adopted, Appointment
 from unpod_bridge.call_state import OUTCOMES
 from unpod_bridge.outputs import Owned
 from unpod_bridge.owner_records import OwnerRecords
@@ -45,11 +45,13 @@ class CallLog:
         self._session = session_id
         self._reader = OwnerRecords(subjects, call)
         self._ack = call.ack
+        self._own_on = call.own
         self._evt = call.evt("x")[:-1]
         self._index = 0
         self._facts: dict[str, object] = {}
         self._outcomes: dict[str, ev.CommandOutcome] = {}
         self._owned: dict[int, tuple[int, Owned]] = {}
+        self._own: list[Appointment] = []
         self._changes: list[ev.OwnerChanged] = []
         self._owner_seq = 0
         self._turns = 0
@@ -59,20 +61,25 @@ class CallLog:
 
     def take(self, message: Message) -> None:
         """Take the next message."""
-        if message.subject == self._ack or message.subject.startswith(self._evt):
+        if message.subject in (self._ack, self._own_on) or message.subject.startswith(self._evt):
             try:
                 record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
             except ProtocolViolation:
                 return
-            if record.envelope.index > self._index:
-                self._index = record.envelope.index
-                self._fact(record)
+            self._record(record)
             return
         owned = self._reader.read(message)
         if owned is not None:
             former = self._owned.get(owned.index)
             if former is None or former[1].epoch < owned.epoch:
                 self._owned[owned.index] = message.seq, owned
+
+    def _record(self, record: Record) -> None:
+        if isinstance(record.body, ev.OwnerAppointed):
+            self._own.append(Appointment(record.seq, record.body.runner, record.body.takeover))
+        elif record.envelope.index > self._index:
+            self._index = record.envelope.index
+            self._fact(record)
 
     def _fact(self, record: Record) -> None:
         body = record.body
@@ -130,6 +137,7 @@ class CallLog:
             closed=self._closed,
             reply=self._reply,
             cut=self._cut,
+            own=(self._own[0], self._own[-1]) if self._own else None,
             owner=self._changes[-1] if self._changes else None,
             owner_seq=self._owner_seq,
             outcomes={**dict(list(self._outcomes.items())[-OUTCOMES:]), **dict.fromkeys(lost, "unknown")},

@@ -12,11 +12,19 @@ from unpod_bridge.outputs import Owned
 from unpod_bridge.performer import Performer
 
 
+class Appointment(Struct, frozen=True):
+    """An owner as it was appointed; the record's sequence is its epoch."""
+
+    epoch: int
+    runner_id: str
+    takeover: int = 0
+
+
 class Adopted(Struct, frozen=True, kw_only=True):
     """How far a call has come.
 
-    `index` is the bridges' last, `owner_index` the owners'. `owner` is the newest owner's starting point, which stands
-    at `owner_seq`; None where there was none. `reply` is the last receipt of the reply that is open, `cut` whether the
+    `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
+    `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last receipt of the reply that is open, `cut` whether the
     caller has cut in since; `closed` the last turn whose reply was ended. `owned` are the commands that are to be
     performed, `unknown` those that may have been. `ending` is an end that was sent to the worker, or may have been.
     `clean`: the former bridge has handed the call over, with everything stored.
@@ -34,6 +42,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     closed: int = 0
     reply: ev.ReplySpoken | None = None
     cut: bool = False
+    own: tuple[Appointment, Appointment] | None = None
     owner: ev.OwnerChanged | None = None
     owner_seq: int = 0
     outcomes: dict[str, ev.CommandOutcome] = {}

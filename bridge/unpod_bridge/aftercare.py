@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
 
+from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError
-
-if TYPE_CHECKING:
-    from unpod.core.subjects import CallSubjects
-    from unpod.ports import Subscription
-    from unpod_bridge.estates import EndedCall
-    from unpod_bridge.placing import LineServices
-    from unpod_bridge.succession import Succession
+from unpod.ports import Subscription
+from unpod_bridge.estates import EndedCall
+from unpod_bridge.ledger import Ledger
+from unpod_bridge.placing import LineServices
+from unpod_bridge.succession import Succession
+from unpod_bridge.tenure import Legacy
 
 logger = logging.getLogger("unpod.bridge.succession")
-
-ORPHAN_S: Final = 600.0
-"""For how long a runner is looked for that does the cleanup."""
 
 
 class Aftercare:
@@ -33,13 +28,7 @@ class Aftercare:
     async def open(self) -> None:
         """Hear of the session's end from here on; raises LogError."""
         closed_on = self._subjects.run("session.closed")
-        self._subscription = await self._services.bus.subscribe(
-            closed_on, lambda _: self._succession.close_session()
-        )
-
-    async def retire(self, estate: EndedCall) -> None:
-        """The line is gone."""
-        await self._succession.retire(estate)
+        self._subscription = await self._services.bus.subscribe(closed_on, self._succession.on_closed)
 
     async def run(self) -> None:
         """Return once the session is closed, or nothing can be done about it."""
@@ -56,3 +45,20 @@ class Aftercare:
                 await self._subscription.close()
             except LogError as error:
                 logger.debug("a subscription could not be ended: %s", type(error).__name__)
+
+
+async def open_aftercare(
+    succession: Succession | None, services: LineServices, subjects: CallSubjects | None, ledger: Ledger, legacy: Legacy
+) -> Aftercare | None:
+    """Return the care for what the owner of an ended call has left to do; None where that is not ours to see."""
+    if succession is None or subjects is None or ledger.failure is not None:
+        return None
+    await succession.pause()
+    after = Aftercare(succession, services, subjects)
+    try:
+        await after.open()
+    except LogError as error:
+        logger.warning("session %s: nobody looks after its cleanup: %s", succession.session_id, error)
+        return None
+    succession.resume(EndedCall(services, subjects, ledger.writing, legacy))
+    return after

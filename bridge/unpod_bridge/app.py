@@ -21,11 +21,13 @@ from unpod.ports import Message, Subscription
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Identity
+from unpod_bridge.departures import Departures
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Bridges, Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
 from unpod_bridge.job_records import Records
 from unpod_bridge.jobs import Fullness, Jobs
 from unpod_bridge.line import Line
+from unpod_bridge.owners import Owners
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.registration import Registration
 from unpod_bridge.websocket import WebSocketDialer
@@ -95,6 +97,7 @@ class Bridge:
             dialer=self._dialer,
         )
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
+        self._owners = Owners(nats, self._services, self._dispatcher)
         records = Records(store, self.bridge_id, lambda bridge: self._bridges.alive(bridge, self._loop.time()))
         self._jobs = Jobs(self._dispatcher, records, Fullness(log.usage), self._make_line, self.bridge_id)
         self._worker_ids: dict[Pool, str] = {}
@@ -111,14 +114,16 @@ class Bridge:
             await self._nats.subscribe(self._subjects.runners, self._on_runner),
             await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
         ]
+        await self._owners.open()
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
+        hearing = asyncio.create_task(Departures(self._config.system, self._on_departed).run(), name="unpod-departures")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
             await _first(self._drain(), stop.now.wait())
         finally:
-            await self._end(keeping, subscriptions)
+            await self._end(keeping, hearing, subscriptions)
         return 1 if self._failed.is_set() or stop.now.is_set() else 0
 
     async def _drain(self) -> None:
@@ -131,13 +136,17 @@ class Bridge:
         if self._runs:
             await asyncio.wait(tuple(self._runs.values()))
 
-    async def _end(self, keeping: asyncio.Task[None], subscriptions: Sequence[Subscription]) -> None:
+    async def _end(
+        self, keeping: asyncio.Task[None], hearing: asyncio.Task[None], subscriptions: Sequence[Subscription]
+    ) -> None:
         keeping.cancel()
+        hearing.cancel()
         await self._jobs.abandon(ABANDON_S)
         for run in self._runs.values():
             run.cancel()
-        await asyncio.wait({keeping, *self._runs.values()}, timeout=ABANDON_S)
+        await asyncio.wait({keeping, hearing, *self._runs.values()}, timeout=ABANDON_S)
         self._announce(gone=True)
+        await self._owners.close()
         for subscription in subscriptions:
             await subscription.close()
         logger.info("%s has ended", self.bridge_id)
@@ -166,9 +175,14 @@ class Bridge:
         if not (said.runner and said.agent):
             return
         now = self._loop.time()
+        if said.gone:
+            self._owners.watch.said_gone(said.runner)
         if self._fleet.hear(said, now):
             self._look(now)
             self._dispatcher.changed()
+
+    def _on_departed(self, process_id: str) -> None:
+        self._owners.watch.said_gone(process_id)
 
     def _on_bridge(self, message: Message) -> None:
         try:
@@ -245,8 +259,9 @@ class Bridge:
             bridge_url=assigned.bridge_url,
             call_token=assigned.call_token,
             metadata=dict(assigned.metadata),
+            dev=place.pool.dev,
         )
-        return Line(job, place, self._services)
+        return Line(job, place, self._services, care=self._owners.care)
 
     def _announce(self, *, gone: bool = False) -> None:
         registrations = {pool.name: link.registration for pool, link in self._links.items()}

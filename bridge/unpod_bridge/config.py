@@ -15,6 +15,7 @@ from unpod_bridge.description import Description, describe
 
 DEFAULT_ORCHESTRATOR: Final = "wss://api.unpod.ai"
 CONTROL_PATH: Final = "/v1/internal/workers"
+SYSTEM_URL: Final = "UNPOD_NATS_SYSTEM_URL"
 
 _SCHEMES: Final = {"https": "wss", "wss": "wss", "http": "ws", "ws": "ws"}
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -22,10 +23,14 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 @dataclass(frozen=True, slots=True)
 class BridgeConfig:
-    """How one bridge runs; neither the key nor what is secret about NATS is in its `repr`."""
+    """How one bridge runs; neither the key nor what is secret about NATS is in its `repr`.
+
+    `system` is a connection to NATS's system account, where deaths are told at once.
+    """
 
     api_key: str = field(repr=False)
     nats: NatsOptions = field(repr=False)
+    system: NatsOptions | None = field(default=None, repr=False)
     orchestrator_url: str = DEFAULT_ORCHESTRATOR
     prefix: str = DEFAULT_PREFIX
     log_level: str = "INFO"
@@ -55,6 +60,7 @@ class BridgeConfig:
         return cls(
             api_key=key,
             nats=_nats(found, _given(nats_url)),
+            system=_system(found),
             orchestrator_url=orchestrator_url(found, base_url),
             prefix=_prefix(found),
             log_level=log_level(found),
@@ -134,6 +140,13 @@ def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
         no_echo=True,  # what this bridge has written it knows
         variable="UNPOD_NATS_URL" if text else "NATS_CONTEXT",
     )
+
+
+def _system(found: Mapping[str, str]) -> NatsOptions | None:
+    text = found.get(SYSTEM_URL, "")
+    if not text:
+        return None
+    return NatsOptions(urls=parse_urls(text), name="unpod-bridge-system", variable=SYSTEM_URL)
 
 
 def _prefix(found: Mapping[str, str]) -> str:

@@ -54,7 +54,7 @@ class Desk(Protocol):
         ...
 
     def cancel(self, job_id: str) -> None:
-        """End the call."""
+        """End the call, if need be at the bridge that has it."""
         ...
 
 
@@ -144,6 +144,10 @@ class ControlLink:
     def elsewhere(self, job_id: str) -> None:
         """The job's call lives at another bridge."""
         self._perform(self.registration.elsewhere(job_id))
+
+    def up(self, job_id: str) -> None:
+        """The job's call has begun."""
+        self.registration.up(job_id)
 
     def ended(self, job_id: str) -> None:
         """The job's call is over."""

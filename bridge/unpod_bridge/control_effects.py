@@ -80,7 +80,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """End the call of this job, dialling or up."""
+    """End the call of this job, dialling or up, wherever it is."""
 
     job_id: str
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -82,7 +82,7 @@ class RunnerPlace:
     ) -> None:
         self.runner_id = runner_id
         self.pool = pool
-        self.on_start: Callable[[str], None] | None = None
+        self.on_begin: Callable[[str], Awaitable[None]] | None = None
         self._bus = dispatcher.bus
         self._subject = dispatcher.subjects.runner(runner_id)
         self._bridge_id = dispatcher.bridge_id
@@ -105,10 +105,13 @@ class RunnerPlace:
         await self._publish_release("not confirmed")
         return False
 
+    async def begin(self, session_id: str) -> None:
+        """The call is up, and nothing of it is in the log: whoever would go on with it must be able to find it."""
+        if self.on_begin is not None:
+            await self.on_begin(session_id)
+
     async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
         """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
-        if self.on_start is not None:
-            self.on_start(session_id)
         message = Start(
             job=self._job_id,
             agent=self.pool.agent,

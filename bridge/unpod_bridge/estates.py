@@ -96,13 +96,11 @@ class EndedCall:
         subjects: CallSubjects,
         writing: Writing,
         legacy: Legacy,
-        failed: Callable[[LogError], None],
     ) -> None:
         self._services = services
         self._subjects = subjects
         self._writing = writing
         self._legacy = legacy
-        self.failed = failed
 
     @property
     def index(self) -> int:
@@ -137,7 +135,7 @@ class EndedCall:
             services.clock,
             self._subjects,
             self._writing,
-            on_failure=self.failed,
+            on_failure=lambda _: None,
             on_state=lambda _: None,
         )
         try:
@@ -148,3 +146,6 @@ class EndedCall:
 
     def give_up(self, why: str) -> None:
         """It has ended already."""
+
+    def failed(self, error: LogError) -> None:
+        """There is nothing to end."""

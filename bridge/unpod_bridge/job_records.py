@@ -28,6 +28,8 @@ class JobRecord(Struct, frozen=True, kw_only=True):
     dev: bool = False
     worker: str
     bridge: str
+    home: str = ""
+    """The bridge that has registered the worker, whoever has the job now."""
     call: str
     bridge_url: str
     token: str
@@ -58,14 +60,14 @@ class Claim:
         self._revision = revision
 
     async def begun(self, session_id: str) -> None:
-        """The call is up."""
+        """The call is up; raises Fenced where another bridge has the job."""
         await self._change(msgspec.structs.replace(self._record, state="up", session=session_id))
 
     async def _change(self, record: JobRecord) -> None:
         try:
             self._revision = await self._store.update(record.job, _encode(record), self._revision)
         except Fenced:
-            logger.info("the record of a job is another bridge's now")
+            raise
         except LogError as error:
             logger.warning("the record of a job could not be updated: %s", type(error).__name__)
         else:
@@ -74,7 +76,10 @@ class Claim:
     async def release(self) -> None:
         """Let another bridge have the call, which stays here until one has taken the record."""
         if self._record.state == "up":
-            await self._change(msgspec.structs.replace(self._record, state="released"))
+            try:
+                await self._change(msgspec.structs.replace(self._record, state="released"))
+            except Fenced:
+                logger.debug("the record of a job is another bridge's already")
 
     async def drop(self) -> None:
         """The job is over."""

@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from unpod.errors import LogError, LogUnavailable, UnpodError
+from unpod.errors import Fenced, LogError, LogUnavailable, UnpodError
+from unpod_bridge.aftercare import Aftercare
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned
 from unpod_bridge.control_wire import Reason
 from unpod_bridge.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
+from unpod_bridge.heirs import Books
 from unpod_bridge.job_records import Claim, JobRecord, Records
+from unpod_bridge.line_settings import MOVED
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -43,6 +46,11 @@ class Result(Protocol):
         """Whether it was up at all."""
         ...
 
+    @property
+    def after(self) -> Aftercare | None:
+        """What its owner has left to do."""
+        ...
+
 
 class Line(Protocol):
     """One call's line (`unpod_bridge.line.Line`)."""
@@ -55,7 +63,12 @@ class Line(Protocol):
         """End the call, dialling or up."""
         ...
 
+    async def let_go(self) -> bool:
+        """Hand the call over to another bridge; return whether everything about it is stored, and its socket closed."""
+        ...
 
+
+OnBegin = Callable[[str], Awaitable[None]]
 MakeLine = Callable[[Assigned, RunnerPlace], Line]
 
 
@@ -95,13 +108,15 @@ class _Search:
 
 @dataclass(slots=True)
 class _Call:
-    link: ControlLink
+    books: Books
     job: Assigned
-    place: RunnerPlace
     claim: Claim = field(repr=False)
+    place: RunnerPlace | None = None
     line: Line | None = None
+    after: Aftercare | None = None
     task: asyncio.Task[None] | None = None
     noting: asyncio.Task[None] | None = None
+    lost: bool = False
 
 
 class Jobs:
@@ -118,6 +133,10 @@ class Jobs:
         self._searches: dict[str, _Search] = {}
         self._promised: dict[str, _Call] = {}
         self._calls: dict[str, _Call] = {}
+        self._closing: dict[str, _Call] = {}
+        self._releasing = False
+        self.on_elsewhere: Callable[[str], None] = lambda _: None
+        """Told of a job that is called off, and is not here."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -167,16 +186,48 @@ class Jobs:
         """Begin the call (`Desk.dial`)."""
         call = self._promised.pop(job.job_id)
         call.job = job
-        self._calls[job.job_id] = call
-        call.place.on_start = lambda session_id: self._begun(call, session_id)
-        call.line = self._make_line(job, call.place)
-        call.task = self._spawn(self._carry(call, call.line), "unpod-call")
+        assert call.place is not None  # noqa: S101 - it was promised on one
+        call.place.on_begin = lambda session_id: self._begun(call, session_id)
+        self._begin(call, self._make_line(job, call.place))
 
     def cancel(self, job_id: str) -> None:
         """End the call (`Desk.cancel`)."""
         call = self._calls.get(job_id)
-        if call is not None and call.line is not None:
+        if call is None:
+            self.on_elsewhere(job_id)
+        elif call.line is not None:
             asyncio.get_running_loop().call_soon(call.line.cancel)  # after `run` has begun: its task may be new
+
+    # ------------------------------------------------------------------------------------------------- other bridges
+
+    def carry(self, job: Assigned, books: Books, claim: Claim, make: Callable[[OnBegin], Line]) -> None:
+        """Go on with another bridge's job; `make` returns its line, given what to tell once a call has begun anew."""
+        call = _Call(books, job, claim)
+        self._begin(call, make(lambda session_id: self._begun(call, session_id)))
+
+    def release(self) -> None:
+        """Let other bridges have the calls, those too that are still being dialled; each goes on until one takes it."""
+        self._releasing = True
+        for call in (*self._calls.values(), *self._closing.values()):
+            self._release(call)
+
+    def _release(self, call: _Call) -> None:
+        before = call.noting
+
+        async def release() -> None:
+            if before is not None:
+                await asyncio.wait({before})
+            await call.claim.release()
+
+        call.noting = self._spawn(release(), "unpod-record")
+
+    async def let_go(self, job_id: str) -> bool:
+        """Hand a call over (`Household.let_go`)."""
+        ended, call = self._closing.get(job_id), self._calls.get(job_id)
+        if ended is not None and ended.after is not None:
+            await ended.after.close()
+            return True
+        return call is not None and call.line is not None and await call.line.let_go()
 
     # --------------------------------------------------------------------------------------------------------- search
 
@@ -191,7 +242,7 @@ class Jobs:
         if wanted:
             del self._searches[job_id]
         if isinstance(found, _Call):
-            await self._promise(found, wanted=wanted)
+            await self._promise(found, search.link, wanted=wanted)
         elif not wanted:
             return
         elif found == "elsewhere":
@@ -219,16 +270,17 @@ class Jobs:
         if claim is None:
             await place.release("elsewhere")
             return "elsewhere"
-        return _Call(search.link, search.job, place, claim)
+        return _Call(search.link, search.job, claim, place)
 
-    async def _promise(self, call: _Call, *, wanted: bool) -> None:
+    async def _promise(self, call: _Call, link: ControlLink, *, wanted: bool) -> None:
         """Accept the job; where it is wanted no more, give everything back."""
         job_id = call.job.job_id
         if wanted:
             self._promised[job_id] = call
-            call.link.taken(job_id)  # comes back as `dial`
+            link.taken(job_id)  # comes back as `dial`
         if not wanted or self._promised.pop(job_id, None) is not None:
-            await call.place.release("withdrawn")
+            if call.place is not None:
+                await call.place.release("withdrawn")
             await call.claim.drop()
 
     def _record(self, search: _Search) -> JobRecord:
@@ -239,6 +291,7 @@ class Jobs:
             dev=identity.dev,
             worker=identity.worker_id,
             bridge=self._bridge_id,
+            home=self._bridge_id,
             call=job.call_id,
             bridge_url=job.bridge_url,
             token=job.call_token,
@@ -246,27 +299,63 @@ class Jobs:
 
     # ----------------------------------------------------------------------------------------------------------- call
 
-    def _begun(self, call: _Call, session_id: str) -> None:
-        call.link.registration.up(call.job.job_id)
-        if call.noting is None:
-            call.noting = self._spawn(call.claim.begun(session_id), "unpod-record")
+    def _begin(self, call: _Call, line: Line) -> None:
+        call.line = line
+        self._calls[call.job.job_id] = call
+        call.task = self._spawn(self._carry(call), "unpod-call")
 
-    async def _carry(self, call: _Call, line: Line) -> None:
+    async def _begun(self, call: _Call, session_id: str) -> None:
+        """The call is up: its record says so before its log does. Raises Fenced where another bridge has the job."""
+        call.books.up(call.job.job_id)
+        note = call.noting = self._spawn(self._note(call, session_id), "unpod-record")
+        await asyncio.shield(note)
+        if call.lost:
+            raise Fenced("another bridge has the job")
+        if self._releasing:
+            self._release(call)
+
+    async def _note(self, call: _Call, session_id: str) -> None:
         try:
-            result = await line.run()
+            await call.claim.begun(session_id)
+        except Fenced:
+            call.lost = True
+
+    async def _carry(self, call: _Call) -> None:
+        moved = False
+        try:
+            moved = await self._run(call)
+        finally:
+            del self._calls[call.job.job_id]
+            call.books.ended(call.job.job_id)
+        if call.noting is not None:
+            await asyncio.wait({call.noting})
+        if call.after is not None:
+            self._closing[call.job.job_id] = call
+            try:
+                await call.after.run()
+            finally:
+                del self._closing[call.job.job_id]
+        if not moved:
+            await call.claim.drop()
+
+    async def _run(self, call: _Call) -> bool:
+        """Carry a call to its end; return whether another bridge has it now."""
+        assert call.line is not None  # noqa: S101 - `_begin` has set it
+        try:
+            result = await call.line.run()
         except Exception as error:  # noqa: BLE001 - a defect in one call must not end the others
             # The error's text may hold what was said, so only its kind is told.
             logger.error("call ended: %s: a defect in the bridge: %s", _name(call), type(error).__name__)  # noqa: TRY400
-            await call.place.release("error")
-        else:
-            how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
-            logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)
-        finally:
-            del self._calls[call.job.job_id]
-            call.link.ended(call.job.job_id)
-        if call.noting is not None:
-            await asyncio.wait({call.noting})
-        await call.claim.drop()
+            if call.place is not None:
+                await call.place.release("error")
+            return False
+        if result.reason == MOVED:
+            logger.info("call handed on: %s", _name(call))
+            return True
+        how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
+        logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)
+        call.line, call.after = None, result.after  # what is left of the call is small, and may take long
+        return False
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

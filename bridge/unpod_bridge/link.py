@@ -48,14 +48,14 @@ class Link:
         """Whether the worker has to wait."""
         return self._deaf
 
-    def dial(self, allowed: Callable[[], Awaitable[bool]] | None = None) -> asyncio.Task[None]:
+    def dial(self, allowed: Callable[[], Awaitable[bool]]) -> asyncio.Task[None]:
         """Begin to dial, once `allowed` has said so, and return the task that does."""
         ear = self._ear = Ear(self._caller)
         self._dialling = asyncio.get_running_loop().create_task(self._open(ear, allowed))
         return self._dialling
 
-    async def _open(self, ear: Ear, allowed: Callable[[], Awaitable[bool]] | None) -> None:
-        if allowed is not None and not await allowed():
+    async def _open(self, ear: Ear, allowed: Callable[[], Awaitable[bool]]) -> None:
+        if not await allowed():
             return
         try:
             socket = await self._dialer.dial(self._url(), ear)

@@ -88,7 +88,7 @@ class Peers:
             return
         if peer.missed_at is None:
             peer.missed_at, peer.ask_at = now, now + LOOK_AGAIN_S
-        elif now - peer.missed_at >= LOOK_AGAIN_S:
+        elif now >= peer.missed_at + LOOK_AGAIN_S:
             peer.said = "nobody"
 
     def reconnected(self, now: float) -> None:

@@ -6,7 +6,7 @@ with which the owner's history begins. The owner folds up to that receipt, and o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Protocol
@@ -21,6 +21,7 @@ from unpod.ports import Bus, Clock, EventLog, Fence
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
 from unpod_bridge.sockets import Dialer
+from unpod_bridge.steadiness import Steadiness
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Place(Protocol):
         """Which runner holds it."""
         ...
 
+    async def begin(self, session_id: str) -> None:
+        """The call is up; return once its session is known to whoever would go on with it."""
+        ...
+
     async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
         """Tell the runner that the session is its own; return False if it does not answer, or does not want it."""
         ...
@@ -63,12 +68,15 @@ class LineServices:
     clock: Clock
     bridge_id: str
     dialer: Dialer
+    steadiness: Steadiness | None = None
 
 
 async def take_line(
-    services: LineServices, subjects: CallSubjects, job: Job, session_id: str, open_ledger: Callable[[Writing], Ledger]
-) -> Ledger:
-    """Take the line of a new session, anchor our time to the log's, and return the ledger to write in.
+    services: LineServices, subjects: CallSubjects, job: Job, session_id: str, *, after: int = 0
+) -> Writing:
+    """Take the line of a session, anchor our time to the log's, and return how to write from here on.
+
+    `after` is the sequence of the former line record, where another bridge has had the call.
 
     Raises:
         Fenced: another bridge holds the line.
@@ -77,13 +85,13 @@ async def take_line(
     log, clock = services.log, services.clock
     taken = ev.LineTaken(bridge=services.bridge_id, job_id=job.job_id)
     headers = placement_headers(services, "line", taken, session_id)
-    stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, 0))
+    stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, after))
     asked_at = clock.now()
     record = await log.last(subjects.line)
     if record is None or record.seq != stored.seq:
         raise Fenced("another bridge has taken the line")
     offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
-    return open_ledger(Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s))
+    return Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s)
 
 
 async def appoint(

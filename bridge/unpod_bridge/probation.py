@@ -1,7 +1,7 @@
 """Orphans come to a new runner one at a time: if one of them kills it, the others must not be blamed, or lost, as well.
 
-A session whose former owner may have died of it is on probation from its start at a runner until its new owner has shown
-that it is past that, or for `PROBATION_S`. The next one for the same runner waits so long.
+A session whose former owner may have died of it is on probation from its start at a runner until its new owner has
+shown that it is past that, or for `PROBATION_S`. The next one for the same runner waits so long.
 """
 
 from __future__ import annotations

@@ -229,6 +229,10 @@ class Registration:
         if job_id in self._calling:
             self._calling[job_id] = True
 
+    def enter(self, job_id: str) -> None:
+        """Another bridge's call goes on here."""
+        self._calling[job_id] = True
+
     def ended(self, job_id: str) -> None:
         """The job's call is over, or never came about."""
         self._calling.pop(job_id, None)
@@ -304,7 +308,7 @@ class Registration:
             return [Withdraw(job_id)]
         if job_id in self._calling:
             return [Cancel(job_id)]
-        return [Log(logging.DEBUG, "ignored a job.cancel for a job that is not ours")]
+        return [Log(logging.DEBUG, "a job is called off that is not ours"), Cancel(job_id)]
 
     def _ack(self, job: Assigned, reason: Reason | None) -> Send:
         return Send(encode(JobAck(job.job_id, job.assign_id, reason is None, reason)))

@@ -1,9 +1,9 @@
 """The care for one session's owner: that it has one, from its first to the end of its cleanup.
 
-When the owner is gone another runner is asked, until one answers; until then the old one is heard, should it live. Then,
-in this order: nothing of the old owner is heard any more, the new one is appointed in the log (from here on the server
-refuses what the old one writes), what the old one had stored is performed, the new one's starting point is stored, and
-the new one is told to start. It folds up to that point, and only then is live.
+When the owner is gone another runner is asked, until one answers; until then the old one is heard, should it live.
+Then, in this order: nothing of the old owner is heard any more, the new one is appointed in the log (from here on the
+server refuses what the old one writes), what the old one had stored is performed, the new one's starting point is
+stored, and the new one is told to start. It folds up to that point, and only then is live.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Final, Protocol, TypeVar
 
 from unpod.core import codec
 from unpod.core import events as ev
+from unpod.core.envelope import from_headers
 from unpod.core.subjects import CallSubjects
-from unpod.errors import LogError, LogUnavailable
-from unpod.ports import Fence, Stored
+from unpod.errors import LogError, LogUnavailable, ProtocolViolation
+from unpod.ports import Fence, Message, Stored
 from unpod_bridge.dispatch import Resumption, RunnerPlace
 from unpod_bridge.outputs import Owned
 from unpod_bridge.owner_records import OwnerRecords
@@ -39,6 +40,8 @@ _BEHIND_S: Final = 0.05
 """How long a record may be on its way after its writer has counted it."""
 _RETRY_S: Final = 0.1
 _HOLD_S: Final = 1.0
+CLEANUP_S: Final = 600.0
+"""For how long a runner is looked for that does the cleanup of a call that has ended."""
 _COMMIT_S: Final = 10.0
 """How long an appointment that is under way may take when its call ends meanwhile."""
 YOUNG_S: Final = 10.0
@@ -128,6 +131,7 @@ class Succession:
         self._care = care
         self._clock = services.clock
         self._subjects = subjects
+        self._closed_on = subjects.run("session.closed")
         self._estate = estate
         self._log = OwnersLog(wanted.session_id, subjects, OwnerRecords(services.subjects, subjects))
         self._records: list[Owned] = []
@@ -163,15 +167,31 @@ class Succession:
         if started:
             self._watch(owner)
         else:
+            self._estate.leaves()
             self._seek()
 
-    def progress(self, epoch: int, settled: int = 0, *, spoken: bool = False) -> None:
-        """The owner has written, or spoken: it may be past what its predecessor has died of."""
-        if self.owner is None or epoch != self.owner.epoch:
+    def on_record(self, subject: str, owned: Owned) -> None:
+        """Take a record of an owner: it may be past what its predecessor has died of, or have come to its end."""
+        if self.owner is None or owned.epoch != self.owner.epoch:
             return
-        passed = spoken or settled > self._settled
-        self._settled = max(self._settled, settled)
-        if passed and self._probation is not None:
+        if owned.settled > self._settled:
+            self._settled = owned.settled
+            self._end_probation()
+        if subject == self._closed_on:
+            self.close_session()
+
+    def on_closed(self, message: Message) -> None:
+        """Take the record with which an owner's cleanup is over; one that is owner no more may have sent it, too."""
+        try:
+            epoch = from_headers(message.headers).epoch
+        except ProtocolViolation:
+            return
+        if self.owner is not None and epoch == self.owner.epoch:
+            self.close_session()
+
+    def on_delta(self, epoch: int) -> None:
+        """The owner speaks: it is past its hooks."""
+        if self._probation is not None and self.owner is not None and epoch == self.owner.epoch:
             self._end_probation()
 
     def close_session(self) -> None:
@@ -180,15 +200,18 @@ class Succession:
         self._end_probation()
         self.closed.set()
 
-    async def retire(self, make: Callable[[], Awaitable[Estate]]) -> None:
-        """The call has ended: what is left is the owner's cleanup, for which `make` returns the estate."""
+    async def pause(self) -> None:
+        """The call has ended: look for nobody until `resume`; an appointment that is under way comes to its end."""
         task = self._task
         if task is not None:
             if self._committed:
                 await asyncio.wait({task}, timeout=_COMMIT_S)
             task.cancel()
             await asyncio.wait({task})
-        self._estate = await make()
+
+    def resume(self, estate: Estate) -> None:
+        """What is left is the cleanup: see to it that somebody does it."""
+        self._estate = estate
         if self.owner is not None and not self._care.watch.holds(self):
             self._seek()
 
@@ -199,7 +222,7 @@ class Succession:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------------ what is heard of it
+    # ---------------------------------------------------------------------------------------------- what is heard of it
 
     def heard(self, last: int) -> None:
         """The owner says how far it has written."""
@@ -256,13 +279,20 @@ class Succession:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, LogError):
                 logger.error("session %s: its owner cannot be replaced: %s", self.session_id, type(error).__name__)
+            if self._estate.ended:
+                self.close_session()
             self._estate.failed(error if isinstance(error, LogError) else LogError("a defect in the bridge"))
 
     async def _find_owner(self) -> None:
         self._end_probation()
         avoid = "" if self.owner is None else self.owner.runner_id
         while not await self._is_over():
-            place = await self._care.find(self._wanted, avoid)
+            try:
+                async with asyncio.timeout(CLEANUP_S if self._estate.ended else None):
+                    place = await self._care.find(self._wanted, avoid)
+            except TimeoutError:
+                self._cleanups = CLEANUPS
+                continue
             if await self._try(place):
                 return
             avoid = place.runner_id
@@ -289,11 +319,11 @@ class Succession:
         if not self._estate.ended:
             return False
         try:
-            done = await self._services.log.last(self._subjects.run("session.closed")) is not None
+            done = await self._services.log.last(self._closed_on) is not None
         except LogUnavailable:
             done = False
         if not done and self._cleanups >= CLEANUPS:
-            logger.error("session %s: its cleanup was tried %d times, and is given up", self.session_id, CLEANUPS)
+            logger.error("session %s: it has ended, and its cleanup is given up", self.session_id)
             done = True
         if done:
             self.close_session()

@@ -52,7 +52,7 @@ class Vacancy:
             self._call.timers.pop(name, None)
 
     def filler_due(self, _: float) -> None:
-        """A reply that stopped in the middle is bridged with the session's filler; one not begun is `Filler`'s matter."""
+        """Bridge a reply that stopped in the middle with the session's filler; one not begun is `Filler`'s matter."""
         call = self._call
         if call.speech.open_key is not None and self._waits and call.filler and "agent.filler" not in call.verbs:
             call.write(frames.say(call.filler))

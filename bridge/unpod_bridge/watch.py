@@ -1,9 +1,9 @@
 """Whether the runners that own this bridge's sessions are alive: who has gone, and which sessions are to be moved.
 
 Each second a runner is asked on a subject of its own, which a thread of it answers, so that code that blocks its event
-loop does not make it look dead. Nobody there: it is dead. No answer, or one that does not know a session, three times in
-a row: the session is lost. An event loop that has not turned for `LAG_S`: its sessions are moved. A runner that comes
-back before another has answered keeps its sessions.
+loop does not make it look dead. Nobody there: it is dead. No answer, or one that does not know a session, three times
+in a row: the session is lost. An event loop that has not turned for `LAG_S`: its sessions are moved. A runner that
+comes back before another has answered keeps its sessions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import msgspec
-
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, encode
+from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, NoResponders
 from unpod.ports import Bus, Clock, Message
@@ -25,6 +23,7 @@ from unpod.ports import Bus, Clock, Message
 logger = logging.getLogger("unpod.bridge.watch")
 
 PING_S: Final = 1.0
+ANSWER_S: Final = 0.9
 MISSES: Final = 3
 GRACE_S: Final = 2.0
 """How long a session may be unknown to the runner that has just been told to start it."""
@@ -33,36 +32,11 @@ NOBODY: Final = 2
 """How often in a row nobody may be there: a runner that changes servers is back within the pause."""
 NOBODY_PAUSE_S: Final = 0.15
 RECONNECTED_S: Final = 2.0
-"""For how long after a loss of our own connection it counts for nothing that nobody is there: they had the same loss."""
+"""For how long after a loss of our own connection nobody's being there counts for nothing: they had the same loss."""
 PROBES: Final = 10
 PROBE_S: Final = 0.03
 CHUNK: Final = 2_000
 """How many sessions one ping may name: it has to stay under the server's limit."""
-
-DEPARTURES: Final = "$SYS.ACCOUNT.*.DISCONNECT"
-
-
-class _Client(msgspec.Struct):
-    name: str = ""
-
-
-class _Departure(msgspec.Struct):
-    client: _Client
-
-
-def departed(data: bytes) -> str:
-    """Return the id of the runner whose connection has ended, as the server says on `DEPARTURES`; "" for none.
-
-    A runner's connections are named by its id, after whatever else.
-    """
-    try:
-        name = _departure(data).client.name
-    except MALFORMED:
-        return ""
-    return name.rpartition(" ")[2]
-
-
-_departure = msgspec.json.Decoder(_Departure).decode
 
 
 class Ward(Protocol):
@@ -187,7 +161,7 @@ class Watch:
     def said_gone(self, runner_id: str) -> None:
         """A runner is said to have gone, by itself or by the server: look at once."""
         if runner_id in self._runners:
-            self._spawn(self._probe(runner_id))
+            _ = self._start(self._probe(runner_id))
 
     def hand_over(self, message: Message) -> None:
         """A runner lets go of sessions."""
@@ -200,12 +174,17 @@ class Watch:
             watched = self._sessions.get(session_id)
             if watched is not None and watched.runner_id == said.runner:
                 watched.ward.hand_over()
+        if message.reply:
+            try:
+                self._bus.send(message.reply, encode(Told(ok=True)))
+            except LogError as error:
+                logger.debug("the runner %s could not be answered: %s", said.runner, type(error).__name__)
 
     def _ask(self, runner_id: str) -> None:
         former = self._asking.get(runner_id)
         if former is not None:
             former.cancel()
-        task = self._spawn(self._check(runner_id))
+        task = self._start(self._check(runner_id))
         self._asking[runner_id] = task
         task.add_done_callback(lambda done: self._asked(runner_id, done))
 
@@ -218,7 +197,7 @@ class Watch:
         while (watched := self._of(runner_id)) and nobody < NOBODY:
             try:
                 for chunk in _chunks(watched):
-                    self._take(await self._ping(runner_id, chunk, PING_S), chunk)
+                    self._take(await self._ping(runner_id, chunk, ANSWER_S), chunk)
             except NoResponders:
                 nobody += self._clock.now() - self._connected_at >= RECONNECTED_S
                 if nobody < NOBODY:
@@ -278,7 +257,7 @@ class Watch:
     def _of(self, runner_id: str) -> list[_Watched]:
         return list(self._runners.get(runner_id, {}).values())
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="unpod-watch")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

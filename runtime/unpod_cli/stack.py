@@ -40,7 +40,11 @@ _KEPT: Final = ("UNPOD_LOG_LEVEL",)
 
 
 class AgentUnusable(Failure):
-    """The user's file, or the runner in it, cannot be used; what was there before is still good."""
+    """The user's file cannot be used, or its process has ended; `died` is True where it had been imported by then."""
+
+    def __init__(self, message: str, *, status: int, died: bool) -> None:
+        super().__init__(message, status=status)
+        self.died = died
 
 
 class Agent:
@@ -84,7 +88,7 @@ class Agent:
         """
         status = await self.process.wait()
         said = self._problem or f"the agent's process has ended (status {status}): {_last(self.process)}"
-        raise AgentUnusable(said, status=status if self._problem and status > 0 else 1)
+        raise AgentUnusable(said, status=status if self._problem and status > 0 else 1, died=self._loaded.done())
 
     async def stop(self, grace_s: float) -> int:
         """Drain it, but no longer than `grace_s`; return its exit status."""

@@ -7,7 +7,6 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 
 from msgspec.structs import fields as struct_fields
 from tests.docs import command_line

@@ -13,11 +13,14 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import cast
 
 from tests.faults.words import WORDS, Question, question
+
 from unpod import AgentRunner, CallContext, Session
 from unpod.adapters.pieces import Piece
 from unpod.adapters.scripted import ScriptedAdapter
+from unpod.core.resume import OnResume
 
 BURN_S = float(os.environ.get("UNPOD_FAULTS_BURN_S", "1"))
 FLOOD = int(os.environ.get("UNPOD_FAULTS_FLOOD", "300"))
@@ -26,6 +29,7 @@ HUGE = 10 * 1024 * 1024
 LENGTH = int(os.environ.get("UNPOD_FAULTS_WORDS", str(WORDS)))
 PIECE_S = float(os.environ.get("UNPOD_FAULTS_PIECE_S", "0.01"))
 REPLY_TIMEOUT_S = 1.0
+POLICY = cast("OnResume", os.environ.get("UNPOD_FAULTS_ON_RESUME", "continue"))
 VERSION = os.environ.get("UNPOD_FAULTS_VERSION", "1")
 
 
@@ -152,8 +156,8 @@ async def _end(session: Session, _: Question) -> None:
 
 ORDERS: dict[str, Act] = {
     "say": _say, "count": _count, "step": _step, "slow": _slow, "hang": _hang, "raise": _raise, "burn": _burn,
-    "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause, "resume": _resume,
-    "end": _end, "twice": _twice, "doom": _doom,
+    "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause,
+    "resume": _resume, "end": _end, "twice": _twice, "doom": _doom,
 }  # fmt: skip
 
 
@@ -162,8 +166,7 @@ async def handle(ctx: CallContext) -> None:
     session = ctx.session
     note("begun", session=session.session_id, replaying=session.replaying)
     session.dialog_machine = Brain()
-    policy = os.environ.get("UNPOD_FAULTS_ON_RESUME", "continue")
-    session.on_resume = policy  # type: ignore[assignment] - the test's own setting
+    session.on_resume = POLICY
     session._driver.set(reply_timeout_s=REPLY_TIMEOUT_S)
 
     @session.on("user_turn")

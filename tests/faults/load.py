@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.faults.words import WORDS, Question, words_in
+
 from unpod_bridge.orchestrator import (
     Call,
     CallOverError,
@@ -58,6 +59,10 @@ class Caller:
         self.ups: list[float] = []
         """When the call's socket was lost, and when it was there again."""
         self.pieces = 0
+        self.before = 0
+        """How many questions were asked before the fault, where a row notes it."""
+        self.orphaned = False
+        """Whether nobody has to finish the session: its clean-up was given up."""
         self._load = load
         self._news = load.news
         self._stopping = asyncio.Event()
@@ -122,6 +127,10 @@ class Caller:
         await self._news.until(
             lambda: turn.done_at is not None or self.call.over, f"the answer to {turn.question.text!r}", within_s
         )
+
+    async def hears(self, turn: Turn, count: int) -> None:
+        """Return once so many words of an answer have come."""
+        await self._news.until(lambda: len(turn.words) >= count, f"{count} words for {turn.question.text!r}")
 
     async def talk(self, pause: Callable[[], float]) -> None:
         """Ask until told to stop; `pause` says how many seconds to think before a question."""
@@ -220,9 +229,9 @@ class Load:
         await asyncio.gather(*(caller.call.connected(PATIENCE_S) for caller in fresh))
         return fresh
 
-    async def begin(self, count: int) -> None:
-        """Place the calls, and return once each caller has an answer."""
-        for caller in await self.dial(count):
+    async def begin(self) -> None:
+        """Let everybody talk who is there, and return once each has an answer."""
+        for caller in self.callers:
             self.talk(caller)
         await self.answers(1)
 

@@ -10,12 +10,16 @@ from unpod_bridge.orchestrator import Frame
 Payload: TypeAlias = Mapping[str, object]
 FIGURES: Final = frozenset({"metric", "turn.metrics", "state"})
 _NEVER: Final = 1_000_000
+_MANY: Final = 2_000_000
+"""Beyond so many comparisons the first answer has to do."""
 
 
 def left_out(frames: Sequence[Frame], records: Sequence[Payload], may: Callable[[Frame], bool]) -> list[Frame]:
     """Return the frames without a record, as few as possible of them such as may not be missing."""
     quick = _greedy(frames, records)
-    return quick if all(may(frame) for frame in quick) else _cheapest(frames, records, may) or quick
+    if all(may(frame) for frame in quick) or len(frames) * len(records) > _MANY:
+        return quick
+    return _cheapest(frames, records, may) or quick
 
 
 def same(frame: Frame, payload: Payload) -> bool:

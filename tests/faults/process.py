@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -96,11 +96,18 @@ class Process:
 
     async def said(self, text: str, within_s: float = PATIENCE_S) -> None:
         """Return once it has written a text."""
-        await until(lambda: text in self.text, f"{self.label} says {text!r}", within_s, lambda: self.text[-2000:])
+        await until(
+            lambda: text in self.text or not self.alive,
+            f"{self.label} says {text!r}",
+            within_s,
+            lambda: self.text[-2000:],
+        )
+        if text not in self.text:
+            raise RuntimeError(f"{self!r} has died without saying {text!r}: {self.text[-2000:]}")
 
 
 async def start(label: str, module: str, output: Path, environment: Mapping[str, str]) -> Process:
-    """Start `python -m module` in this repository, with nothing of unpod or NATS in its environment but what is given."""
+    """Start `python -m module` in this repository; of unpod and NATS its environment has only what is given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNPOD_", "NATS_", "OTEL_"))}
     with output.open("wb") as file:
         child = await spawn_child(
@@ -113,9 +120,23 @@ async def until(
     holds: Callable[[], bool], awaited: str, within_s: float = PATIENCE_S, otherwise: Callable[[], str] = lambda: ""
 ) -> None:
     """Return once something holds that nobody tells us about: what another process writes or does."""
+
+    async def look() -> bool:
+        return holds()
+
+    await eventually(look, awaited, within_s, otherwise)
+
+
+async def eventually(
+    holds: Callable[[], Awaitable[bool]],
+    awaited: str,
+    within_s: float = PATIENCE_S,
+    otherwise: Callable[[], str] = lambda: "",
+) -> None:
+    """Return once something holds that has to be asked for, as what stands in the log."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
-    while not holds():
+    while not await holds():
         if loop.time() > deadline:
             raise TimeoutError(f"waited {within_s:g} s for: {awaited}\n{otherwise()}".rstrip())
         await asyncio.sleep(_POLL_S)

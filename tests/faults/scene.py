@@ -7,17 +7,18 @@ import random
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.faults.checks import Allow, Findings, look
 from tests.faults.load import PATIENCE_S, Caller, Load, load
-from tests.faults.process import Process
+from tests.faults.process import Process, eventually
 from tests.faults.stack import Setup, Stack, stack
 
-
+MOST_MORE: Final = 30
+GIVE_UP_S: Final = 5.0
 _TRACEBACK: Final = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*")
 
 
@@ -81,6 +82,15 @@ class Scene:
         for caller in self.load.living:
             caller.go_on()
 
+    async def spread(self) -> None:
+        """Place more calls until each runner and each bridge has one: who gets which is not ours to say."""
+        processes = {*self.stack.runners, *self.stack.bridges}
+        for _ in range(MOST_MORE):
+            if not processes - {*await self.runners(), *await self.bridges()}:
+                return
+            await self.load.dial(1)
+        raise RuntimeError("some process gets no calls")
+
     # ------------------------------------------------------------------------------------------------ whom it hits
 
     async def runners(self) -> Counter[Process]:
@@ -121,10 +131,12 @@ class Scene:
 
     async def moved(self, sessions: Sequence[str], old: Process) -> None:
         """Return once another runner owns the sessions, or another bridge holds their lines."""
-        async with asyncio.timeout(PATIENCE_S):
-            for session in sessions:
-                while old in (await self.stack.owner(session), await self.stack.line(session)):
-                    await asyncio.sleep(0.02)
+
+        async def gone() -> bool:
+            holders = [await holds(session) for session in sessions for holds in (self.stack.owner, self.stack.line)]
+            return old not in holders
+
+        await eventually(gone, f"others for the calls of {old!r}")
 
 
 Act = Callable[[Scene], Awaitable[None]]
@@ -194,17 +206,22 @@ async def _play(row: Row, scene: Scene, result: Result) -> None:
     talking, bounds = scene.load, scene.bounds
     talking.orders = lambda caller, turn: row.orders
     try:
-        await talking.begin(bounds.calls)
+        await talking.dial(bounds.calls)
+        await scene.spread()
+        await talking.begin()
         await row.act(scene)
         if row.within_s is not None:
             within = bounds.limit(row.within_s)
             result.recovery = list((await talking.recovered(scene.marked_at, within)).values())
         await talking.finish()
         if row.closes:
-            await scene.stack.closed([caller.session for caller in talking.callers], PATIENCE_S)
+            await scene.stack.closed([caller.session for caller in talking.callers if not caller.orphaned], PATIENCE_S)
         await row.then(scene)
     except Exception as error:  # noqa: BLE001 - all that can still be looked at is looked at
         scene.wrong.append(f"{type(error).__name__}: {error}")
+        with suppress(Exception):
+            async with asyncio.timeout(GIVE_UP_S):
+                await talking.finish()
     result.figures = scene.figures
     await _look(row, scene, result.findings)
 

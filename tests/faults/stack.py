@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
 from tests.faults.process import PATIENCE_S, Process, start, until
 from tests.faults.wire import Wire
+
 from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.subjects import Channel, Subjects
@@ -36,6 +38,7 @@ from unpod_bridge.orchestrator import LocalOrchestrator
 SUBJECTS: Final = Subjects()
 KEY: Final = "sk_local"
 MIB: Final = 1024 * 1024
+ROOM: Final = 1_000
 _ADDRESS: Final = re.compile(r"(?<=@127\.0\.0\.1:)\d+")
 
 
@@ -43,8 +46,8 @@ _ADDRESS: Final = re.compile(r"(?<=@127\.0\.0\.1:)\d+")
 class Setup:
     """What a row runs on. `wired`: each process reaches NATS by a wire of its own, which can be cut.
 
-    `module` is what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The first runner
-    or bridge dies at the failpoint that is named for it, at a random one of the times in `failpoint_at`.
+    `module` is what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The first
+    runner or bridge dies at the failpoint that is named for it, at a random one of the times in `failpoint_at`.
     """
 
     runners: int = 2
@@ -66,7 +69,12 @@ class Stack:
     """One system; `runners` and `bridges` are the processes that were started, dead ones too."""
 
     def __init__(
-        self, setup: Setup, directory: Path, server: EmbeddedServer, orchestrator: LocalOrchestrator, exits: AsyncExitStack
+        self,
+        setup: Setup,
+        directory: Path,
+        server: EmbeddedServer,
+        orchestrator: LocalOrchestrator,
+        exits: AsyncExitStack,
     ) -> None:
         self.setup = setup
         self.directory = directory
@@ -86,10 +94,12 @@ class Stack:
         """Start everything, and return once calls can be placed."""
         setup = self.setup
         starting = [
-            self.start_runner(**_failing(setup.runner_failpoint, failpoint_at, number)) for number in range(setup.runners)
+            self.start_runner(**_failing(setup.runner_failpoint, failpoint_at, number))
+            for number in range(setup.runners)
         ]
         starting += [
-            self.start_bridge(**_failing(setup.bridge_failpoint, failpoint_at, number)) for number in range(setup.bridges)
+            self.start_bridge(**_failing(setup.bridge_failpoint, failpoint_at, number))
+            for number in range(setup.bridges)
         ]
         await asyncio.gather(self._connect(), *starting)
         await self.ready()
@@ -108,6 +118,8 @@ class Stack:
             await runner.said("ready: agent")
         if runners and bridges:
             await self.orchestrator.wait_for_worker("agent", PATIENCE_S, count=len(bridges))
+        for worker in self.orchestrator.workers:  # a bridge that knows one runner so far would get no calls at all
+            worker.capabilities = replace(worker.capabilities, max_concurrent=ROOM)
 
     async def start_runner(self, **environment: str) -> Process:
         """Start one more runner; it may not be ready yet."""

@@ -21,6 +21,7 @@ from unpod.core.fleet import (
     BridgeAnnounced,
     Hold,
     OfferAnswered,
+    Pulse,
     Release,
     RunnerAnnounced,
     Start,
@@ -87,6 +88,7 @@ class FakeRunner:
         pool = f"{self.agent}@dev" if self.dev else self.agent
         await self._nats.subscribe(SUBJECTS.dispatch(pool), self._on_offer, queue="runners")
         await self._nats.subscribe(SUBJECTS.runner(self.runner_id), self._on_told)
+        await self._nats.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
         self._announcing = asyncio.create_task(self._keep_announcing())
 
     async def stop(self, *, say_so: bool = True) -> None:
@@ -137,6 +139,10 @@ class FakeRunner:
             self._nats.send(message.reply, encode(Told(ok=known)))
         self._news.tell()
 
+    def _on_ping(self, message: Message) -> None:
+        sessions = {start.session: (start.epoch, 0) for start in self.started.values()}
+        self._nats.send(message.reply, encode(Pulse(runner=self.runner_id, sessions=sessions)))
+
     async def _run(self, start: Start) -> None:
         subjects = SUBJECTS.call(start.agent, start.session)
         heard: asyncio.Queue[codec.Record] = asyncio.Queue()
@@ -148,6 +154,7 @@ class FakeRunner:
         while True:
             record = await heard.get()
             if isinstance(record.body, ev.CallEnded):
+                await self._close(start, record.envelope, index + 1)
                 self.held.discard(start.job)
                 self.announce()
                 self._news.tell()
@@ -172,6 +179,23 @@ class FakeRunner:
             )
             fence = Fence(subjects.own, start.epoch)
             await self._log.append(subjects.cmd, codec.encode(end), to_headers(envelope), fence=fence)
+
+
+    async def _close(self, start: Start, ended: Envelope, index: int) -> None:
+        subjects = SUBJECTS.call(start.agent, start.session)
+        envelope = Envelope(
+            id=ids.record_id(start.session, "owner", index),
+            type="run.session.closed",
+            source=self.runner_id,
+            session=start.session,
+            time=ended.time,
+            epoch=start.epoch,
+            index=index,
+            seen=ended.index,
+        )
+        fence = Fence(subjects.own, start.epoch)
+        closed = codec.encode(ev.SessionFinished())
+        await self._log.append(subjects.run("session.closed"), closed, to_headers(envelope), fence=fence)
 
 
 class BridgeProcess:

@@ -12,13 +12,12 @@ import sys
 import termios
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 UNPOD: Final = (sys.executable, "-m", "unpod_cli")
 
 _ESCAPES: Final = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_=>])")
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 8.0
 _ROWS_AND_COLUMNS: Final = struct.pack("HHHH", 40, 100, 0, 0)
 
 
@@ -110,9 +109,7 @@ class Piped:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.communicate()
@@ -152,6 +149,12 @@ class Terminal:
         asyncio.get_running_loop().add_reader(self._master, self._read)
         return self
 
+    @property
+    def pid(self) -> int:
+        """The command's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def _read(self) -> None:
         try:
             data = os.read(self._master, 65_536)
@@ -165,19 +168,20 @@ class Terminal:
 
     async def until(self, text: str) -> str:
         """Return what was shown since the last `until`, once `text` stands in it."""
-        async with asyncio.timeout(_PATIENCE_S):
-            try:
+        at = -1
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
                 while (at := self.text.find(text, self._from)) < 0:
                     self._news.clear()
                     await self._news.wait()
-            except TimeoutError:
-                raise AssertionError(f"{text!r} never came:\n{self.text[self._from :]}") from None
+        except TimeoutError:
+            raise AssertionError(f"{text!r} never came:\n{self.text[self._from :]}") from None
         shown = self.text[self._from : at + len(text)]
         self._from = at + len(text)
         return shown
 
     def press(self, keys: str) -> None:
-        """Press keys: `\\r` is enter, `\\x03` Ctrl-C, `\\x04` Ctrl-D."""
+        """Press keys; carriage return is enter."""
         os.write(self._master, keys.encode())
 
     def say(self, line: str) -> None:
@@ -193,15 +197,18 @@ class Terminal:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
         asyncio.get_running_loop().remove_reader(self._master)
         os.close(self._master)
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return what is in a folder."""
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def descendants(pid: int) -> set[int]:

@@ -14,7 +14,7 @@ from tests.pages import ROOT, Block, blocks, run
 
 from unpod import AgentRunner, CallContext, LLMCall, ScriptedAdapter
 from unpod.adapters.scripted import Rule
-from unpod_bridge.orchestrator import Call, CallFaults, LocalOrchestrator
+from unpod_bridge.orchestrator import Call, CallFaults, LocalOrchestrator, TransferRecord
 
 PAGES = ROOT / "tests" / "seed_pages"
 AGENT_RUNNER = PAGES / "agent-runner.md"
@@ -29,6 +29,16 @@ LONG = "I have a long story to tell. " * 100
 PATIENCE_S = 10.0
 
 Entrypoint = Callable[[CallContext], Awaitable[object]]
+
+
+def page_name(page: Path) -> str:
+    """Return a page's name, for the ids of tests."""
+    return page.stem
+
+
+def first(transfers: list[TransferRecord]) -> tuple[str, str, str]:
+    """Return what the first transfer was."""
+    return transfers[0].transfer_type, transfers[0].target, transfers[0].mode
 
 
 def block(page: Path, heading: str) -> Block:
@@ -97,6 +107,12 @@ class Stage:
         )
         await call.connected()
         return Played(call, future)
+
+    async def clear(self) -> None:
+        """Hang up what a test has left behind."""
+        for call in self.orchestrator.calls:
+            if not call.over:
+                await call.hang_up()
 
     async def _enter(self, ctx: CallContext) -> None:
         entrypoint, future = self._entrypoints[ctx.data["entrypoint"]]

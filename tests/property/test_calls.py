@@ -9,14 +9,14 @@ from itertools import pairwise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-
 from tests.unit.session.rig import Brain, Ear, agent
+
 from unpod import LLMCall, Session, ToolCall
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.live import DELTA, Delta
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod.ports import Message
 from unpod.testing import ALL_VERBS, MemoryLog, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
@@ -105,7 +105,8 @@ class Scene:
         elif what == "fail":
             await self.brain.say(ValueError(words))
         else:
-            await self.brain.say(ToolCall("tool", words), LLMCall(model="m", tokens_in=2, cost=0.5, prompt_messages=words))
+            spent = LLMCall(model="m", tokens_in=2, cost=0.5, prompt_messages=words)
+            await self.brain.say(ToolCall("tool", words), spent)
 
     async def _by_agent(self, what: str) -> None:
         session = self.session
@@ -162,11 +163,13 @@ async def played(script: list[str], negotiated: tuple[str, ...]) -> tuple[Scene,
         return scene, await call.records()
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(st.lists(actions, max_size=25), verbs)
 @example(["text", "piece", "pause", "text", "resume", "finish", "finish", "report", "hang up"], ALL_VERBS)
 @example(["pause", "text", "piece", "resume", "barge in, heard", "1 s", "text", "report", "finish"], ALL_VERBS)
-@example(["text", "piece", "speaking", "finish", "turn.metrics", "barge in, heard", "1 s", "barge in, heard"], ALL_VERBS)
+@example(
+    ["text", "piece", "speaking", "finish", "turn.metrics", "barge in, heard", "1 s", "barge in, heard"], ALL_VERBS
+)
 def test_what_is_promised_of_every_call_holds(script: list[str], negotiated: tuple[str, ...]) -> None:
     scene, records = asyncio.run(played(script, negotiated))
     replies_end_once_and_in_order(scene, records)
@@ -217,7 +220,7 @@ def the_owner_writes_in_order(records: list[Record]) -> None:
 
 
 def the_log_says_what_the_session_knew(scene: Scene, records: list[Record]) -> None:
-    live, folded = scene.state, _folded(records)
+    live, folded = scene.state, fold(records)
     assert folded.metrics == live.metrics
     assert folded.duration_s(0.0) == live.duration_s(0.0)
     for known in ("turn_count", "ended", "ending", "dropped", "paused", "interruptions", "completed", "finished"):
@@ -227,12 +230,6 @@ def the_log_says_what_the_session_knew(scene: Scene, records: list[Record]) -> N
     assert (folded.turn, folded.queue, live.turn, live.queue) == (None, (), None, ())
     # The session that talks knows what was withheld; its log does not.
     assert [_kept(exchange.withheld, exchange) for exchange in live.history] == list(folded.history)
-
-
-def _folded(records: list[Record]) -> SessionState:
-    from unpod.core.state import fold  # noqa: PLC0415
-
-    return fold(records)
 
 
 def _kept(withheld: bool, exchange: object) -> object:  # noqa: FBT001

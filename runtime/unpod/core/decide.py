@@ -63,7 +63,7 @@ def follow_up(state: SessionState, now: float, settings: Settings) -> Decision:
     turn = state.turn
     if turn is not None:
         waits = turn.phase == "ended" and state.queue and not state.over
-        return Decision(tuple(_complete(turn, now))) if waits else NOTHING
+        return Decision(tuple(complete(turn, now))) if waits else NOTHING
     if state.ended is not None and not state.queue and not state.completed:
         return Decision((Append(summary(state, settings)),))
     if not state.queue or state.over:
@@ -121,7 +121,7 @@ def _user_interrupted(state: SessionState, given: Record, now: float, settings: 
     elif not state.over:
         steps.append(Nudge(settings.interruption_note))
     if turn is not None and turn.phase == "ended" and turn.metrics is not None:
-        return [*steps, FireHooks("interruption"), *_complete(turn, now)]
+        return [*steps, FireHooks("interruption"), *complete(turn, now)]
     return [*steps, FireHooks("interruption")]
 
 
@@ -141,14 +141,14 @@ def _turn_metrics(state: SessionState, given: Record, now: float, _: Settings) -
     turn = state.turn
     if turn is None or turn.metrics is not given.body:
         return [FireHooks("metric", (given,))]
-    return _complete(turn, now) if turn.phase == "ended" and not state.speaking else []
+    return complete(turn, now) if turn.phase == "ended" and not state.speaking else []
 
 
 def _state_changed(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
     steps: list[Step] = [FireHooks("state", (given,))]
     turn = state.turn
     if turn is not None and turn.phase == "ended" and turn.metrics is not None and not state.speaking:
-        steps += _complete(turn, now)
+        steps += complete(turn, now)
     return steps
 
 
@@ -162,9 +162,9 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
             steps.append(StopBrain(turn.number))
             if turn.sent:
                 steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
-        steps += _complete(turn, now)
+        steps += complete(turn, now)
     for pending in state.queue:
-        steps += _complete(turns.opened(pending, pending.at, withheld=state.paused), now)
+        steps += complete(turns.opened(pending, pending.at, withheld=state.paused), now)
     if not state.dropped:
         steps += [FireHooks("call_end", (body.reason,)), Finish(body.reason)]
     return steps
@@ -200,7 +200,7 @@ def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -
     if turn is None or not isinstance(given, BrainFinished):
         return []
     end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if given.complete else []
-    reply_end = _end_reply(turn, "done" if turn.deltas else "empty", closing=given.complete)
+    reply_end = _end_reply(turn, "done" if turn.sent else "empty", closing=given.complete)
     return [*reply_end, *_agent_turn(turn), *end]
 
 
@@ -239,7 +239,7 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
         return _end(state, "max_duration")
     turn = state.turn
     if turn is not None and "metrics" in reached:
-        steps += _complete(turn, now)
+        steps += complete(turn, now)
     if turn is not None and "reply" in reached:
         steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
     if "silence" in reached:
@@ -303,7 +303,8 @@ def failure_hooks(fact: ev.AdapterFailed) -> FireHooks:
     return FireHooks("error", (fact.code, fact.error, "error", "adapter"), own=True)
 
 
-def _complete(turn: Turn, now: float) -> list[Step]:
+def complete(turn: Turn, now: float) -> list[Step]:
+    """Complete a turn, and tell of it."""
     fact = turns.completed(turn, now)
     return [Append(fact), completion_hooks(fact)]
 

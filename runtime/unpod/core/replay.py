@@ -7,7 +7,7 @@ bridge's next. `Tail` puts one writer's live records in order and says what is m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
@@ -19,26 +19,32 @@ from unpod.core.events import OwnerChanged
 def merge(records: Iterable[Record]) -> list[Record]:
     """Return the records of one session in merged order, each once, without what a takeover has made void.
 
-    Placements (`line`, `own`) come first; they have no index and change nothing but who holds the call.
+    Placements (`line`, `own`) come first; they have no index and change nothing but who holds the call. A stored record
+    whose epoch no placement has given was written by somebody else, and does not count.
     """
-    placements: list[Record] = []
+    records = list(records)
+    placements = sorted((record for record in records if record.channel in ("line", "own")), key=lambda at: at.seq)
+    lines = {record.seq for record in placements if record.channel == "line"}
+    owners = {record.seq for record in placements if record.channel == "own"}
     bridge: dict[int, Record] = {}
     owner: dict[int, Record] = {}
     for record in records:
-        if record.channel in BRIDGE_CHANNELS:
+        if record.channel in BRIDGE_CHANNELS and _genuine(record, lines):
             bridge.setdefault(record.envelope.index, record)
-        elif record.channel in OWNER_CHANNELS:
+        elif record.channel in OWNER_CHANNELS and _genuine(record, owners):
             former = owner.get(record.envelope.index)
             if former is None or former.envelope.epoch < record.envelope.epoch:
                 owner[record.envelope.index] = record
-        elif record.channel in ("line", "own"):
-            placements.append(record)
-    placements.sort(key=lambda record: record.seq)
     changes = [record.body for record in bridge.values() if isinstance(record.body, OwnerChanged)]
     kept = [record for record in owner.values() if not _void(record.envelope, changes)]
     ordered = [*bridge.values(), *kept]
     ordered.sort(key=_place)
     return [*placements, *ordered]
+
+
+def _genuine(record: Record, given: Collection[int]) -> bool:
+    """Whether a record's epoch is one that was given; of what is live that cannot be said."""
+    return not record.seq or not given or record.envelope.epoch in given
 
 
 def _place(record: Record) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import turns
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decide import completion_hooks, failure_hooks, report_hooks
+from unpod.core.decide import complete, completion_hooks, failure_hooks, report_hooks
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -37,9 +37,11 @@ from unpod.core.turns import PendingTurn, Turn
 OnResume = Literal["continue", "apologise", "repeat"]
 
 
-class Capabilities(Struct, frozen=True, kw_only=True):
-    """What the session has to go on with: a brain, and one that can go on in the middle of a reply."""
+class Present(Struct, frozen=True, kw_only=True):
+    """What the session has to go on with: perhaps a brain, and one that can go on in the middle of a reply."""
 
+    now: float
+    settings: Settings
     has_brain: bool
     can_continue: bool
 
@@ -47,8 +49,9 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 class Trace:
     """What a first look through the past has found; `state` is its end.
 
-    `interruption` and `figures` belong to the turn that is open at the end, `stray` are the ids of figures that belonged
-    to no turn when they came, `texts` is what was sent of each reply. `fatal` is the worker's word that it cannot go on.
+    `interruption` and `figures` belong to the turn that is open at the end; `stray` are the ids of figures that
+    belonged to no turn when they came; `texts` is what was sent of each reply; `fatal` is the worker's word that it
+    cannot go on.
     """
 
     def __init__(self, state: SessionState, records: Iterable[Record]) -> None:
@@ -113,16 +116,14 @@ class Trace:
             self.stray.add(record.envelope.id)
 
 
-def resume(
-    state: SessionState, trace: Trace, past: Past, now: float, settings: Settings, can: Capabilities
-) -> Decision:
+def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> Decision:
     """Return how the new owner goes on, once it has gone through the past.
 
     `state` has what it wrote meanwhile, too. Hooks that are not `own` are due at `trace.end`.
     """
     if state.ended is not None:
-        return Decision(tuple(_over(state, trace, past, now)))
-    steps = _open_turn(state, trace, past, now, settings, can) if state.queue else []
+        return Decision(tuple(_over(state, trace, past, present.now)))
+    steps = _open_turn(state, trace, past, present) if state.queue else []
     if not state.dropped:
         return Decision((*steps, *_due_end(state, trace)))
     if trace.end is None:  # it was asked for meanwhile, and the rest of it is in line
@@ -173,23 +174,22 @@ def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
 # --- the open turn ----------------------------------------------------------------------------------------------------
 
 
-def _open_turn(
-    state: SessionState, trace: Trace, past: Past, now: float, settings: Settings, can: Capabilities
-) -> list[Step]:
+def _open_turn(state: SessionState, trace: Trace, past: Past, present: Present) -> list[Step]:
     pending = state.queue[0]
     spoken = spoken_of(pending, past)
-    turn = _turn(state, trace, spoken, now)
+    turn = _turn(state, trace, spoken, present.now)
     if turn.phase == "ended":
-        return [TurnResumed(turn)]
+        in_full = turn.metrics is not None and not state.speaking
+        return [TurnResumed(turn), *(complete(turn, present.now) if in_full else ())]
     if state.ending is not None:
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
-    if not can.has_brain:
+    if not present.has_brain:
         return [TurnResumed(turn), _end(turn, turn.part, "unanswered")]
     if turn.interrupted:
         return _cut_by_caller(turn)
-    return _go_on(turn, spoken, now, settings, can)
+    return _go_on(turn, spoken, present)
 
 
 def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float) -> Turn:
@@ -219,23 +219,23 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
     )
 
 
-def _go_on(turn: Turn, spoken: ev.OwnerChanged, now: float, settings: Settings, can: Capabilities) -> list[Step]:
-    text = turn.user_text
+def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
+    text, now, policy = turn.user_text, present.now, present.settings.on_resume
     following = replace(turn, part=turn.part + 1)
     if text is None:  # it was withheld, and nobody knows it any more
-        return _apologise(following, spoken, now, settings)
-    if not spoken.chars or settings.on_resume == "repeat":
+        return _apologise(following, spoken, present)
+    if not spoken.chars or policy == "repeat":
         again = replace(turn, part=turn.part + 1 if spoken.chars else turn.part, sent="", said=0)
         return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
-    if settings.on_resume == "continue" and can.can_continue and spoken.text:
+    if policy == "continue" and present.can_continue and spoken.text:
         question = AskBrain(turn.number, text, turn.language, said=spoken.text)
         return [TurnResumed(following), BrainAsked(turn.number, now), question]
-    return _apologise(following, spoken, now, settings)
+    return _apologise(following, spoken, present)
 
 
-def _apologise(turn: Turn, spoken: ev.OwnerChanged, now: float, settings: Settings) -> list[Step]:
+def _apologise(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     """Say that something went wrong, and ask the caller to go on; `turn` has the part that this is said in."""
-    cut, phrase = turns.interrupted(turn, spoken.text), settings.resume_apology
+    cut, phrase, now = turns.interrupted(turn, spoken.text), present.settings.resume_apology, present.now
     steps: list[Step] = [TurnResumed(cut), BrainAsked(turn.number, now)]
     if spoken.text:
         steps.append(MarkInterrupted(spoken.text))
@@ -297,7 +297,6 @@ def _over(state: SessionState, trace: Trace, past: Past, now: float) -> list[Ste
             turn = _turn(state, trace, spoken_of(pending, past), now)
             if turn.phase != "ended" and turn.sent:
                 steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
-        fact = turns.completed(turn, now)
-        steps += [Append(fact), completion_hooks(fact)]
+        steps += complete(turn, now)
     reason = "transferred" if state.dropped or state.ended is None else state.ended.reason
     return [*steps, FireHooks("call_end", (reason,)), Finish(reason)]

@@ -205,10 +205,14 @@ def _user_interrupted(state: SessionState, record: Record) -> SessionState:
     )
     if state.turn is not None and state.turn.phase != "opened":
         return replace(state, turn=turns.interrupted(state.turn, body.heard_prefix))
-    if state.turn is not None or body.heard_prefix is None or state.queue or not state.history:
+    if state.turn is not None or state.queue or not state.history:
+        return state
+    # What the log does not keep, nobody knows: also not the session that could.
+    private = body.withheld or state.paused
+    if body.heard_prefix is None and not private:
         return state
     *before, last = state.history
-    return replace(state, history=(*before, replace(last, heard=body.heard_prefix)))
+    return replace(state, history=(*before, replace(last, heard=None if private else body.heard_prefix)))
 
 
 def _state_changed(state: SessionState, record: Record) -> SessionState:

@@ -9,6 +9,8 @@ and why, each found in nats-py 2.16:
   reconnect. Here it goes to the socket's own buffer, which dies with the socket.
 - The read loop ends at the first exception it does not know; a pong for a flush that was given up raises one.
 - Most `-ERR` lines (a revoked user, a full server) close the client for good. Here they lead to a reconnect.
+- TLS is what the server wants: one that wants none gets the password in plain text, also under a `tls://` URL.
+- A credentials file without a JWT, as one is while it is written anew, is read for ever, and nothing else runs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import logging
 import random
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from nats.aio.client import Client
@@ -27,6 +30,7 @@ from nats.errors import Error as NatsError
 from nats.errors import UnexpectedEOF
 
 from unpod.errors import LogUnavailable, ProtocolViolation
+from unpod.jetstream.credentials import jwt_of
 from unpod.jetstream.wire import Framing, encode_subscribe, encode_unsubscribe
 
 if TYPE_CHECKING:
@@ -71,6 +75,13 @@ class Tail:
     def subject(self) -> str:
         """The subject, with its wildcards."""
         return self._subject
+
+
+class NoTlsError(NatsError):
+    """TLS was asked for, and the server has none."""
+
+    def __init__(self) -> None:
+        super().__init__("nats: the server has no TLS")
 
 
 class _Parser:
@@ -210,6 +221,29 @@ class WireClient(Client):
         except Exception as error:
             # Whatever answers there is no NATS server; nats-py's reconnect would end at this for good.
             raise NatsError(f"nats: {type(error).__name__} in the handshake") from error
+
+    @override
+    async def _process_info(
+        self,
+        info: dict[str, Any],
+        initial_connection: bool = False,  # noqa: FBT001, FBT002 - nats-py's signature
+    ) -> None:
+        if initial_connection and self._tls_wanted() and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise NoTlsError
+            info["tls_required"] = True  # what nats-py looks at next, before it sends anything
+        await super()._process_info(info, initial_connection)
+
+    def _tls_wanted(self) -> bool:
+        server = self._current_server
+        return "tls" in self.options or (server is not None and server.uri.scheme == "tls")
+
+    @override
+    def _read_creds_user_jwt(self, creds: object) -> bytearray:
+        jwt = jwt_of(Path(str(creds)).read_bytes())
+        if not jwt:
+            raise NatsError("nats: the credentials file holds no JWT")
+        return bytearray(jwt)
 
     @override
     async def _process_err(self, err_msg: str) -> None:

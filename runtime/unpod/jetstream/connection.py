@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.nuid import NUID
 
 from unpod.errors import ConfigurationError, LogUnavailable, NoResponders, RecordTooLarge
-from unpod.jetstream.client import WireClient, next_server
+from unpod.jetstream.client import NoTlsError, WireClient, next_server
 from unpod.jetstream.credentials import take_secrets
 from unpod.jetstream.listeners import Listeners
 from unpod.jetstream.options import NatsOptions, PermissionDenied
@@ -57,7 +57,7 @@ class Nats:
         self.options = options
         self._client = WireClient(self._on_denied)
         self._up = False
-        self._closing = False
+        self._closing = True  # until there is something to close
         self._first_error: BaseException | None = None
         self._refused = asyncio.Event()
         self._state: Listeners[bool] = Listeners()
@@ -241,6 +241,7 @@ class Nats:
         options = self.options
         options.credentials.check()
         tls = options.credentials.tls()
+        self._closing = False
         connecting = asyncio.ensure_future(self._client.connect(**self._arguments(), tls=tls))
         refused = asyncio.ensure_future(self._refused.wait())
         try:
@@ -289,6 +290,8 @@ class Nats:
 
     def _no_connection(self) -> ConfigurationError:
         where, variable = self.options.readable(), self.options.variable
+        if isinstance(self._first_error, NoTlsError):
+            return ConfigurationError(f"{variable}: {where} has no TLS, and a tls:// URL or a TLS file asks for it")
         if self._refused.is_set():
             return ConfigurationError(
                 f"{variable}: {where} refuses these credentials: check the user in the URL, NATS_CREDS or NATS_CONTEXT"
@@ -330,7 +333,9 @@ class Nats:
         if self._first_error is None:
             self._first_error = error
         text = str(error).lower()
-        if "authorization" in text or "authentication" in text:
+        if isinstance(error, NoTlsError) and not self._up:
+            self._refused.set()  # trying again will not help
+        elif "authorization" in text or "authentication" in text:
             self._refused.set()
             if self._up or self._closing:
                 logger.error("NATS refuses our credentials (%s)", self.options.readable())

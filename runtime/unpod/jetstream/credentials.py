@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -15,6 +15,15 @@ from unpod.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_JWT: Final = re.compile(rb"^-+ *BEGIN NATS USER JWT *-+\s+([\w.-]+)\s", re.MULTILINE)
+_SEED: Final = re.compile(rb"^(?:-+ *BEGIN USER NKEY SEED *-+\s+)?S[A-Z2-7]{57}$", re.MULTILINE)
+
+
+def jwt_of(creds: bytes) -> bytes:
+    """Return the JWT in a credentials file, b"" where there is none."""
+    found = _JWT.search(creds)
+    return found[1] if found is not None else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +59,23 @@ class Credentials:
         """Make sure that what is named can be used.
 
         Raises:
-            ConfigurationError: a file is missing, or the package that reads it.
+            ConfigurationError: a file cannot be read, or is not what it is named as.
         """
-        for variable, name in (("NATS_CREDS", self.creds_file), ("the context's nkey", self.nkey_file)):
-            if not name:
-                continue
-            if not Path(name).is_file():
-                raise ConfigurationError(f"{variable} names a file that does not exist: {name}")
-            if find_spec("nkeys") is None:  # nats-py's own extra: only who uses such a file needs it
-                raise ConfigurationError(f"{variable} needs the package nkeys: pip install nkeys")
+        if self.creds_file:
+            content = _read("NATS_CREDS", self.creds_file)
+            if not (jwt_of(content) and _SEED.search(content)):
+                raise ConfigurationError(f"NATS_CREDS: {self.creds_file} is not a credentials file (a JWT and a seed)")
+        if self.nkey_file and not _SEED.fullmatch(_read("the context's nkey", self.nkey_file).strip()):
+            raise ConfigurationError(f"the context's nkey: {self.nkey_file} is not an nkey's seed")
+
+
+def _read(variable: str, name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except FileNotFoundError:
+        raise ConfigurationError(f"{variable} names a file that does not exist: {name}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: {name} cannot be read: {error.strerror}") from error
 
 
 class _ContextFile(msgspec.Struct):

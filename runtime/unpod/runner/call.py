@@ -78,6 +78,29 @@ class Call:
             services.settings,
         )
 
+    @property
+    def epoch(self) -> int:
+        """Under which this runner owns the session."""
+        return self._start.epoch
+
+    @property
+    def owner_index(self) -> int:
+        """The index of the newest record that this runner has written."""
+        return self._driver.journal.index
+
+    @property
+    def bridge_index(self) -> int:
+        """The index of the bridge's newest record that has come in."""
+        return self._driver.inbox.index
+
+    def expect(self, index: int) -> None:
+        """Take a bridge's word that it has written up to `index`, and fetch what of that is missing."""
+        self._driver.inbox.expect(index)
+
+    def check(self) -> None:
+        """Fetch what has been missed while the connection was lost."""
+        self._driver.check()
+
     def abandon(self) -> None:
         """Let go of the call at once; its log is left as it is."""
         self._driver.abandon()

@@ -45,6 +45,7 @@ class Calls:
         self._inside = inside
         self._calls: dict[str, tuple[Call, Start]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._by_session: dict[str, Call] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -57,6 +58,22 @@ class Calls:
         """Return the ids of the sessions that are running."""
         return [start.session for _, start in self._calls.values()]
 
+    def find(self, session_id: str) -> Call | None:
+        """Return the call of a session that runs here; may be called from any thread."""
+        return self._by_session.get(session_id)
+
+    def by_bridge(self) -> dict[str, tuple[str, ...]]:
+        """Return the sessions that are running, by the bridge that has placed them here."""
+        found: dict[str, tuple[str, ...]] = {}
+        for _, start in self._calls.values():
+            found[start.bridge] = (*found.get(start.bridge, ()), start.session)
+        return found
+
+    def check(self) -> None:
+        """Let each session fetch what it has missed: the connection was lost, and is back."""
+        for call, _ in tuple(self._calls.values()):
+            call.check()
+
     def begin(self, start: Start) -> None:
         """Run a call in a task of its own.
 
@@ -65,6 +82,7 @@ class Calls:
         """
         call = self._make(start)
         self._calls[start.job] = call, start
+        self._by_session[start.session] = call
         self._tasks[start.job] = asyncio.create_task(self._run(call, start), name=f"unpod-call-{start.session}")
 
     async def _run(self, call: Call, start: Start) -> None:
@@ -78,6 +96,8 @@ class Calls:
             logger.debug("session %s broke down", start.session, exc_info=error)
         finally:
             del self._calls[start.job], self._tasks[start.job]
+            if self._by_session.get(start.session) is call:
+                del self._by_session[start.session]
             self._over(start.job, result)
 
     async def over(self) -> None:

@@ -116,9 +116,14 @@ class Capacity:
         """How many places have a call."""
         return len(self._running)
 
+    @property
+    def has_place(self) -> bool:
+        """Whether one more call would not be one too many."""
+        return self.taken < self.limit
+
     def room(self, now: float) -> bool:
         """Whether a new call could be taken now."""
-        return self.taken < self.limit and self._permits.available(now)
+        return self.has_place and self._permits.available(now)
 
     def next_change_in(self, now: float) -> float | None:
         """Return the seconds until time alone changes something: a place is forgotten, a permit flows in; else None."""

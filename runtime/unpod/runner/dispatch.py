@@ -50,10 +50,12 @@ class Dispatch:
         self._agent_id = agent_id
         self._runner_id = runner_id
         self._offers_on = subjects.dispatch(agent_key)
+        self._resumes_on = subjects.resume(agent_key)
         self._told_on = subjects.runner(runner_id)
         self._begin = begin
         self._on_change = changed
         self._offers: Subscription | None = None
+        self._resumes: Subscription | None = None
         self._told: Subscription | None = None
         self._listening = asyncio.Lock()
         self._look = asyncio.Event()
@@ -92,10 +94,10 @@ class Dispatch:
             await asyncio.wait({self._loop})
         if self._timer is not None:
             self._timer.cancel()
-        for subscription in (self._offers, self._told):
+        for subscription in (self._offers, self._resumes, self._told):
             if subscription is not None:
                 await subscription.close()
-        self._offers = self._told = None
+        self._offers = self._resumes = self._told = None
         if self._answers:
             await asyncio.wait(tuple(self._answers))
 
@@ -129,13 +131,20 @@ class Dispatch:
                 self._look.set()
 
     async def _listen_or_not(self) -> None:
+        """New calls need a place and a permit, a call that another runner had needs a place."""
         async with self._listening:
-            wanted = not self.draining and self._capacity.room(self._clock.now())
-            if wanted and self._offers is None:
-                self._offers = await self._bus.subscribe(self._offers_on, self._on_offer, queue=QUEUE)
-            elif not wanted and self._offers is not None:
-                offers, self._offers = self._offers, None
-                await offers.close()
+            new = not self.draining and self._capacity.room(self._clock.now())
+            self._offers = await self._listen(self._offers, self._offers_on, wanted=new)
+            resumed = not self.draining and self._capacity.has_place
+            self._resumes = await self._listen(self._resumes, self._resumes_on, wanted=resumed)
+
+    async def _listen(self, current: Subscription | None, subject: str, *, wanted: bool) -> Subscription | None:
+        if wanted and current is None:
+            return await self._bus.subscribe(subject, self._on_offer, queue=QUEUE)
+        if current is not None and not wanted:
+            await current.close()
+            return None
+        return current
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer is not None:

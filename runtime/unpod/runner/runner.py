@@ -27,6 +27,7 @@ from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
 from unpod.runner.drain import Stop
+from unpod.runner.pulse import PulseThread
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
@@ -242,10 +243,18 @@ class AgentRunner:
         )
         child = None
         if server is not None:
-            environment = {**config.bridge_environment, "UNPOD_NATS_URL": server.url}
+            environment = {
+                **config.bridge_environment,
+                "UNPOD_NATS_URL": server.url,
+                "UNPOD_NATS_SYSTEM_URL": server.system_url,
+            }
             child = BridgeChild(environment, died=service.bridge_died, hold_back=service.hold_back)
             stack.push_async_callback(self._end_bridge, child, stop)
+        stack.callback(nats.on_state(service.connected))
+        pulse = PulseThread(options, f"{ground.subjects.runner(self.runner_id)}.ping", self.runner_id, service.find)
+        stack.push_async_callback(pulse.stop)
         stack.push_async_callback(service.close)
+        await pulse.start()
         await service.open()
         if child is not None:
             await child.start()

@@ -125,6 +125,15 @@ class Service:
         """Return the contexts of the calls that are running."""
         return self._calls.contexts()
 
+    def find(self, session_id: str) -> Call | None:
+        """Return the call of a session that runs here; may be called from any thread."""
+        return self._calls.find(session_id)
+
+    def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
+        """The connection is lost, or back: then each session looks for what it has missed."""
+        if up:
+            self._calls.check()
+
     def stats(self) -> RunnerStats:
         """Return the figures as of now."""
         now = self._ground.clock.now()

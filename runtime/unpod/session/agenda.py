@@ -26,6 +26,14 @@ class HooksDue:
     runs: Runs = every
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The record with which a call had ended before its runner died, and the past in which it stands."""
+
+    record: Record
+    past: Past
+
+
 Item = Record | HooksDue | Finish
 
 
@@ -73,7 +81,7 @@ class Agenda:
     # --- hooks --------------------------------------------------------------------------------------------------------
 
     def await_turn(self, number: int, point: Point) -> None:
-        """Take note of a text: it is settled when its `user_turn` hooks have returned, which run once it is its turn."""
+        """Take note of a text: it is settled when its `user_turn` hooks have returned, and they run in its turn."""
         self._texts[number] = point
         self._settling.begin(point)
 
@@ -84,25 +92,23 @@ class Agenda:
             self._settling.returned(point)
 
     def line_up_turn(self, fire: FireHooks, cause: str) -> None:
-        """Put the hooks of a text in line, whose turn has come; they are passed through the loop even if there are none."""
+        """Put the hooks of a text in line, whose turn has come; the loop takes them even if there are none."""
         self.add(HooksDue(fire, cause, self._texts.pop(fire.turn, None)))
 
-    def line_up(
-        self, fire: FireHooks, stored: Record | None, cause: str, now: Point, due: tuple[Record, Past] | None
-    ) -> None:
+    def line_up(self, fire: FireHooks, stored: Record | None, cause: str, now: Point, end: End | None) -> None:
         """Put hooks in line.
 
-        They tell of `stored`, if they are the session's own; else, in a takeover, of the record with which the former
-        runner's call had ended (`due`, and the past that it stands in); else of `cause`, which is what was taken `now`.
+        Those that are the session's own tell of `stored`; others, in a takeover, of the `end` of the former runner's
+        call, if it had ended; else of `cause`, which was taken `now`.
         """
         point, runs = now, every
         if fire.own and stored is not None:
             cause, point = stored.envelope.id, _point(stored)
-        elif due is not None:
-            cause, point = due[0].envelope.id, _point(due[0])
-            if cause in due[1].poisoned:
+        elif end is not None:
+            cause, point = end.record.envelope.id, _point(end.record)
+            if cause in end.past.poisoned:
                 return
-            runs = partial(_reruns, due[1], fire.event, point)
+            runs = partial(_reruns, end.past, fire.event, point)
         if self._hooks.has(fire.event, runs):
             self._settling.begin(point)
             self.add(HooksDue(fire, cause, point, runs))

@@ -1,6 +1,6 @@
 """The loop: take what has happened, fold it, decide, carry it out.
 
-All that changes a session goes through `_decide`, which runs to its end without giving up control: a decision always
+All that changes a session goes through `decide`, which runs to its end without giving up control: a decision always
 sees the state it was made for. Hooks are the one thing that waits, so they are put in line with the inputs and run by
 the loop, one event's after the other's. Speech does not wait for hooks: pieces of a reply and barge-ins pass them.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
@@ -39,17 +38,17 @@ from unpod.core.state import (
     evolve_local,
     fold,
 )
-from unpod.core.withhold import withhold
-from unpod.errors import Fenced, LogError, RecordTooLarge
-from unpod.ports import Timer
-from unpod.session.agenda import Agenda, HooksDue
+from unpod.errors import Fenced, LogError
+from unpod.session.agenda import Agenda, End, HooksDue
+from unpod.session.alarm import Alarm
+from unpod.session.asking import Asking
 from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
 from unpod.session.journal import Journal
 from unpod.session.rehearsal import Rehearsal
 from unpod.session.replies import Replies
-from unpod.session.scope import Scope, current, main_scope
+from unpod.session.scope import Scope, main_scope
 from unpod.session.seat import Seat
 from unpod.session.settings import SessionSettings
 from unpod.session.settling import Settling
@@ -59,8 +58,6 @@ logger = logging.getLogger("unpod.session")
 
 CORE = "core"
 """The handler name of what the session does by itself."""
-MANY_RECORDS = 1_000
-"""How many records may wait for the log before verbs wait, too."""
 SETTLED_S = 0.5
 """How long the next record may keep us from saying that hooks have returned."""
 
@@ -84,29 +81,20 @@ class Driver:
         """What the developer's code has spawned."""
         self.lost: LogError | None = None
         self.on_fenced: Callable[[], object] | None = None
-        call = seat.subjects.call(seat.agent_id, seat.session_id)
-        self.journal = Journal(
-            seat.log,
-            seat.bus,
-            seat.clock,
-            call,
-            session_id=seat.session_id,
-            epoch=seat.epoch,
-            source=f"/unpod/runner/{seat.runner_id}",
-            on_failure=self._on_log_failure,
-        )
+        self.journal = Journal(seat, on_failure=self._on_log_failure)
         self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
-        self._inbox = Inbox(seat.log, seat.bus, seat.subjects, call, on_record=self._on_record, on_again=self._on_again)
+        self.inbox = Inbox(seat, on_record=self._on_record, on_again=self._on_again)
         self.settling = Settling()
         self._agenda = Agenda(self.hooks, self.settling)
-        self._timer: Timer | None = None
-        self._timer_at: float | None = None
+        self._alarm = Alarm(seat.clock, self._on_time)
         self._replies = Replies()
-        self._rehearsal: Rehearsal | None = None
+        self.rehearsal: Rehearsal | None = None
+        """The way through the past, until the present has begun."""
+        self.asking = Asking(self)
         self._running = False
         self._abandoned = False
         self._reason: str | None = None
-        self._saying: Timer | None = None
+        self._settled_alarm = Alarm(seat.clock, self._say_settled)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +105,7 @@ class Driver:
             Fenced: another runner owns the session already.
             LogError: the log cannot be read; it may be tried again.
         """
-        records = await self._inbox.open(self.seat.until_seq)
+        records = await self.inbox.open(self.seat.until_seq)
         past = Past(records, self.seat.epoch)
         if past.superseded:
             raise Fenced("a newer owner has been appointed")
@@ -125,16 +113,16 @@ class Driver:
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index)
         self._agenda.begin_with(past.later)
-        self._rehearsal = Rehearsal(self, past)
+        self.rehearsal = Rehearsal(self, past)
 
     @property
     def replaying(self) -> bool:
         """Whether what happens now has happened before, in another process."""
-        return self._rehearsal is not None and self._rehearsal.replaying
+        return self.rehearsal is not None and self.rehearsal.replaying
 
     def now(self) -> float:
         """Return the log's time: of the record that is replayed, or the present."""
-        at = None if self._rehearsal is None else self._rehearsal.now
+        at = None if self.rehearsal is None else self.rehearsal.now
         return self.seat.clock.now() if at is None else at
 
     async def run(self) -> str:
@@ -147,16 +135,16 @@ class Driver:
 
     async def _begin(self, *, hooks: bool) -> None:
         """Go through the past, with its hooks or without, and on to the present."""
-        rehearsal, past = self._rehearsal, self.past
+        rehearsal, past = self.rehearsal, self.past
         assert rehearsal is not None  # noqa: S101 - `attach` comes first
         assert past is not None  # noqa: S101
         if hooks:
             await rehearsal.play()
         steps = await rehearsal.go_live()
-        self._rehearsal = None
+        self.rehearsal = None
         self._running = True
         first = self.state.queue[0].cause if self.state.queue else CORE
-        self._carry_out(steps, first, due=None if rehearsal.end is None else (rehearsal.end, past))
+        self._carry_out(steps, first, due=None if rehearsal.end is None else End(rehearsal.end, past))
         for pending in self.state.queue:
             point = past.point(pending.cause)
             if point is not None:
@@ -167,6 +155,12 @@ class Driver:
         if rehearsal.was_needed:
             self._say_settled()
 
+    def check(self) -> None:
+        """Fetch what has been missed while the connection was lost."""
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self.inbox.check(), name="unpod-check")
+        self.chores.add(task)
+        task.add_done_callback(self.chores.discard)
+
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
         try:
@@ -175,7 +169,7 @@ class Driver:
             if not self._running and self.lost is None:
                 await self._begin(hooks=False)
             if (error is not None and not self.state.failed) or not self.state.over:
-                self._decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
+                self.decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(self.settings.end_timeout_s):
                 while self._agenda or not (self.state.completed or self.lost):
                     await self._next()
@@ -213,15 +207,14 @@ class Driver:
         self._finish("cancelled")
 
     async def _close(self) -> None:
-        self._set_timer(None)
-        if self._saying is not None:
-            self._saying.cancel()
+        self._alarm.set(None)
+        self._settled_alarm.set(None)
         for chore in self.chores:
             chore.cancel()
         await asyncio.gather(*self.chores, return_exceptions=True)
         await self.brain.close()
         await self.hook_runner.close()
-        await self._inbox.close()
+        await self.inbox.close()
         await self.journal.close()
 
     # --- what comes in ------------------------------------------------------------------------------------------------
@@ -232,33 +225,12 @@ class Driver:
         Raises:
             RecordTooLarge: it cannot be stored.
         """
-        scope, rehearsal = current(self.main), self._rehearsal
-        if self._was_asked(command, scope):
-            return
-        if rehearsal is None or not rehearsal.suppresses(command, scope):
-            self._decide(d.Verb(command), scope.cause, scope)
-
-    def _was_asked(self, command: AnyCommand, scope: Scope) -> bool:
-        """Whether the log knows this command: its id is used, and it is not sent again."""
-        known = frozenset[str]() if self.past is None else self.past.commands
-        verb = tag_of(command)
-        if not known or (command_id := scope.peek(self.seat.session_id, verb)) not in known:
-            return False
-        scope.command_id(self.seat.session_id, verb)
-        if self._rehearsal is not None:
-            self._rehearsal.knows(command_id)
-        return True
-
-    async def room(self) -> None:
-        """Return once the log keeps up: a flood of commands has to wait, rather than to overrun the writer's bound."""
-        if self.journal.backlog >= MANY_RECORDS:
-            with suppress(LogError):
-                await self.journal.flush()
+        self.asking.perform(command)
 
     def note_new(self, what: str, scope: Scope) -> None:
         """Record that the code does something new, where a former runner had come to the end of its handler."""
-        if self._rehearsal is not None:
-            self._rehearsal.note_new(what, scope)
+        if self.rehearsal is not None:
+            self.rehearsal.note_new(what, scope)
 
     def record(self, fact: ev.SessionEvent, cause: str) -> None:
         """Store a fact."""
@@ -278,8 +250,14 @@ class Driver:
         self._rearm()
 
     def _on_record(self, record: Record) -> None:
-        turn = self.state.turn
-        if isinstance(record.body, ev.UserInterrupted) and turn is not None and turn.replying:
+        body, turn = record.body, self.state.turn
+        if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
+            # What we would write from here on is void, so nothing that we decide could ever come about.
+            self._on_log_failure(Fenced("a newer owner has been appointed"))
+            return
+        if isinstance(body, ev.ReplySpoken):
+            self._replies.spoken(body)
+        if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:
             self.brain.cut()
         self._agenda.add(record)
 
@@ -292,12 +270,11 @@ class Driver:
                 exc_info=None if self.state.private else error,
             )
         turn = self.state.turn
-        self._decide(given, turn.cause if turn is not None else CORE)
+        self.decide(given, turn.cause if turn is not None else CORE)
 
     def _on_time(self) -> None:
-        self._timer = self._timer_at = None
         if self._running:
-            self._decide(d.TimeReached(), CORE)
+            self.decide(d.TimeReached(), CORE)
 
     def _on_again(self, again: Again) -> None:
         if again.epoch == self.seat.epoch:
@@ -335,22 +312,16 @@ class Driver:
                 self._take(record)
 
     def _take(self, record: Record) -> None:
-        body, turns = record.body, self.state.turn_count
-        if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
-            # What we would write from here on is void, so nothing that we decide could ever come about.
-            self._on_log_failure(Fenced("a newer owner has been appointed"))
-            return
-        if isinstance(body, ev.ReplySpoken):
-            self._replies.spoken(body)
+        turns = self.state.turn_count
         point = Point(record.envelope.index)
         self.settling.begin(point)  # until the hooks that it is due to are in line
         self.state = evolve(self.state, record)
         if self.state.turn_count > turns:
             self._agenda.await_turn(self.state.turn_count, point)
-        self._decide(record, record.envelope.id)
+        self.decide(record, record.envelope.id)
         self.settling.returned(point)
 
-    def _decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
+    def decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
         self._carry_out(decide(self.state, given, self._now(), self.settings).steps, cause, scope)
         self._follow_up(cause)
@@ -367,7 +338,7 @@ class Driver:
         cause: str,
         scope: Scope | None = None,
         *,
-        due: tuple[Record, Past] | None = None,
+        due: End | None = None,
     ) -> None:
         """Do what was decided; in a takeover, hooks that tell of nothing that is written now were due at `due`."""
         stored: Record | None = None
@@ -408,69 +379,58 @@ class Driver:
         if isinstance(body, EndReply) and body.reason == "empty":
             logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
         record = self._write(body, cause, identifier, scope)
-        if self._rehearsal is None:
+        if self.rehearsal is None:
             self.state = evolve(self.state, record)
         else:
-            self._rehearsal.keep(record)
+            self.rehearsal.keep(record)
         if isinstance(body, ev.TurnCompleted):
             self._agenda.turn_over(body.turn_id)
         return record
 
     def _write(self, body: ev.SessionEvent | AnyCommand, cause: str, identifier: str, scope: Scope | None) -> Record:
-        seen = self.state.bridge_index if self._rehearsal is None else self._rehearsal.seen
-        write = partial(
-            self.journal.append,
+        seen = self.state.bridge_index if self.rehearsal is None else self.rehearsal.seen
+        return self.journal.append(
+            body,
             cause=cause,
             seen=seen,
             settled=self.settling.say(seen, self.journal.index),
-            hidden=self.state.private or (self._rehearsal is not None and self._rehearsal.paused),
+            hidden=self.state.private or (self.rehearsal is not None and self.rehearsal.paused),
             handler="" if scope is None else scope.handler,
             command_id=identifier,
         )
-        try:
-            return write(body)
-        except RecordTooLarge as error:
-            smaller = withhold(body)
-            if scope is not None or smaller is body or isinstance(body, ev.StepCompleted):
-                raise
-            logger.warning("session %s: the texts of %s are not kept: %s", self.seat.session_id, tag_of(body), error)
-            return write(smaller)  # type: ignore[arg-type]  # of the same type
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
-    def _line_up(self, fire: d.FireHooks, stored: Record | None, cause: str, due: tuple[Record, Past] | None) -> None:
+    def _line_up(self, fire: d.FireHooks, stored: Record | None, cause: str, due: End | None) -> None:
         if fire.event == "user_turn" and self.state.turn is not None:
             self._agenda.line_up_turn(fire, self.state.turn.cause)
         else:
             self._agenda.line_up(fire, stored, cause, Point(self.state.bridge_index), due)
 
-    async def _run_hooks(self, hooks: _HooksDue) -> None:
-        fire, point = hooks.fire, hooks.point
+    async def _run_hooks(self, hooks: HooksDue) -> None:
+        fire = hooks.fire
         await self.hook_runner.run(
             fire,
             cause=hooks.cause,
             timeout_s=self.settings.hook_timeout_s,
-            returned=partial(self._returned, point),
+            returned=partial(self._returned, fire.event, hooks.point),
             runs=hooks.runs,
         )
         if fire.event == "user_turn":
             # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
             for record in self._agenda.through_interruptions():
                 self._take(record)
-            self._decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), hooks.cause)
+            self.decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), hooks.cause)
 
-    def _returned(self, point: Point | None) -> None:
+    def _returned(self, event: str, point: Point | None) -> None:
         if point is None:
             return
         self.settling.returned(point)
-        if self._running and self._saying is None:
-            self._saying = self.seat.clock.call_later(SETTLED_S, self._say_settled)
+        if self._running and self.hooks.has(event) and not self._settled_alarm.is_set:
+            self._settled_alarm.set(self._now() + SETTLED_S)
 
     def _say_settled(self) -> None:
         """Say that hooks have returned, where no other record has done so since."""
-        if self._saying is not None:
-            self._saying.cancel()
-            self._saying = None
         if self.lost is None and self.settling.has_news(self.state.bridge_index, self.journal.index):
             self.record(ev.Settled(), CORE)
 
@@ -486,12 +446,4 @@ class Driver:
 
     def _rearm(self) -> None:
         if self._running:
-            self._set_timer(due(self.state, self.settings))
-
-    def _set_timer(self, at: float | None) -> None:
-        if at == self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = None if at is None else self.seat.clock.call_later(max(0.0, at - self._now()), self._on_time)
+            self._alarm.set(due(self.state, self.settings))

@@ -6,7 +6,7 @@ paused, a record with its texts comes on the live subject, before its withheld f
 counts.
 
 The tail also shows what the log has refused. So once another bridge takes the line, what the former one still sends is
-not believed before it is found in the log.
+not believed before it is found in the log. What has an epoch that no line has given is not believed at all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from unpod.core.codec import BRIDGE_CHANNELS, MALFORMED, Record
 from unpod.core.events import LineTaken
 from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
 from unpod.core.replay import Tail, merge
-from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import LogError, ProtocolViolation
-from unpod.ports import Bus, EventLog, Message, Subscription
+from unpod.ports import Message, Subscription
+from unpod.session.seat import Seat
 
 logger = logging.getLogger("unpod.session")
 
@@ -37,26 +37,18 @@ LINE_TRIES = 3
 class Inbox:
     """One session's incoming side. `on_record` and `on_again` are called on the event loop and must not raise."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        bus: Bus,
-        subjects: Subjects,
-        call: CallSubjects,
-        *,
-        on_record: Callable[[Record], None],
-        on_again: Callable[[Again], None],
-    ) -> None:
-        self._log = log
-        self._bus = bus
-        self._subjects = subjects
-        self._call = call
+    def __init__(self, seat: Seat, *, on_record: Callable[[Record], None], on_again: Callable[[Again], None]) -> None:
+        self._log = seat.log
+        self._bus = seat.bus
+        self._subjects = seat.subjects
+        self._call = seat.subjects.call(seat.agent_id, seat.session_id)
         self._on_record = on_record
         self._on_again = on_again
         self._tail: Tail | None = None
         self._early: list[Record] = []
         self._line_epoch = 0
         self._line_seq = 0
+        self._given: set[int] = set()
         self._doubtful = -1
         self._doubts = 0
         self._expected = 0
@@ -138,14 +130,18 @@ class Inbox:
         if self._tail is None:
             self._early.append(record)
             return
-        if not record.seq and record.envelope.epoch <= self._doubtful:
-            if record.envelope.index > self._tail.index:
+        if not self._believed(record):
+            if not record.seq and record.envelope.index > self._tail.index:
                 self.expect(record.envelope.index)
             return
         for ready in self._tail.push(record):
             self._line_epoch = max(self._line_epoch, ready.envelope.epoch)
             self._on_record(ready)
         self._fill_gaps()
+
+    def _believed(self, record: Record) -> bool:
+        epoch = record.envelope.epoch
+        return (bool(record.seq) or epoch > self._doubtful) and (epoch in self._given or not self._given)
 
     def _on_line(self, record: Record) -> None:
         """Another bridge takes the line, or has tried to."""
@@ -211,6 +207,7 @@ class Inbox:
                 records.append(record)
                 if isinstance(record.body, LineTaken):
                     self.bridge, self._line_seq = record.body.bridge, message.seq
+                    self._given.add(message.seq)
         return records
 
     def _decode(self, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from unpod.core import codec
 from unpod.core.commands import AnyCommand, Command
 from unpod.core.envelope import Envelope, to_headers
-from unpod.core.events import SessionEvent, tag_of
+from unpod.core.events import SessionEvent, StepCompleted, tag_of
 from unpod.core.ids import record_id
 from unpod.core.live import LIVE_SUBJECT, Delta
 from unpod.core.subjects import Channel
@@ -16,10 +16,9 @@ from unpod.core.withhold import withhold
 from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
 from unpod.ports import Fence
+from unpod.session.seat import Seat
 
-if TYPE_CHECKING:
-    from unpod.core.subjects import CallSubjects
-    from unpod.ports import Bus, Clock, EventLog
+logger = logging.getLogger("unpod.session")
 
 OnFailure = Callable[[LogError], None]
 
@@ -27,28 +26,19 @@ OnFailure = Callable[[LogError], None]
 class Journal:
     """One session's outgoing side: `append` stores, `delta` sends speech on its way."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        bus: Bus,
-        clock: Clock,
-        subjects: CallSubjects,
-        *,
-        session_id: str,
-        epoch: int,
-        source: str,
-        on_failure: OnFailure,
-    ) -> None:
-        self._bus = bus
-        self._clock = clock
+    def __init__(self, seat: Seat, *, on_failure: OnFailure) -> None:
+        subjects = seat.subjects.call(seat.agent_id, seat.session_id)
+        self._bus = seat.bus
+        self._clock = seat.clock
         self._subjects = subjects
-        self._session = session_id
-        self._epoch = epoch
-        self._source = source
-        self._writer = log.writer(fence=Fence(subjects.own, epoch), on_failure=on_failure)
+        self._session = seat.session_id
+        self._epoch = seat.epoch
+        self._source = f"/unpod/runner/{seat.runner_id}"
+        self._writer = seat.log.writer(fence=Fence(subjects.own, seat.epoch), on_failure=on_failure)
         self._on_failure = on_failure
         self._index = 0
         self._last_command = 0
+        self._closed = False
 
     @property
     def index(self) -> int:
@@ -78,7 +68,8 @@ class Journal:
         """Queue a fact or a command for the log and return its record, whole, for the fold.
 
         While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
-        to the session's live subject. `settled` is as `Settling.say` has it.
+        to the session's live subject. A fact of the session's own whose texts are too long for a record is stored
+        without them. `settled` is as `Settling.say` has it.
 
         Raises:
             RecordTooLarge: it was not queued, and the next record takes its place.
@@ -102,7 +93,14 @@ class Journal:
             handler=handler,
         )
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
-        self._store(subject, body, to_headers(envelope), hidden=hidden or getattr(body, "withheld", False))
+        headers = to_headers(envelope)
+        try:
+            self._store(subject, body, headers, hidden=hidden or getattr(body, "withheld", False))
+        except RecordTooLarge as error:
+            if is_command or isinstance(body, StepCompleted):
+                raise
+            logger.warning("session %s: the texts of %s are not kept: %s", self._session, tag, error)
+            self._store(subject, body, headers, hidden=True)
         self._index = index
         if is_command:
             self._last_command = index
@@ -119,7 +117,8 @@ class Journal:
         except RecordTooLarge:
             raise
         except LogError as error:
-            self._on_failure(error)
+            if not self._closed:
+                self._on_failure(error)
 
     def delta(self, turn: int, part: int, n: int, text: str) -> Delta:
         """Send one piece of a reply and return it, to be kept until the bridge has it."""
@@ -147,5 +146,6 @@ class Journal:
         await self._writer.flush()
 
     async def close(self) -> None:
-        """Stop writing."""
+        """Stop writing; what is appended after that is dropped."""
+        self._closed = True
         await self._writer.close()

@@ -20,7 +20,7 @@ from unpod.core.decide import decide
 from unpod.core.decision import FireHooks, Step
 from unpod.core.events import tag_of
 from unpod.core.past import Past, Point
-from unpod.core.resume import Capabilities, Trace, cut_reply, owner_hooks, restarted, resume, spoken_of
+from unpod.core.resume import Present, Trace, cut_reply, owner_hooks, restarted, resume, spoken_of
 from unpod.core.state import Exchange, SessionState, TurnResumed, evolve
 from unpod.session.scope import Scope
 
@@ -66,8 +66,11 @@ class Rehearsal:
 
     @property
     def paused(self) -> bool:
-        """Whether the recording is paused at the end of the past, or a pause has been written meanwhile."""
-        return self._trace.state.paused or any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
+        """Whether texts must not be kept: at the end of the past, or since a pause that was written meanwhile."""
+        state = self._trace.state
+        if state.paused or any(pending.withheld for pending in state.queue):
+            return True
+        return any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
 
     def keep(self, record: Record) -> None:
         """Take a record that was written meanwhile: it comes after all of the past."""
@@ -210,11 +213,15 @@ class Rehearsal:
         was, self.replaying, self.now = self.replaying, False, None
         if not was:
             return ()
-        now = driver.seat.clock.now()
+        now, view = driver.seat.clock.now(), driver.brain.view
         driver.state = state = restarted(state, now, driver.settings)
-        view = driver.brain.view
-        can = Capabilities(has_brain=view is not None, can_continue=view is not None and view.can_continue)
-        steps = resume(state, self._trace, past, now, driver.settings, can).steps
+        present = Present(
+            now=now,
+            settings=driver.settings,
+            has_brain=view is not None,
+            can_continue=view is not None and view.can_continue,
+        )
+        steps = resume(state, self._trace, past, present).steps
         if view is not None:
             await _restore(view, [*state.history, *_last_words(steps)])
         return steps

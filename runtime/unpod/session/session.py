@@ -61,13 +61,14 @@ class Session:
     # --- speaking -----------------------------------------------------------------------------------------------------
 
     async def say(self, text: str) -> None:
-        """Speak `text` verbatim; returns at once. After the call's end it does nothing.
+        """Speak `text` verbatim; returns at once, but for a flood. After the call's end it does nothing.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
         if text and self._open("say") and self._can("agent.say"):
             self._driver.perform(cmd.Say(text=text))
+            await self._driver.asking.room()
 
     async def interrupt(self) -> None:
         """Stop speaking. A reply that is open ends here; a text that waits for its answer still gets it.
@@ -76,6 +77,7 @@ class Session:
         """
         if self._open("interrupt"):
             self._driver.perform(cmd.Interrupt())
+            await self._driver.asking.room()
 
     async def set_filler(self, text: str) -> None:
         """Set the phrase that the caller hears when the brain takes its time; an empty one sets none.
@@ -87,6 +89,7 @@ class Session:
             if "agent.filler" not in self._driver.state.negotiated:
                 self._can("agent.say")
             self._driver.perform(cmd.SetFiller(text=text))
+            await self._driver.asking.room()
 
     # --- where the call goes ------------------------------------------------------------------------------------------
 

@@ -53,7 +53,8 @@ class MemoryBroker:
 
     Switches, to be set at any time: `full` refuses appends; `drop(pattern, n)` loses messages on their way to
     subscribers; `delay_s` keeps each message back that long; `skip_acks` stores that many appends without answering;
-    `now_ns` is where timestamps come from.
+    `now_ns` is where timestamps come from. `watch` is called with each message in the moment in which it is taken, before
+    its publisher goes on.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class MemoryBroker:
         self.full = False
         self.delay_s = 0.0
         self.skip_acks = 0
+        self.watch: Callable[[Message], None] = _unwatched
         self.records: list[Message] = []
         self._bytes = 0
         self._newest: dict[str, Message] = {}
@@ -104,8 +106,11 @@ class MemoryBroker:
         """Deliver to subscribers and, on the stream's subjects, store; return the acknowledgement, None for none."""
         self._deliver(message)  # before the fence is looked at: a refused append is seen on the tail too
         if not matches(self.captured, message.subject):
+            self.watch(message)
             return None
         answer = self._store(message, fence)
+        if isinstance(answer, Stored) and not answer.duplicate:
+            self.watch(message)
         if self.skip_acks:
             self.skip_acks -= 1
             return LogUnavailable("the acknowledgement was lost")
@@ -182,3 +187,7 @@ class MemoryBroker:
         subscription, message = self._on_the_way.popleft()
         if subscription in self._subscriptions:
             subscription.client.receive(subscription, message)
+
+
+def _unwatched(_: Message) -> None:
+    """Nobody watches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 START = 1_700_000_000.0
@@ -26,12 +26,16 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """A `Clock` for tests: seconds since 1970, from `start` on, moved by `advance` alone."""
+    """A `Clock` for tests: seconds since 1970, from `start` on, moved by `advance` alone.
+
+    `settled` returns when all that a moment sets off has come about; time stands still until then.
+    """
 
     def __init__(self, start: float = START) -> None:
         self._now = start
         self._timers: list[tuple[float, int, VirtualTimer]] = []
         self._order = count()
+        self.settled: Callable[[], Awaitable[None]] = settle
 
     def now(self) -> float:
         """Return the virtual time."""
@@ -57,7 +61,11 @@ class VirtualClock:
         return timer
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock, making each call at its time and letting what it sets off settle before the next."""
+        """Move the clock, making each call at its time and letting what it sets off settle before the next.
+
+        What is under way already settles first: it happens before the time passes.
+        """
+        await self.settled()
         until = self._now + seconds
         while self._timers and self._timers[0][0] <= until:
             at, _, timer = heapq.heappop(self._timers)
@@ -65,9 +73,9 @@ class VirtualClock:
                 continue
             self._now = max(self._now, at)
             timer.callback()
-            await settle()
+            await self.settled()
         self._now = until
-        await settle()
+        await self.settled()
 
 
 async def settle(turns: int = 20) -> None:

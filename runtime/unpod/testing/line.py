@@ -57,6 +57,8 @@ class Reply:
     next_piece: int = 1
     ended: bool = False
     reason: str = ""
+    private: bool = False
+    """Whether something of it was spoken while the recording was paused."""
 
     @property
     def text(self) -> str:
@@ -138,7 +140,8 @@ class MemoryLine:
                 part=reply.part,
                 deltas=len(reply.pieces),
                 chars=len(reply.text),
-                text=reply.text,
+                text=None if reply.private else reply.text,
+                withheld=reply.private,
                 skip=skip,
             )
         )
@@ -227,6 +230,7 @@ class MemoryLine:
             if delta.epoch == self.epoch and not reply.ended and delta.n == reply.next_piece:
                 reply.next_piece += 1
                 reply.pieces.append(delta.text)
+                reply.private |= self._paused
                 self.spoken.append(("reply", delta.text))
         self.changed.set()
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -20,7 +20,9 @@ from msgspec.structs import replace
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core.codec import Record
+from unpod.core.envelope import from_headers
 from unpod.core.fleet import Start
+from unpod.core.live import DELTA
 from unpod.core.metrics import CallMetrics, snapshot
 from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
@@ -30,7 +32,7 @@ from unpod.ports import Message
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.context import CallContext
 from unpod.session.settings import SessionSettings
-from unpod.testing.broker import MemoryBroker
+from unpod.testing.broker import MemoryBroker, matches
 from unpod.testing.clock import VirtualClock, settle
 from unpod.testing.line import ALL_VERBS, MemoryLine, Reply, Spoken
 from unpod.testing.memory import MemoryLog
@@ -50,12 +52,15 @@ class SimulatedCall:
         self.context: CallContext | None = None
         """What the entrypoint was given; after a crash, what it was given in the new runner."""
         self.crashes = 0
+        self.points: list[str] = []
+        """At what the runner could have been killed so far: each record of the call, and each piece of a reply."""
         self._runners = runners
         self._subjects = subjects
         self._timeout_s = timeout_s
         self._turns = 0
         self._runner: Runner
         self._crashing: asyncio.Task[None] | None = None
+        self._crash_at: frozenset[int] = frozenset()
 
     # --- the caller ---------------------------------------------------------------------------------------------------
 
@@ -127,31 +132,54 @@ class SimulatedCall:
     async def crash(self) -> None:
         """Kill the runner as SIGKILL does, and let another one take the call over."""
         self._kill()
-        await self._take_over()
+        while self._crashing is not None:
+            await self._crashing
+
+    async def settled(self) -> None:
+        """Return when all that goes on has come about, a takeover included; no time passes meanwhile."""
+        await settle()
+        while self._crashing is not None:
+            await self._crashing
+            await settle()
 
     def _kill(self) -> None:
         self._runner.kill()
         self.crashes += 1
+        if self._crashing is None:
+            self._crashing = asyncio.get_running_loop().create_task(self._take_over())
 
     async def _take_over(self) -> None:
-        await self._runner.gone()
-        self._runner = self._runners.start(self, await self.line.takeover())
-        await settle()
+        killed = 0
+        while killed < self.crashes:  # it may have been killed again before it was there
+            killed = self.crashes
+            await self._runner.gone()
+            self._runner = self._runners.start(self, await self.line.takeover())
+            if killed < self.crashes:
+                self._runner.kill()
+            await settle(20 + 10 * len(self.points))  # it goes through all of them again
         self._crashing = None
         self.line.changed.set()
 
-    def watch(self, crash_at: int | None) -> Callable[[Message], None]:
-        """Return a handler that counts records and kills the runner at the given one."""
-        count_down = crash_at or 0
+    def watch(self, crash_at: Iterable[int]) -> Callable[[Message], None]:
+        """Return what watches the broker: it counts, and kills the runner at the given points."""
+        self._crash_at = frozenset(crash_at)
+        return self._on_message
 
-        def on_record(_: Message) -> None:
-            nonlocal count_down
-            count_down -= 1
-            if count_down == 0:
-                self._kill()
-                self._crashing = asyncio.get_running_loop().create_task(self._take_over())
+    def _on_message(self, message: Message) -> None:
+        point = self._point(message)
+        if not point:
+            return
+        self.points.append(point)
+        if len(self.points) in self._crash_at:
+            self._kill()
 
-        return on_record
+    def _point(self, message: Message) -> str:
+        if message.subject == self.line.call.delta:
+            delta = DELTA.decode(message.data)
+            return f"piece {delta.n} of the reply to text {delta.turn}"
+        if not matches(self.line.call.all, message.subject):
+            return ""
+        return from_headers(message.headers).type
 
     @property
     def _task(self) -> asyncio.Task[CallResult]:
@@ -292,14 +320,16 @@ async def simulate_call(
     verbs: Sequence[str] = ALL_VERBS,
     frame: Mapping[str, object] | None = None,
     settings: SessionSettings | None = None,
-    crash_at: int | None = None,
+    crash_at: int | Iterable[int] | None = None,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[SimulatedCall]:
     """Run an entrypoint on a call in memory, and hang up at the end where the call still goes on.
 
     `metadata` and `frame` go into the call's `call.started`; `verbs` is what the speech worker negotiates. Timers of
-    the session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for. With
-    `crash_at`, the runner is killed at the call's `crash_at`-th record from its start on, and another one takes over.
+    the session run on a virtual clock (`call.advance`); `timeout_s` is real time, for what the test waits for.
+
+    With `crash_at`, the runner is killed right after the call's `crash_at`-th record or piece of a reply from its start
+    on (`call.points` names them), and another one takes over; with several, each time.
     """
     clock, subjects = VirtualClock(), Subjects()
     broker = MemoryBroker(now_ns=clock.now_ns)
@@ -309,7 +339,8 @@ async def simulate_call(
     options = replace(settings or SessionSettings(), agent_id=agent_id)
     runners = Runners(broker, clock, subjects, entrypoint, options)
     simulated = SimulatedCall(line, clock, subjects, runners, timeout_s)
-    await MemoryLog(broker).subscribe(line.call.all, simulated.watch(crash_at))
+    clock.settled = simulated.settled
+    broker.watch = simulated.watch((crash_at,) if isinstance(crash_at, int) else crash_at or ())
     simulated.start(until_seq)
     try:
         await simulated.until(lambda: simulated.context is not None)

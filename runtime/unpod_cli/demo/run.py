@@ -29,6 +29,7 @@ AGENT_FILE: Final = Path(__file__).with_name("pizzeria.py")
 
 _APART_S: Final = 0.15
 _DRAIN_S: Final = 10.0
+_GIVEN_UP_S: Final = 0.5
 _LINES_SHOWN: Final = 20
 
 
@@ -65,8 +66,10 @@ class Demo:
                 agent = await stack.start_agent(str(AGENT_FILE), "agent")
                 try:
                     played = await self._play(stack, agent)
-                finally:
-                    await agent.stop(_DRAIN_S)
+                except BaseException:
+                    await agent.stop(_GIVEN_UP_S)
+                    raise
+                await agent.stop(_DRAIN_S)
                 await self._read_logs(stack, played)
         seconds = time.monotonic() - self._began
         good = self._judge(played, agent.stats)

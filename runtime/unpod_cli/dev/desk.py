@@ -10,7 +10,7 @@ from typing import Final
 
 from unpod_bridge.orchestrator import Call, CallOverError, CallRefused
 from unpod_cli import call_log, figures
-from unpod_cli.agent_file import readable, split_target
+from unpod_cli.agent_file import split_target
 from unpod_cli.dev.screen import Screen
 from unpod_cli.dev.watch import Watch
 from unpod_cli.failure import Failure
@@ -18,6 +18,7 @@ from unpod_cli.stack import Agent, AgentUnusable, Stack
 from unpod_cli.transcript import Over, Transcriber
 
 _LEAVE_S: Final = 5.0
+_REVIVALS: Final = 3
 _BUSY: Final = ("speaking", "thinking")
 
 
@@ -39,6 +40,7 @@ class Desk:
         self._former: list[Agent] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
+        self._exchanging = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.call: Call | None = None
 
@@ -51,10 +53,9 @@ class Desk:
             AgentUnusable: its file cannot be used.
             Failure: the system does not come up.
         """
-        self._agent = await self._start()
+        self._take_over(await self._start())
         self._begin(self._reload_on_save())
         await asyncio.sleep(0)  # it looks from now on
-        self._begin(self._mind(self._agent))
         self._begin(self._mind_bridge())
 
     async def close(self) -> None:
@@ -62,9 +63,7 @@ class Desk:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.hang_up()
-        if self._watching is not None:
-            await self._watching
+        await self.hang_up()
         agents = [*self._former, *([] if self._agent is None else [self._agent])]
         await asyncio.gather(*(agent.stop(_LEAVE_S) for agent in agents))
 
@@ -93,11 +92,30 @@ class Desk:
             if agent is not self._agent:
                 return
             self._agent = None
+            await agent.stop(0.0)
             if not self._restart:
                 self._fail(death)
                 return
+            async with self._exchanging:
+                if self._agent is None:  # else a save has brought a new one meanwhile
+                    await self._revive(death)
+
+    async def _revive(self, death: AgentUnusable) -> None:
+        """Start an agent that has died; what has killed it may do that again."""
+        for _ in range(_REVIVALS):
             self._screen.note(f"{death.message}; starting it again", bad=True)
-            await self._replace()
+            try:
+                self._take_over(await self._start())
+            except AgentUnusable as again:
+                death = again
+                if not death.died:
+                    break
+            except Failure as failure:
+                self._fail(failure)
+                return
+            else:
+                return
+        self._screen.note(f"{death.message}; save it when it is mended", bad=True)
 
     async def _mind_bridge(self) -> None:
         try:
@@ -113,8 +131,10 @@ class Desk:
 
     async def _reload_on_save(self) -> None:
         async for files in self._watch.saves():
-            names = ", ".join(sorted(readable(file) for file in files))
-            if await self._replace():
+            names = ", ".join(sorted(file.name for file in files))
+            async with self._exchanging:
+                replaced = await self._replace()
+            if replaced:
                 self._screen.note(f"{names} saved: the next call has the new code")
 
     async def _replace(self) -> bool:
@@ -128,13 +148,17 @@ class Desk:
         except Failure as failure:
             self._fail(failure)
             return False
-        former, self._agent = self._agent, agent
-        self._begin(self._mind(agent))
+        former = self._agent
+        self._take_over(agent)
         if former is not None:
             self._former.append(former)
             await self._stack.drain(former)
             self._begin(self._see_off(former))
         return True
+
+    def _take_over(self, agent: Agent) -> None:
+        self._agent = agent
+        self._begin(self._mind(agent))
 
     async def _see_off(self, agent: Agent) -> None:
         await agent.process.wait()
@@ -158,7 +182,8 @@ class Desk:
         if self.on_call:
             self._screen.note("a call goes on; /hangup ends it")
             return True
-        loaded = None if self._agent is None else self._agent.loaded
+        async with self._exchanging:  # an agent that is on its way is waited for
+            loaded = None if self._agent is None else self._agent.loaded
         if loaded is None:
             self._screen.note("there is no agent that could take a call: mend its file and save it", bad=True)
             return False
@@ -178,12 +203,13 @@ class Desk:
                 if isinstance(item, Over):
                     return
 
-    def hang_up(self) -> bool:
-        """Hang up; return whether there was a call."""
-        if not self.on_call:
+    async def hang_up(self) -> bool:
+        """Hang up, and show that; return whether there was a call."""
+        if self.call is None or self.call.over:
             return False
-        assert self.call is not None  # noqa: S101 - on_call has looked
-        self._begin(self.call.hang_up())
+        await self.call.hang_up()
+        if self._watching is not None:
+            await self._watching
         return True
 
     async def say(self, text: str) -> bool:

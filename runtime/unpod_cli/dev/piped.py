@@ -18,6 +18,9 @@ _ANSWER_S: Final = 120.0
 _GREETING_S: Final = 1.0
 """How long a caller listens whether somebody greets them, before they speak first."""
 
+_BREATH_S: Final = 0.2
+"""How long a caller listens whether there is more, before they speak again: what a hook does comes after the reply."""
+
 _STDIN: Final = 0
 
 
@@ -59,10 +62,21 @@ async def _listen(desk: Desk) -> None:
 
 
 async def _answered(desk: Desk) -> None:
-    if desk.call is None:
+    """Return when the agent has said all that it has to say, or the call is over.
+
+    Raises:
+        Failure: it says nothing.
+    """
+    call = desk.call
+    if call is None:
         return
     try:
-        await desk.call.silence(_ANSWER_S)
+        while True:
+            await call.silence(_ANSWER_S)
+            try:
+                await call.observed(lambda _: desk.busy, "more", timeout_s=_BREATH_S)
+            except TimeoutError:
+                return
     except CallOverError:
         return
     except TimeoutError:

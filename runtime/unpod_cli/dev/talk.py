@@ -49,7 +49,7 @@ class Commands:
         return True
 
     async def _hang_up(self) -> None:
-        if not self._desk.hang_up():
+        if not await self._desk.hang_up():
             self._screen.note(NO_CALL)
 
     async def _help(self) -> None:

@@ -10,6 +10,7 @@ from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.renderer import print_formatted_text as print_to
 from prompt_toolkit.styles import Style
 from rich.console import Console, RenderableType
 
@@ -34,16 +35,18 @@ class Terminal:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._style = _PLAIN if console.no_color else _STYLE
         self._live = ""
         self._armed = False
         self._desk: Desk | None = None
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._prompt: PromptSession[str] = PromptSession(
             message=self._message,
             bottom_toolbar=self._toolbar,
             key_bindings=self._keys(),
             history=InMemoryHistory(),
-            style=_PLAIN if console.no_color else _STYLE,
+            style=self._style,
             erase_when_done=True,
             enable_suspend=True,
         )
@@ -76,45 +79,71 @@ class Terminal:
     def _print(self, what: RenderableType, *, soft_wrap: bool = False) -> None:
         with self._console.capture() as captured:
             self._console.print(what, soft_wrap=soft_wrap)
-        print_formatted_text(ANSI(captured.get()), end="")
+        app = self._prompt.app
+        if not app.is_running:
+            print_formatted_text(ANSI(captured.get()), end="")
+            return
+        # What prompt_toolkit has for this takes the terminal out of raw mode meanwhile: a Ctrl-D would get lost.
+        app.renderer.erase()
+        print_to(app.output, ANSI(captured.get()), self._style)
+        app.renderer.request_absolute_cursor_position()
+        app.invalidate()
 
     # ------------------------------------------------------------------------------------------------------- keyboard
 
     async def talk(self, desk: Desk) -> int:
         """Let the user talk until they leave; return the exit status."""
         self._desk = desk
+        taking = asyncio.create_task(self._take_lines(desk))
+        try:
+            # One prompt for the whole time: between two, a Ctrl-C would not reach us as a key.
+            await self._prompt.prompt_async()
+        except EOFError:
+            return 0
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+        return 0
+
+    async def _take_lines(self, desk: Desk) -> None:
         commands = Commands(desk, self)
         await desk.place_call()
         while True:
-            try:
-                line = (await self._prompt.prompt_async()).strip()
-            except EOFError:
-                return 0
-            self._armed = False
+            line = (await self._lines.get()).strip()
             if line.startswith("/"):
                 if not await commands.take(line):
-                    return 0
+                    self._leave()
             elif line and not await desk.say(line):
                 self.note(NO_CALL)
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
 
+        @keys.add("enter")
+        def on_enter(event: KeyPressEvent) -> None:
+            self._armed = False
+            self._lines.put_nowait(event.current_buffer.text)
+            event.current_buffer.reset(append_to_history=True)
+
         @keys.add("c-c")
+        @keys.add("<sigint>")
         def on_interrupt(event: KeyPressEvent) -> None:
+            armed, self._armed = self._armed, False
             if self._desk is not None and self._desk.busy:
                 self._begin(self._desk.cut_in())
             elif event.current_buffer.text:
                 event.current_buffer.reset()
-            elif self._armed:
-                event.app.exit(exception=EOFError)
+            elif armed:
+                self._leave()
             else:
                 self._armed = True
                 self.note("Ctrl-C again leaves; /help lists what you can do")
-                return
-            self._armed = False
 
         return keys
+
+    def _leave(self) -> None:
+        if self._prompt.app.is_running:
+            self._prompt.app.exit(exception=EOFError)
 
     def _message(self) -> StyleAndTextTuples:
         parts: StyleAndTextTuples = []

@@ -6,6 +6,7 @@ import asyncio
 
 from tests.faults.load import PATIENCE_S, Caller
 from tests.faults.scene import Scene
+
 from unpod.core import events as ev
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import pairwise
 
+from msgspec import Struct
 from tests.faults.load import PATIENCE_S, Caller
+from tests.faults.process import until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
+
 from unpod.core import codec, ids
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS
 from unpod.core.envelope import Envelope, to_headers
 
 MIB = 1024 * 1024
@@ -21,7 +26,11 @@ FELT_S = 0.05
 BOMBS: dict[str, str | bytes] = {
     "over the limit": '{"event":"user.text","text":"' + "x" * (2 * MIB) + '"}',
     "nested deeply": "[" * DEEP + "]" * DEEP,
-    "nested deeply in a field": '{"event":"user.text","text":"hi","extra":' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}",
+    "nested deeply in a field": '{"event":"user.text","text":"hi","extra":'
+    + '{"a":' * 100_000
+    + "1"
+    + "}" * 100_000
+    + "}",
     "a huge int": '{"event":"metric","turns":' + "9" * 500_000 + "}",
     "duplicate keys": '{"event":"state","event":"user.text","state":"idle","state":7}',
     "no tag": '{"text":"no tag"}',
@@ -49,7 +58,7 @@ async def frames(scene: Scene) -> None:
         await victim.call.connected(PATIENCE_S)
         victim.call.send_raw(bomb)
         before = victim.answered
-        await scene.load.news.until(lambda before=before: victim.answered > before, f"an answer after: {name}")
+        await scene.load.news.until(partial(_answers_more, victim, before), f"an answer after: {name}")
     felt = _longest_gap(others, scene.marked_at) - calm
     scene.figures["felt_s"] = felt
     scene.expect(felt < scene.bounds.limit(FELT_S), f"other calls waited {felt * 1000:.0f} ms longer between two words")
@@ -61,6 +70,10 @@ async def frames(scene: Scene) -> None:
     scene.expect(len(rejected) >= len(BOMBS) - 2, f"{len(rejected)} of {len(BOMBS)} frames are recorded as rejected")
     said = "".join(process.text for process in (*scene.stack.bridges, *scene.stack.runners))
     scene.expect("lost the connection to NATS" not in said, "a process has lost NATS")
+
+
+def _answers_more(caller: Caller, before: int) -> bool:
+    return caller.answered > before
 
 
 def _longest_gap(callers: list[Caller], since: float) -> float:
@@ -95,7 +108,9 @@ async def agent_ids(scene: Scene) -> None:
             scene.expected_deaths.add(runner)
             status = await runner.exited()
             lines = [line for line in runner.text.splitlines() if "agent_id" in line]
-            scene.expect(status == 2 and len(lines) == 1, f"agent {agent[:20]!r} ended with {status}: {runner.text[-300:]}")
+            scene.expect(
+                status == 2 and len(lines) == 1, f"agent {agent[:20]!r} ended with {status}: {runner.text[-300:]}"
+            )
         else:
             call = await scene.stack.orchestrator.place_call(agent)
             await call.user("call 1 turn 1")
@@ -106,9 +121,7 @@ async def agent_ids(scene: Scene) -> None:
 async def _serves(scene: Scene, agent: str) -> bool:
     """Return whether a runner of this agent comes up, and not whether it ends with an error."""
     runner = next(each for each in scene.stack.runners if each.environment.get("UNPOD_FAULTS_AGENT") == agent)
-    async with asyncio.timeout(PATIENCE_S):
-        while runner.alive and "ready: agent" not in runner.text:
-            await asyncio.sleep(0.02)
+    await until(lambda: not runner.alive or "ready: agent" in runner.text, f"what becomes of {runner!r}")
     return runner.alive
 
 
@@ -117,32 +130,44 @@ async def headers(scene: Scene) -> None:
     await scene.load.answers(1)
     scene.mark()
     for caller in scene.load.callers:
-        subjects = SUBJECTS.call("agent", caller.session)
         records = await scene.stack.records(caller.session)
-        index = max((record.envelope.index for record in records if record.channel == "cmd"), default=0)
-        epoch = max(record.seq for record in records if record.channel == "own")
-        for forged_epoch in (0, 1, epoch - 1, epoch + 1, 10**15):
-            say = cmd.Say(text=f"forged {caller.number} {forged_epoch}")
-            envelope = Envelope(
-                id=ids.derive("forged", caller.session, forged_epoch),
-                type="cmd.say",
-                source="forged",
-                session=caller.session,
-                time=scene.marked_at,
-                epoch=forged_epoch,
-                index=index + 1,
-                seen=10**6,
-            )
-            made = {**to_headers(envelope), "Nats-Expected-Stream": "", "Nats-Sequence": "1", "Nats-Rollup": ""}
-            scene.stack.nats.send(subjects.cmd, codec.encode(say), made)
-        _raw(scene, subjects.evt("user.text"), b"Unpod-Epoch: 1\r\nce-id: \xff\xfe\r\nce-type: io.unpod.evt.user.text.v1\r\n")
+        subjects = SUBJECTS.call("agent", caller.session)
+        for channels, role, body, subject in (
+            (OWNER_CHANNELS, "own", cmd.Say(text="forged"), subjects.cmd),
+            (BRIDGE_CHANNELS, "line", ev.UserText(text="call 0 turn 0: forged"), subjects.evt("user.text")),
+        ):
+            index = max(record.envelope.index for record in records if record.channel in channels)
+            given = max(record.seq for record in records if record.channel == role)
+            for epoch in (0, given - 1, given + 1, 10**15):
+                for ahead in range(1, 20):
+                    _forge(scene, subject, body, caller.session, epoch, index + ahead)
+        _raw(
+            scene, subjects.evt("user.text"), b"Unpod-Epoch: 1\r\nce-id: \xff\r\nce-type: io.unpod.evt.user.text.v1\r\n"
+        )
         _raw(scene, subjects.ack, b"Nats-Expected-Last-Subject-Sequence: 0\r\nce-id\r\n: x\r\n")
     await scene.load.answers(2)
     for caller in scene.load.callers:
         said = [str(frame.raw.get("text", "")) for frame in caller.call.frames if frame.direction == "in"]
-        scene.expect(not any("forged" in text for text in said), f"call {caller.number} was told what was forged")
+        scene.expect(not any("forged" in text or "c0t0" in text for text in said), f"call {caller.number} was told it")
+
+
+def _forge(scene: Scene, subject: str, body: Struct, session: str, epoch: int, index: int) -> None:
+    """Send a record such as the bridge or the owner would write next, but for its epoch."""
+    channel = SUBJECTS.parse(subject).channel
+    envelope = Envelope(
+        id=ids.derive("forged", session, channel, epoch, index),
+        type=f"{channel}.{ev.tag_of(body)}",
+        source="forged",
+        session=session,
+        time=scene.marked_at,
+        epoch=epoch,
+        index=index,
+    )
+    scene.stack.nats.send(subject, codec.encode(body), {**to_headers(envelope), "Nats-Sequence": "1"})
 
 
 def _raw(scene: Scene, subject: str, lines: bytes) -> None:
     """Send a header block as it stands."""
-    scene.stack.nats.send_block(subject, b'{"event":"user.text","text":"forged"}', b"NATS/1.0\r\n" + lines + b"\r\n", "")
+    scene.stack.nats.send_block(
+        subject, b'{"event":"user.text","text":"forged"}', b"NATS/1.0\r\n" + lines + b"\r\n", ""
+    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from tests.faults.load import PATIENCE_S, Caller
+from tests.faults.process import eventually
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
+
 from unpod.core.envelope import from_headers
 from unpod.errors import LogFull
 from unpod.jetstream.api import call as api
@@ -84,13 +87,17 @@ async def full(scene: Scene) -> None:
     scene.expect("takes no more" in said, "no bridge says that the log is full")
     for caller in scene.load.callers:
         kept = len(await stack.records(caller.session))
-        scene.expect(kept >= stored[caller.session], f"call {caller.number}: {kept} of {stored[caller.session]} records")
+        scene.expect(
+            kept >= stored[caller.session], f"call {caller.number}: {kept} of {stored[caller.session]} records"
+        )
     await api(stack.nats, "STREAM.PURGE.UNPOD_CALLS", {"filter": filler})
     for caller in scene.load.callers:
         subject = SUBJECTS.call("agent", caller.session).evt("call.ended")
-        async with asyncio.timeout(PATIENCE_S):
-            while await stack.log.last(subject) is None:
-                await asyncio.sleep(0.05)
+        await eventually(partial(_is_there, scene, subject), f"the end of call {caller.number} in the log")
+
+
+async def _is_there(scene: Scene, subject: str) -> bool:
+    return await scene.stack.log.last(subject) is not None
 
 
 async def clocks_apart(scene: Scene) -> None:

@@ -6,9 +6,10 @@ import asyncio
 from collections import Counter
 
 from tests.faults.load import PATIENCE_S, Caller
-from tests.faults.process import Process, until
+from tests.faults.process import eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
+
 from unpod.core import events as ev
 
 FEW_DIE = 2
@@ -136,7 +137,11 @@ async def burns(scene: Scene) -> None:
     others = [each.session for each in await scene.calls_of(victim) if each is not caller]
     await scene.moved(others, victim)
     caller.go_on()
-    burnt = {note["pid"] for note in scene.stack.notes("turn", caller.session) if note["turn"] == caller.turns[-1].question.name}
+    burnt = {
+        note["pid"]
+        for note in scene.stack.notes("turn", caller.session)
+        if note["turn"] == caller.turns[-1].question.name
+    }
     scene.expect(len(burnt) <= FEW_DIE, f"one hook has frozen {len(burnt)} runners")
 
 
@@ -149,9 +154,7 @@ async def one_input_kills(scene: Scene) -> None:
     (await caller.ask(frozenset({"kill"}))).given_up = True
     scene.mark()
     await scene.stack.noted("turn", 1)
-    async with asyncio.timeout(PATIENCE_S):
-        while not await _has(scene, caller, ev.HookPoisoned):
-            await asyncio.sleep(0.05)
+    await eventually(lambda: _has(scene, caller, ev.HookPoisoned), "that the input is passed over")
     caller.go_on()
 
 
@@ -206,18 +209,18 @@ async def the_last_command_is_missed(scene: Scene) -> None:
 
 async def _stored(scene: Scene, caller: Caller, text: str) -> None:
     subject = SUBJECTS.call("agent", caller.session).evt("user.text")
-    async with asyncio.timeout(PATIENCE_S):
-        while (last := await scene.stack.log.last(subject)) is None or text.encode() not in last.data:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: _last_has(scene, subject, text), f"{text!r} in the log")
 
 
 async def _ended(scene: Scene, caller: Caller) -> None:
     """Return once the owner has stored the end of the reply to the caller's last question."""
     subject = SUBJECTS.call("agent", caller.session).cmd
-    wanted = f'"turn":{len(caller.turns)},'.encode()
-    async with asyncio.timeout(PATIENCE_S):
-        while (last := await scene.stack.log.last(subject)) is None or wanted not in last.data:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: _last_has(scene, subject, f'"turn":{len(caller.turns)},'), "the reply's end in the log")
+
+
+async def _last_has(scene: Scene, subject: str, text: str) -> bool:
+    last = await scene.stack.log.last(subject)
+    return last is not None and text.encode() in last.data
 
 
 async def deployed(scene: Scene) -> None:
@@ -279,5 +282,3 @@ async def _supervise(scene: Scene) -> None:
                 scene.expected_deaths.add(runner)
                 await scene.stack.start_runner()
         await asyncio.sleep(0.05)
-
-

@@ -7,7 +7,9 @@ import asyncio
 from tests.faults.load import PATIENCE_S
 from tests.faults.process import until
 from tests.faults.scene import Scene
-from unpod_bridge.orchestrator import CallRefused
+
+from unpod_bridge.orchestrator import CallRefused, ControlFaults, LocalOrchestrator
+from unpod_bridge.orchestrator.faults import KeyRefusal
 
 NOTICED_S = 15.0
 """A bridge gives a socket of which it hears nothing up after 9 s (`websocket.SocketSettings`), and dials at once."""
@@ -49,10 +51,8 @@ async def control_sockets_drop(scene: Scene) -> None:
     await scene.some_words()
     scene.mark()
     placing = [asyncio.create_task(orchestrator.place_call("agent")) for _ in range(3)]
-    while len(orchestrator.control_frames) == 0 or not any(
-        frame.event == "job.assign" for frame in orchestrator.control_frames[-3:]
-    ):
-        await asyncio.sleep(0)
+    before = len(orchestrator.control_frames)
+    await orchestrator.wait_until(lambda: len(orchestrator.control_frames) > before, "no job was assigned")
     orchestrator.drop_control()
     for placed in await asyncio.gather(*placing, return_exceptions=True):
         if isinstance(placed, BaseException):
@@ -100,17 +100,19 @@ async def _half_open(scene: Scene, orders: frozenset[str]) -> None:
 
 
 async def the_key_is_refused(scene: Scene) -> None:
-    """New bridges come with a key that is refused, and to an orchestrator that is too old: each says so and ends."""
-    orchestrator = scene.stack.orchestrator
-    refusals = [("http_401", "UNPOD_API_KEY"), ("http_403", "UNPOD_API_KEY"), ("close_4001", "UNPOD_API_KEY")]
+    """New bridges come to orchestrators that refuse their key, or are too old: each says so and ends."""
     scene.mark()
-    for fault, named in (*refusals, (None, "transport")):
-        orchestrator.faults.refuse_key = fault  # type: ignore[assignment] - one of its literals
-        orchestrator.faults.transport_ack = "dial_out" if fault else None
-        bridge = await scene.stack.start_bridge()
+    refusals: tuple[KeyRefusal, ...] = ("http_401", "http_403", "close_4001", "close_1008")
+    faults = [(ControlFaults(refuse_key=refusal), "UNPOD_API_KEY") for refusal in refusals]
+    faults.append((ControlFaults(transport_ack=None), "transport"))
+    await asyncio.gather(*(_is_refused(scene, fault, named) for fault, named in faults))
+
+
+async def _is_refused(scene: Scene, faults: ControlFaults, named: str) -> None:
+    async with LocalOrchestrator(faults=faults) as other:
+        bridge = await scene.stack.start_bridge(UNPOD_ORCHESTRATOR_URL=other.url)
         scene.expected_deaths.add(bridge)
         status = await bridge.exited()
-        lines = [line for line in bridge.text.splitlines() if " ERROR " in line]
-        scene.expect(status == 1, f"{fault}: the bridge ended with {status}")
-        scene.expect(len(lines) == 1 and named in lines[0], f"{fault}: it said {lines}")
-    orchestrator.faults.refuse_key, orchestrator.faults.transport_ack = None, "dial_out"
+    lines = [line for line in bridge.text.splitlines() if " ERROR " in line]
+    scene.expect(status == 1, f"{faults}: the bridge ended with {status}")
+    scene.expect(len(lines) == 1 and named in lines[0], f"{faults}: it said {lines}")

@@ -7,9 +7,10 @@ import asyncio
 from tests.faults.load import PATIENCE_S, Caller
 from tests.faults.scene import Scene
 from tests.faults.words import WORDS
+
 from unpod.core import events as ev
 
-SECRET = "secret4111"  # noqa: S105 - what a caller says while the recording is paused
+SECRET = "secret4111"
 GROWS_MB = 64
 
 
@@ -19,10 +20,15 @@ async def hooks_misbehave(scene: Scene) -> None:
     scene.load.orders = lambda _, __: frozenset({scene.rng.choice(("raise", "hang", "flood"))})
     scene.mark()
     await scene.load.answers(4)
+    scene.load.orders = lambda _, __: frozenset()
     for runner, rss_mb in before.items():
         grown = runner.rss_mb - rss_mb
         scene.figures["rss_mb"] = max(grown, scene.figures.get("rss_mb", 0.0))
         scene.expect(grown < GROWS_MB, f"{runner!r} has grown by {grown:.0f} MiB")
+
+
+async def their_failures_are_recorded(scene: Scene) -> None:
+    """Each hook that raised or hung stands in the log."""
     for caller in scene.load.callers:
         failed = await _of(scene, caller, ev.HookFailed)
         answered = [turn.question.orders for turn in caller.turns if turn.done_at is not None]
@@ -37,6 +43,11 @@ async def brains_misbehave(scene: Scene) -> None:
     scene.load.lengths.update(kinds)
     scene.mark()
     await scene.load.answers(4)
+    scene.load.orders = lambda _, __: frozenset()
+
+
+async def their_errors_are_told(scene: Scene) -> None:
+    """Each failure of a brain stands in the log, and was told to the `error` hook."""
     for caller in scene.load.callers:
         failed = await _of(scene, caller, ev.AdapterFailed)
         answered = [turn.question.orders for turn in caller.turns if turn.done_at is not None]
@@ -44,7 +55,6 @@ async def brains_misbehave(scene: Scene) -> None:
         told = len(scene.stack.notes("error", caller.session))
         scene.expect(failed >= wanted, f"call {caller.number}: {failed} failures of {wanted} are recorded")
         scene.expect(told >= wanted, f"call {caller.number}: {told} failures of {wanted} were told to the error hook")
-    scene.load.orders = lambda _, __: frozenset()
 
 
 async def _of(scene: Scene, caller: Caller, kind: type) -> int:
@@ -64,7 +74,7 @@ async def _cut_in(scene: Scene, caller: Caller) -> None:
     scene.rng.shuffle(points)
     for point in points:
         turn = await caller.ask(frozenset())
-        await scene.load.news.until(lambda turn=turn, point=point: len(turn.words) >= point, f"{point} words")
+        await caller.hears(turn, point)
         turn.given_up = True
         await caller.call.barge_in()
     last = await caller.ask(frozenset())

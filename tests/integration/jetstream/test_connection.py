@@ -31,14 +31,16 @@ def test_the_replaced_are_all_of_them() -> None:
         "_connect_to_server",
         "_process_connect_init",
         "_process_err",
+        "_process_info",
         "_process_pong",
+        "_read_creds_user_jwt",
         "_read_loop",
         "_send_ping",
     }
     assert replaced == {name for name in replaced if name in vars(WireClient) and name in vars(Client)}
     used = {
         "_error_cb",
-        "_process_info",
+        "_current_server",
         "_process_op_err",
         "_sid",
         "_subs",

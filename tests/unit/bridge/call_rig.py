@@ -55,6 +55,9 @@ class FakeSocket:
         self.closed = code if self.closed is None else self.closed
         self.receiver = None
 
+    def leave(self, code: int) -> None:
+        self.closed = code if self.closed is None else self.closed
+
     def abort(self) -> None:
         self.close(1006)
 
@@ -137,8 +140,12 @@ class FakePlace:
 
     runner_id: str = "runner-1"
     willing: bool = True
+    begun: list[str] = field(default_factory=list)
     started: list[tuple[str, int, int]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+
+    async def begin(self, session_id: str) -> None:
+        self.begun.append(session_id)
 
     async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
         self.started.append((session_id, epoch, until_seq))

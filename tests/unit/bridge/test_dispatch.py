@@ -281,13 +281,26 @@ async def place_at(broker: MemoryBroker, dispatcher: Dispatcher) -> tuple[Runner
 
 async def test_a_call_is_started_in_person(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
     runner, place = await place_at(broker, dispatcher)
-    begun: list[str] = []
-    place.on_start = begun.append
     runner.deaf = 1
     assert await place.start("session-1", 7, 9)
     start = Start(job="job-1", agent="agent", session="session-1", epoch=7, until_seq=9, bridge="bridge-1")
     assert runner.told == [start, start]
+
+
+async def test_a_call_is_known_before_anything_of_it_is_in_the_log(
+    broker: MemoryBroker, dispatcher: Dispatcher
+) -> None:
+    runner, place = await place_at(broker, dispatcher)
+    await place.begin("session-1")
+    begun: list[str] = []
+
+    async def begin(session_id: str) -> None:
+        begun.append(session_id)
+
+    place.on_begin = begin
+    await place.begin("session-1")
     assert begun == ["session-1"]
+    assert not runner.told
 
 
 async def test_a_runner_that_refuses_or_is_gone_is_not_started(broker: MemoryBroker, dispatcher: Dispatcher) -> None:

@@ -19,6 +19,7 @@ from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
 from unpod_bridge import dispatch, jobs
+from unpod_bridge.aftercare import Aftercare
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Dial, Identity
 from unpod_bridge.control_wire import Reason
@@ -68,6 +69,9 @@ class Link:
             if isinstance(effect, Dial):
                 self.desk.dial(effect.job)
 
+    def up(self, job_id: str) -> None:
+        self.registration.up(job_id)
+
     def refused(self, job_id: str, reason: Reason) -> None:
         self.told.append((reason, job_id))
         self.registration.refused(job_id, reason)
@@ -86,6 +90,7 @@ class Outcome:
     reason: str
     duration_s: float = 1.5
     connected: bool = True
+    after: Aftercare | None = None
 
 
 class FakeLine:
@@ -103,6 +108,10 @@ class FakeLine:
     def cancel(self) -> None:
         assert self.running
         self.done.set_result(Outcome("cancelled", 0.0, connected=False))
+
+    async def let_go(self) -> bool:
+        self.done.set_result(Outcome("moved"))
+        return True
 
 
 class Bench:
@@ -188,7 +197,7 @@ async def test_a_job_has_a_record_from_before_its_dial_to_its_end(
     assert bench.link.registration.calls == 1
     assert bench.link.registration.active == 0
 
-    assert await bench.lines[0].place.start("session-1", 5, 9)
+    await bench.lines[0].place.begin("session-1")
     assert bench.link.registration.active == 1
     while True:
         entry = await bench.store.get("job-1")

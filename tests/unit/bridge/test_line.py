@@ -424,7 +424,7 @@ async def test_another_bridge_takes_the_line() -> None:
         await rig.owner_log.append(subjects.line, line.data, {**newest.headers, "Nats-Msg-Id": "other"})
         rig.worker.socket.say("user.text", text="one")
         result = await rig.result()
-        assert (result.reason, result.connected) == ("lost", True)
+        assert (result.reason, result.connected) == ("moved", True)
         assert rig.worker.socket.closed == 1012
         assert not rig.bodies(ev.CallEnded)
 

@@ -335,7 +335,7 @@ def test_cancel_while_asking_dialling_and_unknown() -> None:
     assert registration.received(frame("job.cancel", job_id="job-2"), 0.0) == [Cancel("job-2")]
     effects = registration.received(frame("job.cancel", job_id="nobody's"), 0.0)
     assert [effect.level for effect in of(effects, Log)] == [logging.DEBUG]
-    assert len(effects) == 1
+    assert of(effects, Cancel) == [Cancel("nobody's")]  # another bridge may have it
 
 
 def test_a_job_that_lives_at_another_bridge_is_accepted_and_not_dialled() -> None:

@@ -7,7 +7,7 @@ from tests.unit.core.call_log import CallLog
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.codec import Record
+from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.envelope import Envelope
 from unpod.core.replay import Gap, Tail, merge
 from unpod.core.state import fold
@@ -45,7 +45,21 @@ def test_placements_come_first_in_the_order_of_the_stream() -> None:
     line = Record("line", rewritten(log.records[0], index=0).envelope, ev.LineTaken(bridge="b"), seq=1)
     own = Record("own", rewritten(log.records[0], index=0).envelope, ev.OwnerAppointed(runner="r"), seq=5)
     again = Record("line", rewritten(log.records[0], index=0).envelope, ev.LineTaken(bridge="c"), seq=9)
-    assert merge([again, *log.records, own, line]) == [line, own, again, *log.records]
+    records = [rewritten(record, epoch=5) if record.channel in OWNER_CHANNELS else record for record in log.records]
+    assert merge([again, *records, own, line]) == [line, own, again, *records]
+
+
+def test_what_has_an_epoch_that_nobody_was_given_does_not_count() -> None:
+    log = a_call()
+    line = Record("line", rewritten(log.records[0], index=0).envelope, ev.LineTaken(bridge="b"), seq=1)
+    own = Record("own", rewritten(log.records[0], index=0).envelope, ev.OwnerAppointed(runner="r"), seq=1)
+    forged = [
+        rewritten(record, epoch=epoch, id="forged", index=index)
+        for record in log.records
+        for index in (record.envelope.index, record.envelope.index + 1)
+        for epoch in (0, 2, 10**15)
+    ]
+    assert merge([*forged, *log.records, line, own]) == [line, own, *log.records]
 
 
 def test_a_control_from_outside_has_no_place_of_its_own() -> None:

@@ -14,6 +14,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS
 from unpod.core.live import Again
+from unpod.errors import RecordTooLarge
 from unpod.testing import SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
@@ -204,13 +205,34 @@ async def test_the_records_say_what_caused_them() -> None:
     assert say.cause == end.cause == text.id
 
 
-async def test_what_does_not_fit_into_a_record_is_refused_and_the_call_goes_on() -> None:
+async def test_a_command_that_does_not_fit_into_a_record_is_refused_and_the_call_goes_on() -> None:
     async with simulate_call(agent(brain=Plain("yes"))) as call:
-        with pytest.raises(ValueError, match="too long"):
+        with pytest.raises(RecordTooLarge):
             await session_of(call).say("x" * 2_000_000)
         assert await call.user("still there?") == "yes"
         assert call.said == ()
         assert [r.envelope.index for r in await call.records() if r.channel in OWNER_CHANNELS] == [1]
+
+
+async def test_a_turn_whose_texts_do_not_fit_into_a_record_is_stored_without_them() -> None:
+    ear, long = Ear(), "x" * 1_040_000
+    async with simulate_call(agent(ear, Plain("y" * 15_000))) as call:
+        assert await call.user(long) == "y" * 15_000
+        await call.advance(1)
+        assert await call.user("still there?") == "y" * 15_000
+        [turn] = [r.body for r in await call.records() if isinstance(r.body, ev.TurnCompleted)]
+        assert (turn.turn_id, turn.withheld, turn.user_text) == (1, True, None)
+    assert ear.fields("turn_complete")[0]["user_text"] == long
+
+
+@pytest.mark.parametrize("text", [5, b"bytes", ["a"], {"say": "a"}])
+async def test_a_command_that_nobody_could_read_is_refused(text: object) -> None:
+    async with simulate_call(agent(brain=Plain("yes"))) as call:
+        with pytest.raises(TypeError):
+            await session_of(call).say(text)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            await session_of(call).end(reason=text)  # type: ignore[arg-type]
+        assert await call.user("still there?") == "yes"
 
 
 # --- who owns the call ------------------------------------------------------------------------------------------------

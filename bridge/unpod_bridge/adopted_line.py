@@ -1,0 +1,181 @@
+"""The shell of a call that another bridge had: takes its line, reads how far it has come, and dials the worker again.
+
+In this order: the owner is heard (and kept waiting), so that what it says from here on is not lost; the former bridge is
+asked to let go, where it lives; the line is taken, and from here on the log refuses what the former bridge writes; the
+log is read up to there, all of which is final; the relay goes on from that, and then with what has come meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, TypeVar
+
+from unpod.core.subjects import CallSubjects
+from unpod.errors import Fenced, LogError, LogUnavailable
+from unpod.ports import Message
+from unpod_bridge import outputs as do
+from unpod_bridge.adopt import NEVER, CallLog
+from unpod_bridge.adopted import Adopted
+from unpod_bridge.call_line import CallLine
+from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.line_settings import LineResult, LineSettings
+from unpod_bridge.placing import Job, LineServices, Place, take_line
+from unpod_bridge.succession import Care
+from unpod_bridge.takeover import Owner
+
+logger = logging.getLogger("unpod.bridge.line")
+
+T = TypeVar("T")
+
+UNSTARTED: Final = "unstarted"
+"""How a call ends here of which the log has nothing: it is to be dialled as a new one."""
+RETRY_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """What is known of a call that another bridge had.
+
+    From the sequence `deaf_from` of the log on, that bridge has heard nothing. `let_go` asks it to hand the call over,
+    and returns whether it has. `place_of` returns the place of a runner that has the session.
+    """
+
+    session_id: str
+    deaf_from: int = NEVER
+    let_go: Callable[[], Awaitable[bool]] | None = None
+    place_of: Callable[[str], Place] | None = None
+
+
+class AdoptedLine(CallLine):
+    """One call on this bridge, from the moment at which its former bridge was gone."""
+
+    def __init__(
+        self,
+        job: Job,
+        inheritance: Inheritance,
+        services: LineServices,
+        settings: LineSettings | None = None,
+        care: Care | None = None,
+    ) -> None:
+        super().__init__(job, services, settings, care)
+        self._inheritance = inheritance
+        self._early: list[Callable[[], None]] | None = []
+
+    def _enter(self) -> None:
+        self._spawn(self._go_on())
+
+    def cancel(self) -> None:
+        """The orchestrator has called the job off; a call whose log is being read is ended after that."""
+        if self._early is not None:
+            self._called_off = True
+        else:
+            super().cancel()
+
+    def _on_live(self, message: Message) -> None:
+        if self._early is not None:
+            self._early.append(partial(super()._on_live, message))
+        else:
+            super()._on_live(message)
+
+    def _on_record(self, message: Message) -> None:
+        if self._early is not None:
+            self._early.append(partial(super()._on_record, message))
+        else:
+            super()._on_record(message)
+
+    # -------------------------------------------------------------------------------------------------- taking it over
+
+    async def _go_on(self) -> None:
+        try:
+            taken = await self._take()
+        except LogError as error:
+            logger.error("job %s: its call cannot be taken over: %s", self._job.job_id, error)  # noqa: TRY400
+            self._finish(LineResult("lost", 0.0, connected=True))
+            return
+        if taken is None:
+            self._finish(LineResult(UNSTARTED, 0.0, connected=False))
+            return
+        past, subjects = taken
+        self._started_at = self._clock.now()
+        outputs = self._relay.adopt(past, self._clock.now())
+        if past.ended is None:
+            logger.info("job %s: its call is taken over; dialling again", self._job.job_id)
+            self._feed(outputs)
+        self._release_early()
+        if self._care is not None and self._ledger is not None:
+            self._find_owner(self._care, past, subjects, self._ledger)
+        if past.ended is not None:
+            self._finish(LineResult(past.ended.reason, 0.0, connected=True))
+        elif self._called_off:
+            self.cancel()
+
+    def _release_early(self) -> None:
+        early, self._early = self._early or [], None
+        for hear in early:
+            hear()
+
+    async def _take(self) -> tuple[Adopted, CallSubjects] | None:
+        """Take the line, and return how far the call has come; None where the log has nothing of it."""
+        inheritance, services = self._inheritance, self._services
+        subjects = await self._persist(lambda: self._listen(inheritance.session_id))
+        clean = inheritance.let_go is not None and await inheritance.let_go()
+        writing = await self._persist(lambda: self._take_line(subjects))
+        log = CallLog(services.subjects, subjects, inheritance.session_id)
+        async for message in services.log.read(subjects.all, until_seq=writing.epoch):
+            log.take(message)
+        past = log.adopted(deaf_from=inheritance.deaf_from, clean=clean)
+        if not past.started:
+            return None
+        self._ledger = self._open_ledger(replace(writing, index=past.index))
+        return past, subjects
+
+    async def _take_line(self, subjects: CallSubjects) -> Writing:
+        services, session = self._services, self._inheritance.session_id
+        while True:
+            former = await services.log.last(subjects.line)
+            after = 0 if former is None else former.seq
+            try:
+                return await take_line(services, subjects, self._job, session, after=after)
+            except Fenced:  # the former bridge has taken it at the same moment; the job is ours all the same
+                logger.info("job %s: its line has changed hands; trying again", self._job.job_id)
+
+    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what `work` returns; a log that is away is waited for, as long as the call can wait."""
+        until = self._clock.now() + self._settings.relay.buffer_s
+        while True:
+            try:
+                return await work()
+            except LogUnavailable:
+                if self._clock.now() >= until:
+                    raise
+            await self._clock.sleep(RETRY_S)
+
+    # ------------------------------------------------------------------------------------------------------- its owner
+
+    def _find_owner(self, care: Care, past: Adopted, subjects: CallSubjects, ledger: Ledger) -> None:
+        """Care for the owner; one that was appointed and never told has to make place for another."""
+        succession = self._look_after(care, subjects, ledger)
+        if past.own is None:
+            succession.begin(Owner("", 0), started=False)
+            return
+        first, own = past.own
+        told = past.owner is not None and past.owner.epoch == own.epoch
+        succession.begin(Owner(own.runner_id, own.epoch, own.takeover), started=told, since=first.epoch)
+        if told and past.ended is None and self._inheritance.place_of is not None:
+            self._spawn(self._remind(care, self._inheritance.place_of(own.runner_id), own.epoch, past.owner_seq))
+
+    async def _remind(self, care: Care, place: Place, epoch: int, until_seq: int) -> None:
+        """Tell the owner once more that it is: the former bridge may have died before it did."""
+        if not await place.start(self.session_id, epoch, until_seq):
+            care.watch.said_gone(place.runner_id)
+
+    # ----------------------------------------------------------------------------------------------------- the other end
+
+    def _failed(self, output: do.Failed) -> None:
+        self._finish(LineResult("lost", 0.0, connected=False))
+
+    def _begin(self, output: do.Begin) -> None:
+        """There is none: the call has begun at the former bridge."""

@@ -1,0 +1,407 @@
+"""The shell of one call: carries both ways, between the worker's socket and the log, what `relay` decides.
+
+Everything between a socket and the log happens where it arrives, in one turn of the event loop: there is no task per
+frame or piece of speech. Tasks are for what has to wait: a dial, the first steps of a call, the claim of a verb. How a
+call comes here is for `line` (it is new) and `adopted_line` (another bridge had it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Final
+
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.live import DELTA
+from unpod.core.subjects import CallSubjects
+from unpod.errors import Fenced, LogError
+from unpod.failpoints import reached
+from unpod.ports import Message, Subscription, Timer
+from unpod_bridge import outputs as do
+from unpod_bridge.aftercare import Aftercare, open_aftercare
+from unpod_bridge.dispatch import Resumption
+from unpod_bridge.estates import LiveCall
+from unpod_bridge.fleet import Pool
+from unpod_bridge.frames import read_frame
+from unpod_bridge.ledger import Ledger, Writing
+from unpod_bridge.line_settings import MOVED, LineResult, LineSettings
+from unpod_bridge.link import Link
+from unpod_bridge.outputs import Output
+from unpod_bridge.owner_records import OwnerRecords
+from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.possession import Possession
+from unpod_bridge.redial import LET_GO
+from unpod_bridge.relay import Relay
+from unpod_bridge.succession import Care, Succession
+from unpod_bridge.urls import with_token
+from unpod_bridge.whereabouts import whereabouts
+
+logger = logging.getLogger("unpod.bridge.line")
+
+SURE_S: Final = 0.5
+"""How long a call that is handed over waits to know what has become of its last verb."""
+LOOK_S: Final = 0.01
+_LOGGED_FRAMES: Final = 20
+
+
+class CallLine:
+    """One call on this bridge, however it came here. Without `care`, nobody looks after its owner."""
+
+    def __init__(
+        self, job: Job, services: LineServices, settings: LineSettings | None = None, care: Care | None = None
+    ) -> None:
+        self._job = job
+        self._services = services
+        self._settings = LineSettings() if settings is None else settings
+        self._clock = services.clock
+        self._relay = Relay(self._settings.relay)
+        self._subjects: CallSubjects | None = None
+        self._reader: OwnerRecords | None = None
+        self._ledger: Ledger | None = None
+        self._care = care
+        self._succession: Succession | None = None
+        self._link = Link(services.dialer, job.job_id, lambda: with_token(job.bridge_url, job.call_token), self)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscriptions: list[Subscription] = []
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._flushing = False
+        self._rejected = 0
+        self._started_at: float | None = None
+        self._done: asyncio.Future[LineResult] | None = None
+        self._called_off = False
+        self._possession = Possession(services, self._settings.relay.buffer_s)
+        self._left = asyncio.Event()
+
+    @property
+    def session_id(self) -> str:
+        """The session's id, "" before the call is up."""
+        return self._relay.session_id
+
+    async def run(self) -> LineResult:
+        """Carry the call to its end, and return how it went; everything is closed by then."""
+        self._done = asyncio.get_running_loop().create_future()
+        after: Aftercare | None = None
+        try:
+            self._enter()
+            if self._called_off:
+                self.cancel()
+            result = await self._done
+            if self._ledger is not None and result.reason != MOVED:
+                await self._ledger.finish(self._settings.linger_s)
+                after = await open_aftercare(
+                    self._succession, self._services, self._subjects, self._ledger, self._relay.owner.legacy
+                )
+        finally:
+            if after is None and self._succession is not None:
+                await self._succession.close()
+            await self._close()
+        return replace(result, after=after)
+
+    def _enter(self) -> None:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """The orchestrator has called the job off: close with 1000, dialling or in call."""
+        if self._done is None:  # `run` has not begun yet
+            self._called_off = True
+        else:
+            self._feed(self._relay.cancel(self._clock.now()))
+
+    async def let_go(self) -> bool:
+        """Hand the call over to another bridge; return whether everything about it is stored, and its socket closed."""
+        ledger, owner = self._ledger, self._relay.owner
+        if ledger is None or self._done is None or self._done.done():
+            return False
+        until = self._clock.now() + SURE_S
+        while owner.unsure and self._clock.now() < until:
+            await self._clock.sleep(LOOK_S)
+        if self._succession is not None:
+            await self._succession.close()
+        self._feed(self._relay.leave(self._clock.now()))
+        await self._left.wait()
+        try:
+            await ledger.flush()
+        except LogError as error:
+            logger.warning("job %s: it is handed over, and not all of it is stored: %s", self._job.job_id, error)
+            return False
+        finally:
+            self._move("handed over to another bridge")
+        return True
+
+    # ---------------------------------------------------------------------------------------------------- from outside
+
+    def on_frame(self, data: bytes, *, binary: bool) -> None:
+        """Take a frame of the worker."""
+        frame = read_frame(data, binary=binary)
+        if isinstance(frame.body, ev.FrameRejected):
+            self._rejected += 1
+            if self._rejected <= _LOGGED_FRAMES:
+                logger.warning(
+                    "job %s: a frame of %d bytes was rejected: %s", self._job.job_id, frame.body.size, frame.body.reason
+                )
+        self._feed(self._relay.on_frame(frame, self._clock.now()))
+        ledger = self._ledger
+        if ledger is not None and ledger.backlog > self._settings.busy:
+            self._link.pause_reading()
+
+    def on_pong(self, token: bytes) -> None:
+        """Take a pong of the worker."""
+        reached("line.delivered")
+        self._feed(self._relay.on_pong(token))
+
+    def on_lost(self, code: int | None, reason: str) -> None:
+        """The socket is gone."""
+        logger.info("job %s: the call socket is gone, close code %s", self._job.job_id, code)
+        self._link.turn_away()
+        self._feed(self._relay.on_lost(code, reason, self._clock.now()))
+
+    def on_open(self) -> None:
+        """The socket is open."""
+        self._feed(self._relay.on_open(self._clock.now()))
+
+    def on_dial_failed(self, status: int | None) -> None:
+        """There is no socket."""
+        self._feed(self._relay.on_dial_failed(status, self._clock.now()))
+
+    def _on_live(self, message: Message) -> None:
+        subjects = self._subjects
+        if subjects is None:
+            return
+        if message.subject == subjects.delta:
+            try:
+                delta = DELTA.decode(message.data)
+            except codec.MALFORMED as error:
+                logger.warning("job %s: a piece of speech cannot be read: %s", self._job.job_id, codec.describe(error))
+                return
+            self._feed(self._relay.on_delta(delta, self._clock.now()))
+            if self._succession is not None:
+                self._succession.on_delta(delta.epoch)
+        elif message.subject == subjects.text:
+            self._on_record(message)
+
+    def _on_record(self, message: Message) -> None:
+        owned = None if self._reader is None else self._reader.read(message)
+        if owned is None:
+            return
+        if owned.refusal:
+            logger.warning(
+                "job %s: command %d of the owner is refused: %s", self._job.job_id, owned.index, owned.refusal
+            )
+        self._feed(self._relay.on_owned(owned, self._clock.now()))
+        if self._succession is not None:
+            self._succession.on_record(message.subject, owned)
+
+    # ------------------------------------------------------------------------------------------------------ carry out
+
+    def _feed(self, outputs: list[Output]) -> None:
+        """Carry out what the relay wants, and come back when it wants to be asked."""
+        if self._possession.is_doubtful():
+            self._spawn(self._make_sure())
+        if self._possession.holds(outputs):
+            return
+        for output in outputs:
+            _ACTS[type(output)](self, output)
+        relay = self._relay
+        if relay.joined and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        deadline = relay.deadline
+        if deadline is not None and (self._timer is None or deadline < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._clock.call_later(max(0.001, deadline - self._clock.now()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._feed(self._relay.tick(self._clock.now()))
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._feed(self._relay.flush(self._clock.now()))
+
+    def _dial(self, _: do.Dial) -> None:
+        self._watch(self._link.dial(self._may_dial))
+
+    def _write(self, output: do.Write) -> None:
+        self._link.write(output.data)
+
+    def _ping(self, output: do.Ping) -> None:
+        self._link.ping(output.token)
+
+    def _hang_up(self, output: do.Close) -> None:
+        self._link.close(output.code)
+
+    def _leave(self, output: do.Leave) -> None:
+        self._link.leave(output.code)
+
+    def _has_left(self, _: do.Left) -> None:
+        self._left.set()
+
+    def _store(self, output: do.Store) -> None:
+        ledger = self._ledger
+        if ledger is None:
+            return
+        ledger.put(output)
+        if output.notify:
+            self._spawn(self._tell_stored(ledger, output.notify))
+
+    async def _tell_stored(self, ledger: Ledger, notify: str) -> None:
+        await ledger.flush()
+        reached("line.claim_stored")
+        self._feed(self._relay.stored(notify, self._clock.now()))
+
+    def _ask_again(self, output: do.AskAgain) -> None:
+        if self._subjects is not None:
+            self._spawn(self._services.bus.publish(self._subjects.again, codec.encode(output.again)))
+
+    def _fetch(self, output: do.Fetch) -> None:
+        if self._reader is not None:
+            self._spawn(self._hand_in(self._reader, output))
+
+    async def _hand_in(self, reader: OwnerRecords, wanted: do.Fetch) -> None:
+        async for owned in reader.between(self._services.log, self._relay.owner.epoch, wanted.first, wanted.last):
+            self._feed(self._relay.on_owned(owned, self._clock.now()))
+
+    # ------------------------------------------------------------------------------------------------------- its owner
+
+    def _look_after(self, care: Care, subjects: CallSubjects, ledger: Ledger) -> Succession:
+        """Care for the owner from here on."""
+        job = self._job
+        wanted = Resumption(job.job_id, Pool(job.agent_id, job.dev), self.session_id)
+        estate = LiveCall(self._relay, ledger, self._services, self._feed, self._on_log_failure)
+        self._succession = Succession(wanted, self._services, care, subjects, estate)
+        return self._succession
+
+    async def _listen(self, session_id: str) -> CallSubjects:
+        """Hear the session's owner from here on."""
+        bus, subjects = self._services.bus, self._services.subjects.call(self._job.agent_id, session_id)
+        self._subjects, self._reader = subjects, OwnerRecords(self._services.subjects, subjects)
+        for subject, handler in ((subjects.live, self._on_live), (subjects.all, self._on_record)):
+            self._subscriptions.append(await bus.subscribe(subject, handler))
+        return subjects
+
+    def _open_ledger(self, writing: Writing) -> Ledger:
+        services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
+        self._possession.begin(subjects.line, writing.epoch)
+        return Ledger(
+            services.log,
+            services.bus,
+            services.clock,
+            subjects,
+            writing,
+            on_failure=self._on_log_failure,
+            on_state=self._on_log_state,
+        )
+
+    # -------------------------------------------------------------------------------------------------------- the log
+
+    def _on_log_failure(self, error: LogError) -> None:
+        if isinstance(error, Fenced):
+            self._move()
+            return
+        logger.error("job %s: the event log takes no more: %s", self._job.job_id, error)
+        self._feed(self._relay.end("error", "the event log takes no more", self._clock.now()))
+
+    def _on_log_state(self, away: bool) -> None:  # noqa: FBT001 - the ledger's callback
+        relay, ledger, now = self._relay, self._ledger, self._clock.now()
+        if ledger is None or ledger.backlog < self._settings.busy // 4:
+            self._link.resume_reading()
+        if not away:
+            self._feed(relay.log_back())
+            return
+        self._feed(relay.log_away(now))
+        if ledger is not None and ledger.unstored_bytes > self._settings.relay.buffer_bytes:
+            self._feed(relay.end("error", "too much waits for the event log", now))
+
+    # ------------------------------------------------------------------------------------------------ is it still ours
+
+    async def _make_sure(self) -> None:
+        held = await self._possession.settle()
+        if held is None:
+            self._move()
+        else:
+            self._feed(held)
+
+    async def _may_dial(self) -> bool:
+        ours = await self._possession.is_ours()
+        if not ours:
+            self._move()
+        return ours
+
+    def _move(self, why: str = "another bridge holds the line") -> None:
+        """The call goes on elsewhere: whatever waits to be done here is not, and its socket is let go."""
+        logger.warning("job %s: %s; its socket is let go", self._job.job_id, why)
+        self._possession.end()
+        self._link.close(LET_GO)
+        self._left.set()
+        self._finish(LineResult(MOVED, self._duration(), connected=True))
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def _failed(self, output: do.Failed) -> None:
+        raise NotImplementedError
+
+    def _begin(self, output: do.Begin) -> None:
+        raise NotImplementedError
+
+    def _over(self, output: do.Over) -> None:
+        self._link.turn_away()
+        self._finish(LineResult(output.reason, self._duration(), connected=True))
+
+    def _finish(self, result: LineResult) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(result)
+
+    def _duration(self) -> float:
+        return 0.0 if self._started_at is None else self._clock.now() - self._started_at
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._link.close(LET_GO)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for subscription in self._subscriptions:
+            await subscription.close()
+        if self._ledger is not None:
+            await self._ledger.close()
+        await self._link.wait_closed()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        self._watch(asyncio.get_running_loop().create_task(work))
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LogError):  # what waits for the log is asked for again, or ends with the call
+            logger.warning("job %s: %s", self._job.job_id, error)
+        elif error is not None:
+            logger.error("job %s: %s", self._job.job_id, whereabouts(error))
+            self._link.close(LET_GO)
+            self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
+
+
+_ACTS: Final[dict[type[object], Callable[..., None]]] = {
+    do.Begin: lambda line, output: line._begin(output),  # noqa: SLF001 - the class's own table
+    do.Failed: lambda line, output: line._failed(output),  # noqa: SLF001
+    do.Dial: CallLine._dial,  # noqa: SLF001
+    do.Write: CallLine._write,  # noqa: SLF001
+    do.Ping: CallLine._ping,  # noqa: SLF001
+    do.Close: CallLine._hang_up,  # noqa: SLF001
+    do.Store: CallLine._store,  # noqa: SLF001
+    do.AskAgain: CallLine._ask_again,  # noqa: SLF001
+    do.Fetch: CallLine._fetch,  # noqa: SLF001
+    do.Leave: CallLine._leave,  # noqa: SLF001
+    do.Left: CallLine._has_left,  # noqa: SLF001
+    do.Over: CallLine._over,  # noqa: SLF001
+}

@@ -1,0 +1,292 @@
+"""The other bridges: which are gone, whose calls are then ours to take, and what the living ask of each other.
+
+A bridge that is gone leaves records of its jobs. Every living bridge goes through them in an order of its own and takes
+what it gets: each record by compare-and-set, so each call goes to one. A bridge that drains releases its records, and
+lets go of a call when another has taken it and asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from unpod.core.subjects import Subjects
+from unpod.errors import LogError, NoResponders
+from unpod.ports import Bus, Message, Subscription
+from unpod_bridge.adopt import NEVER
+from unpod_bridge.job_records import Claim, JobRecord, Kept, Records
+from unpod_bridge.peers import Gone, Peers
+
+logger = logging.getLogger("unpod.bridge")
+
+LOOK_S: Final = 0.25
+ASK_TIMEOUT_S: Final = 0.5
+YIELD_TIMEOUT_S: Final = 5.0
+AT_ONCE: Final = 50
+"""How many calls are taken over at the same time."""
+PAUSE_S: Final = 0.02
+"""The longest pause before the records of a bridge are gone through: so that two bridges share them."""
+RETRY_S: Final = 0.5
+SWEEP_TRIES: Final = 20
+OK: Final = b"ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A job that we have taken from another bridge.
+
+    From the sequence `deaf_from` of the log on, that bridge has heard nothing. `let_go` asks one that is alive to hand
+    the call over, and returns whether it has.
+    """
+
+    record: JobRecord
+    claim: Claim
+    deaf_from: int = NEVER
+    let_go: Callable[[], Awaitable[bool]] | None = None
+
+
+class Household(Protocol):
+    """What a bridge does for its neighbours; nothing here raises."""
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Go on with another bridge's call."""
+        ...
+
+    async def let_go(self, job_id: str) -> bool:
+        """Hand a call over; return whether all of it is stored and its socket is closed."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """End a call that the orchestrator has called off, if it is here."""
+        ...
+
+
+class Neighbours:
+    """Watches the other bridges, and takes the calls of those that are gone. `end` is the log's last sequence."""
+
+    def __init__(
+        self,
+        bridge_id: str,
+        bus: Bus,
+        subjects: Subjects,
+        *,
+        records: Records,
+        peers: Peers,
+        household: Household,
+        end: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._bridge_id = bridge_id
+        self._bus = bus
+        self._subjects = subjects
+        self._records = records
+        self._peers = peers
+        self._household = household
+        self._end = end
+        self._loop = asyncio.get_running_loop()
+        self._ends: dict[str, int] = {}
+        self._relieved: set[str] = set()
+        self._taking = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._subscriptions: list[Subscription] = []
+        self.closed_to_orphans = False
+
+    async def open(self) -> None:
+        """Answer the others; raises LogError."""
+        mine = self._subjects.bridge(self._bridge_id)
+        for what, handler in (("ping", self._on_ping), ("yield", self._on_yield), ("cancel", self._on_cancel)):
+            self._subscriptions.append(await self._bus.subscribe(f"{mine}.{what}", handler))
+
+    async def run(self) -> None:
+        """Watch, until cancelled."""
+        try:
+            self._spawn(self._look_round())
+            while True:
+                self._look()
+                wait_s = min(LOOK_S, max(0.01, (self._peers.next_at() or float("inf")) - self._loop.time()))
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Answer nobody any more: from here on we are gone."""
+        for subscription in self._subscriptions:
+            await subscription.close()
+
+    # ------------------------------------------------------------------------------------------------- what is heard
+
+    def changed(self) -> None:
+        """Something was heard of a bridge: look at once."""
+        self._wake.set()
+
+    def suspect(self, bridge: str) -> None:
+        """The server says that a bridge's connection has ended."""
+        if bridge != self._bridge_id:
+            self._peers.suspect(bridge, self._loop.time())
+            self._wake.set()
+
+    def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
+        """Our own connection was lost, or is back."""
+        if up:
+            self._peers.reconnected(self._loop.time())
+            self._spawn(self._look_round())
+
+    def forward_cancel(self, job_id: str) -> None:
+        """The orchestrator calls a job off that is not here: tell the bridge that has it."""
+        self._spawn(self._forward_cancel(job_id))
+
+    async def _forward_cancel(self, job_id: str) -> None:
+        record = await self._records.get(job_id)
+        if record is not None and record.bridge != self._bridge_id:
+            await self._bus.publish(f"{self._subjects.bridge(record.bridge)}.cancel", job_id.encode())
+
+    def _on_ping(self, message: Message) -> None:
+        self._answer(message, OK)
+
+    def _on_cancel(self, message: Message) -> None:
+        self._household.cancel(message.data.decode("utf-8", "replace"))
+
+    def _on_yield(self, message: Message) -> None:
+        self._spawn(self._let_go(message))
+
+    async def _let_go(self, message: Message) -> None:
+        let_go = await self._household.let_go(message.data.decode("utf-8", "replace"))
+        self._answer(message, OK if let_go else b"")
+
+    def _answer(self, message: Message, data: bytes) -> None:
+        if message.reply:
+            try:
+                self._bus.send(message.reply, data)
+            except LogError as error:
+                logger.debug("a bridge could not be answered: %s", type(error).__name__)
+
+    # ------------------------------------------------------------------------------------------------------- the watch
+
+    async def _look_round(self) -> None:
+        """Ask after every bridge that a record names: it may have been gone before we came."""
+        records = await self._all()
+        now = self._loop.time()
+        for bridge in {kept.record.bridge for kept in records} - {self._bridge_id}:
+            if self._peers.alive(bridge, now):
+                self._peers.doubt(bridge, now)
+            else:
+                self._spawn(self._sweep(bridge))
+        self._wake.set()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for bridge in self._peers.due(now):
+            if bridge != self._bridge_id:
+                self._spawn(self._ask(bridge))
+        for gone in self._peers.gone(now):
+            self._lost(gone)
+        if not self.closed_to_orphans:
+            for bridge in self._peers.draining():
+                if bridge not in self._relieved:
+                    self._relieved.add(bridge)
+                    self._spawn(self._relieve(bridge))
+
+    async def _ask(self, bridge: str) -> None:
+        try:
+            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
+        except NoResponders:
+            if bridge not in self._ends:
+                self._ends[bridge] = await self._end()
+            self._peers.nobody(bridge, self._loop.time())
+        else:
+            self._ends.pop(bridge, None)
+            self._peers.answered(bridge, self._loop.time())
+        self._wake.set()
+
+    def _lost(self, gone: Gone) -> None:
+        if gone.bridge == self._bridge_id:
+            return
+        how = {"said": "has ended", "nobody": "is gone", "silent": "has fallen silent"}[gone.how]
+        logger.info("%s %s", gone.bridge, how)
+        self._spawn(self._sweep(gone.bridge, may_hear=gone.how == "silent"))  # stopped, or cut off
+
+    # -------------------------------------------------------------------------------------------------- taking of calls
+
+    async def _sweep(self, bridge: str, *, may_hear: bool = False) -> None:
+        """Take the calls of a bridge that is gone."""
+        end = self._ends.get(bridge)
+        if end is None and not may_hear:
+            end = await self._end()
+        deaf_from = NEVER if end is None or may_hear else end + 1
+        await asyncio.sleep(random.uniform(0.0, PAUSE_S))  # noqa: S311 - spreads load
+        orphans = [kept for kept in await self._all() if kept.record.bridge == bridge]
+        taken = await self._take_all(orphans, deaf_from)
+        self._ends.pop(bridge, None)
+        if taken:
+            logger.warning("%d calls of %s are taken over", taken, bridge)
+
+    async def _relieve(self, bridge: str) -> None:
+        """Take what a bridge has released, as long as it drains."""
+        try:
+            while bridge in self._peers.draining() and not self.closed_to_orphans:
+                released = [k for k in await self._all() if k.record.bridge == bridge and k.record.state == "released"]
+                taken = await self._take_all(released)
+                if taken:
+                    logger.info("%d calls of %s, which drains, are taken over", taken, bridge)
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self._relieved.discard(bridge)
+
+    async def _take_all(self, orphans: Iterable[Kept], deaf_from: int | None = None) -> int:
+        orphans = list(orphans)
+        random.shuffle(orphans)
+        return sum(await asyncio.gather(*(self._take(kept, deaf_from) for kept in orphans)))
+
+    async def _take(self, kept: Kept, deaf_from: int | None) -> bool:
+        async with self._taking:
+            if self.closed_to_orphans:
+                return False
+            claim = await self._records.take(kept)
+        if claim is None:
+            return False
+        if deaf_from is None:
+            self._household.adopt(Orphan(kept.record, claim, let_go=lambda: self._ask_for(kept.record)))
+        else:
+            self._household.adopt(Orphan(kept.record, claim, deaf_from))
+        return True
+
+    async def _ask_for(self, record: JobRecord) -> bool:
+        subject = f"{self._subjects.bridge(record.bridge)}.yield"
+        try:
+            answer = await self._bus.request(subject, record.job.encode(), timeout_s=YIELD_TIMEOUT_S)
+        except LogError as error:
+            logger.info("job %s: %s does not hand it over: %s", record.job, record.bridge, type(error).__name__)
+            return False
+        return answer.data == OK
+
+    async def _all(self) -> list[Kept]:
+        """Return all records; a store that does not answer is asked again."""
+        for _ in range(SWEEP_TRIES):
+            try:
+                return await self._records.all()
+            except LogError as error:
+                logger.warning("the records of jobs cannot be read: %s; trying again", type(error).__name__)
+            await asyncio.sleep(RETRY_S)
+        return []
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work, name="unpod-neighbours")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            level = logging.DEBUG if isinstance(error, LogError) else logging.ERROR
+            logger.log(level, "%s: %s", task.get_name(), type(error).__name__)

@@ -1,0 +1,142 @@
+"""The runner's pulse: bridges ask each second whether it is there, and a thread of its own answers.
+
+The thread has an event loop and a connection to NATS of its own, so code that blocks the runner's event loop does not
+make the runner look dead. It says how long that loop has not turned, which makes it look ill: its calls are moved then.
+The question carries the bridge's last index of each session, so a record that was lost on its way is noticed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import PING, Ping, Pulse, encode
+from unpod.errors import LogError
+from unpod.jetstream.connection import connect
+
+if TYPE_CHECKING:
+    from unpod.jetstream.options import NatsOptions
+    from unpod.ports import Bus, Message
+
+logger = logging.getLogger("unpod.runner")
+
+BEAT_S: Final = 0.1
+STOP_S: Final = 2.0
+START_S: Final = 10.0
+
+
+class Owned(Protocol):
+    """A session that runs here. Read from another thread."""
+
+    @property
+    def epoch(self) -> int:
+        """Under which it runs."""
+        ...
+
+    @property
+    def owner_index(self) -> int:
+        """The index of its newest record."""
+        ...
+
+    @property
+    def bridge_index(self) -> int:
+        """The index of the bridge's newest record that it has."""
+        ...
+
+    def expect(self, index: int) -> None:
+        """Fetch what the bridge has written up to `index`; called on the runner's event loop."""
+        ...
+
+
+class PulseThread:
+    """Answers pings on `subject`; `find` returns a session that runs here by its id, and must be thread-safe."""
+
+    def __init__(self, options: NatsOptions, subject: str, runner_id: str, find: Callable[[str], Owned | None]) -> None:
+        self._options = options
+        self._subject = subject
+        self._runner_id = runner_id
+        self._find = find
+        self._home = asyncio.get_running_loop()
+        self._beat_at = time.monotonic()
+        self._beat: asyncio.TimerHandle | None = None
+        self._started = threading.Event()
+        self._failure: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._main, name=f"unpod-pulse-{runner_id}", daemon=True)
+
+    async def start(self) -> None:
+        """Return once pings are answered.
+
+        Raises:
+            UnpodError: NATS does not let us, or does not answer.
+        """
+        self._turn()
+        self._thread.start()
+        await asyncio.to_thread(self._started.wait, START_S)
+        if self._failure is not None:
+            await self.stop()
+            raise self._failure
+
+    async def stop(self) -> None:
+        """Answer no more, and end the thread."""
+        if self._beat is not None:
+            self._beat.cancel()
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, STOP_S)
+
+    def _turn(self) -> None:
+        """Note, on the runner's event loop, that it turns."""
+        self._beat_at = time.monotonic()
+        self._beat = self._home.call_later(BEAT_S, self._turn)
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:  # noqa: BLE001 - told to whoever waits in `start`, else in the log
+            if self._started.is_set():
+                logger.error("the runner's pulse has stopped: %s", type(error).__name__)  # noqa: TRY400
+            self._failure = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with connect(self._options) as nats:
+            subscription = await nats.subscribe(self._subject, lambda message: self._on_ping(nats, message))
+            self._started.set()
+            await self._stop.wait()
+            await subscription.close()
+
+    def _on_ping(self, bus: Bus, message: Message) -> None:
+        try:
+            ping = PING.decode(message.data)
+        except MALFORMED:
+            logger.warning("a ping of %d bytes cannot be read", len(message.data))
+            return
+        try:
+            bus.send(message.reply, encode(self._answer(ping)))
+        except LogError as error:  # it will ask again
+            logger.debug("a ping could not be answered: %s", type(error).__name__)
+
+    def _answer(self, ping: Ping) -> Pulse:
+        sessions: dict[str, tuple[int, int]] = {}
+        for session_id, index in ping.sessions.items():
+            owned = self._find(session_id)
+            if owned is None:
+                continue
+            sessions[session_id] = owned.epoch, owned.owner_index
+            if index > owned.bridge_index:
+                self._home.call_soon_threadsafe(owned.expect, index)
+        lag_s = max(0.0, time.monotonic() - self._beat_at - BEAT_S)
+        return Pulse(runner=self._runner_id, lag_s=lag_s, sessions=sessions)

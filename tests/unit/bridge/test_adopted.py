@@ -1,0 +1,362 @@
+"""How a relay goes on with a call that another bridge had, and how it lets go of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.bridge.books import Book
+from tests.unit.bridge.wires import Wire, facts, kinds, outcomes, spoken, verbs, written
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod_bridge import outputs as do
+from unpod_bridge.adopted import Adopted
+from unpod_bridge.frames import VERBS
+
+
+def go_on(past: Adopted) -> Wire:
+    """Return a relay that goes on from there, dialling."""
+    wire = Wire()
+    wire.index = past.owner_index
+    wire.feed(wire.relay.adopt(past, wire.now))
+    return wire
+
+
+def test_it_says_what_is_unknown_dials_and_tells_that_the_call_is_back() -> None:
+    book = Book()
+    book.owner(cmd.EndCall(), "end")
+    book.acks("end", "claimed")
+    wire = go_on(book.adopted())
+    assert outcomes(wire.out) == [("call.end", "unknown")]
+    assert kinds(wire.out) == ["Store", "Dial"]
+    out = wire.back()
+    assert [ev.tag_of(fact) for fact in facts(out)] == ["hello.ack", "call.reattached"]
+    assert facts(out, ev.CallReattached) == [ev.CallReattached(session_id="s", attempt=1)]
+    assert verbs(out) == ["hello"]
+
+
+def test_the_pause_goes_first_then_what_is_to_be_done_in_order() -> None:
+    book = Book()
+    book.owner(cmd.PauseRecording(reason="card"), "pause")
+    book.acks("pause", "written")
+    book.owner(cmd.Say(text="a"))
+    book.owner(cmd.SetFiller(text="hm"))
+    book.owner(cmd.Say(text="b"))
+    wire = go_on(book.adopted(clean=True))
+    out = wire.back()
+    assert verbs(out) == ["hello", "recording.pause", "agent.say", "agent.filler", "agent.say"]
+    assert outcomes(out) == [("say", "written"), ("filler.set", "written"), ("say", "written")]
+    assert all(output.withheld for output in out if isinstance(output, do.Store) and output.channel == "evt")
+
+
+def test_an_end_that_was_never_claimed_is_claimed_now() -> None:
+    book = Book()
+    book.owner(cmd.EndCall(reason="done"), "end")
+    wire = go_on(book.adopted())
+    assert outcomes(wire.back()) == [("call.end", "claimed")]
+    assert verbs(wire.stored()) == ["agent.end_call"]
+    assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="done", close_code=1000, by="agent")]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason", "seconds"),
+    [
+        (cmd.EndCall(reason="done"), "done", 30.0),
+        (cmd.Transfer(transfer_type="human", target="x"), "transferred", 10.0),
+    ],
+)
+def test_an_end_that_may_have_been_sent_is_not_repeated_and_comes_all_the_same(
+    command: cmd.AnyCommand, reason: str, seconds: float
+) -> None:
+    book = Book()
+    book.owner(command, "end")
+    book.acks("end", "claimed")
+    wire = go_on(book.adopted())
+    assert verbs(wire.back()) == ["hello"]
+    assert not facts(wire.passes(seconds - 1.0), ev.CallEnded)
+    [ended] = facts(wire.passes(2.0), ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert ended.reason == reason
+    assert ended.by == "agent"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_worker_that_does_not_know_the_call_any_more(*, asked: bool) -> None:
+    book = Book()
+    if asked:
+        book.owner(cmd.EndCall(reason="done"), "end")
+        book.acks("end", "claimed", "delivered")
+    wire = go_on(book.adopted())
+    wire.opened()
+    [ended] = facts(wire.lost(4003), ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert ended.reason == ("done" if asked else "lost")
+
+
+def test_our_own_dead_socket_holds_the_call_for_a_while() -> None:
+    wire = go_on(Book().adopted())
+    for _ in range(29):
+        wire.opened()
+        wire.lost(4009)
+        assert "Dial" in kinds(wire.passes(0.5))
+    wire.back()
+    assert wire.relay.phase == "open"
+
+
+def test_it_gives_up_when_another_socket_holds_the_call_for_too_long() -> None:
+    wire = go_on(Book().adopted())
+    for _ in range(31):
+        wire.opened()
+        wire.lost(4009)
+        wire.passes(0.5)
+    assert [fact.reason for fact in facts(wire.out, ev.CallEnded) if isinstance(fact, ev.CallEnded)] == ["lost"]
+
+
+def spoken_until(deltas: int, chars: int) -> Adopted:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.bridge(ev.ReplySpoken(turn=1, deltas=deltas, chars=chars))
+    return book.adopted()
+
+
+def test_a_reply_goes_on_with_the_first_piece_that_comes_and_asks_for_none_before() -> None:
+    wire = go_on(spoken_until(2, 4))
+    wire.speaks(1, 2, "b")
+    wire.speaks(1, 6, "f ")
+    wire.speaks(1, 7, "g ")
+    out = wire.back() + wire.flush()
+    assert spoken(out) == ["f g "]
+    assert not [output for output in out if isinstance(output, do.AskAgain)]
+    out = wire.speaks(1, 8, "h") + wire.flush() + wire.ends(1, 8)
+    assert spoken(out) == ["h", None]
+    assert facts(out, ev.ReplySpoken) == [ev.ReplySpoken(turn=1, deltas=8, chars=9, ended=True)]
+
+
+def test_what_is_missing_behind_the_first_piece_is_asked_for() -> None:
+    wire = go_on(spoken_until(2, 4))
+    wire.speaks(1, 6, "f")
+    wire.speaks(1, 8, "h")
+    out = wire.back()
+    [ask] = [output for output in out if isinstance(output, do.AskAgain)]
+    assert ask.again.first == 7
+
+
+def test_a_reply_of_which_no_receipt_tells_is_treated_alike() -> None:
+    wire = go_on(Book().adopted())
+    wire.back()
+    assert spoken(wire.speaks(3, 4, "d")) == ["d"]
+    assert spoken(wire.ends(3, 4)) == [None]
+    out = wire.speaks(4, 2, "b")
+    assert spoken(out) == []
+    assert [output.again.first for output in out if isinstance(output, do.AskAgain)] == [1]
+
+
+def test_a_reply_whose_end_is_in_the_log_is_ended_once_without_what_nobody_will_send() -> None:
+    book = Book()
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.owner(cmd.EndReply(turn=1, deltas=5, chars=10))
+    wire = go_on(book.adopted())
+    assert spoken(wire.back()) == [None]
+    assert wire.speaks(1, 5, "e") == []
+    assert wire.ends(1, 5) == []
+
+
+def test_after_a_handover_in_order_nothing_of_a_reply_is_lost() -> None:
+    book = Book()
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    wire = go_on(book.adopted(clean=True))
+    wire.speaks(1, 5, "e")
+    out = wire.back()
+    [ask] = [output for output in out if isinstance(output, do.AskAgain)]
+    assert ask.again.first == 3
+    out = wire.speaks(1, 3, "c") + wire.speaks(1, 4, "d") + wire.flush()
+    assert spoken(out) == ["cde"]
+
+
+def test_a_reply_that_was_cut_only_gets_its_end() -> None:
+    book = Book()
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.bridge(ev.UserInterrupted())
+    wire = go_on(book.adopted())
+    wire.back()
+    assert wire.speaks(1, 3, "c") == []
+    assert spoken(wire.ends(1, 5)) == [None]
+
+
+def test_the_caller_who_waits_hears_the_filler() -> None:
+    book = Book(verbs=VERBS)
+    book.owner(cmd.SetFiller(text="one moment"), "filler")
+    book.acks("filler", "ignored")
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back(*VERBS)
+    assert written(wire.passes(1.0)) == [{"event": "agent.say", "text": "one moment"}]
+
+
+def test_the_log_comes_first_and_the_tail_after_it() -> None:
+    book = Book()
+    book.owner(cmd.Say(text="a"), "a")
+    wire = go_on(book.adopted(clean=True))
+    wire.does(cmd.Say(text="a"), index=1, name="a")
+    wire.does(cmd.Say(text="b"), index=2, name="b")
+    assert [frame.get("text") for frame in written(wire.back())[1:]] == ["a", "b"]
+
+
+# -------------------------------------------------------------------------------------------------------- handing over
+
+
+def test_leaving_closes_and_hears_what_is_on_its_way_and_says_how_far_it_was() -> None:
+    wire = Wire().up()
+    wire.says("user.text", text="hi")
+    wire.speaks(1, 1, "a")
+    wire.speaks(1, 2, "b")
+    out = wire.feed(wire.relay.leave(wire.now))
+    assert kinds(out) == ["Write", "Leave"]
+    assert wire.speaks(1, 3, "c") == []
+    assert wire.does(cmd.Say(text="x")) == []
+    assert facts(wire.says("user.text", text="wait"), ev.UserText) == [ev.UserText(text="wait")]
+    out = wire.lost(1000)
+    assert facts(out) == [ev.ReplySpoken(turn=1, deltas=2, chars=2)]
+    assert kinds(out) == ["Store", "Left"]
+    assert wire.relay.deadline is None
+    assert wire.feed(wire.relay.leave(wire.now)) == []
+
+
+def test_leaving_without_a_link() -> None:
+    wire = Wire().up()
+    wire.lost(None)
+    assert kinds(wire.feed(wire.relay.leave(wire.now))) == ["Close", "Left"]
+
+
+# ----------------------------------------------------------------------------------------------------- at any moment
+
+
+class Played:
+    """Plays steps on a relay, and keeps the log that its shell would have written, with what the worker got."""
+
+    def __init__(self) -> None:
+        self.book = Book()
+        self.wire = Wire().up()
+        self.turn = 0
+        self.sent = 0
+        self.heard: list[dict[str, object]] = []
+
+    def step(self, name: str) -> None:
+        STEPS[name](self)
+
+    def say(self) -> None:
+        self.command(cmd.Say(text=f"say {self.book.owner_index}"))
+
+    def ask(self) -> None:
+        self.turn, self.sent = self.turn + 1, 0
+        self.wire.says("user.text", text="hi")
+
+    def speak(self) -> None:
+        if self.turn:
+            self.sent += 1
+            self.wire.speaks(self.turn, self.sent, f"{self.turn}.{self.sent} ")
+
+    def end(self) -> None:
+        if self.turn:
+            self.command(cmd.EndReply(turn=self.turn, deltas=self.sent))
+            self.sent += 1_000  # what comes after the end must never be heard
+
+    def pong(self) -> None:
+        if any(isinstance(output, do.Ping) for output in self.wire.out):
+            self.wire.pong()
+
+    def command(self, command: cmd.AnyCommand, *, heard: bool = True) -> None:
+        self.book.owner(command)
+        if heard:
+            self.wire.does(command, index=self.book.owner_index, name=f"id-{self.book.owner_index}")
+
+    def take(self, *, unstored: int = 0) -> None:
+        """Store what was put, but the last of it, and hear what was written."""
+        stores = [output for output in self.wire.out if isinstance(output, do.Store)]
+        for store in stores[: len(stores) - unstored]:
+            self.book.bridge(store.body)
+        self.heard += written(self.wire.out)
+        self.wire.out.clear()
+
+    def is_handed_on(self, unheard: list[str]) -> None:
+        """Another bridge goes on; in between the owner has done what nobody heard."""
+        deaf_from = self.book.seq + 1
+        for name in unheard:
+            if name == "say":
+                self.command(cmd.Say(text=f"say {self.book.owner_index}"), heard=False)
+            elif name == "endcall":
+                self.command(cmd.EndCall(), heard=False)
+            elif name == "delta":
+                self.sent += 1
+        self.wire = go_on(self.book.adopted(deaf_from=deaf_from))
+        self.wire.back()
+        while self.wire.stored():  # one verb after the other waits for its claim
+            pass
+        self.take()
+
+    def said(self) -> list[object]:
+        return [frame["text"] for frame in self.heard if frame["event"] == "agent.say"]
+
+    def pieces(self) -> list[tuple[int, int]]:
+        texts = [str(frame["text"]) for frame in self.heard if frame["event"] == "agent.text.delta"]
+        numbers = [piece.split(".") for text in texts for piece in text.split()]
+        return [(int(turn), int(piece)) for turn, piece in numbers]
+
+    def count(self, event: str) -> int:
+        return sum(frame["event"] == event for frame in self.heard)
+
+
+STEPS: dict[str, Callable[[Played], object]] = {
+    "say": Played.say,
+    "user": Played.ask,
+    "delta": Played.speak,
+    "end": Played.end,
+    "pong": Played.pong,
+    "endcall": lambda played: played.command(cmd.EndCall()),
+    "pause": lambda played: played.command(cmd.PauseRecording()),
+    "cut": lambda played: played.wire.says("user.interrupted", turn_id=played.turn),
+    "flush": lambda played: played.wire.flush(),
+    "stored": lambda played: played.wire.stored(),
+    "second": lambda played: played.wire.passes(1.0),
+}
+some = st.lists(st.sampled_from(sorted(STEPS)), max_size=30)
+
+
+@given(before=some, last=some, unstored=st.integers(0, 3), unheard=some, after=some)
+def test_whatever_has_happened_nothing_is_said_twice_and_each_reply_ends_once(
+    before: list[str], last: list[str], unstored: int, unheard: list[str], after: list[str]
+) -> None:
+    played = Played()
+    for name in before:
+        played.step(name)
+        played.take()
+    for name in last:
+        if name not in ("stored", "pong"):  # a verb is not written before its claim is stored
+            played.step(name)
+    played.take(unstored=unstored)
+    played.is_handed_on(unheard)
+    for name in after:
+        played.step(name)
+        played.take()
+    said, pieces = played.said(), played.pieces()
+    assert len(said) == len(set(said))
+    assert pieces == sorted(set(pieces))
+    commands = [message for message in played.book.messages if b"call.end" in message.data[:30]]
+    assert played.count("agent.end_call") <= len(commands)
+    assert played.count("agent.text.end") <= played.turn + 1  # one may be repeated after a redial
+
+
+@given(before=some, unheard=st.lists(st.just("say"), max_size=5))
+def test_what_the_former_bridge_cannot_have_heard_is_said(before: list[str], unheard: list[str]) -> None:
+    played = Played()
+    for name in before:
+        played.step(name)
+        played.take()
+        if played.wire.relay.phase == "over":
+            return
+    first = played.book.owner_index
+    played.is_handed_on(unheard)
+    assert set(played.said()) >= {f"say {first + number}" for number in range(len(unheard))}

@@ -1,0 +1,661 @@
+"""Another owner for a call: a line and its runners over the log and the bus in memory, the time virtual."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.unit.bridge.call_rig import SUBJECTS, FakePlace, FakeWorker
+
+from unpod.core import codec, ids
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.fleet import OFFER, PING, TO_RUNNER, Hold, Offer, OfferAnswered, Pulse, Release, Start, Told, encode
+from unpod.core.live import Delta
+from unpod.errors import Fenced
+from unpod.ports import Fence, Message
+from unpod.testing.broker import MemoryBroker
+from unpod.testing.clock import VirtualClock, settle
+from unpod.testing.memory import MemoryLog
+from unpod_bridge import dispatch
+from unpod_bridge import succession as successions
+from unpod_bridge.dispatch import Dispatcher
+from unpod_bridge.frames import VERBS
+from unpod_bridge.line import Job, Line, LineResult, LineServices
+from unpod_bridge.probation import PROBATION_S, Probations
+from unpod_bridge.succession import Care
+from unpod_bridge.watch import Watch
+
+CALL = SUBJECTS.call("agent-1", "session-1")
+
+
+class Runner:
+    """A runner that takes over what it is offered, and writes what a test tells it to."""
+
+    def __init__(self, broker: MemoryBroker, runner_id: str) -> None:
+        self.log = MemoryLog(broker)
+        self.runner_id = runner_id
+        self.offers: list[Offer] = []
+        self.told: list[Hold | Start | Release] = []
+        self.starts: list[Start] = []
+        self.willing = True
+        self.deaf_to: type[object] | None = None
+        self.index = 0
+
+    async def listen(self) -> Runner:
+        await self.log.subscribe(SUBJECTS.resume("agent-1"), self._on_offer, queue="runners")
+        await self.log.subscribe(SUBJECTS.runner(self.runner_id), self._on_told)
+        await self.log.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
+        return self
+
+    def die(self) -> None:
+        self.log.available = False
+
+    def _on_offer(self, message: Message) -> None:
+        self.offers.append(OFFER.decode(message.data))
+        answer = OfferAnswered(answer="taken" if self.willing else "full", runner=self.runner_id)
+        self.log.send(message.reply, encode(answer))
+
+    def _on_told(self, message: Message) -> None:
+        told = TO_RUNNER.decode(message.data)
+        self.told.append(told)
+        if isinstance(told, Start):
+            self.starts.append(told)
+        if self.deaf_to is not None and isinstance(told, self.deaf_to):
+            return
+        if message.reply:
+            self.log.send(message.reply, encode(Told(ok=True)))
+
+    def _on_ping(self, message: Message) -> None:
+        ping = PING.decode(message.data)
+        epoch = self.starts[-1].epoch if self.starts else 0
+        pulse = Pulse(runner=self.runner_id, sessions=dict.fromkeys(ping.sessions, (epoch, self.index)))
+        self.log.send(message.reply, encode(pulse))
+
+    # --- the session
+
+    async def write(self, body: cmd.AnyCommand | ev.SessionEvent, *, index: int = 0, settled: int = 0) -> str:
+        self.index = index or self.index + 1
+        channel = "cmd" if isinstance(body, cmd.Command) else "run"
+        tag = ev.tag_of(body)
+        identifier = ids.derive("test", self.runner_id, self.index)
+        envelope = Envelope(
+            id=identifier,
+            type=f"{channel}.{tag}",
+            source=self.runner_id,
+            session="session-1",
+            time=1.0,
+            epoch=self.epoch,
+            index=self.index,
+            seen=3,
+            settled=settled,
+        )
+        subject = CALL.cmd if channel == "cmd" else CALL.run(tag)
+        await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=Fence(CALL.own, self.epoch))
+        return identifier
+
+    def speak(self, turn: int, n: int, text: str, *, part: int = 0) -> None:
+        self.log.send(CALL.delta, codec.encode(Delta(self.epoch, turn, part, n, 0, text)))
+
+    @property
+    def epoch(self) -> int:
+        return self.starts[-1].epoch
+
+
+class FirstPlace(FakePlace):
+    """The place at the call's first runner, which was found before the line began."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.runner_id)
+        self._runner = runner
+
+    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+        start = Start(job="job-1", agent="agent-1", session=session_id, epoch=epoch, until_seq=until_seq)
+        self._runner.starts.append(start)
+        return self.willing
+
+
+class House:
+    """One call on a bridge that cares for its owner."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.broker = MemoryBroker(now_ns=self.clock.now_ns)
+        self.log = MemoryLog(self.broker)
+        self.worker = FakeWorker(verbs=VERBS)
+        self.watch = Watch(self.log, SUBJECTS, self.clock, "bridge-1")
+        self.probations = Probations()
+        self.dispatcher = Dispatcher(self.log, SUBJECTS, "bridge-1")
+        self.services = LineServices(
+            log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=self.worker
+        )
+        self.first = Runner(self.broker, "runner-1")
+        self.place = FirstPlace(self.first)
+        care = Care(self.watch, self.probations, self.dispatcher.resume)
+        job = Job("job-1", "call-1", "agent-1", "ws://w/c", "token")
+        self.line = Line(job, self.place, self.services, care=care)
+        self.task: asyncio.Task[LineResult] | None = None
+
+    async def runner(self, runner_id: str) -> Runner:
+        return await Runner(self.broker, runner_id).listen()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.001)  # the dispatcher's pauses are real time
+        await settle()
+
+    async def kill(self, runner: Runner) -> None:
+        """The runner dies, and the server says so."""
+        runner.die()
+        self.watch.said_gone(runner.runner_id)
+        await settle()
+
+    def hear(self, text: str) -> None:
+        self.worker.socket.say("user.text", text=text)
+
+    async def hang_up(self) -> LineResult:
+        self.worker.socket.lose(1000)
+        assert self.task is not None
+        return await self.task
+
+    def records(self, kind: type[object]) -> list[Record]:
+        found = [codec.read(SUBJECTS, m.subject, m.headers, m.data, m.seq) for m in self.broker.records]
+        return [record for record in found if isinstance(record.body, kind)]
+
+    @property
+    def changes(self) -> list[ev.OwnerChanged]:
+        return [record.body for record in self.records(ev.OwnerChanged) if isinstance(record.body, ev.OwnerChanged)]
+
+    @property
+    def said(self) -> list[object]:
+        return [frame.get("text") for frame in self.worker.socket.sent if frame["event"] == "agent.say"]
+
+    @property
+    def spoken(self) -> list[object]:
+        """Pieces of replies as their texts, ends as None."""
+        return [f.get("text") for f in self.worker.socket.sent if str(f["event"]).startswith("agent.text.")]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "TRY_S", 0.05)
+    monkeypatch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
+    monkeypatch.setattr(dispatch, "RESUME_S", 0.2)
+    monkeypatch.setattr(dispatch, "AVOID_S", 0.1)
+
+
+@asynccontextmanager
+async def a_house(*, started: bool = True) -> AsyncIterator[House]:
+    made = House()
+    made.place.willing = started
+    await made.first.listen()
+    made.first.willing = False
+    watching = asyncio.create_task(made.watch.run())
+    made.task = asyncio.create_task(made.line.run())
+    await settle(40)
+    try:
+        yield made
+    finally:
+        for task in (made.task, watching):
+            task.cancel()
+        await asyncio.wait({made.task, watching})
+        if not made.task.cancelled() and (after := made.task.result().after) is not None:
+            await after.close()
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with a_house() as made:
+        yield made
+
+
+# --- a takeover -------------------------------------------------------------------------------------------------------
+
+
+async def test_another_runner_takes_over_in_this_order(house: House) -> None:
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert second.offers == [Offer(job="job-1", bridge="bridge-1", agent="agent-1", resume=True, session="session-1")]
+    assert [type(told) for told in second.told] == [Hold, Start]
+    first, own = house.records(ev.OwnerAppointed)
+    assert own.body == ev.OwnerAppointed(runner="runner-2", takeover=1)
+    change = house.records(ev.OwnerChanged)[-1]
+    assert change.body == ev.OwnerChanged(epoch=own.seq, runner="runner-2", takeover=1)
+    assert (change.seq, change.envelope.index) == (own.seq + 1, 4)
+    assert second.starts == [
+        Start(job="job-1", agent="agent-1", session="session-1", epoch=own.seq, until_seq=change.seq, bridge="bridge-1")
+    ]
+    assert first.seq < own.seq
+
+
+async def test_the_former_owner_writes_nothing_more_and_nothing_of_it_is_heard(house: House) -> None:
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    house.first.log.available = True
+    house.first.speak(1, 1, "zombie")
+    with pytest.raises(Fenced):
+        await house.first.write(cmd.Say(text="zombie"))
+    await settle()
+    await second.write(cmd.Say(text="hello"))
+    await settle()
+    assert (house.said, house.spoken) == (["hello"], [])
+
+
+async def test_what_the_former_owner_had_stored_is_performed_though_the_tail_lost_it(house: House) -> None:
+    second = await house.runner("runner-2")
+    await house.first.write(cmd.Say(text="one"))
+    await settle()
+    house.broker.drop(CALL.cmd)
+    await house.first.write(cmd.Say(text="two"))
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert house.said == ["one", "two"]
+    assert house.changes[-1].last_owner_index == 2
+    second.index = 2
+    await second.write(cmd.Say(text="three"))
+    await settle()
+    assert house.said == ["one", "two", "three"]
+
+
+async def test_a_reply_in_the_middle_goes_on(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("hi")
+    house.first.speak(1, 1, "one ")
+    await settle()
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    change = house.changes[-1]
+    assert (change.turn, change.part, change.chars, change.text) == (1, 0, 4, "one ")
+    second.speak(1, 1, "two", part=1)
+    await settle()
+    await second.write(cmd.EndReply(turn=1, part=1, deltas=1, chars=3))
+    await settle()
+    assert house.spoken == ["one ", "two", None]
+
+
+async def test_the_caller_goes_on_meanwhile(house: House) -> None:
+    await house.kill(house.first)
+    house.hear("is anybody there?")
+    await settle()
+    assert len(house.records(ev.UserText)) == 1
+    second = await house.runner("runner-2")
+    house.dispatcher.changed()
+    await house.until(lambda: second.starts)
+    assert house.records(ev.OwnerChanged)[-1].envelope.index == house.records(ev.UserText)[0].envelope.index + 1
+
+
+async def test_indexes_have_no_gap_though_the_caller_talks_all_the_time(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.broker.delay_s = 0.002
+    await house.kill(house.first)
+    for number in range(200):
+        house.hear(f"text {number}")
+        await asyncio.sleep(0)
+    await house.until(lambda: second.starts)
+    change = house.records(ev.OwnerChanged)[-1]
+    before = [record for record in house.records(object) if 0 < record.envelope.index < change.envelope.index]
+    assert all(record.seq < change.seq for record in before if record.channel in ("evt", "ack"))
+    indexes = [record.envelope.index for record in house.records(object) if record.channel in ("evt", "ack")]
+    assert sorted(indexes) == list(range(1, len(indexes) + 1))
+
+
+# --- who takes it -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_only_runner_dies_and_another_comes_later(house: House) -> None:
+    house.hear("hi")
+    await house.kill(house.first)
+    await house.clock.advance(20)
+    assert house.said == ["One moment please."]
+    second = await house.runner("runner-2")
+    house.dispatcher.changed()
+    await house.until(lambda: second.starts)
+    await house.clock.advance(200)
+    assert not house.task or not house.task.done()
+
+
+async def test_nobody_ever_takes_it(house: House) -> None:
+    await house.kill(house.first)
+    await house.clock.advance(119)
+    assert house.task is not None
+    assert not house.task.done()
+    await house.clock.advance(2)
+    result = await house.task
+    assert result.reason == "error"
+    assert result.after is not None
+
+
+async def test_a_runner_that_dies_before_it_has_begun_costs_another_try(house: House) -> None:
+    second = await house.runner("runner-2")
+    second.deaf_to = Start
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    second.die()
+    third = await house.runner("runner-3")
+    await house.until(lambda: third.starts)
+    assert [change.takeover for change in house.changes] == [0, 1, 2]
+    assert house.changes[-1].skip == ""
+
+
+async def test_a_first_runner_that_does_not_begin_is_replaced() -> None:
+    async with a_house(started=False) as house:
+        second = await house.runner("runner-2")
+        house.dispatcher.changed()
+        await house.until(lambda: second.starts)
+        assert house.place.released == ["not started"]
+        await second.write(cmd.Say(text="hello"))
+        await settle()
+        assert house.said == ["hello"]
+
+
+async def test_one_that_was_only_stopped_keeps_its_call_while_nobody_else_is_there(house: House) -> None:
+    house.first.log.frozen = True
+    house.watch._sessions["session-1"].lose("does not answer for it")
+    await house.clock.advance(6)
+    assert house.said == []
+    house.hear("hello?")
+    await house.clock.advance(1)
+    assert house.said == ["One moment please."]
+    house.first.log.frozen = False
+    await house.clock.advance(1.0)
+    await house.first.write(cmd.Say(text="here I am"))
+    await settle()
+    assert house.said[1:] == ["here I am"]
+    second = await house.runner("runner-2")
+    house.dispatcher.changed()
+    await house.clock.advance(1.0)
+    assert second.offers == []
+
+
+async def test_one_that_has_just_failed_is_not_asked_again_at_once(house: House) -> None:
+    house.first.willing = True
+    house.watch._sessions["session-1"].lose("has not turned for 6 s")
+    await house.until(lambda: house.first.offers)
+    assert [type(told) for told in house.first.told] == [Release]
+    await house.until(lambda: len(house.first.starts) == 2)  # but before nobody is
+
+
+# --- letting go -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_is_handed_over_between_turns(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("hi")
+    house.first.speak(1, 1, "one")
+    await settle()
+    house.watch._sessions["session-1"].ward.hand_over()
+    await house.until(lambda: second.told)
+    await house.clock.advance(3)
+    house.first.speak(1, 2, " two")
+    await settle()
+    await house.first.write(cmd.EndReply(turn=1, deltas=2, chars=7))
+    await settle()
+    assert second.starts == []
+    await house.clock.advance(0.1)
+    await house.until(lambda: second.starts)
+    assert house.spoken == ["one", " two", None]
+    assert [type(told) for told in second.told] == [Hold, Hold, Start]
+
+
+async def test_a_turn_that_takes_long_is_handed_over_in_its_middle(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("hi")
+    house.watch._sessions["session-1"].ward.hand_over()
+    await house.until(lambda: second.told)
+    await house.clock.advance(successions.BETWEEN_TURNS_S + 0.1)
+    await house.until(lambda: second.starts)
+    assert house.changes[-1].skip == ""
+
+
+async def test_one_that_dies_while_it_lets_go_is_not_waited_for(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("hi")
+    house.watch._sessions["session-1"].ward.hand_over()
+    await house.until(lambda: second.told)
+    await house.kill(house.first)
+    await house.clock.advance(0.1)
+    await house.until(lambda: second.starts)
+
+
+# --- poison -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_text_that_kills_its_runners_is_skipped_and_at_last_ends_the_call(house: House) -> None:
+    owner = house.first
+    await owner.write(ev.Settled(), settled=3)
+    house.hear("boom")
+    await settle()
+    for number in range(2, 6):
+        following = await house.runner(f"runner-{number}")
+        await house.kill(owner)
+        await house.until(lambda runner=following: runner.starts)  # type: ignore[misc]
+        owner = following
+    text = house.records(ev.UserText)[0].envelope.id
+    assert [change.skip for change in house.changes] == ["", "", text, text, text]
+    (ended,) = house.records(ev.CallEnded)
+    assert isinstance(ended.body, ev.CallEnded)
+    assert ended.body.reason == "error"
+    assert house.changes[-1].runner == "runner-5"  # for the cleanup
+
+
+async def test_an_owner_that_came_past_it_is_not_blamed(house: House) -> None:
+    owner = house.first
+    for number in range(2, 6):
+        house.hear("hi")
+        await settle()
+        following = await house.runner(f"runner-{number}")
+        await house.kill(owner)
+        await house.until(lambda runner=following: runner.starts)  # type: ignore[misc]
+        following.index = owner.index
+        await following.write(ev.Settled(), settled=3 + 2 * number)
+        await settle()
+        owner = following
+    assert {change.skip for change in house.changes} == {""}
+
+
+async def test_a_call_between_turns_is_not_blamed_for_what_kills_its_runners(house: House) -> None:
+    await house.first.write(ev.Settled(), settled=3)
+    owner = house.first
+    for number in range(2, 7):
+        await house.clock.advance(successions.YOUNG_S)
+        following = await house.runner(f"runner-{number}")
+        await house.kill(owner)
+        await house.until(lambda runner=following: runner.starts)  # type: ignore[misc]
+        owner = following
+    assert {change.skip for change in house.changes} == {""}
+    assert not house.records(ev.CallEnded)
+
+
+async def test_while_another_is_on_probation_with_it_that_one_is_blamed(house: House) -> None:
+    await house.first.write(ev.Settled(), settled=3)
+    house.hear("hi")
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    second.speak(1, 1, "past the hooks")
+    await settle()
+    assert not house.probations.busy("runner-2")
+    another, waited = await house.probations.enter("runner-2")
+    another.begin(house.clock)
+    assert not waited
+    third = await house.runner("runner-3")
+    await house.kill(second)
+    await house.until(lambda: third.starts)
+    assert house.changes[-1].skip == ""
+
+
+# --- probation --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_on_probation_keeps_others_away_until_it_has_shown_that_it_lives(house: House) -> None:
+    house.hear("hi")
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert house.probations.busy("runner-2")
+    await second.write(ev.Settled(), index=1, settled=4)
+    await settle()
+    assert not house.probations.busy("runner-2")
+
+
+async def test_probation_ends_by_itself(house: House) -> None:
+    house.hear("hi")
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    await house.clock.advance(PROBATION_S + 0.1)
+    assert not house.probations.busy("runner-2")
+
+
+async def test_who_has_to_wait_for_another_asks_whether_its_place_is_kept(house: House) -> None:
+    other, _ = await house.probations.enter("runner-2")
+    house.hear("hi")
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.told)
+    await house.clock.advance(1)
+    assert second.starts == []
+    other.end()
+    await house.until(lambda: second.starts)
+    assert [type(told) for told in second.told] == [Hold, Hold, Start]
+
+
+# --- the log and the tail ---------------------------------------------------------------------------------------------
+
+
+async def test_a_last_record_that_the_tail_has_lost_is_found_by_the_next_ping(house: House) -> None:
+    house.broker.drop(CALL.cmd)
+    await house.first.write(cmd.Say(text="lost"))
+    await settle()
+    assert house.said == []
+    await house.clock.advance(1.1)
+    assert house.said == ["lost"]
+
+
+async def test_a_takeover_waits_for_the_log(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("hi")
+    await settle()
+    house.broker.skip_acks = 1  # the answer to `own` is lost: whether it is stored is not known
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert len(house.records(ev.OwnerAppointed)) == 2
+    assert house.changes[-1].epoch == house.records(ev.OwnerAppointed)[-1].seq
+
+
+async def test_a_line_that_is_another_bridges_is_let_go(house: House) -> None:
+    await house.runner("runner-2")
+    line = house.records(ev.LineTaken)[0]
+    newest = next(m for m in house.broker.records if m.subject == CALL.line)
+    await MemoryLog(house.broker).append(CALL.line, line.data, {**newest.headers, "Nats-Msg-Id": "other"})
+    await house.kill(house.first)
+    assert house.task is not None
+    async with asyncio.timeout(5):
+        result = await house.task
+    assert result.after is None
+    assert house.worker.socket.closed == 1012
+
+
+# --- after the call ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_is_closed_needs_nobody(house: House) -> None:
+    result = await house.hang_up()
+    assert result.after is not None
+    waiting = asyncio.create_task(result.after.run())
+    await settle()
+    assert not waiting.done()
+    await house.first.write(ev.SessionFinished())
+    async with asyncio.timeout(5):
+        await waiting
+    assert not house.watch._sessions
+
+
+async def test_a_session_that_is_closed_at_once_needs_nobody(house: House) -> None:
+    def close(message: Message) -> None:
+        tasks.append(asyncio.create_task(house.first.write(ev.SessionFinished())))
+
+    tasks: list[asyncio.Task[str]] = []
+    await house.first.log.subscribe(CALL.evt("call.ended"), close)
+    result = await house.hang_up()
+    assert result.after is not None
+    async with asyncio.timeout(5):
+        await result.after.run()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_cleanup_is_begun_again_three_times_and_then_given_up(house: House) -> None:
+    result = await house.hang_up()
+    assert result.after is not None
+    waiting = asyncio.create_task(result.after.run())
+    owner = house.first
+    for number in range(2, 5):
+        following = await house.runner(f"runner-{number}")
+        await house.kill(owner)
+        await house.until(lambda runner=following: runner.starts)  # type: ignore[misc]
+        owner = following
+    assert [change.takeover for change in house.changes] == [0, 1, 2, 3]
+    indexes = [record.envelope.index for record in house.records(object) if record.channel in ("evt", "ack")]
+    assert indexes == list(range(1, len(indexes) + 1))
+    last = await house.runner("runner-5")
+    await house.kill(owner)
+    async with asyncio.timeout(5):
+        await waiting
+    assert last.offers == []
+
+
+async def test_a_cleanup_whose_last_word_the_tail_has_lost_is_not_begun_again(house: House) -> None:
+    result = await house.hang_up()
+    assert result.after is not None
+    waiting = asyncio.create_task(result.after.run())
+    await settle()
+    house.broker.drop(CALL.run("session.closed"))
+    await house.first.write(ev.SessionFinished())
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    async with asyncio.timeout(5):
+        await waiting
+    assert second.offers == []
+
+
+async def test_a_call_that_ends_while_nobody_owns_it_is_cleaned_up(house: House) -> None:
+    house.hear("hi")
+    house.first.speak(1, 1, "one")
+    await settle()
+    await house.kill(house.first)
+    result = await house.hang_up()
+    assert result.after is not None
+    waiting = asyncio.create_task(result.after.run())
+    second = await house.runner("runner-2")
+    house.dispatcher.changed()
+    await house.until(lambda: second.starts)
+    change = house.changes[-1]
+    assert (change.turn, change.text) == (1, "one")
+    second.index = 0
+    await second.write(ev.SessionFinished(), settled=9)
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_the_word_of_one_that_owns_it_no_more_closes_nothing(house: House) -> None:
+    result = await house.hang_up()
+    assert result.after is not None
+    waiting = asyncio.create_task(result.after.run())
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    house.first.log.available = True
+    with pytest.raises(Fenced):
+        await house.first.write(ev.SessionFinished())
+    await settle()
+    assert not waiting.done()
+    await second.write(ev.SessionFinished(), index=1)
+    async with asyncio.timeout(5):
+        await waiting

@@ -1,0 +1,409 @@
+"""What a takeover hears, performs and tells, without a socket, a log or a clock."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.bridge.wires import EPOCH, Wire, facts, outcomes, spoken, verbs, written
+
+from unpod.core import codec, ids
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.subjects import Subjects
+from unpod.ports import Message
+from unpod_bridge import outputs as do
+from unpod_bridge.call_state import RelaySettings
+from unpod_bridge.frames import VERBS
+from unpod_bridge.outputs import Output, Owned
+from unpod_bridge.owner_records import OwnerRecords
+from unpod_bridge.takeover import Owner, OwnersLog, Poison, owner_changed
+from unpod_bridge.tenure import Legacy
+
+SUBJECTS = Subjects()
+CALL = SUBJECTS.call("agent", "s")
+NEXT = EPOCH + 10
+
+
+def stored(*commands: cmd.AnyCommand | None, first: int = 1) -> list[Owned]:
+    """The log's records of the former owner, named as `Wire.does` names them."""
+    return [Owned(EPOCH, index, f"id-{index}", command) for index, command in enumerate(commands, first)]
+
+
+def inherit(wire: Wire, records: list[Owned], last: int) -> list[Output]:
+    wire.relay.owner.dismiss()
+    out = wire.feed(wire.relay.owner.inherit(records, last, wire.now))
+    wire.feed(wire.relay.owner.appoint(NEXT))
+    return out
+
+
+def say(text: str) -> cmd.Say:
+    return cmd.Say(text=text)
+
+
+# --- the reply that was cut -------------------------------------------------------------------------------------------
+
+
+def test_a_cut_reply_goes_on_in_another_part_and_ends_once() -> None:
+    wire = Wire().up()
+    wire.says("user.text", text="hi")
+    wire.speaks(1, 1, "one "), wire.flush(), wire.speaks(1, 2, "two "), wire.flush()
+    inherit(wire, [], 0)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.part, legacy.deltas, legacy.chars, legacy.text) == (1, 0, 2, 8, "one two ")
+    wire.out.clear()
+    wire.speaks(1, 1, "three", part=1, epoch=NEXT), wire.flush()
+    wire.index = 0
+    wire.does(cmd.EndReply(turn=1, part=1, deltas=1), epoch=NEXT)
+    assert spoken(wire.out) == ["three", None]
+    assert facts(wire.out, ev.ReplySpoken)[-1] == ev.ReplySpoken(turn=1, part=1, deltas=1, chars=13, ended=True)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.part, legacy.chars, legacy.text) == (1, 13, "one two three")
+
+
+def test_a_reply_of_which_nothing_was_spoken_begins_anew_in_the_same_part() -> None:
+    wire = Wire().up()
+    wire.lost()
+    wire.speaks(1, 1, "lost with its owner")
+    inherit(wire, [], 0)
+    assert wire.relay.owner.legacy.chars == 0
+    wire.passes(0.1), wire.back()
+    wire.out.clear()
+    wire.speaks(1, 1, "anew", epoch=NEXT, after=0)
+    assert spoken(wire.out) == ["anew"]
+
+
+def test_nothing_of_the_former_owner_is_heard_any_more() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a")
+    wire.relay.owner.dismiss()
+    wire.out.clear()
+    wire.speaks(1, 2, "zombie")
+    wire.does(say("zombie"))
+    inherit(wire, [], 0)
+    wire.speaks(1, 2, "zombie"), wire.flush()
+    wire.does(say("zombie"), index=1)
+    assert written(wire.out) == []
+
+
+def test_a_reply_whose_end_was_sent_and_not_stored_is_not_opened_again() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1)
+    inherit(wire, [], 0)
+    wire.out.clear()
+    wire.speaks(1, 1, "again", part=1, epoch=NEXT, after=0), wire.flush()
+    wire.does(cmd.EndReply(turn=1, part=1, deltas=1), index=1, epoch=NEXT)
+    assert written(wire.out) == []
+
+
+def test_a_reply_whose_end_is_stored_ends_though_pieces_of_it_never_come() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.speaks(1, 3, "c")
+    out = inherit(wire, stored(cmd.EndReply(turn=1, deltas=4)), 1)
+    assert spoken(out) == ["c", None]
+    assert wire.relay.owner.legacy.text == "ac"
+
+
+def test_after_a_barge_in_nothing_more_of_that_reply_is_spoken() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a")
+    wire.says("user.interrupted", turn_id=1)
+    inherit(wire, [], 0)
+    wire.out.clear()
+    wire.speaks(1, 1, "more", part=1, epoch=NEXT, after=0), wire.flush()
+    assert spoken(wire.does(cmd.EndReply(turn=1, part=1, deltas=1), index=1, epoch=NEXT)) == [None]
+    assert spoken(wire.out) == [None]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_was_said_while_the_recording_was_paused_is_not_told(resumed: bool) -> None:  # noqa: FBT001
+    wire = Wire().up()
+    wire.does(cmd.PauseRecording())
+    wire.speaks(1, 1, "4111")
+    if resumed:
+        wire.does(cmd.ResumeRecording())
+    inherit(wire, [], 2 if resumed else 1)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.chars, legacy.text, legacy.private) == (4, None, True)
+
+
+def test_with_nothing_said_there_is_nothing_to_tell() -> None:
+    wire = Wire().up()
+    inherit(wire, [], 0)
+    assert wire.relay.owner.legacy == Legacy()
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_stored_and_not_seen_is_performed() -> None:
+    wire = Wire().up()
+    wire.does(say("one"))
+    out = inherit(wire, stored(say("one"), say("two"), None, say("three")), 4)
+    assert [frame["text"] for frame in written(out)] == ["two", "three"]
+    assert wire.relay.owner.index == 4
+    assert wire.relay.owner.legacy.unlogged == ()
+    assert verbs(wire.does(say("four"), index=5, epoch=NEXT)) == ["agent.say"]
+
+
+def test_what_was_performed_and_is_not_stored_is_told_in_every_takeover() -> None:
+    wire = Wire().up()
+    wire.does(say("one")), wire.does(say("two"))
+    inherit(wire, stored(say("one")), 1)
+    assert wire.relay.owner.legacy.unlogged == ("id-2",)
+    assert verbs(wire.does(say("new"), index=2, epoch=NEXT, name="new")) == ["agent.say"]
+    wire.relay.owner.dismiss()
+    wire.relay.owner.inherit([Owned(NEXT, 2, "new", say("new"))], 2, wire.now)
+    assert wire.relay.owner.legacy.unlogged == ("id-2",)
+
+
+def test_a_command_is_done_once_whoever_asks_for_it() -> None:
+    wire = Wire().up()
+    wire.does(say("one"))
+    inherit(wire, [], 0)
+    wire.out.clear()
+    assert wire.does(say("one"), index=1, epoch=NEXT, name="id-1") == []
+
+
+def test_what_waits_and_is_not_stored_is_forgotten() -> None:
+    wire = Wire().up()
+    wire.lost()
+    wire.does(say("stored")), wire.does(say("not stored")), wire.does(cmd.EndCall(reason="bye"))
+    inherit(wire, stored(say("stored")), 1)
+    wire.passes(0.1)
+    assert [frame.get("text") for frame in written(wire.back())][1:] == ["stored"]
+    assert wire.relay.owner.legacy.unlogged == ()
+    ended = facts(wire.lost(4003), ev.CallEnded)
+    assert ended == [ev.CallEnded(reason="lost", detail="the worker does not know the call any more", close_code=4003)]
+
+
+def test_a_claim_is_carried_through() -> None:
+    wire = Wire().up()
+    wire.does(cmd.Merge(source_session_id="x"))
+    assert outcomes(wire.out) == [("merge", "claimed")]
+    inherit(wire, [], 0)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.unlogged, legacy.outcomes) == (("id-1",), {"id-1": "claimed"})
+    assert verbs(wire.stored()) == ["agent.merge"]
+
+
+def test_a_pause_counts_though_no_log_has_it() -> None:
+    wire = Wire().up()
+    wire.lost()
+    wire.does(cmd.PauseRecording())
+    inherit(wire, [], 0)
+    assert wire.relay.owner.legacy.unlogged == ("id-1",)
+    wire.passes(0.1)
+    assert "recording.pause" in verbs(wire.back())
+
+
+def test_a_record_that_the_tail_has_lost_is_looked_for() -> None:
+    wire = Wire().up()
+    wire.does(say("one"))
+    assert wire.feed(wire.relay.owner.catch_up(1)) == []
+    assert wire.feed(wire.relay.owner.catch_up(3)) == [do.Fetch(2, 3)]
+
+
+# --- the caller who waits ---------------------------------------------------------------------------------------------
+
+
+def vacant(*, filler: str = "", in_reply: bool = True) -> Wire:
+    wire = Wire().up(*VERBS)
+    if filler:
+        wire.does(cmd.SetFiller(text=filler))
+    wire.says("user.text", text="hi")
+    if in_reply:
+        wire.speaks(1, 1, "a")
+    wire.feed(wire.relay.owner.leaves(wire.now))
+    wire.out.clear()
+    return wire
+
+
+def said(outputs: list[Output]) -> list[object]:
+    return [frame.get("text") for frame in written(outputs) if frame["event"] == "agent.say"]
+
+
+@pytest.mark.parametrize("in_reply", [True, False])
+def test_the_filler_and_then_the_phrase_once(in_reply: bool) -> None:  # noqa: FBT001
+    wire = vacant(filler="hm", in_reply=in_reply)
+    assert said(wire.passes(0.69)) == []
+    assert said(wire.passes(0.02)) == ["hm"]
+    assert said(wire.passes(4.2)) == []
+    assert said(wire.passes(0.2)) == ["One moment please."]
+    assert said(wire.passes(60)) == []
+
+
+def test_nothing_is_said_to_a_caller_who_waits_for_nothing() -> None:
+    wire = vacant()
+    wire.does(cmd.EndReply(turn=1, deltas=1))
+    assert said(wire.passes(30)) == []
+    wire.says("user.text", text="hello?")
+    assert said(wire.passes(1)) == ["One moment please."]
+
+
+@pytest.mark.parametrize("how", ["found", "replaced"])
+def test_with_an_owner_nothing_is_said(how: str) -> None:
+    wire = vacant(filler="hm")
+    wire.feed(wire.relay.owner.stays() if how == "found" else wire.relay.owner.appoint(NEXT))
+    assert said(wire.passes(200)) == []
+
+
+def test_a_call_that_nobody_takes_ends_after_long() -> None:
+    wire = vacant()
+    wire.passes(119)
+    (ended,) = facts(wire.passes(2), ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert (ended.reason, ended.detail) == ("error", "no runner has taken the call over for 120 s")
+
+
+def test_without_a_phrase_there_is_silence() -> None:
+    wire = Wire(RelaySettings(vacant_phrase="")).up(*VERBS)
+    wire.says("user.text", text="hi")
+    wire.feed(wire.relay.owner.leaves(wire.now))
+    assert said(wire.passes(60)) == []
+
+
+# --- what the log says of the owners ----------------------------------------------------------------------------------
+
+
+class Pages:
+    """A log of one session, written here."""
+
+    def __init__(self) -> None:
+        self.log = OwnersLog("s", CALL, OwnerRecords(SUBJECTS, CALL))
+        self.seq = 0
+        self.bridge = self.owner = 0
+
+    def _take(self, subject: str, data: bytes, envelope: Envelope) -> Owned | None:
+        self.seq += 1
+        return self.log.take(Message(subject, data, to_headers(envelope), self.seq))
+
+    def _envelope(self, identifier: str, kind: str, index: int, **more: int) -> Envelope:
+        return Envelope(
+            id=identifier, type=kind, source="x", session="s", time=1.0, epoch=EPOCH, index=index, **more  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def evt(self, body: ev.CallerEvent) -> str:
+        self.bridge += 1
+        tag, identifier = ev.tag_of(body), ids.record_id("s", "bridge", self.bridge)
+        assert (
+            self._take(CALL.evt(tag), codec.encode(body), self._envelope(identifier, f"evt.{tag}", self.bridge)) is None
+        )
+        return identifier
+
+    def ack(self) -> None:
+        self.bridge += 1
+        envelope = self._envelope(ids.record_id("s", "bridge", self.bridge), "ack.reply.spoken", self.bridge)
+        assert self._take(CALL.ack, codec.encode(ev.ReplySpoken(turn=1)), envelope) is None
+
+    def run(self, body: ev.SessionEvent, settled: int = 0) -> None:
+        self.owner += 1
+        tag = ev.tag_of(body)
+        envelope = self._envelope(f"run-{self.owner}", f"run.{tag}", self.owner, seen=self.bridge, settled=settled)
+        assert self._take(CALL.run(tag), codec.encode(body), envelope) == Owned(EPOCH, self.owner, settled=settled)
+
+    def cmd(self, body: cmd.AnyCommand, settled: int = 0) -> str:
+        self.owner += 1
+        envelope = self._envelope(
+            f"cmd-{self.owner}", f"cmd.{ev.tag_of(body)}", self.owner, seen=self.bridge, settled=settled
+        )
+        owned = self._take(CALL.cmd, codec.encode(body), envelope)
+        assert owned is not None
+        assert owned.command == body
+        return envelope.id
+
+
+def test_the_owners_last_index_and_how_far_they_had_settled() -> None:
+    pages = Pages()
+    pages.evt(ev.CallStarted(session_id="s"))
+    pages.cmd(say("welcome"))
+    pages.run(ev.TurnCompleted(turn_id=1), settled=7)
+    pages.run(ev.Settled(), settled=5)
+    assert (pages.log.last, pages.log.settled, pages.log.next_seq, pages.log.closed) == (3, 7, 5, False)
+    pages.run(ev.SessionFinished(), settled=9)
+    assert pages.log.closed
+
+
+def test_a_message_counts_once() -> None:
+    pages = Pages()
+    pages.cmd(say("a"))
+    message = Message(CALL.cmd, b"", {}, 1)
+    assert pages.log.take(message) is None
+    assert pages.log.next_seq == 2
+
+
+def test_what_is_no_record_is_passed_over() -> None:
+    log = Pages().log
+    assert log.take(Message(CALL.cmd, b"{}", {}, 1)) is None
+    headers = to_headers(Pages()._envelope("x", "evt.user.text", 1))
+    assert log.take(Message(CALL.evt("user.text"), b"\xff", headers, 2)) is None
+    assert log.take(Message(CALL.line, b"{}", to_headers(Pages()._envelope("x", "line.line.taken", 0)), 3)) is None
+    assert (log.last, log.next_seq) == (0, 4)
+
+
+def test_the_suspect_is_the_text_whose_turn_is_open() -> None:
+    pages = Pages()
+    pages.evt(ev.CallStarted(session_id="s"))
+    pages.evt(ev.UserText(text="partial", is_final=False))
+    pages.evt(ev.UserText(text="one"))
+    pages.run(ev.TurnCompleted(turn_id=1), settled=3)
+    two = pages.evt(ev.UserText(text="two"))
+    pages.evt(ev.StateChanged(state="thinking"))
+    pages.evt(ev.UserText(text="three"))
+    pages.run(ev.LLMCalled(turn_id=2), settled=6)
+    assert pages.log.suspect == two
+
+
+def test_without_an_open_turn_the_suspect_is_the_first_that_is_not_settled() -> None:
+    pages = Pages()
+    started = pages.evt(ev.CallStarted(session_id="s"))
+    assert pages.log.suspect == started
+    pages.run(ev.Settled(), settled=1)
+    pages.ack()
+    state = pages.evt(ev.StateChanged(state="idle"))
+    pages.evt(ev.CallMetric())
+    assert pages.log.suspect == state
+
+
+def test_commands_are_told_until_what_caused_them_is_settled() -> None:
+    pages = Pages()
+    pages.evt(ev.UserText(text="one"))
+    old = pages.cmd(say("old"))
+    pages.evt(ev.UserText(text="two"))
+    new, unseen = pages.cmd(say("new"), settled=1), pages.cmd(cmd.EndReply(turn=2))
+    legacy = Legacy(unlogged=("lost",), outcomes={old: "written", new: "claimed"})
+    assert pages.log.unsettled(legacy) == (ev.UnsettledCommand(new, "claimed"), ev.UnsettledCommand("lost", "written"))
+    assert unseen not in {each.command for each in pages.log.unsettled(legacy)}
+
+
+def test_a_new_owners_starting_point() -> None:
+    pages = Pages()
+    text = pages.evt(ev.UserText(text="one"))
+    pages.cmd(say("noted"))
+    legacy = Legacy(turn=1, part=2, deltas=3, chars=4, text="four")
+    body = owner_changed(Owner("runner-2", NEXT, 3), pages.log, legacy, skip=True)
+    assert body == ev.OwnerChanged(
+        epoch=NEXT, runner="runner-2", last_owner_index=1, takeover=3, turn=1, part=2, deltas=3, chars=4, text="four",
+        skip=text,
+    )  # fmt: skip
+    private = Legacy(turn=1, chars=4, text=None, private=True)
+    body = owner_changed(Owner("runner-2", NEXT, 3), pages.log, private, skip=False)
+    assert (body.withheld, body.text, body.chars, body.skip) == (True, None, 4, "")
+
+
+# --- poison -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_that_no_owner_gets_past_is_skipped_at_the_second_and_hopeless_at_the_fourth() -> None:
+    poison = Poison()
+    told = []
+    for _ in range(4):
+        poison.lost(7)
+        told.append((poison.skips, poison.hopeless))
+    assert told == [(False, False), (True, False), (True, False), (True, True)]
+
+
+def test_progress_begins_the_count_anew() -> None:
+    poison = Poison()
+    for settled in (0, 3, 9, 9, 12):
+        poison.lost(settled)
+    assert not poison.skips

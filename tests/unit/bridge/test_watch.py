@@ -1,0 +1,323 @@
+"""Noticing that runners are gone, over the bus in memory; the seconds between pings are virtual."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from unpod.core.fleet import PING, TOLD, HandOver, Ping, Pulse, Told, encode
+from unpod.core.subjects import Subjects
+from unpod.ports import Message
+from unpod.testing.broker import MemoryBroker
+from unpod.testing.clock import VirtualClock, settle
+from unpod.testing.memory import MemoryLog
+from unpod_bridge import watch as watching
+from unpod_bridge.departures import departed
+from unpod_bridge.watch import Watch
+
+SUBJECTS = Subjects()
+
+
+@dataclass
+class Session:
+    """What is watched."""
+
+    session_id: str = "s"
+    index: int = 7
+    told: list[str] = field(default_factory=list)
+
+    def heard(self, last: int) -> None:
+        if not self.told or self.told[-1] != f"heard {last}":
+            self.told.append(f"heard {last}")
+
+    def lost(self, why: str) -> None:
+        self.told.append(f"lost: {why}")
+
+    def found(self) -> None:
+        self.told.append("found")
+
+    def hand_over(self) -> None:
+        self.told.append("hand over")
+
+
+class Runner:
+    """Answers pings as it is told."""
+
+    def __init__(self, broker: MemoryBroker, runner_id: str = "runner-1") -> None:
+        self.bus = MemoryLog(broker)
+        self.runner_id = runner_id
+        self.sessions: dict[str, tuple[int, int]] = {"s": (5, 0)}
+        self.lag_s = 0.0
+        self.nonsense = b""
+        self.mute = False
+        self.pings: list[Ping] = []
+
+    async def listen(self) -> Runner:
+        await self.bus.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
+        return self
+
+    def _on_ping(self, message: Message) -> None:
+        self.pings.append(PING.decode(message.data))
+        if not self.mute:
+            pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, sessions=self.sessions)
+            self.bus.send(message.reply, self.nonsense or encode(pulse))
+
+
+class Post:
+    """A bridge's watch, with everything around it."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.broker = MemoryBroker()
+        self.bus = MemoryLog(self.broker)
+        self.watch = Watch(self.bus, SUBJECTS, self.clock, "bridge-1")
+        self.bus.on_state(self.watch.connected)
+        self.session = Session()
+
+    async def runner(self, runner_id: str = "runner-1") -> Runner:
+        return await Runner(self.broker, runner_id).listen()
+
+    async def second(self, count: int = 1) -> None:
+        """Let the next pings be sent, and answered or timed out."""
+        for _ in range(count):
+            await self.clock.advance(watching.PING_S)
+            await self.asked()
+
+    async def asked(self) -> None:
+        while self.watch._asking:
+            await asyncio.wait(tuple(self.watch._asking.values()), timeout=0.01)
+            await self.clock.advance(0.0)
+        await settle()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PROBE_S", 0.02)
+    monkeypatch.setattr(watching, "ANSWER_S", 0.05)
+
+
+@pytest.fixture
+async def post() -> AsyncIterator[Post]:
+    made = Post()
+    task = asyncio.create_task(made.watch.run())
+    await settle()
+    yield made
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_a_ping_each_second_says_how_far_the_bridge_is(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    await post.second(3)
+    assert runner.pings == [Ping(bridge="bridge-1", sessions={"s": 7})] * 3
+    assert post.session.told == ["heard 0"]
+    runner.sessions["s"] = (5, 3)
+    await post.second()
+    assert post.session.told == ["heard 0", "heard 3"]
+
+
+async def test_where_nobody_is_the_runner_is_dead(post: Post) -> None:
+    post.watch.add(post.session, "runner-1", 5)
+    await post.clock.advance(1.0)
+    assert post.session.told == []  # it may just be changing servers
+    await post.clock.advance(0.2)
+    assert post.session.told == ["lost: is gone"]
+    assert not post.watch.holds(post.session)
+    await post.second(3)
+    assert post.session.told == ["lost: is gone"]
+
+
+async def test_a_runner_that_changes_servers_is_not_dead(post: Post) -> None:
+    post.watch.add(post.session, "runner-1", 5)
+    await post.clock.advance(1.0)
+    await post.runner()
+    await post.clock.advance(0.2)
+    assert post.session.told == ["heard 0"]
+    assert post.watch.holds(post.session)
+
+
+async def test_three_pings_without_answer(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    runner.mute = True
+    await post.second(2)
+    assert post.session.told == []
+    await post.second()
+    assert post.session.told == ["lost: does not answer for it"]
+    runner.mute = False
+    await post.second()
+    assert post.session.told[1:] == ["found", "heard 0"]
+
+
+async def test_an_answer_between_begins_the_count_anew(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    for muted in (True, True, False, True, True):
+        runner.mute = muted
+        await post.second()
+    assert post.session.told == ["heard 0"]
+
+
+@pytest.mark.parametrize("known", [{}, {"s": (4, 9)}, {"other": (5, 0)}])
+async def test_a_session_that_its_runner_does_not_know(post: Post, known: dict[str, tuple[int, int]]) -> None:
+    runner = await post.runner()
+    runner.sessions = known
+    post.watch.add(post.session, "runner-1", 5)
+    await post.second(3)  # the first is within the grace
+    assert post.session.told == []
+    await post.second()
+    assert post.session.told == ["lost: does not answer for it"]
+
+
+async def test_nonsense_for_an_answer_is_no_answer(post: Post) -> None:
+    runner = await post.runner()
+    runner.nonsense = b"["
+    post.watch.add(post.session, "runner-1", 5)
+    await post.second(4)
+    assert post.session.told == ["lost: does not answer for it"]
+
+
+async def test_sessions_of_an_event_loop_that_does_not_turn_are_moved(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    runner.lag_s = 4.9
+    await post.second()
+    runner.lag_s = 5.9
+    await post.second(2)
+    assert post.session.told == ["heard 0", "lost: has not turned for 6 s"]
+    runner.lag_s = 0.0
+    await post.second()
+    assert post.session.told[2:] == ["found", "heard 0"]
+
+
+async def test_a_session_that_has_moved_is_watched_at_its_new_runner(post: Post) -> None:
+    first, second = await post.runner(), await post.runner("runner-2")
+    second.sessions = {"s": (9, 2)}
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.add(post.session, "runner-2", 9)
+    await post.second()
+    assert (first.pings, len(second.pings)) == ([], 1)
+    assert post.session.told == ["heard 2"]
+    post.watch.remove("s")
+    post.watch.remove("s")
+    await post.second()
+    assert len(second.pings) == 1
+
+
+async def test_while_our_own_connection_is_lost_nobody_else_is(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    post.bus.available = False
+    await post.second(10)
+    assert post.session.told == []
+    runner.bus.available = False  # it had the same server, and needs a moment longer
+    post.bus.available = True
+    await settle()
+    await post.clock.advance(1.5)
+    assert post.session.told == []
+    runner.bus.available = True
+    await post.clock.advance(1.0)
+    assert post.session.told == ["heard 0"]
+    assert len(runner.pings) >= 1
+
+
+async def test_after_a_reconnect_everybody_is_asked_at_once(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    post.bus.available = False
+    post.bus.available = True
+    await settle()
+    assert len(runner.pings) == 1
+    assert post.session.told == ["heard 0"]
+
+
+async def test_a_runner_that_stays_away_after_a_reconnect_is_dead(post: Post) -> None:
+    post.watch.add(post.session, "runner-1", 5)
+    post.bus.available = False
+    post.bus.available = True
+    await post.clock.advance(4.0)
+    assert post.session.told == ["lost: is gone"]
+
+
+async def test_one_that_is_said_to_have_gone_is_asked_at_once(post: Post) -> None:
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.said_gone("runner-9")
+    post.watch.said_gone("runner-1")
+    await settle()
+    assert post.session.told == ["lost: is gone"]
+
+
+async def test_what_was_asked_while_it_died_is_asked_again(post: Post) -> None:
+    runner = await post.runner()
+    runner.mute = True
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.said_gone("runner-1")
+    await until(lambda: len(runner.pings) > 1)
+    runner.bus.available = False
+    await until(lambda: bool(post.session.told))
+    assert post.session.told == ["lost: is gone"]
+
+
+async def test_one_that_is_only_said_to_have_gone_stays(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.said_gone("runner-1")
+    await settle()
+    assert post.session.told == ["heard 0"]
+    assert len(runner.pings) == 1
+
+
+async def test_a_ping_names_so_many_sessions_as_the_server_takes(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "CHUNK", 2)
+    runner = await post.runner()
+    sessions = [Session(f"s{number}") for number in range(5)]
+    for session in sessions:
+        post.watch.add(session, "runner-1", 5)
+        runner.sessions[session.session_id] = (5, 1)
+    await post.second()
+    assert [len(ping.sessions) for ping in runner.pings] == [2, 2, 1]
+    assert all(session.told == ["heard 1"] for session in sessions)
+
+
+async def test_a_runner_that_lets_go(post: Post) -> None:
+    post.watch.add(post.session, "runner-1", 5)
+    asker = MemoryLog(post.broker)
+    await post.bus.subscribe(SUBJECTS.bridge("bridge-1"), post.watch.hand_over)
+
+    async def ask(message: HandOver) -> Told:
+        answer = await asker.request(SUBJECTS.bridge("bridge-1"), encode(message), timeout_s=1.0)
+        return TOLD.decode(answer.data)
+
+    assert (await ask(HandOver(runner="runner-2", sessions=("s",)))).ok  # not its own: another has it by now
+    assert post.session.told == []
+    assert (await ask(HandOver(runner="runner-1", sessions=("unknown", "s")))).ok
+    assert post.session.told == ["hand over"]
+    await asker.publish(SUBJECTS.bridge("bridge-1"), b"nonsense")
+    await asker.publish(SUBJECTS.bridge("bridge-1"), encode(HandOver(runner="runner-1", sessions=("s",))))
+    await settle()
+    assert post.session.told == ["hand over"] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "process"),
+    [
+        (b'{"client":{"name":"unpod runner-1","acc":"A"},"reason":"Client Closed"}', "runner-1"),
+        (b'{"client":{"name":"runner-1"}}', "runner-1"),
+        (b'{"client":{}}', ""),
+        (b'{"client":{"name":5}}', ""),
+        (b"[]", ""),
+        (b"\xff", ""),
+    ],
+)
+def test_who_has_departed(data: bytes, process: str) -> None:
+    assert departed(data) == process
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)  # a request's time-out is real time

@@ -1,0 +1,205 @@
+"""Decisions: the timers, and what is chosen where it is not obvious. Whole calls are in tests/unit/session."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from tests.unit.core.call_log import START, CallLog
+
+from unpod.core import commands as cmd
+from unpod.core import decision as d
+from unpod.core import events as ev
+from unpod.core.decide import TURN_FIELDS, decide, due, follow_up, summary
+from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, evolve_local
+
+SETTINGS = d.Settings(agent_id="agt")
+
+
+def speaking(*, negotiated: tuple[str, ...] = ()) -> CallLog:
+    """A call in the middle of a reply."""
+    log = CallLog(negotiated=negotiated)
+    log.bridge(ev.UserText(text="hi"))
+    log.state = evolve_local(log.state, TurnOpened(log.now))
+    log.state = evolve_local(log.state, BrainAsked(1, log.now))
+    log.state = evolve_local(log.state, DeltaSent(1, "well", log.now))
+    return log
+
+
+def steps(log: CallLog, given: d.Given) -> tuple[d.Step, ...]:
+    return decide(log.state, given, log.now, SETTINGS).steps
+
+
+def appended(steps: tuple[d.Step, ...]) -> list[object]:
+    return [step.body for step in steps if isinstance(step, d.Append)]
+
+
+# --- timers -----------------------------------------------------------------------------------------------------------
+
+
+def test_before_the_call_nothing_is_due() -> None:
+    assert due(SessionState(), SETTINGS) is None
+
+
+def test_silence_is_due_at_each_multiple() -> None:
+    log = CallLog()
+    assert due(log.state, SETTINGS) == START + 10
+    log.owner(ev.SilenceNoticed(seconds=10.0))
+    assert due(log.state, SETTINGS) == START + 20
+
+
+def test_the_earliest_moment_is_due() -> None:
+    log = speaking()
+    chosen = d.Settings(silence_timeout_s=10, reply_timeout_s=4, max_duration_s=7)
+    assert due(log.state, chosen) == START + 4
+    assert due(log.state, replace(chosen, reply_timeout_s=None)) == START + 7
+    assert due(log.state, d.Settings(silence_timeout_s=None, reply_timeout_s=None)) is None
+
+
+def test_the_wait_for_figures_begins_when_the_speech_is_over() -> None:
+    log = speaking()
+    log.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
+    assert due(log.state, SETTINGS) == START + 1
+    log.bridge(ev.StateChanged(state="speaking"))
+    assert due(log.state, d.Settings(silence_timeout_s=None)) is None
+    log.now += 5
+    log.bridge(ev.StateChanged(state="listening"))
+    assert due(log.state, SETTINGS) == START + 6
+
+
+def test_a_timer_that_comes_early_decides_nothing() -> None:
+    log = CallLog()
+    log.now += 9.999
+    assert steps(log, d.TimeReached()) == ()
+
+
+def test_a_call_that_is_over_has_no_timers() -> None:
+    log = CallLog()
+    log.owner(cmd.EndCall())
+    assert due(log.state, d.Settings(max_duration_s=1)) is None
+
+
+# --- inputs that come late --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        d.BrainSpoke(1, "late"),
+        d.BrainFinished(1),
+        d.BrainFailed(1, "c", "e"),
+        d.TurnHooksReturned(1, has_brain=True),
+        d.BrainSpoke(2, "early"),
+        d.BrainSpoke(1, ""),
+    ],
+)
+def test_what_the_brain_does_after_its_reply_has_ended_decides_nothing(given: d.Given) -> None:
+    log = speaking()
+    log.owner(cmd.EndReply(turn=1, reason="interrupted"))
+    assert steps(log, given) == ()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        cmd.Say(text="x"),
+        cmd.EndCall(),
+        cmd.Interrupt(),
+        cmd.Transfer(transfer_type="human", target="q"),
+        cmd.Transfer(transfer_type="human", target="q", mode="warm"),
+        cmd.PauseRecording(),
+    ],
+)
+def test_a_call_that_is_over_takes_no_command(command: cmd.AnyCommand) -> None:
+    log = CallLog(negotiated=("agent.interrupt",))
+    log.owner(cmd.EndCall())
+    assert steps(log, d.Verb(command)) == ()
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_ends_a_reply_it_is_the_same_command() -> None:
+    log = speaking(negotiated=("agent.interrupt",))
+    barge_in = ev.UserInterrupted(heard_prefix="we")
+    causes = set()
+    for given in (d.BrainFinished(1), d.BrainFailed(1, "c", "e"), d.Verb(cmd.Interrupt()), d.Verb(cmd.EndCall())):
+        causes |= {s.cause for s in steps(log, given) if isinstance(s, d.Append) and isinstance(s.body, cmd.EndReply)}
+    record = log.bridge(barge_in)
+    causes |= {s.cause for s in steps(log, record) if isinstance(s, d.Append) and isinstance(s.body, cmd.EndReply)}
+    assert len(causes) == 1
+
+
+def test_what_a_reply_was_is_told_with_its_end() -> None:
+    log = speaking()
+    end = cmd.EndReply(turn=1, deltas=1, chars=4, reason="interrupted")
+    found = steps(log, log.bridge(ev.UserInterrupted(heard_prefix="we")))
+    assert found[0] == d.StopBrain(1, mark=True, heard="we")
+    assert appended(found) == [end]
+    assert [step.event for step in found if isinstance(step, d.FireHooks)] == ["interruption", "agent_turn"]
+
+
+def test_a_complete_brain_ends_the_call_after_its_reply() -> None:
+    log = speaking()
+    bodies = appended(steps(log, d.BrainFinished(1, complete=True)))
+    assert [type(body) for body in bodies] == [cmd.EndReply, cmd.EndCall]
+
+
+def test_one_moment_can_bring_several_things() -> None:
+    log = speaking()
+    log.now += 30
+    found = appended(steps(log, d.TimeReached()))
+    assert {type(body) for body in found} == {ev.AdapterFailed, cmd.EndReply, ev.SilenceNoticed}
+
+
+def test_at_the_longest_that_a_call_may_take_nothing_else_counts() -> None:
+    log = speaking()
+    log.now += 30
+    found = decide(log.state, d.TimeReached(), log.now, d.Settings(max_duration_s=30)).steps
+    assert appended(found) == [
+        cmd.EndReply(turn=1, deltas=1, chars=4, reason="ended"),
+        cmd.EndCall(reason="max_duration"),
+    ]
+
+
+# --- what follows -----------------------------------------------------------------------------------------------------
+
+
+def test_the_next_text_has_its_turn_when_none_is_open() -> None:
+    log = CallLog()
+    log.bridge(ev.UserText(text="hi"))
+    assert follow_up(log.state, log.now, SETTINGS).steps == (
+        TurnOpened(log.now),
+        d.FireHooks("user_turn", ("hi",), turn=1),
+    )
+    assert follow_up(speaking().state, START, SETTINGS).steps == ()
+
+
+def test_no_turn_is_opened_on_a_call_that_ends() -> None:
+    log = CallLog()
+    log.bridge(ev.UserText(text="hi"))
+    log.owner(cmd.EndCall())
+    assert follow_up(log.state, log.now, SETTINGS).steps == ()
+
+
+def test_an_ended_call_has_one_summary() -> None:
+    log = CallLog()
+    log.bridge(ev.CallEnded(reason="hangup"))
+    [step] = follow_up(log.state, log.now, SETTINGS).steps
+    assert isinstance(step, d.Append)
+    assert isinstance(step.body, ev.CallCompleted)
+    log.owner(step.body)
+    assert follow_up(log.state, log.now, SETTINGS).steps == ()
+
+
+def test_the_summary_of_a_call_without_figures_has_none() -> None:
+    log = CallLog()
+    log.now += 4
+    log.bridge(ev.CallEnded(reason="hangup"))
+    row = summary(log.state, SETTINGS)
+    assert (row.call_id, row.agent_id, row.reason, row.duration_s, row.turns) == ("s1", "agt", "hangup", 4.0, 0)
+    assert (row.avg_stt_ms, row.stt_p95_ms, row.avg_llm_ms, row.llm_p95_ms, row.avg_tts_ms, row.model) == (None,) * 6
+
+
+def test_every_field_of_a_turn_is_named() -> None:
+    assert len(TURN_FIELDS) == len(set(TURN_FIELDS)) == 15
+    assert set(TURN_FIELDS) - {"stt_ms", "tts_ms"} <= set(ev.TurnCompleted.__struct_fields__)
