@@ -46,6 +46,8 @@ class CallLog:
         self._reader = OwnerRecords(subjects, call)
         self._ack = call.ack
         self._own_on = call.own
+        self._finished_on = call.run("session.closed")
+        self._finished = False
         self._evt = call.evt("x")[:-1]
         self._index = 0
         self._facts: dict[str, object] = {}
@@ -68,6 +70,7 @@ class CallLog:
                 return
             self._record(record)
             return
+        self._finished = self._finished or message.subject == self._finished_on
         owned = self._reader.read(message)
         if owned is not None:
             former = self._owned.get(owned.index)
@@ -130,6 +133,7 @@ class CallLog:
             owner_index=max(self._owned, default=0),
             started=isinstance(started, ev.CallStarted),
             ended=ended if isinstance(ended, ev.CallEnded) else None,
+            finished=self._finished,
             recorded=not isinstance(started, ev.CallStarted) or started.metadata.get("recording") is not False,
             verbs=frames.negotiated(hello) if isinstance(hello, ev.HelloAcked) else frozenset(),
             attempts=again.attempt if isinstance(again, ev.CallReattached) else 0,

@@ -24,10 +24,11 @@ class Adopted(Struct, frozen=True, kw_only=True):
     """How far a call has come.
 
     `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
-    `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last receipt of the reply that is open, `cut` whether the
-    caller has cut in since; `closed` the last turn whose reply was ended. `owned` are the commands that are to be
-    performed, `unknown` those that may have been. `ending` is an end that was sent to the worker, or may have been.
-    `clean`: the former bridge has handed the call over, with everything stored.
+    `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
+    receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply was
+    ended. `owned` are the commands that are to be performed, `unknown` those that may have been. `ending` is an end that
+    was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too. `clean`: the former bridge has
+    handed the call over, with everything stored.
     """
 
     session_id: str
@@ -35,6 +36,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     owner_index: int = 0
     started: bool = False
     ended: ev.CallEnded | None = None
+    finished: bool = False
     recorded: bool = True
     verbs: frozenset[str] = frozenset()
     attempts: int = 0

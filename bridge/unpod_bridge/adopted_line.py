@@ -1,8 +1,8 @@
 """The shell of a call that another bridge had: takes its line, reads how far it has come, and dials the worker again.
 
-In this order: the owner is heard (and kept waiting), so that what it says from here on is not lost; the former bridge is
-asked to let go, where it lives; the line is taken, and from here on the log refuses what the former bridge writes; the
-log is read up to there, all of which is final; the relay goes on from that, and then with what has come meanwhile.
+In this order: the owner is heard (and kept waiting), so that what it says from here on is not lost; the former bridge
+is asked to let go, where it lives; the line is taken, and from here on the log refuses what the former bridge writes;
+the log is read up to there, all of which is final; the relay goes on from that, and then with what came meanwhile.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class AdoptedLine(CallLine):
             logger.info("job %s: its call is taken over; dialling again", self._job.job_id)
             self._feed(outputs)
         self._release_early()
-        if self._care is not None and self._ledger is not None:
+        if self._care is not None and self._ledger is not None and not past.finished:
             self._find_owner(self._care, past, subjects, self._ledger)
         if past.ended is not None:
             self._finish(LineResult(past.ended.reason, 0.0, connected=True))
@@ -172,9 +172,9 @@ class AdoptedLine(CallLine):
         if not await place.start(self.session_id, epoch, until_seq):
             care.watch.said_gone(place.runner_id)
 
-    # ----------------------------------------------------------------------------------------------------- the other end
+    # --------------------------------------------------------------------------------------------------- how it may end
 
-    def _failed(self, output: do.Failed) -> None:
+    def _failed(self, _: do.Failed) -> None:
         self._finish(LineResult("lost", 0.0, connected=False))
 
     def _begin(self, output: do.Begin) -> None:

@@ -227,21 +227,6 @@ class CallLine:
     def _dial(self, _: do.Dial) -> None:
         self._watch(self._link.dial(self._may_dial))
 
-    def _write(self, output: do.Write) -> None:
-        self._link.write(output.data)
-
-    def _ping(self, output: do.Ping) -> None:
-        self._link.ping(output.token)
-
-    def _hang_up(self, output: do.Close) -> None:
-        self._link.close(output.code)
-
-    def _leave(self, output: do.Leave) -> None:
-        self._link.leave(output.code)
-
-    def _has_left(self, _: do.Left) -> None:
-        self._left.set()
-
     def _store(self, output: do.Store) -> None:
         ledger = self._ledger
         if ledger is None:
@@ -395,13 +380,13 @@ _ACTS: Final[dict[type[object], Callable[..., None]]] = {
     do.Begin: lambda line, output: line._begin(output),  # noqa: SLF001 - the class's own table
     do.Failed: lambda line, output: line._failed(output),  # noqa: SLF001
     do.Dial: CallLine._dial,  # noqa: SLF001
-    do.Write: CallLine._write,  # noqa: SLF001
-    do.Ping: CallLine._ping,  # noqa: SLF001
-    do.Close: CallLine._hang_up,  # noqa: SLF001
+    do.Write: lambda line, output: line._link.write(output.data),  # noqa: SLF001
+    do.Ping: lambda line, output: line._link.ping(output.token),  # noqa: SLF001
+    do.Close: lambda line, output: line._link.close(output.code),  # noqa: SLF001
+    do.Leave: lambda line, output: line._link.leave(output.code),  # noqa: SLF001
+    do.Left: lambda line, _: line._left.set(),  # noqa: SLF001
     do.Store: CallLine._store,  # noqa: SLF001
     do.AskAgain: CallLine._ask_again,  # noqa: SLF001
     do.Fetch: CallLine._fetch,  # noqa: SLF001
-    do.Leave: CallLine._leave,  # noqa: SLF001
-    do.Left: CallLine._has_left,  # noqa: SLF001
     do.Over: CallLine._over,  # noqa: SLF001
 }

@@ -1,8 +1,8 @@
-"""The workers of bridges that are gone: their jobs go on here, so the orchestrator must find them under their old names.
+"""The workers of bridges that are gone: the orchestrator must find their jobs, which go on here, under their old names.
 
-While any job of such a worker lives, one of the bridges that have them keeps a control socket under the worker's id, with
-no room for new jobs: the one with the smallest id, as all can see in the records. A job that is called off there and
-lives elsewhere is passed on (`Neighbours.forward_cancel`).
+While any job of such a worker lives, one of the bridges that have them keeps a control socket under the worker's id,
+with no room for new jobs: the one with the smallest id, as all can see in the records. A bridge that is there after all
+keeps its worker. A job that is called off here and lives elsewhere is passed on (`Neighbours.forward_cancel`).
 """
 
 from __future__ import annotations
@@ -36,9 +36,16 @@ class Books(Protocol):
 class Heirs:
     """Keeps the control sockets of workers whose bridges are gone. `make` returns a link for a job's worker."""
 
-    def __init__(self, bridge_id: str, records: Records, make: Callable[[JobRecord], ControlLink]) -> None:
+    def __init__(
+        self,
+        bridge_id: str,
+        records: Records,
+        alive: Callable[[str], bool],
+        make: Callable[[JobRecord], ControlLink],
+    ) -> None:
         self._bridge_id = bridge_id
         self._records = records
+        self._alive = alive
         self._make = make
         self._jobs: dict[str, JobRecord] = {}
         self._links: dict[str, ControlLink] = {}
@@ -86,12 +93,16 @@ class Heirs:
         holders: dict[str, set[str]] = {}
         for record in records:
             holders.setdefault(record.worker, set()).add(record.bridge)
-        mine = {record.worker: record for record in self._jobs.values()}
-        for worker, record in mine.items():
-            if worker not in self._links and min(holders.get(worker, {self._bridge_id})) == self._bridge_id:
+        wanted = {
+            record.worker: record
+            for record in self._jobs.values()
+            if not self._alive(record.home) and min(holders.get(record.worker, {""})) == self._bridge_id
+        }
+        for worker, record in wanted.items():
+            if worker not in self._links:
                 self._open(worker, record)
         for worker, link in tuple(self._links.items()):
-            if min(holders.get(worker, {""})) != self._bridge_id:
+            if worker not in wanted:
                 self._close(worker, link)
 
     def _open(self, worker: str, record: JobRecord) -> None:

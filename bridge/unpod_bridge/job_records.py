@@ -33,7 +33,8 @@ class JobRecord(Struct, frozen=True, kw_only=True):
     call: str
     bridge_url: str
     token: str
-    state: Literal["dialing", "up", "released"] = "dialing"
+    state: Literal["dialing", "up", "released", "left"] = "dialing"
+    """`released`: another bridge may ask for the call; `left`: its bridge has let go of it, with all of it stored."""
     session: str = ""
 
     def __repr__(self) -> str:
@@ -80,6 +81,13 @@ class Claim:
                 await self._change(msgspec.structs.replace(self._record, state="released"))
             except Fenced:
                 logger.debug("the record of a job is another bridge's already")
+
+    async def leave(self) -> None:
+        """The call is let go of: whoever comes goes on with it."""
+        try:
+            await self._change(msgspec.structs.replace(self._record, state="left"))
+        except Fenced:
+            logger.debug("the record of a job is another bridge's already")
 
     async def drop(self) -> None:
         """The job is over."""
@@ -137,7 +145,7 @@ class Records:
 
     async def take(self, kept: Kept) -> Claim | None:
         """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError."""
-        state = "up" if kept.record.state == "released" else kept.record.state
+        state = "up" if kept.record.session else "dialing"
         record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state)
         try:
             return Claim(self._store, record, await self._store.update(record.job, _encode(record), kept.revision))

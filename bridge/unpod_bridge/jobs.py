@@ -192,11 +192,15 @@ class Jobs:
 
     def cancel(self, job_id: str) -> None:
         """End the call (`Desk.cancel`)."""
-        call = self._calls.get(job_id)
-        if call is None:
+        if not self.cancel_here(job_id):
             self.on_elsewhere(job_id)
-        elif call.line is not None:
+
+    def cancel_here(self, job_id: str) -> bool:
+        """End the call, if it is here; return whether it is."""
+        call = self._calls.get(job_id)
+        if call is not None and call.line is not None:
             asyncio.get_running_loop().call_soon(call.line.cancel)  # after `run` has begun: its task may be new
+        return call is not None
 
     # ------------------------------------------------------------------------------------------------- other bridges
 
@@ -220,6 +224,17 @@ class Jobs:
             await call.claim.release()
 
         call.noting = self._spawn(release(), "unpod-record")
+
+    async def leave(self, patience_s: float) -> None:
+        """Let go of all calls, for a bridge that comes later; their records stay."""
+        calls = [call for call in self._calls.values() if call.line is not None]
+        if calls:
+            logger.warning("%d calls are left for another bridge", len(calls))
+            await asyncio.wait([asyncio.create_task(self._leave(call)) for call in calls], timeout=patience_s)
+
+    async def _leave(self, call: _Call) -> None:
+        if call.line is not None and await call.line.let_go():
+            await call.claim.leave()
 
     async def let_go(self, job_id: str) -> bool:
         """Hand a call over (`Household.let_go`)."""

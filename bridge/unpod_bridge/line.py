@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, ProtocolViolation
 from unpod_bridge import outputs as do
 from unpod_bridge.call_line import CallLine
@@ -19,7 +20,7 @@ logger = logging.getLogger("unpod.bridge.line")
 
 
 class Line(CallLine):
-    """One call on this bridge, from its assignment to its end."""
+    """One call on this bridge, from its assignment to its end; `inherited`: another bridge had begun to place it."""
 
     def __init__(
         self,
@@ -28,9 +29,12 @@ class Line(CallLine):
         services: LineServices,
         settings: LineSettings | None = None,
         care: Care | None = None,
+        *,
+        inherited: bool = False,
     ) -> None:
         super().__init__(job, services, settings, care)
         self._place = place
+        self._inherited = inherited
         self._place_open = True
 
     def _enter(self) -> None:
@@ -59,8 +63,9 @@ class Line(CallLine):
         services, session = self._services, begin.session_id
         subjects = await self._listen(session)
         await self._place.begin(session)
-        self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session))
-        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id)
+        line, own = await self._former(subjects)
+        self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session, after=line))
+        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id, after=own)
         self._feed(self._relay.owner.appoint(epoch))
         started = await self._place.start(session, epoch, first)
         if self._care is None:
@@ -69,6 +74,13 @@ class Line(CallLine):
             self._spawn(self._place.release("not started"))
         self._look_after(self._care, subjects, self._ledger).begin(Owner(self._place.runner_id, epoch), started=started)
         return True
+
+    async def _former(self, subjects: CallSubjects) -> tuple[int, int]:
+        """Return what a bridge has left behind that died while it placed this call: its line and its appointment."""
+        if not self._inherited:
+            return 0, 0
+        line, own = await self._services.log.last(subjects.line), await self._services.log.last(subjects.own)
+        return 0 if line is None else line.seq, 0 if own is None else own.seq
 
     # -------------------------------------------------------------------------------------------------------- the end
 

@@ -65,6 +65,10 @@ class Household(Protocol):
         ...
 
 
+async def _has_let_go() -> bool:
+    return True
+
+
 class Neighbours:
     """Watches the other bridges, and takes the calls of those that are gone. `end` is the log's last sequence."""
 
@@ -255,7 +259,9 @@ class Neighbours:
             claim = await self._records.take(kept)
         if claim is None:
             return False
-        if deaf_from is None:
+        if kept.record.state == "left":
+            self._household.adopt(Orphan(kept.record, claim, let_go=_has_let_go))
+        elif deaf_from is None:
             self._household.adopt(Orphan(kept.record, claim, let_go=lambda: self._ask_for(kept.record)))
         else:
             self._household.adopt(Orphan(kept.record, claim, deaf_from))

@@ -95,9 +95,11 @@ async def take_line(
 
 
 async def appoint(
-    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, runner_id: str
+    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, runner_id: str, *, after: int = 0
 ) -> tuple[int, int]:
     """Store what the worker said and make the runner the owner; return its epoch and where its history begins.
+
+    `after` is the sequence of a former appointment that has come to nothing.
 
     Raises:
         LogError: the log does not answer, or another bridge has been quicker.
@@ -107,7 +109,7 @@ async def appoint(
     await ledger.flush()
     owner = ev.OwnerAppointed(runner=runner_id)
     headers = placement_headers(services, "own", owner, begin.session_id)
-    own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, 0))
+    own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, after))
     first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))
     return own.seq, first.seq
 

@@ -158,6 +158,9 @@ class Decision(Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
 
+RESUME_APOLOGY = "Sorry, I was cut off for a moment. Could you say that again?"
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What a developer can set for a session. Times in seconds; None switches a timer off."""
 
@@ -168,7 +171,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     reply_timeout_s: float | None = 30.0
     max_reply_chars: int = 20_000
     on_resume: Literal["continue", "apologise", "repeat"] = "continue"
-    resume_apology: str = "Sorry, I was cut off for a moment. Could you say that again?"
+    resume_apology: str = RESUME_APOLOGY
     interruption_note: str = "The caller cut in on your last reply; it is not known how much of it they heard."
 
 

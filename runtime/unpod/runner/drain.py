@@ -4,7 +4,9 @@ The order, with nothing let go before it must be:
 
 1. It stops listening for offers, and says that it drains.
 2. It waits until its calls are over, for `drain_timeout_s` at most. A call that a bridge was promised still comes.
-3. What is left then is hung up with reason `error`, which the log records, and a warning names the sessions.
+   With `drain="handoff"` it does not wait.
+3. What is left then it offers to its bridges, which find other runners. It goes on with each call until another has it.
+   What nobody takes within `HAND_OVER_S` is hung up with reason `error`, and a warning names the sessions.
 4. What does not come to its end within `CUT_S` even so is abandoned.
 5. The runner's hooks that still run get their time.
 6. It says that it is gone. A bridge of its own ends after that, and a NATS server of its own last.
@@ -16,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
     from unpod.ports import Clock
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 T = TypeVar("T")
+
+HAND_OVER_S: Final = 30.0
+DrainMode = Literal["wait", "handoff"]
 
 CUT_S: Final = 5.0
 ABANDON_S: Final = 1.0
@@ -106,6 +111,7 @@ class Drain:
         capacity: Capacity,
         presence: Announcer,
         hooks: RunnerHooks,
+        hand_over: Callable[[], Awaitable[bool]],
     ) -> None:
         self._clock = clock
         self._dispatch = dispatch
@@ -113,6 +119,7 @@ class Drain:
         self._capacity = capacity
         self._presence = presence
         self._hooks = hooks
+        self._hand_over = hand_over
 
     async def run(self, stop: Stop, timeout_s: float) -> None:
         """Return when no call is left."""
@@ -134,8 +141,13 @@ class Drain:
             await within(self._clock, ABANDON_S, self._calls.over())
 
     async def _wait(self, timeout_s: float) -> None:
-        if not await within(self._clock, timeout_s, self._dispatch.idle()):
-            await self._cut(timeout_s)
+        if await within(self._clock, timeout_s, self._dispatch.idle()):
+            return
+        if self._calls.sessions() and await self._hand_over():
+            logger.info("draining: %d calls are offered to other runners", len(self._calls.sessions()))
+            if await within(self._clock, HAND_OVER_S, self._dispatch.idle()):
+                return
+        await self._cut(timeout_s)
 
     async def _cut(self, timeout_s: float) -> None:
         for place in self._capacity.forget_all():

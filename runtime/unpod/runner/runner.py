@@ -13,7 +13,9 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from unpod.core.decision import RESUME_APOLOGY
 from unpod.core.envelope import parse_time
+from unpod.core.resume import OnResume
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, UnpodError
 from unpod.jetstream.clock import LogClock
@@ -26,13 +28,20 @@ from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
-from unpod.runner.drain import Stop
+from unpod.runner.drain import DrainMode, Stop
 from unpod.runner.pulse import PulseThread
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
 from unpod.runner.stats import LastHour, RunnerStats
-from unpod.runner.validation import check_agent_id, check_count, check_entrypoint, check_number, check_text
+from unpod.runner.validation import (
+    check_agent_id,
+    check_choice,
+    check_count,
+    check_entrypoint,
+    check_number,
+    check_text,
+)
 from unpod.session.hooks import HookFunction
 from unpod.session.settings import SessionSettings
 
@@ -60,6 +69,10 @@ class AgentRunner:
     limit, and 0 takes no call. `silence_timeout_s` and `max_call_duration_s` hold for each session (None: none);
     `hook_timeout_s` is how long a call waits for the hooks of one event. Times in seconds.
 
+    `drain` says what SIGTERM does to calls in progress: `wait` for their end for `drain_timeout_s` and hand the rest
+    over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
+    runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`.
+
     Raises:
         ConfigurationError: a value that cannot be.
         TypeError: an argument of the wrong kind, such as an entrypoint that is not async.
@@ -82,6 +95,9 @@ class AgentRunner:
         hook_timeout_s: float = 1.0,
         max_call_duration_s: float | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        drain: DrainMode = "wait",
+        on_resume: OnResume = "continue",
+        resume_apology: str = RESUME_APOLOGY,
     ) -> None:
         check_entrypoint(entrypoint)
         check_agent_id(agent_id)
@@ -97,6 +113,9 @@ class AgentRunner:
                 check_number(name, seconds, zero=False)
         for name, text in (("api_key", api_key), ("base_url", base_url), ("nats_url", nats_url)):
             check_text(name, text)
+        check_choice("drain", drain, ("wait", "handoff"))
+        check_choice("on_resume", on_resume, ("continue", "apologise", "repeat"))
+        check_text("resume_apology", resume_apology)
         self._plan = Plan(
             entrypoint=entrypoint,
             agent_id=agent_id,
@@ -105,8 +124,13 @@ class AgentRunner:
             drain_timeout_s=drain_timeout_s,
             dev=bool(dev_mode),
             settings=SessionSettings(
-                silence_timeout_s=silence_timeout_s, hook_timeout_s=hook_timeout_s, max_duration_s=max_call_duration_s
+                silence_timeout_s=silence_timeout_s,
+                hook_timeout_s=hook_timeout_s,
+                max_duration_s=max_call_duration_s,
+                on_resume=on_resume,
+                resume_apology=resume_apology,
             ),
+            drain=drain,
             version=_version(),
         )
         self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url

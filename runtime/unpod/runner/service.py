@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import BRIDGE_ANNOUNCED, QUEUED_ANNOUNCED, RunnerAnnounced
-from unpod.errors import ConfigurationError, OrchestratorTooOld, RunnerAuthError, UnpodError
+from unpod.core.fleet import (
+    BRIDGE_ANNOUNCED,
+    QUEUED_ANNOUNCED,
+    RUNNER_ANNOUNCED,
+    HandOver,
+    RunnerAnnounced,
+    encode,
+)
+from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, UnpodError
 from unpod.runner.bridges import Bridges, Standing
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.calls import Calls, Inside
 from unpod.runner.capacity import Capacity
 from unpod.runner.dispatch import Dispatch
-from unpod.runner.drain import Drain, Stop
+from unpod.runner.drain import Drain, DrainMode, Stop
+from unpod.runner.others import Others
 from unpod.runner.presence import Announcer
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 BRIDGE_EXPECTED_S: Final = 5.0
+HAND_OVER_ASK_S: Final = 1.0
 HELD_BACK_S: Final = 0.5
 BAD_SETTINGS: Final = 2
 """The exit status of a program whose settings are missing or wrong: starting it again would change nothing."""
@@ -50,6 +59,7 @@ class Plan:
     dev: bool
     settings: SessionSettings
     version: str = ""
+    drain: DrainMode = "wait"
 
     @property
     def agent_key(self) -> str:
@@ -79,6 +89,7 @@ class Service:
         self._last_hour = last_hour
         self._failure: asyncio.Future[UnpodError] = asyncio.get_running_loop().create_future()
         self._bridges = Bridges(plan.agent_key)
+        self._others = Others(runner_id, plan.agent_key)
         self._standing: Standing | None = None
         self._was_ready = False
         self._settled = threading.Event()
@@ -117,6 +128,7 @@ class Service:
             capacity=self._capacity,
             presence=self._presence,
             hooks=hooks,
+            hand_over=self._hand_over,
         )
 
     # ---------------------------------------------------------------------------------------------------- what it tells
@@ -164,6 +176,7 @@ class Service:
         """
         subjects, bus = self._ground.subjects, self._ground.bus
         self._subscriptions.append(await bus.subscribe(subjects.bridges, self._on_bridge))
+        self._subscriptions.append(await bus.subscribe(subjects.runners, self._on_runner))
         self._subscriptions.append(await bus.subscribe(subjects.queued(self.plan.agent_key), self._on_queued))
         await self._dispatch.open()
         self._presence.start()
@@ -176,7 +189,7 @@ class Service:
             UnpodError: why it makes no sense to go on: the key is refused, the orchestrator is too old.
         """
         await stop.unless_requested(self._failed())
-        await self._drain.run(stop, self.plan.drain_timeout_s)
+        await self._drain.run(stop, 0.0 if self.plan.drain == "handoff" else self.plan.drain_timeout_s)
         if self._failure.done():
             raise self._failure.result()
 
@@ -204,6 +217,20 @@ class Service:
     def _make_call(self, start: Start) -> Call:
         return Call(self._services, start)
 
+    async def _hand_over(self) -> bool:
+        """Ask the bridges to find other runners for our calls; return whether one has heard it."""
+        heard = False
+        if not self._others.any_with_room(self._ground.clock.now()):
+            return heard
+        for bridge, sessions in self._calls.by_bridge().items():
+            message = encode(HandOver(runner=self.runner_id, sessions=sessions))
+            try:
+                await self._ground.bus.request(self._ground.subjects.bridge(bridge), message, timeout_s=HAND_OVER_ASK_S)
+                heard = True
+            except LogError as error:
+                logger.warning("bridge %s could not be asked to find other runners: %s", bridge, type(error).__name__)
+        return heard
+
     def _over(self, job: str, result: CallResult | None) -> None:
         self._capacity.finish(job)
         if result is not None and result.started:
@@ -225,6 +252,12 @@ class Service:
             return
         self._bridges.heard_queued(said, self._ground.clock.now())
         self._presence.changed()
+
+    def _on_runner(self, message: Message) -> None:
+        try:
+            self._others.heard(RUNNER_ANNOUNCED.decode(message.data), self._ground.clock.now())
+        except MALFORMED:
+            logger.debug("an announcement of %d bytes cannot be read", len(message.data))
 
     def _on_bridge(self, message: Message) -> None:
         try:

@@ -86,3 +86,13 @@ def check_text(name: str, value: object) -> None:
     """
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} is a string, not {type(value).__name__}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Make sure that a value is one of a few.
+
+    Raises:
+        ConfigurationError: it is none of them; the text lists them.
+    """
+    if value not in choices:
+        raise ConfigurationError(f"{name}={value!r}: give one of {', '.join(choices)}")

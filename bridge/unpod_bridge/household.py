@@ -1,0 +1,144 @@
+"""What a bridge does with the calls of others: goes on with those of bridges that are gone, and hands its own over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from unpod.errors import UnpodError
+from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Inheritance
+from unpod_bridge.control_effects import Assigned
+from unpod_bridge.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet import Pool
+from unpod_bridge.heirs import Heirs
+from unpod_bridge.job_records import JobRecord
+from unpod_bridge.jobs import Jobs, OnBegin
+from unpod_bridge.line import Line
+from unpod_bridge.line_settings import LineResult
+from unpod_bridge.neighbours import Orphan
+from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.succession import Care
+
+logger = logging.getLogger("unpod.bridge")
+
+PAIRING_S: Final = 15.0
+"""How long a call that had not begun is worth looking for a runner: its pairing expires after 20 s."""
+
+
+class Household:
+    """The calls that come from other bridges, and go to them (`neighbours.Household`)."""
+
+    def __init__(self, jobs: Jobs, heirs: Heirs, dispatcher: Dispatcher, services: LineServices, care: Care) -> None:
+        self._jobs = jobs
+        self._heirs = heirs
+        self._dispatcher = dispatcher
+        self._services = services
+        self._care = care
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Go on with another bridge's call."""
+        record = orphan.record
+        self._heirs.enter(record)
+        job = Assigned(
+            job_id=record.job,
+            assign_id="",
+            agent_id=record.agent,
+            call_id=record.call,
+            bridge_url=record.bridge_url,
+            call_token=record.token,
+            metadata={},
+            ask_until=0.0,
+            ack_by=0.0,
+        )
+        self._jobs.carry(job, self._heirs, orphan.claim, lambda on_begin: Revival(self, orphan, on_begin))
+
+    async def let_go(self, job_id: str) -> bool:
+        """Hand a call over."""
+        return await self._jobs.let_go(job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """End a call, if it is here."""
+        self._jobs.cancel_here(job_id)
+
+    def place(self, record: JobRecord, runner_id: str) -> RunnerPlace:
+        """Return the place that a runner has for a job."""
+        pool = Pool(record.agent, record.dev)
+        return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=record.job, pool=pool, patience_s=RESUME_S)
+
+    def adopted_line(self, orphan: Orphan) -> AdoptedLine:
+        """Return the line of a call that was up."""
+        record = orphan.record
+        inheritance = Inheritance(
+            session_id=record.session,
+            deaf_from=orphan.deaf_from,
+            let_go=orphan.let_go,
+            place_of=lambda runner_id: self.place(record, runner_id),
+        )
+        return AdoptedLine(_job(record), inheritance, self._services, care=self._care)
+
+    async def new_line(self, record: JobRecord, on_begin: OnBegin) -> Line | None:
+        """Return the line of a call that was not up; None where no runner takes it."""
+        loop = asyncio.get_running_loop()
+        place = await self._dispatcher.find(Ask(record.job, Pool(record.agent, record.dev), loop.time() + PAIRING_S))
+        if not isinstance(place, RunnerPlace):
+            logger.warning("job %s: no runner takes it: %s", record.job, place)
+            return None
+        place.on_begin = on_begin
+        return Line(_job(record), place, self._services, care=self._care, inherited=True)
+
+
+class Revival:
+    """One orphan's line (`jobs.Line`): as it was, or dialled as new where the call had not begun."""
+
+    def __init__(self, household: Household, orphan: Orphan, on_begin: OnBegin) -> None:
+        self._household = household
+        self._orphan = orphan
+        self._on_begin = on_begin
+        self._line: AdoptedLine | Line | None = None
+        self._called_off = False
+
+    async def run(self) -> LineResult:
+        """Carry the call to its end."""
+        record = self._orphan.record
+        if record.session:
+            line = self._line = self._household.adopted_line(self._orphan)
+            result = await self._carry(line)
+            if result.reason != UNSTARTED:
+                return result
+            self._line = None
+        try:
+            made = await self._household.new_line(record, self._on_begin)
+        except UnpodError as error:
+            logger.warning("job %s: %s", record.job, error)
+            made = None
+        if made is None:
+            return LineResult("lost", 0.0, connected=False)
+        self._line = made
+        return await self._carry(made)
+
+    async def _carry(self, line: AdoptedLine | Line) -> LineResult:
+        if self._called_off:
+            line.cancel()
+        return await line.run()
+
+    def cancel(self) -> None:
+        """End the call."""
+        self._called_off = True
+        if self._line is not None:
+            self._line.cancel()
+
+    async def let_go(self) -> bool:
+        """Hand the call over."""
+        return self._line is not None and await self._line.let_go()
+
+
+def _job(record: JobRecord) -> Job:
+    return Job(
+        job_id=record.job,
+        call_id=record.call,
+        agent_id=record.agent,
+        bridge_url=record.bridge_url,
+        call_token=record.token,
+        dev=record.dev,
+    )
