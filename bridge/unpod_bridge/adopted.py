@@ -25,10 +25,10 @@ class Adopted(Struct, frozen=True, kw_only=True):
 
     `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
     `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
-    receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply was
-    ended. `owned` are the commands that are to be performed, `unknown` those that may have been. `ending` is an end that
-    was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too. `clean`: the former bridge has
-    handed the call over, with everything stored.
+    receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
+    was ended. `owned` are the commands that are to be performed, `unknown` those that may have been. `ending` is an end
+    that was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too. `clean`: the former
+    bridge has handed the call over, with everything stored.
     """
 
     session_id: str

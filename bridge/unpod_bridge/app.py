@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, assert_never
 
 from msgspec import Struct
@@ -18,18 +19,22 @@ from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
 from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log, topology
 from unpod.ports import Message, Subscription
+from unpod_bridge.community import Community
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Identity
 from unpod_bridge.departures import Departures
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
-from unpod_bridge.fleet import Bridges, Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
-from unpod_bridge.job_records import Records
-from unpod_bridge.jobs import Fullness, Jobs
+from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
+from unpod_bridge.fullness import Fullness
+from unpod_bridge.job_records import JobRecord, Records
+from unpod_bridge.jobs import Jobs
 from unpod_bridge.line import Line
 from unpod_bridge.owners import Owners
+from unpod_bridge.peers import Peers
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.registration import Registration
+from unpod_bridge.steadiness import Steadiness
 from unpod_bridge.websocket import WebSocketDialer
 
 logger = logging.getLogger("unpod.bridge")
@@ -37,6 +42,9 @@ logger = logging.getLogger("unpod.bridge")
 ANNOUNCE_S: Final = 1.0
 LOOK_S: Final = 0.25
 """How often the fleet is looked at: whether a runner is silent, whether a capacity has been stable."""
+DRAIN_S: Final = 60.0
+"""How long calls that no other bridge takes may go on; then they are left for the next one that starts."""
+LEAVE_S: Final = 3.0
 ABANDON_S: Final = 2.0
 
 
@@ -58,8 +66,9 @@ class Stop:
 async def run_bridge(config: BridgeConfig) -> int:
     """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, logged in one line."""
     stop = Stop()
+    bridge_id = f"bridge-{secrets.token_hex(4)}"
     with _signals(stop.ask):
-        nats = Nats(config.nats)
+        nats = Nats(replace(config.nats, name=bridge_id))
         try:
             await _first(nats.open(), stop.gently.wait())
             if stop.gently.is_set():
@@ -67,7 +76,7 @@ async def run_bridge(config: BridgeConfig) -> int:
             streams = topology(config.prefix)
             log = await open_log(nats, streams.calls)
             store = await open_jobs(nats, streams.jobs)
-            return await Bridge(config, nats, log, store).run(stop)
+            return await Bridge(bridge_id, config, nats, log, store).run(stop)
         except (ConfigurationError, LogError) as error:
             logger.error("%s", error)  # noqa: TRY400 - its text says what to do
             return 1
@@ -78,15 +87,15 @@ async def run_bridge(config: BridgeConfig) -> int:
 class Bridge:
     """One bridge over an open connection."""
 
-    def __init__(self, config: BridgeConfig, nats: Nats, log: JetStreamLog, store: JobStore) -> None:
-        self.bridge_id = f"bridge-{secrets.token_hex(4)}"
+    def __init__(self, bridge_id: str, config: BridgeConfig, nats: Nats, log: JetStreamLog, store: JobStore) -> None:
+        self.bridge_id = bridge_id
         self._config = config
         self._nats = nats
         self._loop = asyncio.get_running_loop()
         self._subjects = Subjects(config.prefix)
         self._fleet = Fleet()
         self._roster = Roster()
-        self._bridges = Bridges(self._loop.time())
+        self._steadiness = Steadiness()
         self._dialer = WebSocketDialer()
         self._services = LineServices(
             log=log,
@@ -95,11 +104,24 @@ class Bridge:
             clock=LogClock(),
             bridge_id=self.bridge_id,
             dialer=self._dialer,
+            steadiness=self._steadiness,
         )
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
         self._owners = Owners(nats, self._services, self._dispatcher)
-        records = Records(store, self.bridge_id, lambda bridge: self._bridges.alive(bridge, self._loop.time()))
+        peers = Peers(self._loop.time())
+        records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         self._jobs = Jobs(self._dispatcher, records, Fullness(log.usage), self._make_line, self.bridge_id)
+        self._community = Community(
+            nats,
+            log,
+            peers,
+            records=records,
+            jobs=self._jobs,
+            dispatcher=self._dispatcher,
+            services=self._services,
+            care=self._owners.care,
+            make_link=self._make_heir,
+        )
         self._worker_ids: dict[Pool, str] = {}
         self._links: dict[Pool, ControlLink] = {}
         self._runs: dict[Pool, asyncio.Task[None]] = {}
@@ -115,6 +137,7 @@ class Bridge:
             await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
         ]
         await self._owners.open()
+        await self._community.open()
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
@@ -129,10 +152,17 @@ class Bridge:
     async def _drain(self) -> None:
         self._draining = True
         if self._jobs.calls:
-            logger.info("no more calls are taken; waiting for %d to end", self._jobs.calls)
+            logger.info("no more calls are taken; %d are handed over, or end here", self._jobs.calls)
         for link in tuple(self._links.values()):
             link.drain()
-        await self._jobs.until_idle()
+        self._community.drain()
+        self._jobs.release()
+        self._announce()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._jobs.until_idle()
+        except TimeoutError:
+            return
         if self._runs:
             await asyncio.wait(tuple(self._runs.values()))
 
@@ -141,10 +171,12 @@ class Bridge:
     ) -> None:
         keeping.cancel()
         hearing.cancel()
+        await self._jobs.leave(LEAVE_S)
         await self._jobs.abandon(ABANDON_S)
         for run in self._runs.values():
             run.cancel()
         await asyncio.wait({keeping, hearing, *self._runs.values()}, timeout=ABANDON_S)
+        await self._community.close()
         self._announce(gone=True)
         await self._owners.close()
         for subscription in subscriptions:
@@ -155,6 +187,7 @@ class Bridge:
         said_at = float("-inf")
         while True:
             now = self._loop.time()
+            self._steadiness.look()
             for runner in self._fleet.expire(now):
                 logger.warning("the runner %s has fallen silent", runner)
             self._look(now)
@@ -183,6 +216,7 @@ class Bridge:
 
     def _on_departed(self, process_id: str) -> None:
         self._owners.watch.said_gone(process_id)
+        self._community.departed(process_id)
 
     def _on_bridge(self, message: Message) -> None:
         try:
@@ -190,7 +224,8 @@ class Bridge:
         except MALFORMED:
             logger.debug("a bridge's announcement cannot be read")
             return
-        self._bridges.hear(said, self._loop.time())
+        if self._community.hear(said):
+            self._announce()
 
     def _look(self, now: float) -> None:
         """Bring the registrations in line with the runners that there are."""
@@ -221,17 +256,8 @@ class Bridge:
 
     def _join(self, pool: Pool, standing: Standing) -> None:
         worker_id = self._worker_ids.setdefault(pool, f"{pool.agent}#{secrets.token_hex(4)}")
-        server = readable(self._config.orchestrator_url)
-        registration = Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where))
-        registration.set_capacity(standing.capacity, standing.closed_for)
-        link = ControlLink(
-            registration,
-            dialer=self._dialer,
-            url=self._config.orchestrator_url + CONTROL_PATH,
-            api_key=self._config.api_key,
-            desk=self._jobs,
-            on_change=self._announce,
-        )
+        link = self._make_link(pool, worker_id, self._announce)
+        link.registration.set_capacity(standing.capacity, standing.closed_for)
         self._links[pool] = link
         self._runs[pool] = asyncio.create_task(self._run_link(pool, link), name="unpod-control")
         self._announce()
@@ -250,6 +276,20 @@ class Bridge:
         self._announce()
 
     # ----------------------------------------------------------------------------------------------------------- parts
+
+    def _make_link(self, pool: Pool, worker_id: str, on_change: Callable[[], None]) -> ControlLink:
+        server = readable(self._config.orchestrator_url)
+        return ControlLink(
+            Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where)),
+            dialer=self._dialer,
+            url=self._config.orchestrator_url + CONTROL_PATH,
+            api_key=self._config.api_key,
+            desk=self._jobs,
+            on_change=on_change,
+        )
+
+    def _make_heir(self, record: JobRecord) -> ControlLink:
+        return self._make_link(Pool(record.agent, record.dev), record.worker, _nothing)
 
     def _make_line(self, assigned: Assigned, place: RunnerPlace) -> Line:
         job = Job(
@@ -270,6 +310,7 @@ class Bridge:
             bridge=self.bridge_id,
             agents={name: registration.state for name, registration in registrations.items()},
             detail="; ".join(details),
+            draining=self._draining,
             gone=gone,
         )
         self._publish(self._subjects.bridges, message)
@@ -279,6 +320,10 @@ class Bridge:
             self._nats.send(subject, encode(message))
         except LogError as error:  # it is said again within a second
             logger.debug("could not announce: %s", type(error).__name__)
+
+
+def _nothing() -> None:
+    """Nobody is told how an heir's registration stands."""
 
 
 async def _first(*waits: Coroutine[object, object, object] | asyncio.Future[None]) -> None:

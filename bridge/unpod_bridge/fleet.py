@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from unpod.core.fleet import BridgeAnnounced, RunnerAnnounced
+from unpod.core.fleet import RunnerAnnounced
 from unpod_bridge.control_wire import Reason
 
 SILENT_S = 3.0
-"""How long a runner or a bridge may be silent."""
+"""How long a runner may be silent."""
 STABLE_S = 5.0
 """How long a changed capacity must stay the same before it is registered."""
 
@@ -90,26 +90,6 @@ class Fleet:
             else:
                 found[pool] = Standing(sum_.capacity + max(said.capacity, 0), sum_.serving + 1, sum_.draining)
         return found
-
-
-class Bridges:
-    """The other bridges. One that has not been heard is given the benefit of the doubt while we are new ourselves."""
-
-    def __init__(self, now: float) -> None:
-        self._began = now
-        self._heard: dict[str, float] = {}
-
-    def hear(self, said: BridgeAnnounced, now: float) -> None:
-        """Take an announcement."""
-        self._heard = {bridge: at for bridge, at in self._heard.items() if now - at < SILENT_S}
-        if said.gone:
-            self._heard.pop(said.bridge, None)
-        else:
-            self._heard[said.bridge] = now
-
-    def alive(self, bridge: str, now: float) -> bool:
-        """Return whether a bridge is there."""
-        return now - self._heard.get(bridge, self._began) < SILENT_S
 
 
 # --------------------------------------------------------------------------------------------------- what to register

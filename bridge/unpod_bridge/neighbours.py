@@ -24,6 +24,8 @@ from unpod_bridge.peers import Gone, Peers
 logger = logging.getLogger("unpod.bridge")
 
 LOOK_S: Final = 0.25
+ROUND_S: Final = 15.0
+"""How often all records are looked at, for what nobody has heard of."""
 ASK_TIMEOUT_S: Final = 0.5
 YIELD_TIMEOUT_S: Final = 5.0
 AT_ONCE: Final = 50
@@ -107,9 +109,12 @@ class Neighbours:
 
     async def run(self) -> None:
         """Watch, until cancelled."""
+        round_at = self._loop.time()
         try:
-            self._spawn(self._look_round())
             while True:
+                if round_at <= self._loop.time():
+                    round_at = self._loop.time() + ROUND_S
+                    self._spawn(self._look_round())
                 self._look()
                 wait_s = min(LOOK_S, max(0.01, (self._peers.next_at() or float("inf")) - self._loop.time()))
                 try:
@@ -136,7 +141,7 @@ class Neighbours:
 
     def suspect(self, bridge: str) -> None:
         """The server says that a bridge's connection has ended."""
-        if bridge != self._bridge_id:
+        if bridge.startswith("bridge-") and bridge != self._bridge_id:
             self._peers.suspect(bridge, self._loop.time())
             self._wake.set()
 

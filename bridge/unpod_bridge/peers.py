@@ -53,16 +53,17 @@ class Peers:
         self._peers: dict[str, _Peer] = {}
         self._gone: dict[str, None] = {}
 
-    def hear(self, said: BridgeAnnounced, now: float) -> None:
-        """Take an announcement."""
+    def hear(self, said: BridgeAnnounced, now: float) -> bool:
+        """Take an announcement; return whether the bridge is new to us."""
+        is_new = said.bridge not in self._peers and not said.gone
         if said.gone:
-            peer = self._peers.get(said.bridge)
-            if peer is not None or said.bridge not in self._gone:
+            if said.bridge in self._peers or said.bridge not in self._gone:
                 self._know(said.bridge, now).said = "said"
-            return
+            return is_new
         self._gone.pop(said.bridge, None)
         self._know(said.bridge, now).draining = said.draining
         self.answered(said.bridge, now)
+        return is_new
 
     def doubt(self, bridge: str, now: float) -> None:
         """A bridge's name has come up; it may never have been heard."""
@@ -71,9 +72,8 @@ class Peers:
 
     def suspect(self, bridge: str, now: float) -> None:
         """Its connection has ended, says the server: ask at once."""
-        peer = self._peers.get(bridge)
-        if peer is not None:
-            peer.ask_at = now
+        if bridge not in self._gone:
+            self._know(bridge, now).ask_at = now
 
     def answered(self, bridge: str, now: float) -> None:
         """It has answered."""

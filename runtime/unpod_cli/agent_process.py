@@ -57,6 +57,7 @@ def main(target: str, descriptor: int) -> int:
     """Load the agent and run it until SIGTERM; return the exit status."""
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - what the user's code starts must not hold it open
     path, name = split_target(target)
+    sys.argv = [str(path)]  # as `python AGENT.py` has it
     try:
         runner = load_agent(path, name)
     except AgentProblem as problem:

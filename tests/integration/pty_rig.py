@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Self
 UNPOD: Final = (sys.executable, "-m", "unpod_cli")
 
 _ESCAPES: Final = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_=>])")
-_PATIENCE_S: Final = 8.0
+_PATIENCE_S: Final = 25.0
 _ROWS_AND_COLUMNS: Final = struct.pack("HHHH", 40, 100, 0, 0)
 
 
@@ -30,8 +30,9 @@ class Finished(NamedTuple):
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return an environment in which nothing points at another system."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNPOD_", "NATS_"))}
+    """Return an environment in which nothing points at another system, or tells of another terminal."""
+    ours = ("UNPOD_", "NATS_", "COLUMNS", "LINES", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"} | changes
 
 

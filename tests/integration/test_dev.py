@@ -44,7 +44,7 @@ async def handle_call(ctx):
     await session.say("Hello!")
     await session.run()
 
-runner = AgentRunner(handle_call, agent_id="tester", nats_url="nats://production.example:4222")
+runner = AgentRunner(handle_call, agent_id="tester", nats_url="nats://production.example:4222", dev_mode=True)
 if __name__ == "__main__":
     runner.start()
 """

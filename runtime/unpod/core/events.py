@@ -30,7 +30,7 @@ class Fact(Struct, frozen=True, tag_field="event", omit_defaults=True, kw_only=T
 
 
 class HelloAcked(Fact, frozen=True, tag="hello.ack"):
-    """The speech worker has answered our hello; `negotiated_verbs` is all that may be sent to it."""
+    """The speech worker has answered our hello; `unpod.core.verbs` says what `negotiated_verbs` comes to."""
 
     protocol_version: int = 2
     negotiated_events: tuple[str, ...] = ()

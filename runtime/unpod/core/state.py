@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import metrics, turns
+from unpod.core import metrics, turns, verbs
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.metrics import MetricsState
 from unpod.core.turns import PendingTurn, Turn
@@ -83,7 +83,9 @@ class SessionState(Struct, frozen=True, kw_only=True):
     @property
     def has_withheld(self) -> bool:
         """Whether the conversation so far, as a brain remembers it, has parts that must not be kept."""
-        return self.private or any(part.withheld for part in (*self.history, *self.queue))
+        if self.private or any(exchange.withheld for exchange in self.history):
+            return True
+        return any(pending.withheld for pending in self.queue)
 
     def duration_s(self, now: float) -> float:
         """Return the seconds from the call's start to its end, or to `now`."""
@@ -174,7 +176,7 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
 
 def _hello_acked(state: SessionState, record: Record) -> SessionState:
     body = _body(record, ev.HelloAcked)
-    return replace(state, negotiated=frozenset(body.negotiated_verbs))
+    return replace(state, negotiated=verbs.negotiated(body.negotiated_verbs))
 
 
 def _call_started(state: SessionState, record: Record) -> SessionState:

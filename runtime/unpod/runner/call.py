@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from unpod.core.call_context import context_fields
 from unpod.core.fleet import Start
 from unpod.core.subjects import Subjects
-from unpod.errors import LogError
+from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
 from unpod.session.driver import Driver
@@ -20,6 +21,9 @@ from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
 
 logger = logging.getLogger("unpod.runner")
+
+ATTACH_S: Final = 10.0
+ATTACH_PAUSE_S: Final = 0.2
 
 Entrypoint = Callable[[CallContext], Awaitable[object]]
 FinalState = str
@@ -97,9 +101,22 @@ class Call:
         """Take a bridge's word that it has written up to `index`, and fetch what of that is missing."""
         self._driver.inbox.expect(index)
 
-    def check(self) -> None:
+    @property
+    def bridge(self) -> str:
+        """Which bridge holds the call's line, "" where that is not known yet."""
+        return self._driver.inbox.bridge
+
+    async def check_tail(self) -> None:
         """Fetch what has been missed while the connection was lost."""
-        self._driver.check()
+        await self._driver.inbox.check()
+
+    async def check_owner(self) -> None:
+        """Let go of the call if another runner owns it: one that has nothing to write would not learn it."""
+        await self._driver.check_owner()
+
+    def fence(self) -> None:
+        """Let go of the call at once: it has a newer owner."""
+        self._driver.fence()
 
     def abandon(self) -> None:
         """Let go of the call at once; its log is left as it is."""
@@ -117,7 +134,11 @@ class Call:
     async def _serve(self) -> CallResult:
         driver = self._driver
         try:
-            await driver.attach()
+            await self._attach()
+        except Fenced:
+            logger.warning("session %s: another runner owns it now", self._start.session)
+            await driver.finish(None)
+            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
         except LogError as error:
             logger.error("session %s: its log cannot be read: %s", self._start.session, error)  # noqa: TRY400
             await driver.finish(None)
@@ -136,6 +157,24 @@ class Call:
         await self._services.on_call_end(context, "failed" if driver.failed else "ended")
         duration = driver.state.duration_s(self._services.clock.now())
         return CallResult(self._start.session, driver.reason, driver.failed, duration, started=True)
+
+    async def _attach(self) -> None:
+        """Read the log; while it does not answer, try again for a while: the call is ours, and nobody else has it.
+
+        Raises:
+            LogError: it cannot be read, or another runner owns the session.
+        """
+        clock = self._services.clock
+        until = clock.now() + ATTACH_S
+        while True:
+            try:
+                await self._driver.attach()
+            except LogUnavailable:
+                if clock.now() >= until:
+                    raise
+                await clock.sleep(ATTACH_PAUSE_S)
+            else:
+                return
 
     def _context(self) -> CallContext:
         started = self._driver.state.started

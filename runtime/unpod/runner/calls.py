@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 _VERB_S: Final = 2.0
+_MAKE_WAY_S: Final = 1.0
+"""How long code whose call has come back here under a new epoch may take to end."""
+_CHECKS: Final = 64
+"""How many sessions look into the log at once."""
 
 
 _on_behalf_of: ContextVar[tuple[Inside, ...]] = ContextVar("unpod_on_behalf_of", default=())
@@ -35,20 +39,20 @@ class Inside:
 
 
 class Calls:
-    """The calls of one run, by job; `over(job, result)` is told of each end, with None where it broke down."""
+    """The calls of one run, by job; `over(start, result)` is told of each end, with None where it broke down."""
 
     def __init__(
-        self, make: Callable[[Start], Call], over: Callable[[str, CallResult | None], None], inside: Inside
+        self, make: Callable[[Start], Call], over: Callable[[Start, CallResult | None], None], inside: Inside
     ) -> None:
         self._make = make
         self._over = over
         self._inside = inside
         self._calls: dict[str, tuple[Call, Start]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[Call, asyncio.Task[None]] = {}
         self._by_session: dict[str, Call] = {}
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._calls)
 
     def contexts(self) -> list[CallContext]:
         """Return the contexts of the calls whose entrypoints have begun."""
@@ -62,43 +66,63 @@ class Calls:
         """Return the call of a session that runs here; may be called from any thread."""
         return self._by_session.get(session_id)
 
-    def by_bridge(self) -> dict[str, tuple[str, ...]]:
-        """Return the sessions that are running, by the bridge that has placed them here."""
-        found: dict[str, tuple[str, ...]] = {}
-        for _, start in self._calls.values():
-            found[start.bridge] = (*found.get(start.bridge, ()), start.session)
+    def by_bridge(self) -> dict[str, list[str]]:
+        """Return the sessions that are running, by the bridge that holds their line."""
+        found: dict[str, list[str]] = {}
+        for call, start in self._calls.values():
+            found.setdefault(call.bridge or start.bridge, []).append(start.session)
         return found
 
-    def check(self) -> None:
+    async def check_tails(self) -> None:
         """Let each session fetch what it has missed: the connection was lost, and is back."""
-        for call, _ in tuple(self._calls.values()):
-            call.check()
+        await self._each(lambda call: call.check_tail())
+
+    async def check_owners(self) -> None:
+        """Let each session look whether another runner has it by now."""
+        await self._each(lambda call: call.check_owner())
+
+    async def _each(self, what: Callable[[Call], Awaitable[None]]) -> None:
+        turn = asyncio.Semaphore(_CHECKS)
+
+        async def one(call: Call) -> None:
+            async with turn:
+                await what(call)
+
+        await asyncio.gather(*(one(call) for call, _ in tuple(self._calls.values())))
 
     def begin(self, start: Start) -> None:
-        """Run a call in a task of its own.
+        """Run a call in a task of its own. One of the same job under an older epoch makes way for it first.
 
         Raises:
             UnpodError: there can be no such call.
         """
         call = self._make(start)
+        former, _ = self._calls.get(start.job, (None, None))
+        if former is not None:
+            former.fence()
         self._calls[start.job] = call, start
         self._by_session[start.session] = call
-        self._tasks[start.job] = asyncio.create_task(self._run(call, start), name=f"unpod-call-{start.session}")
+        ending = None if former is None else self._tasks.get(former)
+        self._tasks[call] = asyncio.create_task(self._run(call, start, ending), name=f"unpod-call-{start.session}")
 
-    async def _run(self, call: Call, start: Start) -> None:
+    async def _run(self, call: Call, start: Start, former: asyncio.Task[None] | None) -> None:
         self._inside.enter()
         result: CallResult | None = None
         try:
+            if former is not None:
+                await asyncio.wait({former}, timeout=_MAKE_WAY_S)
             result = await call.run()
         except Exception as error:  # one call that breaks down must not take the others with it
             # Not its text, which may hold what was said.
             logger.error("session %s broke down: %s", start.session, type(error).__name__)  # noqa: TRY400
             logger.debug("session %s broke down", start.session, exc_info=error)
         finally:
-            del self._calls[start.job], self._tasks[start.job]
+            del self._tasks[call]
+            if self._calls.get(start.job) == (call, start):
+                del self._calls[start.job]
             if self._by_session.get(start.session) is call:
                 del self._by_session[start.session]
-            self._over(start.job, result)
+            self._over(start, result)
 
     async def over(self) -> None:
         """Return when no call is left."""
@@ -119,7 +143,7 @@ class Calls:
 
     def abandon_all(self) -> None:
         """Let go of all calls: what waits for them in `run()` returns."""
-        for call, _ in tuple(self._calls.values()):
+        for call in tuple(self._tasks):
             call.abandon()
 
     def cancel_all(self) -> None:

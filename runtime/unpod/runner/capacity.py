@@ -109,7 +109,7 @@ class Capacity:
     @property
     def taken(self) -> int:
         """How many places are offered, held or running."""
-        return len(self._waiting) + len(self._running)
+        return len(self._running) + sum(job not in self._running for job in self._waiting)
 
     @property
     def running(self) -> int:
@@ -137,14 +137,17 @@ class Capacity:
     def offer(self, job: str, now: float, *, resume: bool = False) -> Offered:
         """Answer a job, and keep a place for it if the answer is `taken`.
 
-        A job that is offered again before it is confirmed keeps its place. One that runs here is `full`: another runner
-        may take it over. A call that another runner had (`resume`) needs no permit.
+        A job that is offered again before it is confirmed keeps its place. One that runs here is `full`, unless it is
+        to be taken over (`resume`): the call may come back here, into the place that it has. That needs no permit.
         """
         place = self._waiting.get(job)
         if place is not None:
             place.until = max(place.until, now + OFFERED_S)
             return "taken"
-        if job in self._running or self.taken >= self.limit:
+        if job in self._running:
+            if not resume:
+                return "full"
+        elif not self.has_place:
             return "full"
         if not resume and not self._permits.set_aside(now):
             return "rate_limited"
@@ -162,10 +165,15 @@ class Capacity:
         return True
 
     def start(self, job: str, epoch: int, now: float) -> Started:
-        """Turn the place into a call: `begin` once, `again` where that has happened, `unknown` without a place."""
+        """Turn the place into a call: `begin` once, `again` where that has happened, `unknown` without a place.
+
+        A call that runs here under an older epoch makes way for the new one.
+        """
+        if epoch in {self._running.get(job), self._finished.get(job)}:
+            return "again"
         place = self._waiting.pop(job, None)
         if place is None:
-            return "again" if epoch in {self._running.get(job), self._finished.get(job)} else "unknown"
+            return "unknown"
         self._spend(place, now)
         self._running[job] = epoch
         return "begin"
@@ -177,8 +185,10 @@ class Capacity:
         self._drop(job)
         return True
 
-    def finish(self, job: str) -> None:
-        """Free the place of a call that is over."""
+    def finish(self, job: str, epoch: int) -> None:
+        """Free the place of a call that is over; one that has made way for another of its job has none."""
+        if self._running.get(job) != epoch:
+            return
         self._finished[job] = self._running.pop(job)
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)

@@ -212,7 +212,7 @@ class Dispatch:
             self._begin(start)
         except UnpodError as error:
             logger.warning("session %r cannot be run: %s", start.session[:200], error)
-            self._capacity.finish(start.job)
+            self._capacity.finish(start.job, start.epoch)
             return Told(ok=False, reason=type(error).__name__)
         return Told(ok=True)
 

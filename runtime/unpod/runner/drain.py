@@ -4,9 +4,10 @@ The order, with nothing let go before it must be:
 
 1. It stops listening for offers, and says that it drains.
 2. It waits until its calls are over, for `drain_timeout_s` at most. A call that a bridge was promised still comes.
-   With `drain="handoff"` it does not wait.
-3. What is left then it offers to its bridges, which find other runners. It goes on with each call until another has it.
-   What nobody takes within `HAND_OVER_S` is hung up with reason `error`, and a warning names the sessions.
+3. What is left then it offers to its bridges, if the agent has other runners with room. It goes on with each call until
+   another has it. With `drain="handoff"` it does so from the start, and all the time.
+   What nobody has taken after `HAND_OVER_S`, or with `handoff` after `drain_timeout_s` if that is longer, is hung up
+   with reason `error`, which the log records, and a warning names the sessions.
 4. What does not come to its end within `CUT_S` even so is abandoned.
 5. The runner's hooks that still run get their time.
 6. It says that it is gone. A bridge of its own ends after that, and a NATS server of its own last.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class Drain:
         capacity: Capacity,
         presence: Announcer,
         hooks: RunnerHooks,
-        hand_over: Callable[[], Awaitable[bool]],
+        can_hand_over: Callable[[], bool],
+        hand_over: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._clock = clock
         self._dispatch = dispatch
@@ -119,15 +121,17 @@ class Drain:
         self._capacity = capacity
         self._presence = presence
         self._hooks = hooks
+        self._can_hand_over = can_hand_over
         self._hand_over = hand_over
 
-    async def run(self, stop: Stop, timeout_s: float) -> None:
+    async def run(self, stop: Stop, timeout_s: float, mode: DrainMode) -> None:
         """Return when no call is left."""
         await self._dispatch.drain()
         self._presence.changed()
         if self._capacity.taken:
-            logger.info("draining: waiting for %d calls, up to %g s", self._capacity.taken, timeout_s)
-        await stop.unless_aborted(self._wait(timeout_s))
+            how = "waiting for" if mode == "wait" else "handing over"
+            logger.info("draining: %s %d calls, up to %g s", how, self._capacity.taken, timeout_s)
+        await stop.unless_aborted(self._wait(timeout_s) if mode == "wait" else self._move(max(timeout_s, HAND_OVER_S)))
         await self.let_go()
         if stop.aborted.is_set() or not await within(self._clock, HOOKS_S, self._hooks.over()):
             self._hooks.cancel_all()
@@ -143,11 +147,21 @@ class Drain:
     async def _wait(self, timeout_s: float) -> None:
         if await within(self._clock, timeout_s, self._dispatch.idle()):
             return
-        if self._calls.sessions() and await self._hand_over():
-            logger.info("draining: %d calls are offered to other runners", len(self._calls.sessions()))
-            if await within(self._clock, HAND_OVER_S, self._dispatch.idle()):
-                return
-        await self._cut(timeout_s)
+        if self._calls.sessions() and self._can_hand_over():
+            logger.info("draining: %d calls are offered to other runners", len(self._calls))
+            await self._move(HAND_OVER_S)
+        else:
+            await self._cut(timeout_s)
+
+    async def _move(self, timeout_s: float) -> None:
+        """Let other runners have the calls, and wait until none is left here."""
+        moving = asyncio.create_task(self._hand_over(), name="unpod-hand-over")
+        try:
+            if not await within(self._clock, timeout_s, self._dispatch.idle()):
+                await self._cut(timeout_s)
+        finally:
+            moving.cancel()
+            await asyncio.wait({moving})
 
     async def _cut(self, timeout_s: float) -> None:
         for place in self._capacity.forget_all():

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 BEAT_S: Final = 0.1
+DOUBT_S: Final = 1.0
+SECOND_LOOK_S: Final = 0.05
+"""How long an event loop that seems to stand still may take to show that it does not, before that is said."""
 STOP_S: Final = 2.0
 START_S: Final = 10.0
 
@@ -124,10 +127,21 @@ class PulseThread:
         except MALFORMED:
             logger.warning("a ping of %d bytes cannot be read", len(message.data))
             return
+        if self._lag_s() < DOUBT_S:
+            self._reply(bus, message, ping)
+        elif self._loop is not None:
+            # The whole process may have stood still, and this thread be the first to wake.
+            self._loop.call_later(SECOND_LOOK_S, self._reply, bus, message, ping)
+
+    def _reply(self, bus: Bus, message: Message, ping: Ping) -> None:
         try:
             bus.send(message.reply, encode(self._answer(ping)))
         except LogError as error:  # it will ask again
             logger.debug("a ping could not be answered: %s", type(error).__name__)
+
+    def _lag_s(self) -> float:
+        """How long the runner's event loop is late."""
+        return max(0.0, time.monotonic() - self._beat_at - BEAT_S)
 
     def _answer(self, ping: Ping) -> Pulse:
         sessions: dict[str, tuple[int, int]] = {}
@@ -138,5 +152,4 @@ class PulseThread:
             sessions[session_id] = owned.epoch, owned.owner_index
             if index > owned.bridge_index:
                 self._home.call_soon_threadsafe(owned.expect, index)
-        lag_s = max(0.0, time.monotonic() - self._beat_at - BEAT_S)
-        return Pulse(runner=self._runner_id, lag_s=lag_s, sessions=sessions)
+        return Pulse(runner=self._runner_id, lag_s=self._lag_s(), sessions=sessions)

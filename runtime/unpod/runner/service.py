@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.runner")
 
 BRIDGE_EXPECTED_S: Final = 5.0
-HAND_OVER_ASK_S: Final = 1.0
+HAND_OVER_EVERY_S: Final = 1.0
+HAND_OVER_CHUNK: Final = 2_000
+"""How many sessions one message may name: it has to stay under the server's limit."""
 HELD_BACK_S: Final = 0.5
 BAD_SETTINGS: Final = 2
 """The exit status of a program whose settings are missing or wrong: starting it again would change nothing."""
@@ -95,6 +97,7 @@ class Service:
         self._settled = threading.Event()
         self._subscriptions: list[Subscription] = []
         self._patience: Timer | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._services = CallServices(
             log=ground.log,
             bus=ground.bus,
@@ -128,6 +131,7 @@ class Service:
             capacity=self._capacity,
             presence=self._presence,
             hooks=hooks,
+            can_hand_over=self._can_hand_over,
             hand_over=self._hand_over,
         )
 
@@ -143,8 +147,11 @@ class Service:
 
     def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
         """The connection is lost, or back: then each session looks for what it has missed."""
-        if up:
-            self._calls.check()
+        if not up:
+            return
+        if self._checking is not None:
+            self._checking.cancel()
+        self._checking = asyncio.get_running_loop().create_task(self._calls.check_tails(), name="unpod-check-tails")
 
     def stats(self) -> RunnerStats:
         """Return the figures as of now."""
@@ -189,7 +196,7 @@ class Service:
             UnpodError: why it makes no sense to go on: the key is refused, the orchestrator is too old.
         """
         await stop.unless_requested(self._failed())
-        await self._drain.run(stop, 0.0 if self.plan.drain == "handoff" else self.plan.drain_timeout_s)
+        await self._drain.run(stop, self.plan.drain_timeout_s, self.plan.drain)
         if self._failure.done():
             raise self._failure.result()
 
@@ -197,6 +204,8 @@ class Service:
         """Say that it is gone, and hear nothing more; calls that still run are abandoned."""
         if self._patience is not None:
             self._patience.cancel()
+        if self._checking is not None:
+            self._checking.cancel()
         await self._dispatch.close()
         await self._drain.let_go()
         await self._presence.stop(self._announcement(gone=True))
@@ -217,22 +226,28 @@ class Service:
     def _make_call(self, start: Start) -> Call:
         return Call(self._services, start)
 
-    async def _hand_over(self) -> bool:
-        """Ask the bridges to find other runners for our calls; return whether one has heard it."""
-        heard = False
-        if not self._others.any_with_room(self._ground.clock.now()):
-            return heard
-        for bridge, sessions in self._calls.by_bridge().items():
-            message = encode(HandOver(runner=self.runner_id, sessions=sessions))
-            try:
-                await self._ground.bus.request(self._ground.subjects.bridge(bridge), message, timeout_s=HAND_OVER_ASK_S)
-                heard = True
-            except LogError as error:
-                logger.warning("bridge %s could not be asked to find other runners: %s", bridge, type(error).__name__)
-        return heard
+    def _can_hand_over(self) -> bool:
+        """Whether another runner could take calls of ours, as far as is known."""
+        return self._others.any_with_room(self._ground.clock.now())
 
-    def _over(self, job: str, result: CallResult | None) -> None:
-        self._capacity.finish(job)
+    async def _hand_over(self) -> None:
+        """Ask the bridges for other runners, again and again; each call goes on here until another runner has it."""
+        while True:
+            for bridge, sessions in self._calls.by_bridge().items():
+                for first in range(0, len(sessions), HAND_OVER_CHUNK):
+                    await self._ask_for_others(bridge, tuple(sessions[first : first + HAND_OVER_CHUNK]))
+            await self._ground.clock.sleep(HAND_OVER_EVERY_S)
+            await self._calls.check_owners()
+
+    async def _ask_for_others(self, bridge: str, sessions: tuple[str, ...]) -> None:
+        message = encode(HandOver(runner=self.runner_id, sessions=sessions))
+        try:
+            await self._ground.bus.publish(self._ground.subjects.bridge(bridge), message)
+        except LogError as error:
+            logger.debug("a bridge could not be asked for other runners: %s", type(error).__name__)
+
+    def _over(self, start: Start, result: CallResult | None) -> None:
+        self._capacity.finish(start.job, start.epoch)
         if result is not None and result.started:
             self._last_hour.add(
                 result.session_id,

@@ -107,8 +107,8 @@ class Driver:
         """
         records = await self.inbox.open(self.seat.until_seq)
         past = Past(records, self.seat.epoch)
-        if past.superseded:
-            raise Fenced("a newer owner has been appointed")
+        if past.superseded or self.lost is not None:
+            raise self.lost or Fenced("a newer owner has been appointed")
         self.past = past
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index)
@@ -155,11 +155,18 @@ class Driver:
         if rehearsal.was_needed:
             self._say_settled()
 
-    def check(self) -> None:
-        """Fetch what has been missed while the connection was lost."""
-        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self.inbox.check(), name="unpod-check")
-        self.chores.add(task)
-        task.add_done_callback(self.chores.discard)
+    async def check_owner(self) -> None:
+        """Look in the log for a newer owner; where it does not answer, nothing is known."""
+        try:
+            newest = await self.seat.log.last(self.seat.subjects.call(self.seat.agent_id, self.seat.session_id).own)
+        except LogError:
+            return
+        if newest is not None and newest.seq > self.seat.epoch:
+            self.fence()
+
+    def fence(self) -> None:
+        """Take note that there is a newer owner: what we would write from here on is void."""
+        self._on_log_failure(Fenced("a newer owner has been appointed"))
 
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
@@ -252,8 +259,7 @@ class Driver:
     def _on_record(self, record: Record) -> None:
         body, turn = record.body, self.state.turn
         if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
-            # What we would write from here on is void, so nothing that we decide could ever come about.
-            self._on_log_failure(Fenced("a newer owner has been appointed"))
+            self.fence()
             return
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)

@@ -22,26 +22,13 @@ from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
 from unpod.core.replay import Tail
 from unpod.core.subjects import CallSubjects, Channel, Subjects
+from unpod.core.verbs import OWN_VERBS, VERBS
 from unpod.core.withhold import withhold
 from unpod.ports import Fence, Message
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
 
-ALL_VERBS = (
-    "agent.text.delta",
-    "agent.text.end",
-    "agent.say",
-    "agent.transfer",
-    "agent.end_call",
-    "agent.dispatch",
-    "agent.add_participant",
-    "agent.remove_participant",
-    "agent.merge",
-    "agent.interrupt",
-    "agent.filler",
-    "recording.pause",
-    "recording.resume",
-)
+ALL_VERBS = VERBS + OWN_VERBS
 
 Spoken = tuple[str, str]
 """("say" or "reply", text), in the order in which the caller heard it."""

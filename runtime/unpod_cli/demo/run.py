@@ -28,6 +28,7 @@ from unpod_cli.transcript import Spoken, Transcriber
 AGENT_FILE: Final = Path(__file__).with_name("pizzeria.py")
 
 _APART_S: Final = 0.15
+_DEADLINE_MS: Final = 5_000  # people start it on busy machines
 _DRAIN_S: Final = 10.0
 _GIVEN_UP_S: Final = 0.5
 _LINES_SHOWN: Final = 20
@@ -109,7 +110,9 @@ class Demo:
         played = Played(demo)
         await asyncio.sleep(after_s)
         try:
-            played.call = await orchestrator.place_call(agent_id, session_id=f"demo-{demo.caller.lower()}")
+            played.call = await orchestrator.place_call(
+                agent_id, session_id=f"demo-{demo.caller.lower()}", deadline_ms=_DEADLINE_MS
+            )
         except CallRefused as refused:
             played.problems.append(str(refused))
             return played

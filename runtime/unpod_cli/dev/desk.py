@@ -17,6 +17,7 @@ from unpod_cli.failure import Failure
 from unpod_cli.stack import Agent, AgentUnusable, Stack
 from unpod_cli.transcript import Over, Transcriber
 
+_DEADLINE_MS: Final = 5_000
 _LEAVE_S: Final = 5.0
 _REVIVALS: Final = 3
 _BUSY: Final = ("speaking", "thinking")
@@ -188,7 +189,9 @@ class Desk:
             self._screen.note("there is no agent that could take a call: mend its file and save it", bad=True)
             return False
         try:
-            self.call = await self._stack.orchestrator.place_call(loaded.agent, pool=loaded.pool)
+            self.call = await self._stack.orchestrator.place_call(
+                loaded.agent, pool=loaded.pool, deadline_ms=_DEADLINE_MS
+            )
         except CallRefused as refused:
             self._screen.note(f"the call was not taken: {refused.reason}", bad=True)
             return False

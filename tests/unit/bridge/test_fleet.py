@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unpod.core.fleet import BridgeAnnounced, RunnerAnnounced
-from unpod_bridge.fleet import Bridges, Fleet, Join, Leave, Pool, Renew, Roster, Standing
+from unpod.core.fleet import RunnerAnnounced
+from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing
 
 AGENT, DEV, OTHER = Pool("agent"), Pool("agent", dev=True), Pool("other")
 
@@ -114,15 +114,3 @@ def test_a_pool_without_runners_leaves_once_and_may_come_back_before_it_has_left
     roster.gone(AGENT)
     assert roster.update({AGENT: Standing(4, draining=1)}, 5.0) == []
     assert roster.update({AGENT: Standing(10, serving=1)}, 6.0) == [Join(AGENT)]
-
-
-def test_the_other_bridges() -> None:
-    bridges = Bridges(0.0)
-    assert bridges.alive("b1", 1.0)  # we are too new to know
-    assert not bridges.alive("b1", 3.0)
-    bridges.hear(BridgeAnnounced(bridge="b1"), 10.0)
-    assert bridges.alive("b1", 12.9)
-    assert not bridges.alive("b1", 13.0)
-    bridges.hear(BridgeAnnounced(bridge="b2"), 20.0)
-    bridges.hear(BridgeAnnounced(bridge="b2", gone=True), 20.5)
-    assert not bridges.alive("b2", 20.6)

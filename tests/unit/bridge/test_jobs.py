@@ -18,14 +18,15 @@ from unpod.jetstream import JetStreamLog, JobStore, topology
 from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
-from unpod_bridge import dispatch, jobs
+from unpod_bridge import dispatch, fullness
 from unpod_bridge.aftercare import Aftercare
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Dial, Identity
 from unpod_bridge.control_wire import Reason
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
+from unpod_bridge.fullness import Fullness
 from unpod_bridge.job_records import JobRecord, Records
-from unpod_bridge.jobs import Fullness, Jobs
+from unpod_bridge.jobs import Jobs
 from unpod_bridge.registration import Registration
 
 SUBJECTS = Subjects()
@@ -234,7 +235,7 @@ async def test_a_full_log_refuses_and_is_not_asked_each_time(bench: Bench, monke
     bench.usage = 0.1
     bench.link.assign("job-2")
     await bench.jobs.until_idle()
-    monkeypatch.setattr(jobs, "USAGE_FRESH_S", 0.0)
+    monkeypatch.setattr(fullness, "USAGE_FRESH_S", 0.0)
     bench.link.assign("job-3")
     await until(lambda: bool(bench.lines))
     assert bench.link.told == [("at_capacity", "job-1"), ("at_capacity", "job-2"), ("taken", "job-3")]
@@ -249,10 +250,10 @@ async def test_a_log_that_does_not_answer_is_taken_to_be_as_it_was() -> None:
             raise answer
         return answer
 
-    fullness = Fullness(usage)
-    assert await fullness.full()
-    fullness._asked_at = float("-inf")
-    assert await fullness.full()
+    asked = Fullness(usage)
+    assert await asked.full()
+    asked._asked_at = float("-inf")
+    assert await asked.full()
 
 
 async def test_a_job_at_a_bridge_that_lives_is_not_dialled(bench: Bench) -> None:

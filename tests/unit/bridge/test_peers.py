@@ -74,7 +74,7 @@ def test_each_is_asked_now_and_then_and_a_suspect_at_once() -> None:
     assert peers.due(10.0 + ASK_S / 2) == []
     peers.suspect("b2", 10.0 + ASK_S / 2)
     peers.suspect("b3", 10.0 + ASK_S / 2)
-    assert peers.due(10.0 + ASK_S / 2) == ["b2"]
+    assert peers.due(10.0 + ASK_S / 2) == ["b2", "b3"]
     assert "b1" in peers.due(10.0 + ASK_S)
 
 
@@ -87,6 +87,14 @@ def test_one_that_only_a_record_names_is_asked_at_once_and_is_gone_if_it_stays_s
     assert peers.due(4.0) == []
     peers.hear(BridgeAnnounced(bridge="b1"), 5.0)
     assert peers.alive("b1", 5.0)
+
+
+def test_a_newcomer_is_told_from_those_who_are_known() -> None:
+    peers = Peers(0.0)
+    assert peers.hear(BridgeAnnounced(bridge="b1"), 1.0)
+    assert not peers.hear(BridgeAnnounced(bridge="b1"), 2.0)
+    assert not peers.hear(BridgeAnnounced(bridge="b1", gone=True), 3.0)
+    assert not peers.hear(BridgeAnnounced(bridge="b2", gone=True), 3.0)
 
 
 def test_after_our_own_connection_was_lost_nobody_counts_as_missing() -> None:

@@ -20,6 +20,7 @@ from unpod.core.state import (
     evolve_local,
     fold,
 )
+from unpod.core.verbs import SPEECH_VERBS
 
 
 class Live(CallLog):
@@ -36,9 +37,9 @@ class Live(CallLog):
 
 
 def test_a_call_that_has_started() -> None:
-    log = CallLog("s-7", negotiated=("agent.say",))
+    log = CallLog("s-7", negotiated=("agent.transfer", "agent.fly"))
     assert (log.state.session_id, log.state.started_at) == ("s-7", START)
-    assert log.state.negotiated == frozenset({"agent.say"})
+    assert log.state.negotiated == {*SPEECH_VERBS, "agent.transfer"}
     assert log.state.duration_s(START + 5) == 5.0
     assert SessionState().duration_s(START) == 0.0
 

@@ -18,7 +18,7 @@ def test_a_place_goes_from_offer_to_call_and_is_free_again() -> None:
     assert capacity.hold("a", 0.5)
     assert capacity.start("a", 7, 20.0) == "begin"
     assert (capacity.taken, capacity.running) == (1, 1)
-    capacity.finish("a")
+    capacity.finish("a", 7)
     assert capacity.offer("b", 21.0) == "taken"
 
 
@@ -28,7 +28,7 @@ def test_a_start_is_begun_once_and_known_after_the_call() -> None:
     assert capacity.start("a", 7, 0.1) == "begin"
     assert capacity.start("a", 7, 0.2) == "again"
     assert capacity.start("a", 9, 0.2) == "unknown"
-    capacity.finish("a")
+    capacity.finish("a", 7)
     assert capacity.taken == 0
     assert capacity.start("a", 7, 0.3) == "again"
     assert capacity.start("a", 9, 0.3) == "unknown"
@@ -162,7 +162,7 @@ def test_the_limit_is_never_exceeded_whatever_comes(
                 capacity.release(job)
             case "finish" if job in running:
                 running.remove(job)
-                capacity.finish(job)
+                capacity.finish(job, 1)
             case _:
                 capacity.forget(now)
         assert capacity.taken <= limit

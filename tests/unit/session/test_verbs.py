@@ -9,7 +9,7 @@ from tests.unit.session.rig import Brain, Ear, Plain, agent
 
 from unpod import CallContext, Session, SessionClosed, UnsupportedControl
 from unpod.core import commands as cmd
-from unpod.testing import ALL_VERBS, SimulatedCall, simulate_call
+from unpod.testing import ALL_VERBS, SessionSettings, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
 
@@ -81,6 +81,22 @@ async def test_what_a_hook_says_comes_before_the_reply() -> None:
     async with simulate_call(handle) as call:
         await call.user("where is it?")
         assert call.spoken == (("say", "Let me look."), ("reply", "It was sent."))
+
+
+async def test_a_flood_of_phrases_is_said_in_order_and_the_call_goes_on() -> None:
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = Plain("yes")
+
+        @ctx.session.on("user_turn")
+        async def flood(text: str) -> None:
+            for number in range(3_000):
+                await ctx.session.say(str(number))
+
+        await ctx.session.run()
+
+    async with simulate_call(handle, settings=SessionSettings(hook_timeout_s=30)) as call:
+        assert await call.user("hi") == "yes"
+        assert call.said == tuple(str(number) for number in range(3_000))
 
 
 async def test_nothing_to_say_is_not_said() -> None:
