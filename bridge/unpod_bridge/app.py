@@ -152,7 +152,7 @@ class Bridge:
     async def _drain(self) -> None:
         self._draining = True
         if self._jobs.calls:
-            logger.info("no more calls are taken; %d are handed over, or end here", self._jobs.calls)
+            logger.info("no more calls are taken; waiting for %d to end, or to be handed over", self._jobs.calls)
         for link in tuple(self._links.values()):
             link.drain()
         self._community.drain()

@@ -47,6 +47,9 @@ START_S = 5.0
 """How long a runner may take to hear that its call has begun."""
 RESUME_S = 1.5
 """The same for a call that another runner had: its caller waits."""
+HASTY_TRIES = 3
+HASTY_TRY_S = 0.1
+"""How long the first requests for such a call may take: the process that it had may be stopped, and still be asked."""
 GONE_TRIES = 3
 """How often in a row nobody may be there to hear it."""
 RELEASE_TRIES = 3
@@ -269,24 +272,27 @@ class Dispatcher:
         avoid_until = loop.time() + AVOID_S
         self._resuming[wanted.pool] += 1
         try:
-            if (place := await self._try_resume(wanted, avoid)) is not None:
+            if (place := await self._try_resume(wanted, avoid, HASTY_TRY_S)) is not None:
                 return place
+            tries = 1
             async with self.queue.entry(wanted.pool.name):
                 while True:
-                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "")
+                    try_s = HASTY_TRY_S if tries < HASTY_TRIES else TRY_S
+                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "", try_s)
                     if place is not None:
                         return place
+                    tries += 1
         finally:
             self._resuming[wanted.pool] -= 1
 
-    async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
+    async def _try_resume(self, wanted: Resumption, avoid: str, try_s: float) -> RunnerPlace | None:
         """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""
         loop = asyncio.get_running_loop()
         began, change = loop.time(), self._change
         offer = Offer(
             job=wanted.job_id, bridge=self.bridge_id, agent=wanted.pool.agent, resume=True, session=wanted.session_id
         )
-        answer = await self._offer(self.subjects.resume(wanted.pool.name), offer, TRY_S)
+        answer = await self._offer(self.subjects.resume(wanted.pool.name), offer, try_s)
         pause = random.uniform(*PAUSE_S)  # noqa: S311 - spreads load
         if answer is not None and answer.answer == "taken":
             place = RunnerPlace(
@@ -297,7 +303,7 @@ class Dispatcher:
                 pause = AVOID_PAUSE_S
             elif await place.hold(loop.time() + TRY_S * HOLD_TRIES):
                 return place
-        if answer is not None or loop.time() - began < TRY_S / 2:
+        if answer is not None or loop.time() - began < try_s / 2:
             await _until(change, pause)
         return None
 

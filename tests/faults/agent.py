@@ -97,7 +97,7 @@ async def _slow(_: Session, __: Question) -> None:
 
 async def _twice(session: Session, asked: Question) -> None:
     await session.say(f"first half {asked.name}")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
     await session.say(f"second half {asked.name}")
 
 

@@ -265,7 +265,8 @@ def every_question_has_its_answer(seen: Observed) -> Iterator[str]:
         asked = question(text.text)
         if asked is not None and not text.withheld:
             spoken = [word.word for word in seen.words if word.turn == asked.turn]
-            if spoken != list(range(1, lengths.get(text.text, 0) + 1)):
+            whole = list(range(1, lengths.get(text.text, 0) + 1))
+            if (spoken[-len(whole) :] if seen.allow.again else spoken) != whole:
                 yield f"the answer to {text.text!r} is {_runs(spoken)}"
 
 

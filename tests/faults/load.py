@@ -26,6 +26,9 @@ PATIENCE_S: Final = 20.0
 ASK_AGAIN_S: Final = 2.0
 """How long a caller waits for an answer before asking the next question instead, as people do."""
 
+SETTLED_S: Final = 3.0
+"""How long a caller who hangs up listens for answers that are late; one that was lost never comes."""
+
 Orders = Callable[["Caller", int], frozenset[str]]
 NO_ORDERS: Final[frozenset[str]] = frozenset()
 
@@ -109,6 +112,8 @@ class Caller:
         for turn in self.turns:
             if turn.done_at is None and turn.complete:
                 turn.done_at = now
+            elif turn.done_at is None and self._load.takes_cuts:
+                turn.given_up = True
 
     # ------------------------------------------------------------------------------------------------------- talking
 
@@ -125,7 +130,9 @@ class Caller:
     async def answer(self, turn: Turn, within_s: float = PATIENCE_S) -> None:
         """Return once a question has its whole answer."""
         await self._news.until(
-            lambda: turn.done_at is not None or self.call.over, f"the answer to {turn.question.text!r}", within_s
+            lambda: turn.done_at is not None or turn.given_up or self.call.over,
+            f"the answer to {turn.question.text!r}",
+            within_s,
         )
 
     async def hears(self, turn: Turn, count: int) -> None:
@@ -147,6 +154,11 @@ class Caller:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause()):
                         await self._stopping.wait()
+
+    async def settled(self) -> None:
+        """Return once every question has come to its end, those that were given up as well; or after a while."""
+        with suppress(TimeoutError, CallOverError):
+            await self.call.observed(lambda call: not call.ends_owed, "all ends", timeout_s=SETTLED_S)
 
     def stop(self) -> None:
         """Ask nothing more."""
@@ -203,6 +215,8 @@ class Load:
         self.orders: Orders = lambda _, __: NO_ORDERS
         self.length = WORDS
         """How many words an answer has, but for those to certain orders."""
+        self.takes_cuts = False
+        """Whether callers ask on at the end of a reply that was cut."""
         self.lengths: dict[str, int] = {}
         self._orchestrator = orchestrator
         self._rng = rng
@@ -245,7 +259,7 @@ class Load:
         """Return once every living caller has `count` answers more than now."""
         wanted = {caller.number: caller.answered + count for caller in self.living}
         await self.news.until(
-            lambda: all(caller.answered >= wanted[caller.number] or caller.call.over for caller in self.callers),
+            lambda: all(caller.call.over or caller.answered >= wanted[caller.number] for caller in self.callers),
             f"{count} answers on every call",
             within_s,
         )
@@ -285,6 +299,7 @@ class Load:
             caller.stop()
         await asyncio.gather(*self._talking)
         self._talking.clear()
+        await asyncio.gather(*(caller.settled() for caller in self.living))
         await asyncio.gather(*(caller.call.hang_up() for caller in self.living))
         await asyncio.gather(*(caller.call.ended(PATIENCE_S) for caller in self.callers))
 

@@ -106,7 +106,7 @@ RUNNERS: tuple[Row, ...] = (
         number=37,
         name="a hook burns the processor",
         act=runners.burns,
-        within_s=5.0,
+        within_s=15.0,  # the call itself waits for two runners to freeze
         setup=Setup(runners=3, runner_env={"UNPOD_FAULTS_BURN_S": "9"}),
         allow=Allow(skipped=True, cut=True),
     ),
@@ -270,6 +270,7 @@ TALK: tuple[Row, ...] = (
         variant="runner",
         name="recording paused, then a runner is killed",
         act=talk.pause_then_kill_runner,
+        allow=Allow(diverged=True),  # a hook that runs again does not get the text
         orders=NOTHING,
     ),
     Row(

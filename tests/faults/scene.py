@@ -205,6 +205,7 @@ async def play(row: Row, seed: int, bounds: Bounds, directory: Path) -> Result:
 async def _play(row: Row, scene: Scene, result: Result) -> None:
     talking, bounds = scene.load, scene.bounds
     talking.orders = lambda caller, turn: row.orders
+    talking.takes_cuts = row.allow.cut
     try:
         await talking.dial(bounds.calls)
         await scene.spread()

@@ -42,19 +42,18 @@ class Wire:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        """Relay one connection; asyncio wants this task to end without being cancelled, so the work has one of its own."""
+        task = asyncio.create_task(self._connect(reader, writer))
         self._tasks.add(task)
-        try:
-            if self.held:
-                writer.transport.abort()
-                return
+        await asyncio.wait({task})
+        self._tasks.discard(task)
+        writer.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.held:
             with suppress(OSError):
-                there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-                await self._relay((reader, writer), (there_reader, there_writer))
-        finally:
-            writer.transport.abort()
-            self._tasks.discard(task)
+                there = await asyncio.open_connection("127.0.0.1", self._target)
+                await self._relay((reader, writer), there)
 
     async def _relay(
         self,

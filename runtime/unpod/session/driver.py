@@ -180,8 +180,10 @@ class Driver:
             async with asyncio.timeout(self.settings.end_timeout_s):
                 while self._agenda or not (self.state.completed or self.lost):
                     await self._next()
-                if self.lost is None:
-                    self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
+            await self.hook_runner.over(0.0 if self.lost else self.settings.hook_grace_s)
+            if self.lost is None:
+                self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
+                async with asyncio.timeout(self.settings.end_timeout_s):
                     await self.journal.flush()
         except TimeoutError:
             logger.warning("session %s: the call's end was not heard of; letting go", self.seat.session_id)

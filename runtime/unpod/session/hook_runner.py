@@ -67,6 +67,11 @@ class HookRunner:
         self._overdue(fire.event, cause, timeout_s)
         task.add_done_callback(lambda _: returned())
 
+    async def over(self, grace_s: float) -> None:
+        """Return once all hooks have returned, or after `grace_s`: many a hook writes what a call leaves behind."""
+        if self._running:
+            await asyncio.wait(tuple(self._running), timeout=grace_s)
+
     async def close(self) -> None:
         """Cancel what still runs."""
         running = tuple(self._running)

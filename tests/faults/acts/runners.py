@@ -136,6 +136,9 @@ async def burns(scene: Scene) -> None:
     scene.mark()
     others = [each.session for each in await scene.calls_of(victim) if each is not caller]
     await scene.moved(others, victim)
+    moved_s = asyncio.get_running_loop().time() - scene.marked_at
+    scene.figures["moved_s"] = moved_s
+    scene.expect(moved_s < LAG_S + scene.bounds.limit(2.0), f"the other calls moved after {moved_s:.1f} s")
     caller.go_on()
     burnt = {
         note["pid"]

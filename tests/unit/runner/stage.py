@@ -11,10 +11,12 @@ from itertools import count
 from msgspec import Struct
 
 from unpod.core.fleet import (
+    HAND_OVER,
     OFFER_ANSWERED,
     RUNNER_ANNOUNCED,
     TOLD,
     BridgeAnnounced,
+    HandOver,
     Hold,
     Offer,
     OfferAnswered,
@@ -30,7 +32,7 @@ from unpod.errors import NoResponders
 from unpod.ports import Message
 from unpod.runner.call import Entrypoint
 from unpod.runner.calls import Inside
-from unpod.runner.drain import Stop
+from unpod.runner.drain import DrainMode, Stop
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.stats import LastHour
@@ -54,9 +56,14 @@ class Bridge:
     key: str
     heard: list[RunnerAnnounced] = field(default_factory=list)
     lines: dict[str, MemoryLine] = field(default_factory=dict)
+    handed_over: list[HandOver] = field(default_factory=list)
 
     async def open(self) -> None:
         await self.log.subscribe(self.subjects.runners, self._on_runner)
+        await self.log.subscribe(self.subjects.bridge("memory"), self._on_hand_over)
+
+    def _on_hand_over(self, message: Message) -> None:
+        self.handed_over.append(HAND_OVER.decode(message.data))
 
     def _on_runner(self, message: Message) -> None:
         self.heard.append(RUNNER_ANNOUNCED.decode(message.data))
@@ -64,8 +71,9 @@ class Bridge:
     async def offer(self, job: str, *, resume: bool = False) -> OfferAnswered | None:
         """Ask the runners; None where none listens."""
         offer = Offer(job=job, bridge="b1", agent=self.agent, resume=resume)
+        subject = self.subjects.resume(self.key) if resume else self.subjects.dispatch(self.key)
         try:
-            answer = await self.log.request(self.subjects.dispatch(self.key), encode(offer), timeout_s=1.0)
+            answer = await self.log.request(subject, encode(offer), timeout_s=1.0)
         except NoResponders:
             return None
         return OFFER_ANSWERED.decode(answer.data)
@@ -97,6 +105,22 @@ class Bridge:
         assert (await self.tell(runner, self.start(job, line, until_seq))).ok
         await settle()
         return line
+
+    async def move(self, job: str, line: MemoryLine) -> str:
+        """Let another runner, or the same again, take a call over; return which."""
+        answered = await self.offer(job, resume=True)
+        assert answered is not None
+        assert answered.answer == "taken"
+        assert (await self.tell(answered.runner, Hold(job=job))).ok
+        until_seq = await line.takeover()
+        assert (await self.tell(answered.runner, self.start(job, line, until_seq))).ok
+        await settle(100)
+        return answered.runner
+
+    async def announce_runner(self, **fields: object) -> None:
+        said = RunnerAnnounced(**{"runner": "another", "agent": self.agent, "capacity": 5, **fields})  # type: ignore[arg-type]
+        await self.log.publish(self.subjects.runners, encode(said))
+        await settle()
 
     def start(self, job: str, line: MemoryLine, until_seq: int) -> Start:
         return Start(job=job, agent=self.agent, session=line.session_id, epoch=line.epoch, until_seq=until_seq)
@@ -141,6 +165,7 @@ async def stage(
     permits: float | None = None,
     drain_timeout_s: float = 60.0,
     dev: bool = False,
+    drain: DrainMode = "wait",
     runner_id: str = "runner-1",
     broker: MemoryBroker | None = None,
     clock: VirtualClock | None = None,
@@ -156,6 +181,7 @@ async def stage(
         drain_timeout_s=drain_timeout_s,
         dev=dev,
         settings=SessionSettings(silence_timeout_s=None),
+        drain=drain,
     )
     bus = MemoryLog(broker)
     bridge = Bridge(MemoryLog(broker), clock, subjects, "agent", plan.agent_key)

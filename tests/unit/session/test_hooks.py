@@ -15,6 +15,7 @@ from unpod.testing import SessionSettings, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
 IMPATIENT = SessionSettings(hook_timeout_s=0.01)
+RUTHLESS = SessionSettings(hook_timeout_s=0.01, hook_grace_s=0.01)
 
 
 async def failures(call: SimulatedCall) -> list[ev.HookFailed]:
@@ -238,10 +239,32 @@ async def test_a_hook_that_hangs_for_ever_does_not_outlive_the_call() -> None:
 
         await ctx.session.run()
 
-    async with simulate_call(handle, settings=IMPATIENT) as call:
+    async with simulate_call(handle, settings=RUTHLESS) as call:
         await call.user("hi")
         await call.hang_up()
     assert cancelled.is_set()
+
+
+async def test_what_a_hook_writes_at_the_end_of_the_call_is_written_though_it_takes_its_time() -> None:
+    written: list[str] = []
+
+    async def handle(ctx: CallContext) -> None:
+        @ctx.session.on("call_end")
+        async def report(reason: str) -> None:
+            await ready.wait()
+            written.append(reason)
+
+        await ctx.session.run()
+        asyncio.get_running_loop().call_later(0.05, ready.set)
+
+    ready = asyncio.Event()
+    async with simulate_call(handle, settings=IMPATIENT) as call:
+        await call.hang_up()
+        records = await call.records()
+    assert written == ["hangup"]
+    assert isinstance(records[-1].body, ev.SessionFinished)
+    [late] = [record.envelope.index for record in records if isinstance(record.body, ev.CallEnded)]
+    assert records[-1].envelope.settled == late
 
 
 async def test_a_hook_that_cancels_itself_harms_nothing() -> None:

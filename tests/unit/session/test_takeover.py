@@ -393,7 +393,7 @@ async def test_a_hook_that_raised_is_recorded_once() -> None:
 
         await ctx.session.run()
 
-    async with simulate_call(handle, settings=SessionSettings(hook_timeout_s=0.01)) as call:
+    async with simulate_call(handle, settings=SessionSettings(hook_timeout_s=0.01, hook_grace_s=0.01)) as call:
         await call.user("hi")
         await call.crash()
         await call.user("you")

@@ -1,0 +1,212 @@
+"""Runners that die in a call, as real processes, over a real nats-server: the call goes on in another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.faults.process import Process
+from tests.faults.stack import Setup, Stack, stack
+from tests.faults.words import Question
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod_bridge.orchestrator import Call
+
+pytestmark = pytest.mark.integration
+
+ONE_BRIDGE = Setup(bridges=1)
+SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}
+
+
+class Talk:
+    """One caller, and the processes behind the call."""
+
+    def __init__(self, made: Stack, call: Call) -> None:
+        self.stack = made
+        self.call = call
+        self.turn = 0
+        self.dead: list[Process] = []
+
+    @property
+    def session(self) -> str:
+        return self.call.session_id
+
+    async def ask(self, *orders: str) -> Question:
+        self.turn += 1
+        question = Question(1, self.turn, frozenset(orders))
+        await self.call.user(question.text)
+        return question
+
+    async def answered(self, question: Question) -> None:
+        assert await self.call.reply() == question.answer()
+
+    async def turns(self) -> None:
+        """A turn that works, and that remembers all turns before."""
+        question = await self.ask("count")
+        await self.answered(question)
+        assert f"counted {question.name} {self.turn}" in self.said
+
+    async def owner(self) -> Process:
+        owner = await self.stack.owner(self.session)
+        assert owner is not None
+        return owner
+
+    async def kill(self) -> Process:
+        victim = await self.owner()
+        await victim.kill()
+        self.dead.append(victim)
+        return victim
+
+    async def moved(self, victim: Process) -> Process:
+        async with asyncio.timeout(10):
+            while (owner := await self.owner()) is victim:
+                await asyncio.sleep(0.01)  # what stands in the log has to be asked for
+        return owner
+
+    async def speaking(self) -> None:
+        """Return once another piece of a reply has come."""
+        before = self.pieces
+        await self.call.observed(lambda _: self.pieces > before, "another piece of the reply")
+
+    @property
+    def pieces(self) -> int:
+        return sum(frame.event == "agent.text.delta" for frame in self.call.frames)
+
+    @property
+    def said(self) -> list[str]:
+        return [str(frame.raw["text"]) for frame in self.call.frames if frame.event == "agent.say"]
+
+    @property
+    def ends(self) -> int:
+        return sum(frame.event == "agent.text.end" for frame in self.call.frames)
+
+    async def over(self) -> list[object]:
+        """Hang up; everything that was said was said once, and the log is whole. Return the bodies of its records."""
+        await self.call.hang_up()
+        assert (await self.call.ended()).reason == "hangup"
+        await self.stack.closed([self.session])
+        assert not self.call.violations
+        assert len(self.said) == len(set(self.said))
+        assert self.ends == self.turn
+        records = await self.stack.records(self.session)
+        bridge = [record.envelope.index for record in records if record.channel in ("evt", "ack")]
+        assert bridge == list(range(1, len(bridge) + 1))
+        owners = {record.envelope.index: record.envelope.id for record in records if record.channel in ("run", "cmd")}
+        assert sorted(owners) == list(range(1, len(owners) + 1))
+        completed = [record.body.turn_id for record in records if isinstance(record.body, ev.TurnCompleted)]
+        assert completed == list(range(1, self.turn + 1))
+        return [record.body for record in records]
+
+
+@asynccontextmanager
+async def a_call(directory: Path, setup: Setup = ONE_BRIDGE) -> AsyncIterator[Talk]:
+    async with stack(directory, setup) as made:
+        call = await made.orchestrator.place_call("agent")
+        await call.connected()
+        talk = Talk(made, call)
+        await talk.turns()
+        yield talk
+        for process in (*made.runners, *made.bridges):
+            assert process.alive or process in talk.dead
+            assert "Traceback" not in process.text
+
+
+async def test_between_turns(tmp_path: Path) -> None:
+    async with a_call(tmp_path) as talk:
+        await talk.kill()
+        await talk.turns()
+        bodies = await talk.over()
+        assert sum(isinstance(body, ev.OwnerChanged) for body in bodies) == 2
+
+
+async def test_in_the_middle_of_a_reply(tmp_path: Path) -> None:
+    async with a_call(tmp_path, Setup(bridges=1, runner_env=SLOW_WORDS)) as talk:
+        question = await talk.ask("say")
+        await talk.speaking()
+        await talk.kill()
+        await talk.answered(question)
+        await talk.turns()
+        bodies = await talk.over()
+        change = [body for body in bodies if isinstance(body, ev.OwnerChanged)][-1]
+        assert change.turn == 2
+        assert 0 < change.chars < len(question.answer())
+        assert change.text == question.answer()[: change.chars]
+
+
+async def test_inside_a_hook(tmp_path: Path) -> None:
+    async with a_call(tmp_path) as talk:
+        question = await talk.ask("slow", "say", "step")
+        await talk.stack.noted("turn", 2)
+        await talk.kill()
+        await talk.answered(question)
+        await talk.turns()
+        await talk.over()
+        assert len(talk.stack.notes("charge")) == 1
+
+
+async def test_again_and_again(tmp_path: Path) -> None:
+    async with a_call(tmp_path, Setup(bridges=1, runners=4, runner_env=SLOW_WORDS)) as talk:
+        question = await talk.ask("say")
+        for count in (2, 4):
+            await talk.speaking()
+            await talk.moved(await talk.kill())
+            assert talk.ends == 1, count
+        await talk.answered(question)
+        await talk.kill()
+        await talk.turns()
+        bodies = await talk.over()
+        assert [body.takeover for body in bodies if isinstance(body, ev.OwnerChanged)] == [0, 1, 2, 3]
+
+
+async def test_one_that_was_stopped_finds_that_it_owns_nothing(tmp_path: Path) -> None:
+    async with a_call(tmp_path) as talk:
+        victim = await talk.owner()
+        victim.freeze()
+        question = await talk.ask("say")
+        await talk.moved(victim)
+        await talk.answered(question)
+        victim.thaw()
+        await victim.said("another runner owns it now")
+        await talk.turns()
+        await talk.over()
+
+
+async def test_the_only_runner(tmp_path: Path) -> None:
+    async with a_call(tmp_path, Setup(bridges=1, runners=1)) as talk:
+        await talk.kill()
+        question = await talk.ask("say")
+        fresh = await talk.stack.start_runner()
+        await fresh.said("ready: agent")
+        await talk.answered(question)
+        await talk.turns()
+        await talk.over()
+
+
+async def test_a_text_that_kills_its_process_is_passed_over(tmp_path: Path) -> None:
+    async with a_call(tmp_path, Setup(bridges=1, runners=3)) as talk:
+        await talk.ask("kill")
+        await talk.call.observed(lambda _: talk.ends == 2, "the end of the turn")
+        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
+        assert len(talk.dead) == 2
+        await talk.turns()
+        bodies = await talk.over()
+        assert sum(isinstance(body, ev.HookPoisoned) for body in bodies) == 1
+        ends = [body.reason for body in bodies if isinstance(body, cmd.EndReply)]
+        assert ends == ["done", "failed", "done"]
+
+
+async def test_in_its_cleanup(tmp_path: Path) -> None:
+    async with a_call(tmp_path, Setup(bridges=1, runners=5)) as talk:
+        await talk.turns()
+        await talk.ask("doom")
+        await talk.call.reply()
+        await talk.call.hang_up()
+        await talk.stack.noted("over", 4)
+        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
+        await talk.stack.bridges[0].said("its cleanup is given up")
+        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
+        assert len(set(talk.dead)) == 4
