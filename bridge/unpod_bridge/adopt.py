@@ -10,6 +10,9 @@ So, for each command of the owner:
   `unknown`;
 - all others may be repeated, and are performed.
 
+A bridge that may be alive (it was stopped, or cut off) goes on until it finds its line taken, and the worker lets in
+nobody else as long as it has its socket. So what comes before our own link is up may have been done by it as well.
+
 Speech: what the last receipt of a reply counts was spoken. The pieces behind it may have been, so they are never asked
 for again; the reply goes on with the first piece that the owner has sent since (`Speech.go_on`). Where the former
 bridge has handed the call over in order, nothing is uncertain.
@@ -153,6 +156,7 @@ class CallLog:
             asked=next((c.reason for c in commands if isinstance(c, cmd.EndCall)), None),
             ending=self._ending(records, lost),
             clean=clean,
+            shadowed=not clean and deaf_from == NEVER,
         )
 
     def _valid(self) -> Iterator[tuple[int, Owned]]:

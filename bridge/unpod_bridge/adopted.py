@@ -28,7 +28,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
     was ended. `owned` are the commands that are to be performed, `unknown` those that may have been. `ending` is an end
     that was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too. `clean`: the former
-    bridge has handed the call over, with everything stored.
+    bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until its socket is gone.
     """
 
     session_id: str
@@ -56,6 +56,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     asked: str | None = None
     ending: cmd.EndCall | cmd.Transfer | None = None
     clean: bool = False
+    shadowed: bool = False
 
 
 def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler, now: float) -> None:
@@ -63,10 +64,11 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     call.epoch = 0 if past.owner is None else past.owner.epoch
     call.recorded, call.verbs = past.recorded, past.verbs
     call.paused, call.pause_reason = past.paused, past.pause_reason
-    call.filler, call.asked = past.filler, past.asked
+    call.filler, call.asked, call.shadowed = past.filler, past.asked, past.shadowed
     call.outcomes.update(past.outcomes)
     call.speech.private = past.paused
-    call.speech.go_on(past.reply, closed=past.closed, cut=past.cut, sure=past.clean)
+    strange = 0 if past.clean else past.turns
+    call.speech.go_on(past.reply, closed=past.closed, cut=past.cut, strange=strange)
     filler.go_on(past.turns)
     for owned in past.unknown:
         call.acknowledge(owned, "unknown")

@@ -136,6 +136,7 @@ class Bridge:
             await self._nats.subscribe(self._subjects.runners, self._on_runner),
             await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
         ]
+        self._nats.on_state(self._steadiness.connected)
         await self._owners.open()
         await self._community.open()
         where = readable(self._config.orchestrator_url)

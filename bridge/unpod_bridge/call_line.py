@@ -171,6 +171,7 @@ class CallLine:
         subjects = self._subjects
         if subjects is None:
             return
+        self._possession.hear()
         if message.subject == subjects.delta:
             try:
                 delta = DELTA.decode(message.data)
@@ -187,6 +188,7 @@ class CallLine:
         owned = None if self._reader is None else self._reader.read(message)
         if owned is None:
             return
+        self._possession.hear()
         if owned.refusal:
             logger.warning(
                 "job %s: command %d of the owner is refused: %s", self._job.job_id, owned.index, owned.refusal

@@ -50,7 +50,8 @@ class CallState:
     """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent.
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
-    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept.
+    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`: another
+    bridge may still act on the call, until our own link is up.
     """
 
     settings: RelaySettings
@@ -60,6 +61,7 @@ class CallState:
     verbs: frozenset[str] = frozenset()
     up: bool = False
     over: bool = False
+    shadowed: bool = False
     paused: bool = False
     pause_reason: str = ""
     recorded: bool = True

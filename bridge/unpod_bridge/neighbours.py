@@ -223,16 +223,28 @@ class Neighbours:
             return
         how = {"said": "has ended", "nobody": "is gone", "silent": "has fallen silent"}[gone.how]
         logger.info("%s %s", gone.bridge, how)
-        self._spawn(self._sweep(gone.bridge, may_hear=gone.how == "silent"))  # stopped, or cut off
+        self._spawn(self._succeed(gone.bridge) if gone.how == "silent" else self._sweep(gone.bridge))
 
     # -------------------------------------------------------------------------------------------------- taking of calls
 
-    async def _sweep(self, bridge: str, *, may_hear: bool = False) -> None:
+    async def _succeed(self, bridge: str) -> None:
+        """Take the calls of a bridge that is silent, unless it is there after all; stopped or cut off, it may act."""
+        try:
+            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
+        except NoResponders:
+            await self._sweep(bridge)
+        except LogError:
+            await self._sweep(bridge, may_act=True)
+        else:
+            logger.info("%s is there again", bridge)
+            self._peers.doubt(bridge, self._loop.time())
+
+    async def _sweep(self, bridge: str, *, may_act: bool = False) -> None:
         """Take the calls of a bridge that is gone."""
         end = self._ends.get(bridge)
-        if end is None and not may_hear:
+        if end is None and not may_act:
             end = await self._end()
-        deaf_from = NEVER if end is None or may_hear else end + 1
+        deaf_from = NEVER if end is None or may_act else end + 1
         await asyncio.sleep(random.uniform(0.0, PAUSE_S))  # noqa: S311 - spreads load
         orphans = [kept for kept in await self._all() if kept.record.bridge == bridge]
         taken = await self._take_all(orphans, deaf_from)

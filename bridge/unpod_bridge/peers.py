@@ -66,8 +66,9 @@ class Peers:
         return is_new
 
     def doubt(self, bridge: str, now: float) -> None:
-        """A bridge's name has come up; it may never have been heard."""
-        if bridge not in self._gone and bridge not in self._peers:
+        """A bridge's name has come up; it may never have been heard, or have been taken for gone."""
+        if bridge not in self._peers:
+            self._gone.pop(bridge, None)
             self._know(bridge, now)
 
     def suspect(self, bridge: str, now: float) -> None:

@@ -104,6 +104,15 @@ class Performer:
         self.index = last
         self.performed = self._queue[0].index - 1 if self._queue else last
 
+    def _disown(self) -> None:
+        """Another bridge may have said what waits here: it is not said again."""
+        for position, owned in enumerate(self._queue):
+            if isinstance(owned.command, cmd.Say):
+                self._call.acknowledge(owned, "unknown")
+                self._seen[owned.id] = owned.index
+                self._queue[position] = Owned(owned.epoch, owned.index)
+        self._queued_size = 0
+
     @property
     def unsure(self) -> bool:
         """Whether a claim waits for its place in the log, or a verb for the worker's word that it has come."""
@@ -243,6 +252,9 @@ class Performer:
         for owned in self._uncertain:
             self._call.acknowledge(owned, "unknown")
         self._uncertain.clear()
+        if self._call.shadowed:
+            self._call.shadowed = False
+            self._disown()
 
     def over(self, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""

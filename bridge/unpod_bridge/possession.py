@@ -18,7 +18,7 @@ _RETRY_S: Final = 0.1
 class Possession:
     """One line's; before `begin`, there is nothing to lose. A log that is away is waited for, for `patience_s`."""
 
-    __slots__ = ("_epoch", "_held", "_holding", "_patience_s", "_services", "_stops", "_subject")
+    __slots__ = ("_epoch", "_held", "_holding", "_losses", "_patience_s", "_services", "_stops", "_subject")
 
     def __init__(self, services: LineServices, patience_s: float) -> None:
         self._services = services
@@ -26,6 +26,7 @@ class Possession:
         self._subject = ""
         self._epoch = 0
         self._stops = self._look()
+        self._losses = 0 if services.steadiness is None else services.steadiness.losses
         self._holding = False
         self._held: list[Output] = []
 
@@ -39,6 +40,12 @@ class Possession:
             return False
         self._holding = True
         return True
+
+    def hear(self) -> None:
+        """NATS has something to say; it is doubtful for whom, if the connection was lost before."""
+        steadiness = self._services.steadiness
+        if steadiness is not None and steadiness.losses != self._losses:
+            self._losses, self._stops = steadiness.losses, -1
 
     def holds(self, outputs: list[Output]) -> bool:
         """Whether outputs must wait, and have been kept."""

@@ -48,8 +48,8 @@ class Speech:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
     __slots__ = (
-        "_first", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "_strange", "closed", "finished",
-        "private",
+        "_first", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished", "private",
+        "strange",
     )  # fmt: skip
 
     def __init__(self, max_held: int) -> None:
@@ -59,10 +59,11 @@ class Speech:
         self._joined: list[str] = []
         self._open: Open | None = None
         self._last: Open | None = None
-        self._strange = False
         self._first: tuple[Key, int] = ((0, 0), 1)
         self.closed = 0
         """The last turn whose reply has been ended."""
+        self.strange = 0
+        """The last turn of whose reply another bridge may have handed over what nobody knows; 0 for none."""
         self.private = False
         """Whether what is handed over now is not to be kept."""
         self.finished: list[ReplySpoken] = []
@@ -97,13 +98,13 @@ class Speech:
         """Whether anything of a turn's reply, or its end, was handed over."""
         return self.closed >= turn or (self._open is not None and self._open.key[0] >= turn)
 
-    def go_on(self, reply: ReplySpoken | None, *, closed: int, cut: bool, sure: bool) -> None:
+    def go_on(self, reply: ReplySpoken | None, *, closed: int, cut: bool, strange: int) -> None:
         """Go on where another bridge has stopped, `reply` being its last receipt of the reply that is open.
 
-        Unless that is `sure` to be all: pieces that came before the first that we hear may have been handed over, so
-        they count as if they had, and are never asked for.
+        Of the turns up to `strange` it may have handed over more: the pieces that came before the first that we hear
+        count as if it had, and are never asked for.
         """
-        self.closed, self._strange = closed, not sure
+        self.closed, self.strange = closed, strange
         if reply is not None:
             self._open = self._last = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
@@ -118,10 +119,8 @@ class Speech:
             return False
         if self._open is not None and not _wanted(self._open, key, delta.n):
             return False
-        if self._strange:
-            self._strange, self._first = False, (key, delta.n)
-            if self._open is not None and self._open.key == key:
-                self._open.taken = delta.n - 1
+        if self.strange:
+            self._meet(key, delta.n)
         pieces = self._held.setdefault(key, {})
         if delta.n in pieces:
             return False
@@ -185,7 +184,7 @@ class Speech:
 
     def lacks(self, end: EndReply) -> bool:
         """Whether pieces of the reply that `end` closes are missing, and the caller would hear them."""
-        if end.turn <= self.closed or end.reason in ("interrupted", "ended") or self._strange:
+        if end.turn <= max(self.closed, self.strange) or end.reason in ("interrupted", "ended"):
             return False
         current = self._open
         if current is not None and current.key[0] == end.turn and current.cut:
@@ -234,6 +233,14 @@ class Speech:
             self._opened(key).taken = min(pieces) - 1
 
     # --------------------------------------------------------------------------------------------------------- private
+
+    def _meet(self, key: Key, number: int) -> None:
+        """The first piece is here that another bridge cannot have handed over."""
+        if key[0] <= self.strange:
+            self._first = key, number
+            if self._open is not None and self._open.key == key:
+                self._open.taken = number - 1
+        self.strange = 0
 
     def _opened(self, key: Key) -> Open:
         current = self._open

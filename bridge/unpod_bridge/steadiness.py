@@ -1,7 +1,7 @@
-"""Whether this process has stood still: stopped by a signal, starved, or blocked by something that never waits.
+"""Whether this process has stood still (stopped by a signal, starved, blocked), or was cut off from NATS.
 
-While it stands, another bridge may take its calls. So what has stood still for over a second looks whether a line is
-still its own before it writes anything more.
+Meanwhile another bridge may have taken its calls. So a line is looked after before anything more is written to it: once
+this process has stood still for over a second, and at the first word of NATS after a lost connection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ STILL_S: Final = 1.0
 class Steadiness:
     """Counts the stops. `look` is to be called several times a second by a timer, and before what must not be late."""
 
-    __slots__ = ("_at", "_now", "_stops")
+    __slots__ = ("_at", "_now", "_stops", "losses")
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._at = now()
         self._stops = 0
+        self.losses = 0
+        """How often the connection to NATS was lost: what is heard after that may be meant for another bridge."""
+
+    def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
+        """The connection to NATS was lost, or is back."""
+        self.losses += not up
 
     def look(self) -> int:
         """Return how often this process has stood still."""

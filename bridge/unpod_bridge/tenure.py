@@ -17,7 +17,8 @@ from unpod_bridge.vacancy import Vacancy
 class Legacy(Struct, frozen=True, kw_only=True):
     """How far a call has come, for a new owner: the reply that was spoken last, and what became of commands.
 
-    `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept.
+    `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept, or was
+    (or may have been) said by another bridge, and nobody knows more than that.
     """
 
     turn: int = 0
@@ -107,8 +108,11 @@ class Tenure:
     @property
     def legacy(self) -> Legacy:
         """What a new owner has to know."""
-        reply, outcomes = self._call.speech.last, self._call.outcomes
-        unlogged = tuple(self._unlogged)
+        speech, outcomes = self._call.speech, self._call.outcomes
+        reply, unlogged = speech.last, tuple(self._unlogged)
+        if speech.closed < speech.strange and (reply is None or reply.key[0] <= speech.closed):
+            # Another bridge may have begun it in the moment of its death: what was said, if anything, nobody knows.
+            return Legacy(turn=speech.closed + 1, chars=1, unlogged=unlogged, outcomes=outcomes)
         if reply is None:
             return Legacy(unlogged=unlogged, outcomes=outcomes)
         private = reply.private or self._call.paused
@@ -117,7 +121,7 @@ class Tenure:
             part=reply.key[1],
             deltas=reply.deltas,
             chars=reply.chars,
-            text=None if private else "".join(reply.text),
+            text=None if private or reply.untold else "".join(reply.text),
             private=private,
             unlogged=unlogged,
             outcomes=outcomes,

@@ -37,7 +37,7 @@ class Allow:
     `drops`: sockets of calls may be lost. What was on one in the `shadow_s` before may be lost with it, and a reply
     that was being spoken be cut. `cut`: replies may be cut without that. `again`: a cut reply is said again by policy.
     `unstored`: the log takes nothing more at the end of a call; `unfinished`: the owner's last records neither.
-    `forged`: others write, too. `skipped`: a hook may be passed over. `reasons`: how calls may end. `tracebacks`: what
+    `forged`: others write, too. `reasons`: how calls may end. `tracebacks`: what
     may stand in the processes' logs, of the agent's own code.
     """
 
@@ -49,7 +49,6 @@ class Allow:
     unstored: bool = False
     unfinished: bool = False
     forged: bool = False
-    skipped: bool = False
     tracebacks: tuple[str, ...] = ()
     diverged: bool = False
 
@@ -272,7 +271,7 @@ def every_question_has_its_answer(seen: Observed) -> Iterator[str]:
 
 def every_order_is_carried_out(seen: Observed) -> Iterator[str]:
     """What a question's hook has to say is said, with the state that the questions before it have made."""
-    if seen.drops or seen.allow.unstored or seen.allow.skipped:
+    if seen.drops or seen.allow.unstored or seen.caller.poisonous:
         return
     said = {str(frame.raw["text"]) for frame in seen.sent("agent.say")}
     asked = [question(record.body.text) for record in seen.of(ev.UserText) if isinstance(record.body, ev.UserText)]
@@ -337,6 +336,13 @@ def there_is_one_owner_and_one_line(seen: Observed) -> Iterator[str]:
             )
 
 
+def nothing_is_passed_over(seen: Observed) -> Iterator[str]:
+    """Only an input that takes processes down is passed over, and such a caller is marked."""
+    poisoned = len(seen.of(ev.HookPoisoned))
+    if poisoned != int(seen.caller.poisonous):
+        yield f"{poisoned} inputs were passed over"
+
+
 def nothing_diverged(seen: Observed) -> Iterator[str]:
     """The same code on the same log does the same."""
     for record in seen.of(ev.Diverged):
@@ -389,6 +395,7 @@ WRONG: tuple[Check, ...] = (
     the_fold_is_what_was_heard,
     the_call_is_over,
     there_is_one_owner_and_one_line,
+    nothing_is_passed_over,
     nothing_diverged,
     nothing_forged_counts,
     commands_are_answered,

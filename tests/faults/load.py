@@ -64,6 +64,8 @@ class Caller:
         self.pieces = 0
         self.before = 0
         """How many questions were asked before the fault, where a row notes it."""
+        self.poisonous = False
+        """Whether one of the questions is to be passed over, since it takes down whoever hears it."""
         self.orphaned = False
         """Whether nobody has to finish the session: its clean-up was given up."""
         self._load = load

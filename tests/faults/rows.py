@@ -108,7 +108,7 @@ RUNNERS: tuple[Row, ...] = (
         act=runners.burns,
         within_s=15.0,  # the call itself waits for two runners to freeze
         setup=Setup(runners=3, runner_env={"UNPOD_FAULTS_BURN_S": "9"}),
-        allow=Allow(skipped=True, cut=True),
+        allow=Allow(cut=True),
     ),
     Row(
         number=38,
@@ -117,7 +117,7 @@ RUNNERS: tuple[Row, ...] = (
         then=runners.few_have_died,
         within_s=5.0,
         setup=Setup(runners=4),
-        allow=Allow(skipped=True, cut=True),
+        allow=Allow(cut=True),
     ),
     Row(
         number=40,

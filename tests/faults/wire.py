@@ -42,7 +42,7 @@ class Wire:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Relay one connection; asyncio wants this task to end without being cancelled, so the work has one of its own."""
+        """Relay one connection. This task must not be cancelled (asyncio complains), so the work has one of its own."""
         task = asyncio.create_task(self._connect(reader, writer))
         self._tasks.add(task)
         await asyncio.wait({task})

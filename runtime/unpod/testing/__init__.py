@@ -7,6 +7,7 @@ from unpod.testing.clock import VirtualClock
 from unpod.testing.line import ALL_VERBS, Reply, Spoken
 from unpod.testing.memory import MemoryLog
 from unpod.testing.simulate import SimulatedCall, simulate_call
+from unpod.testing.survive import assert_survives_crashes
 
 __all__ = [
     "ALL_VERBS",
@@ -20,5 +21,6 @@ __all__ = [
     "SimulatedCall",
     "Spoken",
     "VirtualClock",
+    "assert_survives_crashes",
     "simulate_call",
 ]

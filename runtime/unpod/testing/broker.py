@@ -53,8 +53,8 @@ class MemoryBroker:
 
     Switches, to be set at any time: `full` refuses appends; `drop(pattern, n)` loses messages on their way to
     subscribers; `delay_s` keeps each message back that long; `skip_acks` stores that many appends without answering;
-    `now_ns` is where timestamps come from. `watch` is called with each message in the moment in which it is taken, before
-    its publisher goes on.
+    `now_ns` is where timestamps come from. `watch` is called with each message in the moment in which it is taken,
+    before its publisher goes on.
     """
 
     def __init__(

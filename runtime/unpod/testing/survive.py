@@ -121,7 +121,7 @@ def _problems(expected: _Outcome, found: _Outcome, apology: str) -> Iterator[str
         yield from _reply_problems(turn, expected.replies.get(turn), found.replies.get(turn), apology)
     if found.reason != expected.reason:
         yield f"the call ended with {found.reason!r} instead of {expected.reason!r}"
-    for key in sorted({*expected.data, *found.data}):
+    for key in sorted({*expected.data, *found.data}, key=str):
         was, now = expected.data.get(key, _NOTHING), found.data.get(key, _NOTHING)
         if was != now:
             yield f"session.data[{key!r}] is {_shown(now)} instead of {_shown(was)}"

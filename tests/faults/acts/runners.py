@@ -128,10 +128,11 @@ async def rolling_restart(scene: Scene) -> None:
 
 async def burns(scene: Scene) -> None:
     """A hook of one call takes the whole processor for longer than a runner may lag; the others' calls move."""
-    victim = await scene.a_runner()
-    caller, *_ = await scene.calls_of(victim)
+    ((victim, _),) = (await scene.runners()).most_common(1)
+    caller = scene.rng.choice(await scene.calls_of(victim))
     caller.hush()
     await caller.quiet()
+    caller.poisonous = True
     (await caller.ask(frozenset({"burn"}))).given_up = True
     scene.mark()
     others = [each.session for each in await scene.calls_of(victim) if each is not caller]
@@ -154,6 +155,7 @@ async def one_input_kills(scene: Scene) -> None:
     caller.hush()
     await caller.quiet()
     scene.expected_deaths.update(scene.stack.runners)
+    caller.poisonous = True
     (await caller.ask(frozenset({"kill"}))).given_up = True
     scene.mark()
     await scene.stack.noted("turn", 1)

@@ -10,7 +10,7 @@ from unpod.core import events as ev
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.subjects import Channel, Subjects
 from unpod.ports import Message
-from unpod_bridge.adopt import NEVER, CallLog
+from unpod_bridge.adopt import CallLog
 from unpod_bridge.adopted import Adopted
 from unpod_bridge.frames import OWN_VERBS, VERBS
 
@@ -67,8 +67,9 @@ class Book:
         else:
             self.put("run", CALL.run(ev.tag_of(body)), body, name, self.owner_index, epoch)
 
-    def adopted(self, *, deaf_from: int = NEVER, clean: bool = False) -> Adopted:
+    def adopted(self, *, deaf_from: int = 0, clean: bool = False) -> Adopted:
+        """What it says to a bridge; without `deaf_from`, the former one may have heard all of it."""
         log = CallLog(SUBJECTS, CALL, "s")
         for message in self.messages:
             log.take(message)
-        return log.adopted(deaf_from=deaf_from, clean=clean)
+        return log.adopted(deaf_from=deaf_from or self.seq + 1, clean=clean)

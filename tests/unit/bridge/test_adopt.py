@@ -9,7 +9,7 @@ from tests.unit.bridge.wires import EPOCH
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.ports import Message
-from unpod_bridge.adopt import CallLog
+from unpod_bridge.adopt import NEVER, CallLog
 from unpod_bridge.frames import OWN_VERBS, VERBS
 from unpod_bridge.outputs import Owned
 
@@ -87,6 +87,8 @@ def test_say_is_to_be_done_if_the_former_bridge_cannot_have_heard_it() -> None:
     assert names(past.unknown) == ["before"]
     assert names(past.owned) == ["after"]
     assert names(book.adopted().unknown) == ["before", "after"]
+    assert not past.shadowed
+    assert book.adopted(deaf_from=NEVER).shadowed
     assert names(book.adopted(clean=True).owned) == ["before", "after"]
 
 

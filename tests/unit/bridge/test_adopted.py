@@ -13,6 +13,7 @@ from tests.unit.bridge.wires import Wire, facts, kinds, outcomes, spoken, verbs,
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod_bridge import outputs as do
+from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted import Adopted
 from unpod_bridge.frames import VERBS
 
@@ -145,17 +146,28 @@ def test_what_is_missing_behind_the_first_piece_is_asked_for() -> None:
 
 
 def test_a_reply_of_which_no_receipt_tells_is_treated_alike() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back()
+    assert spoken(wire.speaks(1, 4, "d")) == ["d"]
+    assert spoken(wire.ends(1, 4)) == [None]
+
+
+def test_a_reply_to_what_was_said_since_is_whole_or_asked_for() -> None:
     wire = go_on(Book().adopted())
     wire.back()
-    assert spoken(wire.speaks(3, 4, "d")) == ["d"]
-    assert spoken(wire.ends(3, 4)) == [None]
-    out = wire.speaks(4, 2, "b")
+    wire.says("user.text", text="hi")
+    out = wire.speaks(1, 2, "b")
     assert spoken(out) == []
     assert [output.again.first for output in out if isinstance(output, do.AskAgain)] == [1]
+    assert spoken(wire.ends(1, 2)) == []
+    assert spoken(wire.speaks(1, 1, "a", after=0)) == ["a", "b", None]
 
 
 def test_a_reply_whose_end_is_in_the_log_is_ended_once_without_what_nobody_will_send() -> None:
     book = Book()
+    book.bridge(ev.UserText(text="hi"))
     book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
     book.owner(cmd.EndReply(turn=1, deltas=5, chars=10))
     wire = go_on(book.adopted())
@@ -203,6 +215,53 @@ def test_the_log_comes_first_and_the_tail_after_it() -> None:
     wire.does(cmd.Say(text="a"), index=1, name="a")
     wire.does(cmd.Say(text="b"), index=2, name="b")
     assert [frame.get("text") for frame in written(wire.back())[1:]] == ["a", "b"]
+
+
+# ------------------------------------------------------------------------------------- one that may still be there
+
+
+def shadowed(book: Book) -> Wire:
+    return go_on(book.adopted(deaf_from=NEVER))
+
+
+def test_what_comes_before_our_link_is_up_may_have_been_said_by_one_that_is_still_there() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = shadowed(book)
+    wire.speaks(1, 1, "a")
+    wire.does(cmd.Say(text="x"))
+    wire.does(cmd.SetFiller(text="hm"))
+    out = wire.back()
+    assert verbs(out) == ["hello", "agent.filler"]
+    assert outcomes(out) == [("say", "unknown"), ("filler.set", "written")]
+    out = wire.does(cmd.Say(text="y")) + wire.speaks(1, 3, "c")
+    assert [frame.get("text") for frame in written(out)] == ["y", "c"]
+    wire.lost(None)
+    wire.does(cmd.Say(text="z"))
+    assert [frame.get("text") for frame in written(wire.back())[1:]] == ["z"]
+
+
+# --------------------------------------------------------------------------------------------- what a new owner is told
+
+
+def test_a_new_owner_hears_how_far_a_reply_was_spoken_and_that_nobody_knows_the_words() -> None:
+    wire = go_on(spoken_until(2, 4))
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.deltas, legacy.chars, legacy.text) == (1, 2, 4, None)
+    assert not legacy.private
+
+
+def test_a_new_owner_must_not_begin_a_reply_that_may_have_been_begun() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    assert go_on(book.adopted()).relay.owner.legacy.chars == 1
+    assert go_on(book.adopted(clean=True)).relay.owner.legacy.chars == 0
+    book.bridge(ev.ReplySpoken(turn=1, deltas=1, chars=4, ended=True))
+    wire = go_on(book.adopted())
+    assert wire.relay.owner.legacy.chars == 0
+    wire.back()
+    wire.says("user.text", text="what?")
+    assert wire.relay.owner.legacy.chars == 0
 
 
 # -------------------------------------------------------------------------------------------------------- handing over
