@@ -180,7 +180,6 @@ class FakeRunner:
             fence = Fence(subjects.own, start.epoch)
             await self._log.append(subjects.cmd, codec.encode(end), to_headers(envelope), fence=fence)
 
-
     async def _close(self, start: Start, ended: Envelope, index: int) -> None:
         subjects = SUBJECTS.call(start.agent, start.session)
         envelope = Envelope(

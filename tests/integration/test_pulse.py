@@ -16,7 +16,7 @@ from unpod.errors import LogUnavailable, NoResponders
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, Nats, NatsOptions, connect, embedded_topology, ensure
 from unpod.runner.pulse import PulseThread
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 
 @pytest.fixture

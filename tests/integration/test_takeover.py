@@ -15,7 +15,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod_bridge.orchestrator import Call
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 NOTHING: Mapping[str, str] = {}
 SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}

@@ -37,6 +37,9 @@ class FakeSocket:
         self.closed_with = code
         self.receiver = None
 
+    def leave(self, code: int) -> None:
+        self.close(code)
+
     def abort(self) -> None:
         raise NotImplementedError
 

@@ -145,7 +145,7 @@ class House:
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - real time, and the condition has no event
                 await asyncio.sleep(0.001)  # the dispatcher's pauses are real time
         await settle()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
 import pytest
@@ -70,7 +70,7 @@ async def shop(ctx: CallContext, bank: Bank) -> None:
                 await session.step("refuse", bank.refuse, 7)
             except StepFailed as failed:
                 session.data["refused"] += 1
-                assert failed.error_type == "ValueError"
+                assert failed.error_type == "ValueError"  # noqa: PT017 - inside a hook of the agent under test
                 await session.say("Refused")
         if "bye" in text:
             await session.end("done with it")
@@ -162,7 +162,7 @@ async def talkative(ctx: CallContext) -> None:
         await session.say(f"{word} rang")
 
     for word in ("first", "second"):
-        session.spawn("waiter", waiter(word))
+        _ = session.spawn("waiter", waiter(word))
 
     @session.on("silence")
     async def silent(seconds: float) -> None:
@@ -216,7 +216,9 @@ async def test_hooks_on_what_the_session_did_speak_each_time_and_once_wherever_i
             said, data = Counter(call.said), data_of(call)
         if died_in == "run.tool.call":  # the brain was asked again, and its tool called again
             assert (said - Counter(SAID)).total() == 1
-            data["tools"].remove(next(iter(said - Counter(SAID))).removeprefix("Looking up "))
+            tools = data["tools"]
+            assert isinstance(tools, list)
+            tools.remove(next(iter(said - Counter(SAID))).removeprefix("Looking up "))
             said &= Counter(SAID)
         assert said == Counter(SAID), died_in
         assert data == {
@@ -355,7 +357,9 @@ async def test_a_hook_that_a_crash_cuts_off_does_the_rest_of_it_once(
 @pytest.mark.parametrize(("event", "again"), [("user_turn", True), ("turn_complete", False), ("agent_turn", False)])
 @pytest.mark.parametrize("replay", [True, False, None])
 async def test_a_hook_that_had_returned_runs_again_as_its_rule_says(
-    event: str, again: bool, replay: bool | None
+    event: str,
+    again: bool,  # noqa: FBT001 - parametrized
+    replay: bool | None,  # noqa: FBT001 - parametrized
 ) -> None:
     ran = 0
 
@@ -570,7 +574,11 @@ APOLOGY = SessionSettings().resume_apology
     ],
 )
 async def test_a_reply_that_was_cut_goes_on_by_policy(
-    policy: str, goes_on: bool, reply: str, asked: list[tuple[str, str]], heard: str
+    policy: str,
+    goes_on: bool,  # noqa: FBT001 - parametrized
+    reply: str,
+    asked: list[tuple[str, str]],
+    heard: str,
 ) -> None:
     brains: list[Slow] = []
     settings = SessionSettings(on_resume=policy)  # type: ignore[arg-type]
@@ -920,7 +928,7 @@ async def test_what_was_not_recorded_stays_out_of_the_log_through_a_crash_at_any
     memories: list[list[ChatMessage]] = []
 
     class Remembers(EchoAdapter):
-        def restore(self, history: list[ChatMessage]) -> None:  # type: ignore[override]
+        def restore(self, history: list[ChatMessage]) -> None:
             memories.append(list(history))
 
     async def handle(ctx: CallContext) -> None:
@@ -1011,7 +1019,11 @@ async def test_a_text_that_is_to_be_passed_over_is_and_stays_so() -> None:
 
     async with simulate_call(handle, crash_at=1) as call:
         line, takeover = call.line, call.line.takeover
-        line.takeover = lambda: takeover(skip=record_id(line.session_id, "bridge", 4))  # type: ignore[method-assign]
+
+        def poisoned(**_: object) -> Coroutine[object, object, int]:
+            return takeover(skip=record_id(line.session_id, "bridge", 4))
+
+        line.takeover = poisoned  # type: ignore[method-assign]
         await call.user("deadly", wait=False)
         await call.settled()
         line.takeover = takeover  # type: ignore[method-assign]
@@ -1058,7 +1070,7 @@ async def test_a_step_of_a_runner_that_has_lost_the_call_is_not_run() -> None:
             await gate.wait()
             await ctx.session.step("late", lambda: ran.append(call.line.session_id))
 
-        ctx.session.spawn("later", later())
+        _ = ctx.session.spawn("later", later())
         await ctx.session.run()
 
     async with simulate_call(handle) as call:
