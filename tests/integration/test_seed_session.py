@@ -320,7 +320,7 @@ async def test_metrics_during_and_after_run(stage: Stage) -> None:
 
     await measured(stage, entrypoint)
     during, _, after = seen
-    assert (during.turns, after.turns) == (1, 2)
+    assert 1 <= during.turns <= after.turns == 2  # the second text may be there already when the first turn is complete
     assert 0 < during.duration_s < after.duration_s
     assert (after.tokens.input, after.tokens.output) == (200, 40)
     assert after.active_llm == "model-1"
