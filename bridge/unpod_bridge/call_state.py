@@ -50,8 +50,8 @@ class CallState:
     """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent.
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
-    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`: another
-    bridge may still act on the call, until our own link is up.
+    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`:
+    another bridge may still act on the call, until our own link is up.
     """
 
     settings: RelaySettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,8 @@ PATIENCE_S: Final = 10.0
 _LONGEST_SPEECH_S: Final = 25.0
 
 CARD_NUMBER: Final = "4929 1234 5678 9012"
+# Half of it is too much already; a single group of digits is not looked for, since ids and times have such by chance.
+_CARD: Final = re.compile(r"4929\D?1234|1234\D?5678|5678\D?9012")
 
 Check = Callable[[SessionState, Sequence[Record]], str | None]
 """Returns what is wrong with a call's log, or None."""
@@ -75,7 +78,7 @@ def _was_cut(state: SessionState, _records: Sequence[Record]) -> str | None:
 
 
 def _was_withheld(_state: SessionState, records: Sequence[Record]) -> str | None:
-    if any(part.encode() in record.data for record in records for part in CARD_NUMBER.split()):
+    if any(_CARD.search(record.data.decode("utf-8", "replace")) for record in records):
         return "the number of the card stands in the log"
     if not any(getattr(record.body, "withheld", False) for record in records):
         return "the log does not say that something was withheld"

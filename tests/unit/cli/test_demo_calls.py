@@ -65,12 +65,25 @@ async def test_another_end_and_no_cut() -> None:
     assert "something was withheld" in demo("Dora").problems(records)[-1]
 
 
-async def test_a_card_number_in_the_log_is_found() -> None:
+LEAKED = "the number of the card stands in the log"
+
+
+@pytest.mark.parametrize("said", [CARD_NUMBER, CARD_NUMBER.replace(" ", ""), "4929-1234", "... 5678 9012"])
+async def test_a_card_number_in_the_log_is_found(said: str) -> None:
+    assert LEAKED in demo("Dora").problems(await log_of(f"It is {said}."))
+
+
+@pytest.mark.parametrize("said", ["job-b94f4e5e54fb4411a489a8506265678f", "1795234510.5567813", "4929 and 9012"])
+async def test_digits_of_ids_and_times_are_no_card_number(said: str) -> None:
+    assert LEAKED not in demo("Dora").problems(await log_of(said))
+
+
+async def log_of(said: str) -> list[Record]:
+    """Return the log of a call on which the caller said this."""
     async with simulate_call(handle_call) as call:
-        await call.user(f"It is {CARD_NUMBER}.")
+        await call.user(said)
         await call.hang_up()
-        records: list[Record] = await call.records()
-    assert "the number of the card stands in the log" in demo("Dora").problems(records)
+        return await call.records()
 
 
 def test_every_call_is_told_apart() -> None:

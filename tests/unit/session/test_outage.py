@@ -41,7 +41,7 @@ async def test_replies_that_were_made_while_nats_was_away_arrive_whole_and_in_or
     spoken = asyncio.Event()
 
     class Waits(EchoAdapter):
-        async def stream(self, text: str):  # type: ignore[no-untyped-def, override]  # noqa: ANN202
+        async def stream(self, text: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
             await spoken.wait()
             async for piece in super().stream(text):
                 yield piece
