@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec import Struct
+
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -40,6 +42,20 @@ NEVER: Final = 2**63
 """A place in the log that it will not come to."""
 
 
+class Hearing(Struct, frozen=True):
+    """What a bridge can have heard of the log: nothing from a sequence on, or from the log's time `until_ns` on.
+
+    As it is by default, nothing is known, and it may hear even now.
+    """
+
+    until_seq: int = NEVER
+    until_ns: int = NEVER
+
+    def covers(self, message: Message) -> bool:
+        """Whether it may have heard a stored message."""
+        return message.seq < self.until_seq and message.time_ns < self.until_ns
+
+
 class CallLog:
     """Takes the stored messages of a call, in stream order, and says what they amount to."""
 
@@ -55,7 +71,7 @@ class CallLog:
         self._index = 0
         self._facts: dict[str, object] = {}
         self._outcomes: dict[str, ev.CommandOutcome] = {}
-        self._owned: dict[int, tuple[int, Owned]] = {}
+        self._owned: dict[int, tuple[Message, Owned]] = {}
         self._own: list[Appointment] = []
         self._changes: list[ev.OwnerChanged] = []
         self._owner_seq = 0
@@ -78,7 +94,7 @@ class CallLog:
         if owned is not None:
             former = self._owned.get(owned.index)
             if former is None or former[1].epoch < owned.epoch:
-                self._owned[owned.index] = message.seq, owned
+                self._owned[owned.index] = message, owned
 
     def _record(self, record: Record) -> None:
         if isinstance(record.body, ev.OwnerAppointed):
@@ -116,19 +132,19 @@ class CallLog:
 
     # ----------------------------------------------------------------------------------------------- what it amounts to
 
-    def adopted(self, *, deaf_from: int = NEVER, clean: bool = False) -> Adopted:
-        """Return how far the call has come.
-
-        From the stream sequence `deaf_from` on, the former bridge has heard nothing any more. `clean`: it has handed
-        the call over, with everything stored.
-        """
+    def adopted(self, hearing: Hearing, *, clean: bool = False) -> Adopted:
+        """Return how far the call has come; `clean`: the former bridge has handed it over, with everything stored."""
         hello, started = self._facts.get("hello.ack"), self._facts.get("call.started")
         again, ended = self._facts.get("call.reattached"), self._facts.get("call.ended")
         records = list(self._valid())
         paused, pause_reason = self._pause(owned for _, owned in records)
         commands = [owned.command for _, owned in records]
-        unsettled = [(seq, owned) for seq, owned in records if not self._is_settled(owned)]
-        unknown = [owned for seq, owned in unsettled if self._may_be_done(seq, owned, deaf_from, clean=clean)]
+        unsettled = [(message, owned) for message, owned in records if not self._is_settled(owned)]
+        unknown = [
+            owned
+            for message, owned in unsettled
+            if self._may_be_done(owned, heard=not clean and hearing.covers(message))
+        ]
         lost = {owned.id for owned in unknown}
         return Adopted(
             session_id=self._session,
@@ -156,15 +172,15 @@ class CallLog:
             asked=next((c.reason for c in commands if isinstance(c, cmd.EndCall)), None),
             ending=self._ending(records, lost),
             clean=clean,
-            shadowed=not clean and deaf_from == NEVER,
+            shadowed=not clean and hearing == Hearing(),
         )
 
-    def _valid(self) -> Iterator[tuple[int, Owned]]:
+    def _valid(self) -> Iterator[tuple[Message, Owned]]:
         """Yield what the owners have stored, in order, without what a takeover has made void."""
         for index in sorted(self._owned):
-            seq, owned = self._owned[index]
+            message, owned = self._owned[index]
             if not any(owned.epoch < change.epoch and index > change.last_owner_index for change in self._changes):
-                yield seq, owned
+                yield message, owned
 
     def _is_settled(self, owned: Owned) -> bool:
         if isinstance(owned.command, cmd.EndReply):
@@ -173,10 +189,8 @@ class CallLog:
             return True
         return self._outcomes.get(owned.id, "claimed") != "claimed"
 
-    def _may_be_done(self, seq: int, owned: Owned, deaf_from: int, *, clean: bool) -> bool:
-        if owned.id in self._outcomes:  # claimed
-            return True
-        return isinstance(owned.command, cmd.Say) and not clean and seq < deaf_from
+    def _may_be_done(self, owned: Owned, *, heard: bool) -> bool:
+        return owned.id in self._outcomes or (isinstance(owned.command, cmd.Say) and heard)  # it is claimed, or said
 
     def _pause(self, records: Iterator[Owned]) -> tuple[bool, str]:
         paused, reason = False, ""
@@ -188,7 +202,7 @@ class CallLog:
                 paused = False
         return paused, reason
 
-    def _ending(self, records: list[tuple[int, Owned]], lost: set[str]) -> cmd.EndCall | cmd.Transfer | None:
+    def _ending(self, records: list[tuple[Message, Owned]], lost: set[str]) -> cmd.EndCall | cmd.Transfer | None:
         for _, owned in records:
             command = owned.command
             sent = self._outcomes.get(owned.id) in ("claimed", "written", "delivered", "unknown") or owned.id in lost

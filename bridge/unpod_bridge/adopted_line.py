@@ -7,17 +7,19 @@ the log is read up to there, all of which is final; the relay goes on from that,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
+from unpod.core.live import Again
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.ports import Message
 from unpod_bridge import outputs as do
-from unpod_bridge.adopt import NEVER, CallLog
+from unpod_bridge.adopt import NEVER, CallLog, Hearing
 from unpod_bridge.adopted import Adopted
 from unpod_bridge.call_line import CallLine
 from unpod_bridge.ledger import Ledger, Writing
@@ -33,18 +35,22 @@ T = TypeVar("T")
 UNSTARTED: Final = "unstarted"
 """How a call ends here of which the log has nothing: it is to be dialled as a new one."""
 RETRY_S: Final = 0.1
+MARGIN_S: Final = 0.02
+"""What the server's word on a lost connection, or a clock that runs differently, may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inheritance:
+class Predecessor:
     """What is known of a call that another bridge had.
 
-    From the sequence `deaf_from` of the log on, that bridge has heard nothing. `let_go` asks it to hand the call over,
-    and returns whether it has. `place_of` returns the place of a runner that has the session.
+    From the sequence `deaf_from` of the log on, and from `deaf_since` on (the event loop's time), that bridge has heard
+    nothing. `let_go` asks it to hand the call over, and returns whether it has. `place_of` returns the place of a
+    runner that has the session.
     """
 
     session_id: str
     deaf_from: int = NEVER
+    deaf_since: float | None = None
     let_go: Callable[[], Awaitable[bool]] | None = None
     place_of: Callable[[str], Place] | None = None
 
@@ -55,13 +61,13 @@ class AdoptedLine(CallLine):
     def __init__(
         self,
         job: Job,
-        inheritance: Inheritance,
+        predecessor: Predecessor,
         services: LineServices,
         settings: LineSettings | None = None,
         care: Care | None = None,
     ) -> None:
         super().__init__(job, services, settings, care)
-        self._inheritance = inheritance
+        self._predecessor = predecessor
         self._early: list[Callable[[], None]] | None = []
 
     def _enter(self) -> None:
@@ -104,6 +110,7 @@ class AdoptedLine(CallLine):
         if past.ended is None:
             logger.info("job %s: its call is taken over; dialling again", self._job.job_id)
             self._feed(outputs)
+            self._ask_for_speech(past)
         self._release_early()
         if self._care is not None and self._ledger is not None and not past.finished:
             self._find_owner(self._care, past, subjects, self._ledger)
@@ -112,6 +119,12 @@ class AdoptedLine(CallLine):
         elif self._called_off:
             self.cancel()
 
+    def _ask_for_speech(self, past: Adopted) -> None:
+        """Ask the owner for the speech that it has sent when nobody heard it: the former bridge has said none of it."""
+        silent_s = self._silent_s()
+        if past.owner is not None and silent_s:
+            self._feed([do.AskAgain(Again(past.owner.epoch, 0, 0, 1, silent_s))])
+
     def _release_early(self) -> None:
         early, self._early = self._early or [], None
         for hear in early:
@@ -119,21 +132,34 @@ class AdoptedLine(CallLine):
 
     async def _take(self) -> tuple[Adopted, CallSubjects] | None:
         """Take the line, and return how far the call has come; None where the log has nothing of it."""
-        inheritance, services = self._inheritance, self._services
-        subjects = await self._persist(lambda: self._listen(inheritance.session_id))
-        clean = inheritance.let_go is not None and await inheritance.let_go()
+        predecessor, services = self._predecessor, self._services
+        subjects = await self._persist(lambda: self._listen(predecessor.session_id))
+        clean = predecessor.let_go is not None and await predecessor.let_go()
         writing = await self._persist(lambda: self._take_line(subjects))
-        log = CallLog(services.subjects, subjects, inheritance.session_id)
+        log = CallLog(services.subjects, subjects, predecessor.session_id)
         async for message in services.log.read(subjects.all, until_seq=writing.epoch):
             log.take(message)
-        past = log.adopted(deaf_from=inheritance.deaf_from, clean=clean)
+        past = log.adopted(self._hearing(writing), clean=clean)
         if not past.started:
             return None
         self._ledger = self._open_ledger(replace(writing, index=past.index))
         return past, subjects
 
+    def _hearing(self, writing: Writing) -> Hearing:
+        """Return what of the log the former bridge can have heard."""
+        silent_s = self._silent_s()
+        if silent_s is None:
+            return Hearing()
+        since_s = self._clock.now() + writing.offset_s - silent_s  # the log's time, whatever this machine's clock says
+        return Hearing(self._predecessor.deaf_from, int(since_s * 1e9))
+
+    def _silent_s(self) -> float | None:
+        """Return for how many seconds, at least, the former bridge has heard nothing."""
+        since = self._predecessor.deaf_since
+        return None if since is None else max(0.0, asyncio.get_running_loop().time() - since - MARGIN_S)
+
     async def _take_line(self, subjects: CallSubjects) -> Writing:
-        services, session = self._services, self._inheritance.session_id
+        services, session = self._services, self._predecessor.session_id
         while True:
             former = await services.log.last(subjects.line)
             after = 0 if former is None else former.seq
@@ -164,8 +190,8 @@ class AdoptedLine(CallLine):
         first, own = past.own
         told = past.owner is not None and past.owner.epoch == own.epoch
         succession.begin(Owner(own.runner_id, own.epoch, own.takeover), started=told, since=first.epoch)
-        if told and past.ended is None and self._inheritance.place_of is not None:
-            self._spawn(self._remind(care, self._inheritance.place_of(own.runner_id), own.epoch, past.owner_seq))
+        if told and past.ended is None and self._predecessor.place_of is not None:
+            self._spawn(self._remind(care, self._predecessor.place_of(own.runner_id), own.epoch, past.owner_seq))
 
     async def _remind(self, care: Care, place: Place, epoch: int, until_seq: int) -> None:
         """Tell the owner once more that it is: the former bridge may have died before it did."""

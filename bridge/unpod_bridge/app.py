@@ -108,6 +108,7 @@ class Bridge:
         )
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
         self._owners = Owners(nats, self._services, self._dispatcher)
+        self._departures = Departures(config.system, self._on_departed)
         peers = Peers(self._loop.time())
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         self._jobs = Jobs(self._dispatcher, records, Fullness(log.usage), self._make_line, self.bridge_id)
@@ -121,6 +122,7 @@ class Bridge:
             services=self._services,
             care=self._owners.care,
             make_link=self._make_heir,
+            ended_ago=self._departures.ended_ago,
         )
         self._worker_ids: dict[Pool, str] = {}
         self._links: dict[Pool, ControlLink] = {}
@@ -142,7 +144,7 @@ class Bridge:
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
-        hearing = asyncio.create_task(Departures(self._config.system, self._on_departed).run(), name="unpod-departures")
+        hearing = asyncio.create_task(self._departures.run(), name="unpod-departures")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
             await _first(self._drain(), stop.now.wait())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from unpod.core.fleet import BridgeAnnounced
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 class Community:
-    """What of a bridge has to do with other bridges. `make_link` returns a control link for a job's worker."""
+    """What of a bridge has to do with other bridges.
+
+    `make_link` returns a control link for a job's worker, `ended_ago` how many seconds ago a process has lost its
+    connection.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Community:
         services: LineServices,
         care: Care,
         make_link: Callable[[JobRecord], ControlLink],
+        ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._nats = nats
         self._stream = log.spec.name
@@ -54,6 +59,7 @@ class Community:
             peers=peers,
             household=Household(jobs, heirs, dispatcher, services, care),
             end=self._end,
+            ended_ago=ended_ago,
         )
         jobs.on_elsewhere = self._neighbours.forward_cancel
         self._tasks: list[asyncio.Task[None]] = []
@@ -75,7 +81,9 @@ class Community:
     def hear(self, said: BridgeAnnounced) -> bool:
         """Take what a bridge says of itself; return whether it is new, and shall hear of us at once."""
         is_new = self._peers.hear(said, self._loop.time())
-        self._neighbours.changed()
+        if not said.gone:
+            self._neighbours.heard(said.bridge)
+        self._neighbours.look()
         return is_new
 
     def departed(self, process_id: str) -> None:

@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
+from secrets import token_hex
 from typing import Final
 
 import msgspec
 
 from unpod.core.codec import MALFORMED
-from unpod.errors import UnpodError
+from unpod.errors import LogError, UnpodError
 from unpod.jetstream import Nats, NatsOptions
 from unpod.ports import Message
 
 logger = logging.getLogger("unpod.bridge")
 
 SUBJECT: Final = "$SYS.ACCOUNT.*.DISCONNECT"
+CLOSED: Final = "$SYS.REQ.SERVER.PING.CONNZ"
 _RETRY_S: Final = 5.0
+_ANSWERS_S: Final = 0.3
 
 
 class _Client(msgspec.Struct):
@@ -46,12 +50,43 @@ def departed(data: bytes) -> str:
     return name.rpartition(" ")[2]
 
 
+class _Closed(msgspec.Struct):
+    name: str = ""
+    stop: datetime | None = None
+
+
+class _Closings(msgspec.Struct):
+    now: datetime
+    connections: list[_Closed] = []
+
+
+class _Connz(msgspec.Struct):
+    data: _Closings
+
+
+_decode_connz = msgspec.json.Decoder(_Connz).decode
+
+
+def ended_ago(data: bytes, process_id: str) -> float | None:
+    """Return how many seconds before its answer a server saw a process's last connection end; None if it did not.
+
+    Both times are the server's own, so nobody's clock matters.
+    """
+    try:
+        found = _decode_connz(data).data
+    except MALFORMED:
+        return None
+    stops = [each.stop for each in found.connections if each.stop and each.name.rpartition(" ")[2] == process_id]
+    return max(0.0, (found.now - max(stops)).total_seconds()) if stops else None
+
+
 class Departures:
     """Listens on the system account, if there is one; `on_gone` hears which processes lose connections."""
 
     def __init__(self, options: NatsOptions | None, on_gone: Callable[[str], None]) -> None:
         self._options = options
         self._on_gone = on_gone
+        self._nats: asyncio.Future[Nats] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -62,12 +97,40 @@ class Departures:
             try:
                 await nats.open()
                 await nats.subscribe(SUBJECT, self._hear)
+                self._nats.set_result(nats)
                 await asyncio.Event().wait()
             except UnpodError as error:
                 logger.warning("the system account of NATS cannot be heard: %s", error)
             finally:
+                self._nats = asyncio.get_running_loop().create_future()
                 await nats.close()
             await asyncio.sleep(_RETRY_S)
+
+    async def ended_ago(self, process_id: str) -> float | None:
+        """Return how many seconds ago a process has lost its last connection; None where no server says so."""
+        if self._options is None:
+            return None
+        try:
+            async with asyncio.timeout(_ANSWERS_S):
+                return await self._ask(await asyncio.shield(self._nats), process_id)
+        except (LogError, TimeoutError):
+            return None
+
+    async def _ask(self, nats: Nats, process_id: str) -> float:
+        found: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+        def hear(message: Message) -> None:  # each server of a cluster answers
+            ago = ended_ago(message.data, process_id)
+            if ago is not None and not found.done():
+                found.set_result(ago)
+
+        inbox = f"{nats.options.inbox_prefix}.connz.{token_hex(8)}"
+        answers = await nats.subscribe(inbox, hear)
+        try:
+            nats.send(CLOSED, b'{"state":1,"sort":"stop","limit":1024}', reply=inbox)
+            return await found
+        finally:
+            await answers.close()
 
     def _hear(self, message: Message) -> None:
         name = departed(message.data)

@@ -47,9 +47,8 @@ START_S = 5.0
 """How long a runner may take to hear that its call has begun."""
 RESUME_S = 1.5
 """The same for a call that another runner had: its caller waits."""
-HASTY_TRIES = 3
-HASTY_TRY_S = 0.1
-"""How long the first requests for such a call may take: the process that it had may be stopped, and still be asked."""
+HASTE_S = 0.1
+"""After how long without answer another is asked for such a call: the process that it had may be stopped, not dead."""
 GONE_TRIES = 3
 """How often in a row nobody may be there to hear it."""
 RELEASE_TRIES = 3
@@ -272,27 +271,24 @@ class Dispatcher:
         avoid_until = loop.time() + AVOID_S
         self._resuming[wanted.pool] += 1
         try:
-            if (place := await self._try_resume(wanted, avoid, HASTY_TRY_S)) is not None:
+            if (place := await self._try_resume(wanted, avoid)) is not None:
                 return place
-            tries = 1
             async with self.queue.entry(wanted.pool.name):
                 while True:
-                    try_s = HASTY_TRY_S if tries < HASTY_TRIES else TRY_S
-                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "", try_s)
+                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "")
                     if place is not None:
                         return place
-                    tries += 1
         finally:
             self._resuming[wanted.pool] -= 1
 
-    async def _try_resume(self, wanted: Resumption, avoid: str, try_s: float) -> RunnerPlace | None:
+    async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
         """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""
         loop = asyncio.get_running_loop()
         began, change = loop.time(), self._change
         offer = Offer(
             job=wanted.job_id, bridge=self.bridge_id, agent=wanted.pool.agent, resume=True, session=wanted.session_id
         )
-        answer = await self._offer(self.subjects.resume(wanted.pool.name), offer, try_s)
+        answer = await self._offer_in_haste(self.subjects.resume(wanted.pool.name), offer)
         pause = random.uniform(*PAUSE_S)  # noqa: S311 - spreads load
         if answer is not None and answer.answer == "taken":
             place = RunnerPlace(
@@ -303,8 +299,27 @@ class Dispatcher:
                 pause = AVOID_PAUSE_S
             elif await place.hold(loop.time() + TRY_S * HOLD_TRIES):
                 return place
-        if answer is not None or loop.time() - began < try_s / 2:
+        if answer is not None or loop.time() - began < TRY_S / 2:
             await _until(change, pause)
+        return None
+
+    async def _offer_in_haste(self, subject: str, offer: Offer) -> OfferAnswered | None:
+        """Ask again while an answer is still out, and return the first that comes."""
+        asking: set[asyncio.Task[OfferAnswered | None]] = set()
+        until = asyncio.get_running_loop().time() + TRY_S
+        try:
+            while (left := until - asyncio.get_running_loop().time()) > 0:
+                asking.add(asyncio.create_task(self._offer(subject, offer, TRY_S)))
+                done, asking = await asyncio.wait(
+                    asking, timeout=min(HASTE_S, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                answers = [answer for task in done if (answer := task.result()) is not None]
+                if answers or not asking:
+                    return answers[0] if answers else None
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
         return None
 
     async def _offer(self, subject: str, offer: Offer, left: float) -> OfferAnswered | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, Protocol
 
 from unpod.core import events as ev
 from unpod.core.subjects import CallSubjects
@@ -13,6 +14,73 @@ from unpod_bridge.outputs import Output, Owned
 from unpod_bridge.placing import LineServices
 from unpod_bridge.relay import Relay
 from unpod_bridge.tenure import Legacy
+
+_ALL: Final = 2**63 - 1
+
+
+class Estate(Protocol):
+    """A call, as the care for its owner sees it. What does not wait must not raise."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call is over, and only its cleanup is left."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """The bridge's last index."""
+        ...
+
+    @property
+    def owner_index(self) -> int:
+        """How far the owner's records are here."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        ...
+
+    @property
+    def heard_at(self) -> float:
+        """When the caller has said something."""
+        ...
+
+    def catch_up(self, last: int) -> None:
+        """Look for what of the owner's records has not come."""
+        ...
+
+    def leaves(self) -> None:
+        """The owner is gone: the caller waits."""
+        ...
+
+    def stays(self) -> None:
+        """The owner is there after all."""
+        ...
+
+    def dismiss(self) -> None:
+        """Hear nothing more of the owner."""
+        ...
+
+    def inherit(self, records: list[Owned], last: int) -> Legacy:
+        """Perform what the former owner has stored, and return how far it all has come."""
+        ...
+
+    def appoint(self, epoch: int) -> None:
+        """Hear a new owner."""
+        ...
+
+    async def append(self, body: ev.OwnerChanged) -> Stored:
+        """Store its starting point; raises LogError."""
+        ...
+
+    def give_up(self, why: str) -> None:
+        """End the call with `error`."""
+        ...
+
+    def failed(self, error: LogError) -> None:
+        """The log does not let us go on."""
+        ...
 
 
 class LiveCall:
@@ -48,6 +116,11 @@ class LiveCall:
     def busy(self) -> bool:
         """Whether a text of the caller has no whole reply yet."""
         return self._relay.owner.busy
+
+    @property
+    def heard_at(self) -> float:
+        """When the caller has said something."""
+        return self._relay.owner.heard_at
 
     def catch_up(self, last: int) -> None:
         """Look for what of the owner's records has not come."""
@@ -87,8 +160,9 @@ class EndedCall:
     """A call that is over (`succession.Estate`): there is nothing to perform, and nobody waits."""
 
     ended = True
-    owner_index = 0
+    owner_index = _ALL  # what is not here is not missed
     busy = False
+    heard_at = 0.0
 
     def __init__(
         self,

@@ -14,12 +14,14 @@ class Filler:
     Turns are numbered as in the session's fold: the n-th final text of the caller is turn n.
     """
 
-    __slots__ = ("_call", "_heard", "_served")
+    __slots__ = ("_call", "_heard", "_served", "heard_at")
 
     def __init__(self, call: CallState) -> None:
         self._call = call
         self._heard = 0
         self._served = 0
+        self.heard_at = 0.0
+        """When the caller has said something."""
 
     @property
     def owed(self) -> bool:
@@ -34,6 +36,7 @@ class Filler:
     def heard(self, now: float) -> None:
         """The caller has said something."""
         self._heard += 1
+        self.heard_at = now
         self.look(now)
 
     def look(self, now: float) -> None:

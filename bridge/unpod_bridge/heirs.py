@@ -92,7 +92,8 @@ class Heirs:
             return
         holders: dict[str, set[str]] = {}
         for record in records:
-            holders.setdefault(record.worker, set()).add(record.bridge)
+            if record.bridge == self._bridge_id or self._alive(record.bridge):
+                holders.setdefault(record.worker, set()).add(record.bridge)
         wanted = {
             record.worker: record
             for record in self._jobs.values()

@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from unpod.errors import UnpodError
-from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Inheritance
+from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
 from unpod_bridge.control_effects import Assigned
 from unpod_bridge.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
@@ -69,13 +69,14 @@ class Household:
     def adopted_line(self, orphan: Orphan) -> AdoptedLine:
         """Return the line of a call that was up."""
         record = orphan.record
-        inheritance = Inheritance(
+        predecessor = Predecessor(
             session_id=record.session,
             deaf_from=orphan.deaf_from,
+            deaf_since=orphan.deaf_since,
             let_go=orphan.let_go,
             place_of=lambda runner_id: self.place(record, runner_id),
         )
-        return AdoptedLine(_job(record), inheritance, self._services, care=self._care)
+        return AdoptedLine(_job(record), predecessor, self._services, care=self._care)
 
     async def new_line(self, record: JobRecord, on_begin: OnBegin) -> Line | None:
         """Return the line of a call that was not up; None where no runner takes it."""

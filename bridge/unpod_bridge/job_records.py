@@ -131,12 +131,12 @@ class Records:
 
     async def all(self) -> list[Kept]:
         """Return the records of all jobs, the longest unchanged first; raises LogUnavailable."""
-        found: list[Kept] = []
+        found: dict[str, Kept] = {}
         async for entry in self._store.entries():
             record = _read(entry)
             if record is not None:
-                found.append(Kept(record, entry.revision))
-        return found
+                found[entry.key] = Kept(record, entry.revision)  # the newest counts, should there be two
+        return list(found.values())
 
     async def get(self, job_id: str) -> JobRecord | None:
         """Return a job's record, if there is one; raises LogUnavailable."""

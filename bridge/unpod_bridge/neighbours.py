@@ -1,8 +1,8 @@
 """The other bridges: which are gone, whose calls are then ours to take, and what the living ask of each other.
 
-A bridge that is gone leaves records of its jobs. Every living bridge goes through them in an order of its own and takes
-what it gets: each record by compare-and-set, so each call goes to one. A bridge that drains releases its records, and
-lets go of a call when another has taken it and asks for it.
+A bridge that is gone leaves records of its jobs. The living share them: each takes those that fall to it as all reckon
+it alike, and a moment later what is left. It is a compare-and-set that decides, so each call goes to one. A bridge that
+drains releases its records, and lets go of a call when another has taken it and asks for it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
+from unpod.core.ids import derive
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, NoResponders
 from unpod.ports import Bus, Message, Subscription
@@ -30,8 +32,8 @@ ASK_TIMEOUT_S: Final = 0.5
 YIELD_TIMEOUT_S: Final = 5.0
 AT_ONCE: Final = 50
 """How many calls are taken over at the same time."""
-PAUSE_S: Final = 0.02
-"""The longest pause before the records of a bridge are gone through: so that two bridges share them."""
+SPARE_S: Final = (0.3, 0.6)
+"""How long, at least and at most, before what was another's to take is taken."""
 RETRY_S: Final = 0.5
 SWEEP_TRIES: Final = 20
 OK: Final = b"ok"
@@ -41,14 +43,23 @@ OK: Final = b"ok"
 class Orphan:
     """A job that we have taken from another bridge.
 
-    From the sequence `deaf_from` of the log on, that bridge has heard nothing. `let_go` asks one that is alive to hand
-    the call over, and returns whether it has.
+    From the sequence `deaf_from` of the log on, and from `deaf_since` on (the event loop's time), that bridge has heard
+    nothing. `let_go` asks one that is alive to hand the call over, and returns whether it has.
     """
 
     record: JobRecord
     claim: Claim
     deaf_from: int = NEVER
+    deaf_since: float | None = None
     let_go: Callable[[], Awaitable[bool]] | None = None
+
+
+@dataclass(slots=True)
+class Deafness:
+    """Since when a bridge hears nothing any more (the event loop's time), and where the log ended after that."""
+
+    since: asyncio.Task[float]
+    end: asyncio.Task[int]
 
 
 class Household(Protocol):
@@ -71,8 +82,18 @@ async def _has_let_go() -> bool:
     return True
 
 
+def _orphan(record: JobRecord, claim: Claim, *, deaf_from: int = NEVER, deaf_since: float | None = None) -> Orphan:
+    if record.state == "left":
+        return Orphan(record, claim, let_go=_has_let_go)
+    return Orphan(record, claim, deaf_from, deaf_since)
+
+
 class Neighbours:
-    """Watches the other bridges, and takes the calls of those that are gone. `end` is the log's last sequence."""
+    """Watches the other bridges, and takes the calls of those that are gone.
+
+    `end` returns the log's last sequence, `ended_ago` how many seconds ago a process has lost its connection, if that
+    can be known.
+    """
 
     def __init__(
         self,
@@ -84,6 +105,7 @@ class Neighbours:
         peers: Peers,
         household: Household,
         end: Callable[[], Awaitable[int]],
+        ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._bridge_id = bridge_id
         self._bus = bus
@@ -92,8 +114,9 @@ class Neighbours:
         self._peers = peers
         self._household = household
         self._end = end
+        self._ended_ago = ended_ago
         self._loop = asyncio.get_running_loop()
-        self._ends: dict[str, int] = {}
+        self._deaf: dict[str, Deafness] = {}
         self._relieved: set[str] = set()
         self._taking = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,13 +158,18 @@ class Neighbours:
 
     # ------------------------------------------------------------------------------------------------- what is heard
 
-    def changed(self) -> None:
-        """Something was heard of a bridge: look at once."""
+    def heard(self, bridge: str) -> None:
+        """A bridge has spoken."""
+        self._deaf.pop(bridge, None)
+
+    def look(self) -> None:
+        """Something is new: look at once."""
         self._wake.set()
 
     def suspect(self, bridge: str) -> None:
         """The server says that a bridge's connection has ended."""
         if bridge.startswith("bridge-") and bridge != self._bridge_id:
+            self._note_deaf(bridge)
             self._peers.suspect(bridge, self._loop.time())
             self._wake.set()
 
@@ -187,10 +215,10 @@ class Neighbours:
         records = await self._all()
         now = self._loop.time()
         for bridge in {kept.record.bridge for kept in records} - {self._bridge_id}:
-            if self._peers.alive(bridge, now):
-                self._peers.doubt(bridge, now)
+            if self._peers.is_gone(bridge):
+                self._spawn(self._succeed(bridge))
             else:
-                self._spawn(self._sweep(bridge))
+                self._peers.doubt(bridge, now)
         self._wake.set()
 
     def _look(self) -> None:
@@ -210,11 +238,10 @@ class Neighbours:
         try:
             await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
         except NoResponders:
-            if bridge not in self._ends:
-                self._ends[bridge] = await self._end()
+            self._note_deaf(bridge)
             self._peers.nobody(bridge, self._loop.time())
         else:
-            self._ends.pop(bridge, None)
+            self._deaf.pop(bridge, None)
             self._peers.answered(bridge, self._loop.time())
         self._wake.set()
 
@@ -241,48 +268,79 @@ class Neighbours:
 
     async def _sweep(self, bridge: str, *, may_act: bool = False) -> None:
         """Take the calls of a bridge that is gone."""
-        end = self._ends.get(bridge)
-        if end is None and not may_act:
-            end = await self._end()
-        deaf_from = NEVER if end is None or may_act else end + 1
-        await asyncio.sleep(random.uniform(0.0, PAUSE_S))  # noqa: S311 - spreads load
+        make = _orphan if may_act else await self._knowing(bridge)
         orphans = [kept for kept in await self._all() if kept.record.bridge == bridge]
-        taken = await self._take_all(orphans, deaf_from)
-        self._ends.pop(bridge, None)
+        ours, theirs = self._shares(orphans)
+        taken = await self._take_all(ours, make)
+        if theirs:
+            await asyncio.sleep(random.uniform(*SPARE_S))  # noqa: S311 - spreads load
+            taken += await self._take_all(theirs, make)
+        self._deaf.pop(bridge, None)
         if taken:
             logger.warning("%d calls of %s are taken over", taken, bridge)
 
     async def _relieve(self, bridge: str) -> None:
         """Take what a bridge has released, as long as it drains."""
+        is_first = True
         try:
             while bridge in self._peers.draining() and not self.closed_to_orphans:
                 released = [k for k in await self._all() if k.record.bridge == bridge and k.record.state == "released"]
-                taken = await self._take_all(released)
+                ours, theirs = self._shares(released)
+                taken = await self._take_all(ours if is_first else [*ours, *theirs], self._handed_over)
+                is_first = False
                 if taken:
                     logger.info("%d calls of %s, which drains, are taken over", taken, bridge)
                 await asyncio.sleep(LOOK_S)
         finally:
             self._relieved.discard(bridge)
 
-    async def _take_all(self, orphans: Iterable[Kept], deaf_from: int | None = None) -> int:
-        orphans = list(orphans)
-        random.shuffle(orphans)
-        return sum(await asyncio.gather(*(self._take(kept, deaf_from) for kept in orphans)))
+    def _shares(self, orphans: Iterable[Kept]) -> tuple[list[Kept], list[Kept]]:
+        """Return which orphans are ours to take, and which another's, as everybody reckons it."""
+        takers = [self._bridge_id, *self._peers.takers(self._loop.time())]
+        ours: list[Kept] = []
+        theirs: list[Kept] = []
+        for kept in orphans:
+            heir = min(takers, key=lambda taker: derive(kept.record.job, taker))
+            (ours if heir == self._bridge_id else theirs).append(kept)
+        return ours, theirs
 
-    async def _take(self, kept: Kept, deaf_from: int | None) -> bool:
+    async def _take_all(self, orphans: Iterable[Kept], make: Callable[[JobRecord, Claim], Orphan]) -> int:
+        return sum(await asyncio.gather(*(self._take(kept, make) for kept in orphans)))
+
+    async def _take(self, kept: Kept, make: Callable[[JobRecord, Claim], Orphan]) -> bool:
         async with self._taking:
             if self.closed_to_orphans:
                 return False
             claim = await self._records.take(kept)
         if claim is None:
             return False
-        if kept.record.state == "left":
-            self._household.adopt(Orphan(kept.record, claim, let_go=_has_let_go))
-        elif deaf_from is None:
-            self._household.adopt(Orphan(kept.record, claim, let_go=lambda: self._ask_for(kept.record)))
-        else:
-            self._household.adopt(Orphan(kept.record, claim, deaf_from))
+        self._household.adopt(make(kept.record, claim))
         return True
+
+    def _handed_over(self, record: JobRecord, claim: Claim) -> Orphan:
+        return Orphan(record, claim, let_go=lambda: self._ask_for(record))
+
+    def _note_deaf(self, bridge: str) -> None:
+        """From now on it hears nothing, unless it is found to be there; the server may know since when."""
+        if bridge not in self._deaf:
+            end = asyncio.ensure_future(self._end())
+            end.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._deaf[bridge] = Deafness(asyncio.create_task(self._since(bridge, self._loop.time())), end)
+
+    async def _knowing(self, bridge: str) -> Callable[[JobRecord, Claim], Orphan]:
+        """Return how to make orphans of a bridge's jobs, knowing since when it hears nothing."""
+        self._note_deaf(bridge)
+        deaf = self._deaf[bridge]
+        try:
+            deaf_from = await deaf.end + 1
+        except LogError as error:
+            logger.warning("where the log ends cannot be known: %s", type(error).__name__)
+            deaf_from = NEVER - 1
+        return partial(_orphan, deaf_from=deaf_from, deaf_since=await deaf.since)
+
+    async def _since(self, bridge: str, noticed_at: float) -> float:
+        ago = await self._ended_ago(bridge)
+        return noticed_at if ago is None else min(noticed_at, self._loop.time() - ago)
 
     async def _ask_for(self, record: JobRecord) -> bool:
         subject = f"{self._subjects.bridge(record.bridge)}.yield"

@@ -16,7 +16,7 @@ from unpod.core.fleet import BridgeAnnounced
 
 SILENT_S: Final = 3.0
 """How long a bridge may be silent."""
-ASK_S: Final = 0.5
+ASK_S: Final = 0.25
 """How often each bridge is asked."""
 LOOK_AGAIN_S: Final = 0.15
 """How long nobody must have listened."""
@@ -125,6 +125,14 @@ class Peers:
             return False
         peer = self._peers.get(bridge)
         return now - self._began < SILENT_S if peer is None else _how(peer, now) is None
+
+    def is_gone(self, bridge: str) -> bool:
+        """Return whether a bridge was there, and is not any more."""
+        return bridge in self._gone
+
+    def takers(self, now: float) -> list[str]:
+        """Return who is there and takes calls."""
+        return [bridge for bridge, peer in self._peers.items() if not peer.draining and _how(peer, now) is None]
 
     def draining(self) -> Iterable[str]:
         """Return who wants to be rid of its calls."""

@@ -255,6 +255,7 @@ class Performer:
         if self._call.shadowed:
             self._call.shadowed = False
             self._disown()
+        self._call.speech.meet()
 
     def over(self, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""

@@ -48,8 +48,8 @@ class Speech:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
     __slots__ = (
-        "_first", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished", "private",
-        "strange",
+        "_first", "_gathering", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished",
+        "private", "strange",
     )  # fmt: skip
 
     def __init__(self, max_held: int) -> None:
@@ -59,6 +59,7 @@ class Speech:
         self._joined: list[str] = []
         self._open: Open | None = None
         self._last: Open | None = None
+        self._gathering = False
         self._first: tuple[Key, int] = ((0, 0), 1)
         self.closed = 0
         """The last turn whose reply has been ended."""
@@ -102,9 +103,9 @@ class Speech:
         """Go on where another bridge has stopped, `reply` being its last receipt of the reply that is open.
 
         Of the turns up to `strange` it may have handed over more: the pieces that came before the first that we hear
-        count as if it had, and are never asked for.
+        count as if it had, and are never asked for. Until `meet` they may come in any order.
         """
-        self.closed, self.strange = closed, strange
+        self.closed, self.strange, self._gathering = closed, strange, True
         if reply is not None:
             self._open = self._last = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
@@ -119,8 +120,8 @@ class Speech:
             return False
         if self._open is not None and not _wanted(self._open, key, delta.n):
             return False
-        if self.strange:
-            self._meet(key, delta.n)
+        if self.strange and not self._gathering:
+            self._begin_with(key, delta.n)
         pieces = self._held.setdefault(key, {})
         if delta.n in pieces:
             return False
@@ -234,7 +235,14 @@ class Speech:
 
     # --------------------------------------------------------------------------------------------------------- private
 
-    def _meet(self, key: Key, number: int) -> None:
+    def meet(self) -> None:
+        """The link is up: what has come so far of the first reply begins where it begins."""
+        self._gathering = False
+        if self.strange and self._held:
+            key = min(self._held)
+            self._begin_with(key, min(self._held[key]))
+
+    def _begin_with(self, key: Key, number: int) -> None:
         """The first piece is here that another bridge cannot have handed over."""
         if key[0] <= self.strange:
             self._first = key, number

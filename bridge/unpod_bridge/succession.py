@@ -12,33 +12,28 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-from unpod.core import codec
-from unpod.core import events as ev
 from unpod.core.envelope import from_headers
 from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError, LogUnavailable, ProtocolViolation
-from unpod.ports import Fence, Message, Stored
+from unpod.ports import Message
 from unpod_bridge.dispatch import Resumption, RunnerPlace
+from unpod_bridge.estates import Estate
+from unpod_bridge.inheritance import Inheritance
 from unpod_bridge.outputs import Owned
-from unpod_bridge.owner_records import OwnerRecords
-from unpod_bridge.placing import LineServices, placement_headers
+from unpod_bridge.placing import LineServices
 from unpod_bridge.probation import Probation, Probations
-from unpod_bridge.takeover import CLEANUPS, Owner, OwnersLog, Poison, owner_changed
-from unpod_bridge.tenure import Legacy
+from unpod_bridge.takeover import CLEANUPS, Owner, Poison, owner_changed
 from unpod_bridge.watch import Watch
 
 logger = logging.getLogger("unpod.bridge.succession")
-
-T = TypeVar("T")
 
 BETWEEN_TURNS_S: Final = 5.0
 """How long a call that is handed over may finish its turn."""
 _LOOK_S: Final = 0.05
 _BEHIND_S: Final = 0.05
 """How long a record may be on its way after its writer has counted it."""
-_RETRY_S: Final = 0.1
 _HOLD_S: Final = 1.0
 CLEANUP_S: Final = 600.0
 """For how long a runner is looked for that does the cleanup of a call that has ended."""
@@ -57,66 +52,6 @@ class Care:
     find: Callable[[Resumption, str], Awaitable[RunnerPlace]]
 
 
-class Estate(Protocol):
-    """A call, as the care for its owner sees it. What does not wait must not raise."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the call is over, and only its cleanup is left."""
-        ...
-
-    @property
-    def index(self) -> int:
-        """The bridge's last index."""
-        ...
-
-    @property
-    def owner_index(self) -> int:
-        """How far the owner's records are here."""
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """Whether a text of the caller has no whole reply yet."""
-        ...
-
-    def catch_up(self, last: int) -> None:
-        """Look for what of the owner's records has not come."""
-        ...
-
-    def leaves(self) -> None:
-        """The owner is gone: the caller waits."""
-        ...
-
-    def stays(self) -> None:
-        """The owner is there after all."""
-        ...
-
-    def dismiss(self) -> None:
-        """Hear nothing more of the owner."""
-        ...
-
-    def inherit(self, records: list[Owned], last: int) -> Legacy:
-        """Perform what the former owner has stored, and return how far it all has come."""
-        ...
-
-    def appoint(self, epoch: int) -> None:
-        """Hear a new owner."""
-        ...
-
-    async def append(self, body: ev.OwnerChanged) -> Stored:
-        """Store its starting point; raises LogError."""
-        ...
-
-    def give_up(self, why: str) -> None:
-        """End the call with `error`."""
-        ...
-
-    def failed(self, error: LogError) -> None:
-        """The log does not let us go on."""
-        ...
-
-
 class Succession:
     """One session's owners (`watch.Ward`)."""
 
@@ -133,13 +68,14 @@ class Succession:
         self._subjects = subjects
         self._closed_on = subjects.run("session.closed")
         self._estate = estate
-        self._log = OwnersLog(wanted.session_id, subjects, OwnerRecords(services.subjects, subjects))
-        self._records: list[Owned] = []
+        self._log = Inheritance(wanted.session_id, services, subjects)
         self._poison = Poison()
         self._probation: Probation | None = None
         self._task: asyncio.Task[None] | None = None
         self._committed = False
-        self._blame = False
+        self._guarded = False
+        self._blamed = False
+        self._alone = False
         self._urgent = asyncio.Event()
         self._started_at = 0.0
         self._settled = 0
@@ -157,13 +93,18 @@ class Succession:
         """The bridge's last index."""
         return self._estate.index
 
+    @property
+    def heard_at(self) -> float:
+        """When the caller has said something."""
+        return self._estate.heard_at
+
     def begin(self, owner: Owner, *, started: bool, since: int = 0) -> None:
         """The session has an owner, which was told to start, and has answered or not.
 
         `since` is the sequence of the session's first `own`, where that is not this owner's.
         """
         self.owner = owner
-        self._log.next_seq = since or owner.epoch
+        self._log.begin(since or owner.epoch)
         if started:
             self._watch(owner)
         else:
@@ -176,7 +117,8 @@ class Succession:
             return
         if owned.settled > self._settled:
             self._settled = owned.settled
-            self._end_probation()
+            if not self._estate.ended:  # what is left of a call that has ended is its cleanup, which no record settles
+                self._passed()
         if subject == self._closed_on:
             self.close_session()
 
@@ -192,7 +134,7 @@ class Succession:
     def on_delta(self, epoch: int) -> None:
         """The owner speaks: it is past its hooks."""
         if self._probation is not None and self.owner is not None and epoch == self.owner.epoch:
-            self._end_probation()
+            self._passed()
 
     def close_session(self) -> None:
         """Nothing is left to do."""
@@ -232,7 +174,7 @@ class Succession:
     def lost(self, why: str) -> None:
         """The owner is gone: ask for another."""
         logger.info("session %s: its owner %s; asking for another", self.session_id, why)
-        self._blame = self._is_suspect()
+        self._judge()
         self._urgent.set()
         self._estate.leaves()
         self._seek()
@@ -248,19 +190,25 @@ class Succession:
     def hand_over(self) -> None:
         """The owner wants to let go, between turns if there is time; it goes on until another is appointed."""
         if self._task is None:
-            self._blame = False
+            self._guarded = self._blamed = False
             self._urgent.clear()
             self._seek()
 
-    def _is_suspect(self) -> bool:
-        """Whether the owner may have died of this session, rather than of another that is on probation with it."""
+    def _judge(self) -> None:
+        """Consider whether the owner may have died of this session, rather than of another that it had."""
         if self.owner is None:
-            return False
+            return
         on_probation = self._probation is not None and not self._probation.over
-        if not on_probation and self._care.probations.busy(self.owner.runner_id):
-            return False
+        others = self._care.probations.count(self.owner.runner_id) - on_probation
+        self._guarded = self._is_suspect()
+        self._blamed = self._guarded and not others
+        self._alone = self._alone or (on_probation and others > 0)
+
+    def _is_suspect(self) -> bool:
         young = self._clock.now() - self._started_at < YOUNG_S
-        return self._estate.busy or self._settled == 0 or (young and self.owner.takeover > 0)
+        if self._estate.busy or self._estate.ended:  # or, with nothing left but its cleanup, of that
+            return True
+        return self._settled == 0 or (young and self.owner is not None and self.owner.takeover > 0)
 
     # --------------------------------------------------------------------------------------------------------- another
 
@@ -309,6 +257,10 @@ class Succession:
                 self._end_probation()
         return done
 
+    def _passed(self) -> None:
+        self._alone = False
+        self._end_probation()
+
     def _end_probation(self) -> None:
         if self._probation is not None:
             self._probation.end()
@@ -332,8 +284,8 @@ class Succession:
     async def _let_in(self, place: RunnerPlace) -> bool:
         """Wait until the session may come to a runner; return whether that still keeps a place for it."""
         waited = False
-        if self._blame:
-            self._probation, waited = await self._care.probations.enter(place.runner_id)
+        if self._guarded:
+            self._probation, waited = await self._care.probations.enter(place.runner_id, alone=self._alone)
         if not self._urgent.is_set():
             waited = await self._between_turns() or waited
         return not waited or await place.hold(asyncio.get_running_loop().time() + _HOLD_S)
@@ -355,21 +307,20 @@ class Succession:
         self._committed = True
         self._cleanups += self._estate.ended
         self._estate.dismiss()
-        owner = await self._appoint(former, place.runner_id)
-        self.owner = owner
-        await self._persist(lambda: self._read(owner.epoch))
-        records, self._records = self._records, []
-        legacy = self._estate.inherit(records, self._log.last)
-        self._settled = self._log.settled
-        if self._blame:
-            self._blame = False
-            self._poison.lost(self._log.settled)
+        owner = self.owner = await self._log.appoint(former, place.runner_id)
+        tip = await self._log.tip(owner.epoch, self._estate.owner_index)
+        legacy = self._estate.inherit(tip.records, self._log.last)
+        self._settled = max(self._settled, tip.settled)
+        if self._blamed:
+            self._blamed = False
+            self._poison.lost(self._settled)
             if self._poison.hopeless and not self._estate.ended:
                 await place.decline()
                 self._end_probation()
                 self._estate.give_up("the same input has taken its runner down four times")
                 return True
-        body = owner_changed(owner, self._log, legacy, skip=self._poison.skips)
+        skip = await self._log.suspect(owner.epoch) if self._poison.skips else ""
+        body = owner_changed(owner, self._log.last, legacy, skip)
         stored = await self._estate.append(body)
         self._estate.appoint(owner.epoch)
         if not await place.start(self.session_id, owner.epoch, stored.seq):
@@ -380,30 +331,3 @@ class Succession:
         if self._probation is not None:
             self._probation.begin(self._clock)
         return True
-
-    async def _appoint(self, former: Owner, runner_id: str) -> Owner:
-        """Append to `own`; tried again under one id, it is there once."""
-        body = ev.OwnerAppointed(runner=runner_id, takeover=former.takeover + 1)
-        headers = placement_headers(self._services, "own", body, self.session_id)
-        fence = Fence(self._subjects.own, former.epoch)
-        stored = await self._persist(
-            lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
-        )
-        return Owner(runner_id, stored.seq, body.takeover)
-
-    async def _read(self, epoch: int) -> None:
-        """Read what the former owners have stored and was not read before."""
-        log = self._services.log
-        async for message in log.read(self._subjects.all, start_seq=self._log.next_seq, until_seq=epoch):
-            owned = self._log.take(message)
-            if owned is not None:
-                self._records.append(owned)
-
-    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what an attempt returns, tried until the log answers."""
-        while True:
-            try:
-                return await attempt()
-            except LogUnavailable as error:
-                logger.debug("session %s: %s; trying again", self.session_id, error)
-                await self._clock.sleep(_RETRY_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from msgspec.structs import replace
 
 from unpod.core import codec, ids
 from unpod.core import events as ev
-from unpod.core.envelope import Envelope, from_headers
+from unpod.core.envelope import from_headers
 from unpod.core.subjects import CallSubjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
@@ -25,7 +24,8 @@ GIVE_UP_AT: Final = 4
 CLEANUPS: Final = 3
 """How often a call that has ended is resumed for its cleanup."""
 
-_MAX_UNSETTLED: Final = 500
+_TOLD: Final = 64
+"""What became of so many commands a new owner is told, beside those that no log has."""
 
 
 class Owner(Struct, frozen=True):
@@ -36,80 +36,83 @@ class Owner(Struct, frozen=True):
     takeover: int = 0
 
 
-class OwnersLog:
-    """The stored records of a session, taken once each as far as owners are concerned: in stream order, in pieces."""
+class Tip:
+    """The end of what a session's owners have stored, read in stream order from somewhere before it."""
 
-    def __init__(self, session_id: str, subjects: CallSubjects, reader: OwnerRecords) -> None:
-        self._session = session_id
+    def __init__(self, reader: OwnerRecords) -> None:
         self._reader = reader
+        self.records: list[Owned] = []
+        """What was taken."""
+        self.settled = 0
+        """Up to which index of the bridge all handlers have returned, as an owner has said."""
+
+    @property
+    def first(self) -> int:
+        """The index of the first record that was taken, 0 for none."""
+        return self.records[0].index if self.records else 0
+
+    @property
+    def last(self) -> int:
+        """The owners' last index, 0 if nothing was taken."""
+        return self.records[-1].index if self.records else 0
+
+    def take(self, message: Message) -> None:
+        """Take the next message."""
+        owned = self._reader.read(message)
+        if owned is not None and owned.index > self.last:
+            self.records.append(owned)
+            self.settled = max(self.settled, owned.settled)
+
+
+class Inputs:
+    """What a session was told, read in stream order and in pieces: of which of it an owner may have died."""
+
+    def __init__(self, session_id: str, subjects: CallSubjects) -> None:
+        self._session = session_id
         self._evt = subjects.evt("x")[:-1]
+        self._run = subjects.run("x")[:-1]
+        self._cmd = subjects.cmd
         self._text = subjects.evt("user.text")
         self._completed_on = subjects.run("turn.completed")
-        self._closed_on = subjects.run("session.closed")
         self._texts = 0
         self._open_texts: dict[int, str] = {}
         self._completed = 0
+        self._settled = 0
         self._inputs: dict[int, str] = {}
-        self._commands: dict[str, int] = {}
         self.next_seq = 1
         """Where to read on."""
-        self.last = 0
-        """The owners' last index."""
-        self.settled = 0
-        """Up to which index of the bridge all handlers have returned, as an owner has said."""
-        self.closed = False
-        """Whether nothing is left to do."""
 
-    def take(self, message: Message) -> Owned | None:
-        """Take the next message of the log; return what of an owner it carries."""
+    def take(self, message: Message) -> None:
+        """Take the next message."""
         if message.seq < self.next_seq:
-            return None
+            return
         self.next_seq = message.seq + 1
         try:
             envelope = from_headers(message.headers)
         except ProtocolViolation:
-            return None
+            return
         if message.subject.startswith(self._evt):
-            self._input(message, envelope)
-            return None
-        owned = self._reader.read(message)
-        if owned is not None:
-            self._owned(message, envelope, owned)
-        return owned
-
-    def _input(self, message: Message, envelope: Envelope) -> None:
-        self._inputs[envelope.index] = envelope.id
-        if message.subject == self._text and _is_final(message):
-            self._texts += 1
-            self._open_texts[self._texts] = envelope.id
-
-    def _owned(self, message: Message, envelope: Envelope, owned: Owned) -> None:
-        self.last = max(self.last, owned.index)
-        self.closed = self.closed or message.subject == self._closed_on
-        if owned.id:
-            self._commands[owned.id] = envelope.seen
-        if message.subject == self._completed_on:
+            self._inputs[envelope.index] = envelope.id
+            if message.subject == self._text and _is_final(message):
+                self._texts += 1
+                self._open_texts[self._texts] = envelope.id
+        elif message.subject == self._completed_on:
             self._completed += 1
             self._open_texts.pop(self._completed, None)
-        if owned.settled > self.settled:
-            self.settled = owned.settled
-            self._inputs = {index: name for index, name in self._inputs.items() if index > owned.settled}
-            self._commands = {command: seen for command, seen in self._commands.items() if seen > owned.settled}
+        if message.subject == self._cmd or message.subject.startswith(self._run):
+            self._settle(envelope.settled)
+
+    def _settle(self, index: int) -> None:
+        if index > self._settled:
+            self._settled = index
+            self._inputs = {known: name for known, name in self._inputs.items() if known > index}
 
     @property
     def suspect(self) -> str:
-        """The id of the input that an owner died of, if it died of one: the text whose turn is open, or the first."""
+        """The id of the input in question: the text whose turn is open, else the first that is not settled."""
         if self._open_texts:
             return self._open_texts[min(self._open_texts)]
         return self._inputs[min(self._inputs)] if self._inputs else ids.record_id(self._session, "bridge", 1)
-
-    def unsettled(self, legacy: Legacy) -> tuple[ev.UnsettledCommand, ...]:
-        """Return what became of the commands whose causes are not settled, those that no log has among them."""
-        known: Mapping[str, ev.CommandOutcome] = legacy.outcomes
-        found = {command: known[command] for command in self._commands if command in known}
-        found.update((command, known.get(command, "written")) for command in legacy.unlogged)
-        newest = list(found.items())[-_MAX_UNSETTLED:]
-        return tuple(ev.UnsettledCommand(command, outcome) for command, outcome in newest)
 
 
 class Poison:
@@ -138,20 +141,22 @@ class Poison:
         return self.count >= GIVE_UP_AT
 
 
-def owner_changed(owner: Owner, log: OwnersLog, legacy: Legacy, *, skip: bool) -> ev.OwnerChanged:
-    """Return a new owner's starting point."""
+def owner_changed(owner: Owner, last_owner_index: int, legacy: Legacy, skip: str = "") -> ev.OwnerChanged:
+    """Return a new owner's starting point, with what became of the newest commands."""
+    newest = dict(list(legacy.outcomes.items())[-_TOLD:])
+    newest.update((command, legacy.outcomes.get(command, "written")) for command in legacy.unlogged)
     body = ev.OwnerChanged(
         epoch=owner.epoch,
         runner=owner.runner_id,
-        last_owner_index=log.last,
+        last_owner_index=last_owner_index,
         takeover=owner.takeover,
         turn=legacy.turn,
         part=legacy.part,
         deltas=legacy.deltas,
         chars=legacy.chars,
         text=legacy.text,
-        unsettled=log.unsettled(legacy),
-        skip=log.suspect if skip else "",
+        unsettled=tuple(ev.UnsettledCommand(command, outcome) for command, outcome in newest.items()),
+        skip=skip,
     )
     return replace(body, withheld=True, text=None) if legacy.private else body
 

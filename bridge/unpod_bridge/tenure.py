@@ -71,6 +71,11 @@ class Tenure:
         """Whether it will be known in a moment what has become of a command."""
         return self._performer.unsure
 
+    @property
+    def heard_at(self) -> float:
+        """When the caller has said something."""
+        return self._vacancy.heard_at
+
     def appoint(self, epoch: int) -> list[Output]:
         """Hear the owner that has this epoch from here on."""
         self._call.epoch = epoch

@@ -34,6 +34,11 @@ class Vacancy:
         """Whether a text of the caller has no whole reply yet."""
         return self._filler.owed
 
+    @property
+    def heard_at(self) -> float:
+        """When the caller has said something."""
+        return self._filler.heard_at
+
     def begin(self, now: float) -> None:
         """The owner is gone."""
         if self.vacant:

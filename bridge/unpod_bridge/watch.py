@@ -17,13 +17,14 @@ from typing import Final, Protocol
 from unpod.core.codec import MALFORMED
 from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
-from unpod.errors import LogError, NoResponders
+from unpod.errors import LogError, LogUnavailable, NoResponders
 from unpod.ports import Bus, Clock, Message
 
 logger = logging.getLogger("unpod.bridge.watch")
 
 PING_S: Final = 1.0
-ANSWER_S: Final = 0.9
+ANSWER_S: Final = 0.8
+"""How long an answer may take; one that is missed is asked for again at once."""
 MISSES: Final = 3
 GRACE_S: Final = 2.0
 """How long a session may be unknown to the runner that has just been told to start it."""
@@ -50,6 +51,11 @@ class Ward(Protocol):
     @property
     def index(self) -> int:
         """The bridge's last index."""
+        ...
+
+    @property
+    def heard_at(self) -> float:
+        """When its caller has said something: what a runner dies of is mostly what it was told last."""
         ...
 
     def heard(self, last: int) -> None:
@@ -194,7 +200,9 @@ class Watch:
 
     async def _check(self, runner_id: str) -> None:
         nobody = 0
+        now = asyncio.get_running_loop().time
         while (watched := self._of(runner_id)) and nobody < NOBODY:
+            asked_at = now()
             try:
                 for chunk in _chunks(watched):
                     self._take(await self._ping(runner_id, chunk, ANSWER_S), chunk)
@@ -202,14 +210,23 @@ class Watch:
                 nobody += self._clock.now() - self._connected_at >= RECONNECTED_S
                 if nobody < NOBODY:
                     await self._clock.sleep(NOBODY_PAUSE_S)
-            except LogError:
-                if self._up and self._clock.now() - self._connected_at >= PING_S:
-                    for each in watched:
-                        each.missed()
-                return
+            except LogError as error:
+                if not self._has_missed(error, now() - asked_at):
+                    return
+                for each in watched:
+                    each.missed()
+                if all(each.lost for each in watched):
+                    return
             else:
                 return
         self._dead(runner_id)
+
+    def _has_missed(self, error: LogError, after_s: float) -> bool:
+        """Whether a ping without answer counts: not if it was not sent, nor if it is we whom nobody hears."""
+        if not isinstance(error, LogUnavailable):
+            logger.error("runners cannot be asked how they are: %s", error)
+            return False
+        return self._up and after_s >= ANSWER_S / 2 and self._clock.now() - self._connected_at >= PING_S
 
     async def _probe(self, runner_id: str) -> None:
         """Ask one that is said to have gone, in short tries: what it was asked while it died has no answer."""
@@ -238,11 +255,13 @@ class Watch:
 
     def _take(self, pulse: Pulse | None, watched: Iterable[_Watched]) -> None:
         now = self._clock.now()
+        if pulse is not None and pulse.lag_s > LAG_S:
+            for each in _newest_first(watched):
+                each.lose(f"has not turned for {pulse.lag_s:.0f} s")
+            return
         for each in watched:
             epoch, last = (0, 0) if pulse is None else pulse.sessions.get(each.ward.session_id, (0, 0))
-            if pulse is not None and pulse.lag_s > LAG_S:
-                each.lose(f"has not turned for {pulse.lag_s:.0f} s")
-            elif epoch == each.epoch:
+            if epoch == each.epoch:
                 each.beats(last)
             elif now - each.placed_at >= GRACE_S:
                 each.missed()
@@ -251,7 +270,7 @@ class Watch:
         watched = self._of(runner_id)
         if any(not each.lost for each in watched):
             logger.warning("the runner %s is gone: %d sessions look for another", runner_id, len(watched))
-        for each in watched:
+        for each in _newest_first(watched):
             each.lose("is gone")
 
     def _of(self, runner_id: str) -> list[_Watched]:
@@ -267,3 +286,8 @@ class Watch:
 def _chunks(watched: Sequence[_Watched]) -> Iterator[Sequence[_Watched]]:
     for start in range(0, len(watched), CHUNK):
         yield watched[start : start + CHUNK]
+
+
+def _newest_first(watched: Iterable[_Watched]) -> list[_Watched]:
+    """Return the sessions in the order in which they are to be looked after."""
+    return sorted(watched, key=lambda each: each.ward.heard_at, reverse=True)

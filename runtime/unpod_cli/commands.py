@@ -13,6 +13,7 @@ from unpod_cli.failure import USAGE, Failure, extras
 
 F = TypeVar("F", bound=Callable[..., object])
 
+_WORKERS: Final = click.IntRange(1, 1_000)
 _PORTS: Final = click.IntRange(0, 65_535)
 _SPEEDS: Final = click.FloatRange(min=0.1, max=100)
 
@@ -26,8 +27,9 @@ Examples:
   printf 'hello\\nbye\\n' | unpod dev examples/hello.py
 """
 _RUN_EXAMPLE: Final = """\b
-Example:
+Examples:
   unpod run myapp.agents:runner
+  unpod run myapp.agents:runner --workers 4
 """
 _BRIDGE_EXAMPLE: Final = """\b
 Example:
@@ -88,11 +90,15 @@ def dev(*, agent: str, speed: float, no_color: bool, as_json: bool) -> int:
 
 @click.command(short_help="Run an agent's runner.", epilog=_RUN_EXAMPLE)
 @click.argument("target", metavar="MODULE:RUNNER")
-def run(*, target: str) -> None:
-    """Run the AgentRunner that a module defines, in this process.
+@click.option(
+    "--workers", type=_WORKERS, help="Run so many processes, and start one again that dies; else this process runs it."
+)
+def run(*, target: str, workers: int | None) -> int | None:
+    """Run the AgentRunner that a module defines.
 
     Its settings come from the environment (UNPOD_API_KEY, UNPOD_NATS_URL, ...), as with runner.start(). SIGTERM and
-    Ctrl-C drain it.
+    Ctrl-C drain it. With --workers, a call whose process dies goes on in another; what the runner is made with
+    (max_sessions, permits_per_minute) holds for each process.
     """
     from unpod.logs import enable_logging  # noqa: PLC0415 - the rest is slow to import
     from unpod_cli.agent_file import AgentProblem, load_runner  # noqa: PLC0415
@@ -103,7 +109,12 @@ def run(*, target: str) -> None:
     except AgentProblem as problem:
         raise Failure(str(problem), status=USAGE) from None
     enable_logging(_log_level())
+    if workers is not None:
+        from unpod_cli.workers import run_workers  # noqa: PLC0415
+
+        return run_workers(target, workers, runner._configuration())  # noqa: SLF001 - where its workers will be
     runner.start()
+    return None
 
 
 @click.command(short_help="Run a bridge, which carries the runners' calls.", epilog=_BRIDGE_EXAMPLE)

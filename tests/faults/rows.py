@@ -140,7 +140,14 @@ RUNNERS: tuple[Row, ...] = (
         within_s=2.0,
         allow=Allow(diverged=True),
     ),
-    Row(number=43, name="killed in post-call cleanup", act=runners.killed_in_cleanup),
+    Row(number=43, name="killed in post-call cleanup", act=runners.killed_in_cleanup, within_s=2.0),
+    Row(
+        number=43,
+        variant="busy",
+        name="the same, while others talk",
+        act=runners.killed_in_cleanup_under_load,
+        within_s=2.0,
+    ),
 )
 
 BRIDGES: tuple[Row, ...] = (

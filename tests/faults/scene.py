@@ -129,6 +129,15 @@ class Scene:
         self.expected_deaths.add(process)
         await process.exited()
 
+    async def owned(self, sessions: Sequence[str]) -> None:
+        """Return once each session is owned by a runner that lives."""
+
+        async def all_are() -> bool:
+            owners = [await self.stack.owner(session) for session in sessions]
+            return all(owner is not None and owner.alive for owner in owners)
+
+        await eventually(all_are, "living owners")
+
     async def moved(self, sessions: Sequence[str], old: Process) -> None:
         """Return once another runner owns the sessions, or another bridge holds their lines."""
 
@@ -205,7 +214,7 @@ async def play(row: Row, seed: int, bounds: Bounds, directory: Path) -> Result:
 async def _play(row: Row, scene: Scene, result: Result) -> None:
     talking, bounds = scene.load, scene.bounds
     talking.orders = lambda caller, turn: row.orders
-    talking.takes_cuts = row.allow.cut
+    talking.takes_cuts = row.allow.cut or row.allow.drops
     try:
         await talking.dial(bounds.calls)
         await scene.spread()

@@ -139,6 +139,7 @@ class Stack:
             {
                 "UNPOD_API_KEY": KEY,
                 "UNPOD_ORCHESTRATOR_URL": self.orchestrator.url,
+                "UNPOD_NATS_SYSTEM_URL": self.server.system_url,
                 **self.setup.bridge_env,
                 **environment,
             },

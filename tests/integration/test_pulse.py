@@ -14,7 +14,8 @@ from unpod import AgentRunner, CallContext
 from unpod.core.fleet import PULSE, Ping, Pulse, encode
 from unpod.errors import LogUnavailable, NoResponders
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, Nats, NatsOptions, connect, embedded_topology, ensure
-from unpod.runner.pulse import PulseThread
+from unpod.runner.pulse import DOUBT_S, PulseThread
+from unpod.session.whose import belongs
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -71,16 +72,24 @@ async def test_pings_are_answered_while_code_blocks_the_event_loop_and_say_for_h
     try:
         pinging = asyncio.create_task(asyncio.to_thread(pings_from_elsewhere, server.connection("test"), "r1", 3.0))
         await asyncio.sleep(0.5)
-        began = time.monotonic()
-        time.sleep(1.5)  # noqa: ASYNC251 - this is what a hook must not do, and does
-        ended = time.monotonic()
+
+        async def hook() -> tuple[float, float]:
+            began = time.monotonic()
+            time.sleep(1.5)  # noqa: ASYNC251 - this is what a hook must not do, and does
+            return began, time.monotonic()
+
+        running = asyncio.create_task(hook())
+        belongs(running, "session-9")
+        began, ended = await running
         answers = await pinging
     finally:
         await pulse.stop()
-    blocked = [(at, found.lag_s) for at, found in answers if began + 0.5 < at < ended]
+    blocked = [(at, found) for at, found in answers if began + 0.5 < at < ended]
     assert len(blocked) >= 5
-    for at, lag_s in blocked:
-        assert at - began - 0.3 < lag_s < at - began + 0.3
+    for at, found in blocked:
+        assert at - began - 0.3 < found.lag_s < at - began + 0.3
+        assert found.culprit == ("session-9" if found.lag_s >= DOUBT_S else "")
+    assert any(found.culprit for _, found in blocked)
     assert all(found.lag_s < 0.3 for at, found in answers if at < began or at > ended + 0.5)
     assert all(found.runner == "r1" for _, found in answers)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.faults.process import Process, eventually
+from tests.faults.process import Process, eventually, until
 from tests.faults.stack import Setup, Stack, stack
 from tests.faults.words import Question
 
@@ -43,11 +43,11 @@ class Talk:
     async def answered(self, question: Question) -> None:
         assert await self.call.reply() == question.answer()
 
-    async def turns(self) -> None:
+    async def turns(self, passed_over: int = 0) -> None:
         """A turn that works, and that remembers all turns before."""
         question = await self.ask("count")
         await self.answered(question)
-        assert f"counted {question.name} {self.turn}" in self.said
+        assert f"counted {question.name} {self.turn - passed_over}" in self.said
 
     async def owner(self) -> Process:
         owner = await self.stack.owner(self.session)
@@ -59,6 +59,16 @@ class Talk:
         await victim.kill()
         self.dead.append(victim)
         return victim
+
+    async def deaths(self, count: int) -> None:
+        """Return once so many runners have died, and no more."""
+
+        def dead() -> list[Process]:
+            return [runner for runner in self.stack.runners if not runner.alive]
+
+        await until(lambda: len(dead()) >= count, f"{count} deaths")
+        self.dead = dead()
+        assert len(self.dead) == count
 
     async def moved(self, victim: Process) -> Process:
         async def has_moved() -> bool:
@@ -197,9 +207,8 @@ async def test_a_text_that_kills_its_process_is_passed_over(tmp_path: Path) -> N
     async with a_call(tmp_path, runners=3) as talk:
         await talk.ask("kill")
         assert await talk.call.reply() == ""
-        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
-        assert len(talk.dead) == 2
-        await talk.turns()
+        await talk.deaths(2)
+        await talk.turns(passed_over=1)
         bodies = await talk.over()
         assert sum(isinstance(body, ev.HookPoisoned) for body in bodies) == 1
         ends = [body.reason for body in bodies if isinstance(body, cmd.EndReply)]
@@ -208,12 +217,25 @@ async def test_a_text_that_kills_its_process_is_passed_over(tmp_path: Path) -> N
 
 async def test_in_its_cleanup(tmp_path: Path) -> None:
     async with a_call(tmp_path, runners=5) as talk:
-        await talk.turns()
         await talk.ask("doom")
         await talk.call.reply()
         await talk.call.hang_up()
-        await talk.stack.noted("over", 4)
-        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
         await talk.stack.bridges[0].said("its cleanup is given up")
-        talk.dead += [runner for runner in talk.stack.runners if not runner.alive]
-        assert len(set(talk.dead)) == 4
+        await talk.deaths(4)
+        assert len(talk.stack.notes("over")) == 4
+
+
+async def test_one_that_drains_lets_go_between_turns(tmp_path: Path) -> None:
+    async with a_call(tmp_path, runner_env={**SLOW_WORDS, "UNPOD_FAULTS_DRAIN_S": "0.1"}) as talk:
+        question = await talk.ask("say")
+        await talk.speaking()
+        old = await talk.owner()
+        old.terminate()
+        await talk.answered(question)
+        await talk.moved(old)
+        assert await old.exited() == 0
+        talk.dead.append(old)
+        await talk.turns()
+        bodies = await talk.over()
+        change = [body for body in bodies if isinstance(body, ev.OwnerChanged)][-1]
+        assert change.text == question.answer()

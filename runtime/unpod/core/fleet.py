@@ -102,11 +102,13 @@ class Ping(Struct, frozen=True, kw_only=True):
 class Pulse(Struct, frozen=True, kw_only=True):
     """A runner's answer: for each session that it knows, its epoch and its own last index.
 
-    `lag_s` is how long its event loop has not turned: over 5 s, calls are moved elsewhere.
+    `lag_s` is how long its event loop has not turned: over 5 s, calls are moved elsewhere. `culprit` is the session in
+    whose code it stands still, where that is known.
     """
 
     runner: str
     lag_s: float = 0.0
+    culprit: str = ""
     sessions: dict[str, tuple[int, int]] = {}
 
 

@@ -21,12 +21,17 @@ class Delta(Struct, frozen=True, array_like=True):
 
 
 class Again(Struct, frozen=True, array_like=True):
-    """The bridge has missed pieces of a reply, from the `first`-th on, and asks the owner for them."""
+    """The bridge has missed pieces of a reply, from the `first`-th on, and asks the owner for them.
+
+    With `within_s`, it asks for the pieces of all replies that were first sent within the last so many seconds: a
+    bridge that takes a call over from one that has heard nothing for so long.
+    """
 
     epoch: int
     turn: int
     part: int
     first: int
+    within_s: float = 0.0
 
 
 DELTA = msgspec.json.Decoder(Delta)

@@ -19,6 +19,7 @@ from unpod.session.scope import entered
 from unpod.session.seat import Seat
 from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
+from unpod.session.whose import belongs
 
 logger = logging.getLogger("unpod.runner")
 
@@ -100,6 +101,11 @@ class Call:
     def expect(self, index: int) -> None:
         """Take a bridge's word that it has written up to `index`, and fetch what of that is missing."""
         self._driver.inbox.expect(index)
+
+    @property
+    def live(self) -> bool:
+        """Whether the past is gone through, and what comes in is handled."""
+        return self._driver.live
 
     @property
     def bridge(self) -> str:
@@ -204,7 +210,8 @@ class Call:
     async def _run_entrypoint(self, context: CallContext) -> BaseException | None:
         """Run the developer's code and return what it raised; once another runner owns the call, it is stopped."""
         with entered(self._driver.main):
-            work = asyncio.ensure_future(self._attempt(context))
+            work = asyncio.create_task(self._attempt(context), name=f"unpod-entrypoint-{context.session_id}")
+        belongs(work, context.session_id)
         self._driver.on_fenced = work.cancel
         try:
             return await work

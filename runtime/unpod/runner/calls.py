@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import UnpodError
+from unpod.session.whose import belongs
 
 if TYPE_CHECKING:
     from unpod.core.fleet import Start
@@ -103,7 +104,9 @@ class Calls:
         self._calls[start.job] = call, start
         self._by_session[start.session] = call
         ending = None if former is None else self._tasks.get(former)
-        self._tasks[call] = asyncio.create_task(self._run(call, start, ending), name=f"unpod-call-{start.session}")
+        task = asyncio.create_task(self._run(call, start, ending), name=f"unpod-call-{start.session}")
+        belongs(task, start.session)
+        self._tasks[call] = task
 
     async def _run(self, call: Call, start: Start, former: asyncio.Task[None] | None) -> None:
         self._inside.enter()

@@ -18,6 +18,7 @@ from unpod.core.codec import MALFORMED
 from unpod.core.fleet import PING, Ping, Pulse, encode
 from unpod.errors import LogError
 from unpod.jetstream.connection import connect
+from unpod.session.whose import session_at_work
 
 if TYPE_CHECKING:
     from unpod.jetstream.options import NatsOptions
@@ -27,6 +28,7 @@ logger = logging.getLogger("unpod.runner")
 
 BEAT_S: Final = 0.1
 DOUBT_S: Final = 1.0
+"""An event loop that is so late seems to stand still."""
 SECOND_LOOK_S: Final = 0.05
 """How long an event loop that seems to stand still may take to show that it does not, before that is said."""
 STOP_S: Final = 2.0
@@ -152,4 +154,6 @@ class PulseThread:
             sessions[session_id] = owned.epoch, owned.owner_index
             if index > owned.bridge_index:
                 self._home.call_soon_threadsafe(owned.expect, index)
-        return Pulse(runner=self._runner_id, lag_s=self._lag_s(), sessions=sessions)
+        lag_s = self._lag_s()
+        culprit = session_at_work(self._home) if lag_s >= DOUBT_S else ""
+        return Pulse(runner=self._runner_id, lag_s=lag_s, culprit=culprit, sessions=sessions)

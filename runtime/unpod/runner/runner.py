@@ -212,7 +212,7 @@ class AgentRunner:
         """
         if self._stop is not None:
             raise ConfigurationError(f"{self!r} runs already")
-        config = self._configured()
+        config = self._configuration()
         if config.log_level and self._owns_process:
             enable_logging(config.log_level)
         self._stop = stop = Stop()
@@ -233,7 +233,12 @@ class AgentRunner:
         if not self._inside:
             await stop.finished.wait()
 
-    def _configured(self) -> RunnerConfig:
+    def _configuration(self) -> RunnerConfig:
+        """Return how it would run now: what it was made with, and the environment.
+
+        Raises:
+            ConfigurationError: a setting is missing or wrong.
+        """
         return read_config(
             api_key=self._api_key, base_url=self._base_url, nats_url=self._nats_url, data_dir=self._data_dir
         )

@@ -75,7 +75,7 @@ class Driver:
         self.hooks = Hooks()
         self.main = main_scope()
         self.context: Mapping[str, object] = {}
-        self.brain = TurnStream(self._on_brain)
+        self.brain = TurnStream(self._on_brain, seat.session_id)
         self.past: Past | None = None
         self.chores: set[asyncio.Task[object]] = set()
         """What the developer's code has spawned."""
@@ -119,6 +119,11 @@ class Driver:
     def replaying(self) -> bool:
         """Whether what happens now has happened before, in another process."""
         return self.rehearsal is not None and self.rehearsal.replaying
+
+    @property
+    def live(self) -> bool:
+        """Whether the past is gone through, and what comes in is handled."""
+        return self._running
 
     def now(self) -> float:
         """Return the log's time: of the record that is replayed, or the present."""
@@ -286,7 +291,7 @@ class Driver:
 
     def _on_again(self, again: Again) -> None:
         if again.epoch == self.seat.epoch:
-            for delta in self._replies.again(again):
+            for delta in self._replies.again(again, self.seat.clock.now()):
                 self.journal.resend(delta)
 
     def _on_trouble(self, fact: ev.HookFailed, cause: str) -> None:
@@ -363,7 +368,8 @@ class Driver:
             case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent():
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
-                self._replies.keep(self.journal.delta(step.turn, step.part, step.n, step.text))
+                delta = self.journal.delta(step.turn, step.part, step.n, step.text)
+                self._replies.keep(delta, self.seat.clock.now())
             case d.AskBrain():
                 self.brain.ask(step, cause, {**self.context, "turn_number": step.turn})
             case d.StopBrain():

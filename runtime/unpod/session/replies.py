@@ -21,7 +21,7 @@ class Replies:
     __slots__ = ("_chars", "_pieces")
 
     def __init__(self) -> None:
-        self._pieces: dict[tuple[int, int], list[Delta]] = {}
+        self._pieces: dict[tuple[int, int], list[tuple[float, Delta]]] = {}
         self._chars = 0
 
     @property
@@ -29,17 +29,21 @@ class Replies:
         """How many characters are kept."""
         return self._chars
 
-    def keep(self, delta: Delta) -> None:
-        """Keep a piece; beyond the bound the oldest replies are let go of, never the one that this belongs to."""
+    def keep(self, delta: Delta, now: float = 0.0) -> None:
+        """Keep a piece that was sent now; beyond the bound the oldest replies are let go of, never the one of this."""
         key = delta.turn, delta.part
-        self._pieces.setdefault(key, []).append(delta)
+        self._pieces.setdefault(key, []).append((now, delta))
         self._chars += len(delta.text)
         while self._chars > MAX_CHARS and (oldest := next(iter(self._pieces))) != key:
             self._drop(oldest)
 
-    def again(self, asked: Again) -> Iterator[Delta]:
+    def again(self, asked: Again, now: float = 0.0) -> Iterator[Delta]:
         """Yield the pieces that the bridge asks for."""
-        for delta in self._pieces.get((asked.turn, asked.part), ()):
+        if asked.within_s > 0.0:
+            for pieces in self._pieces.values():
+                yield from (delta for at, delta in pieces if now - at < asked.within_s)
+            return
+        for _, delta in self._pieces.get((asked.turn, asked.part), ()):
             if delta.n >= asked.first:
                 yield delta
 
@@ -50,4 +54,4 @@ class Replies:
                 self._drop(key)
 
     def _drop(self, key: tuple[int, int]) -> None:
-        self._chars -= sum(len(delta.text) for delta in self._pieces.pop(key))
+        self._chars -= sum(len(delta.text) for _, delta in self._pieces.pop(key))

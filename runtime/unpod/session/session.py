@@ -152,7 +152,7 @@ class Session:
 
         `function`, sync or async, may take an `idempotency_key`: the same in every process, to be passed on to a third
         party, since a step whose process dies inside it runs again. Its result must be what JSON can hold, and is
-        returned as JSON gives it back.
+        returned as JSON gives it back, once it is stored: while NATS is away, that waits.
 
         Raises:
             StepFailed: it raised, now or in the process that ran it.

@@ -15,6 +15,7 @@ from unpod.errors import StepFailed
 from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
 from unpod.session.scope import Scope, current, entered
+from unpod.session.whose import belongs
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
@@ -54,6 +55,7 @@ class Steps:
         """Run `work` as a handler of its own, until the session closes."""
         scope = current(self._driver.main).task(name)
         task = asyncio.get_running_loop().create_task(self._guarded(name, scope, work), name=f"unpod-task-{name}")
+        belongs(task, self._driver.seat.session_id)
         self._driver.chores.add(task)
 
         def over(_: asyncio.Task[T]) -> None:

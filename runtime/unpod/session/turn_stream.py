@@ -18,6 +18,7 @@ from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainRepor
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
 from unpod.errors import AdapterError
 from unpod.session.scope import Scope, entered
+from unpod.session.whose import belongs
 
 logger = logging.getLogger("unpod.session")
 
@@ -27,8 +28,9 @@ CLOSE_TIMEOUT_S = 5.0
 class TurnStream:
     """The brain of one session; `tell` is called on the event loop with each thing that the brain does."""
 
-    def __init__(self, tell: Callable[[Given, BaseException | None], None]) -> None:
+    def __init__(self, tell: Callable[[Given, BaseException | None], None], session_id: str = "") -> None:
         self._tell = tell
+        self._session = session_id
         self._view: AdapterView | None = None
         self._stream: asyncio.Task[None] | None = None
         self._chores: asyncio.Task[None] | None = None
@@ -51,6 +53,7 @@ class TurnStream:
         self._stream = asyncio.get_running_loop().create_task(
             self._run(question, cause, context), name=f"unpod-turn-{question.turn}"
         )
+        belongs(self._stream, self._session)
 
     def cut(self) -> None:
         """Hand on nothing more of the current reply, and cancel it at its provider."""

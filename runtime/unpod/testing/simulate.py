@@ -156,7 +156,7 @@ class SimulatedCall:
             self._runner = self._runners.start(self, await self.line.takeover())
             if killed < self.crashes:
                 self._runner.kill()
-            await settle(20 + 10 * len(self.points))  # it goes through all of them again
+            await self._runner.settled(len(self.points))
         self._crashing = None
         self.line.changed.set()
 
@@ -250,6 +250,7 @@ class Runner:
 
     def __init__(self, log: MemoryLog, call: Call) -> None:
         self._log = log
+        self._call = call
         self.task = asyncio.get_running_loop().create_task(call.run(), name="unpod-simulated-call")
 
     def kill(self) -> None:
@@ -257,6 +258,14 @@ class Runner:
         self._log.available = False
         self._log.frozen = True
         self.task.cancel()
+
+    async def settled(self, points: int) -> None:
+        """Return when it has gone through the past, of so many points, or waits for something in there."""
+        for _ in range(10 * points):
+            if self._call.live or self.task.done():
+                break
+            await asyncio.sleep(0)
+        await settle()
 
     async def gone(self) -> None:
         """Return once nothing of it runs."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from tests.faults.load import PATIENCE_S, Caller
-from tests.faults.process import eventually, until
+from tests.faults.process import Process, eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
@@ -165,8 +165,7 @@ async def one_input_kills(scene: Scene) -> None:
 
 async def few_have_died(scene: Scene) -> None:
     """At most two processes have died of one input."""
-    dead = [runner for runner in scene.stack.runners if not runner.alive]
-    scene.expect(len(dead) <= FEW_DIE, f"{len(dead)} processes have died")
+    scene.expect(len(_dead(scene)) <= FEW_DIE, f"{len(_dead(scene))} processes have died")
 
 
 async def _has(scene: Scene, caller: Caller, kind: type) -> bool:
@@ -258,25 +257,52 @@ async def nothing_old_is_said(scene: Scene) -> None:
 
 
 async def killed_in_cleanup(scene: Scene) -> None:
-    """The clean-up of one call kills its process, each time; dead runners are started again."""
+    """The clean-up of one call kills its process, each time, while nobody talks; dead runners are started again."""
+    doomed = await _doom(scene)
+    await scene.hush()
+    await _clean_up(scene, doomed)
+    scene.mark()
+    scene.go_on()
+
+
+async def killed_in_cleanup_under_load(scene: Scene) -> None:
+    """The same, while the others talk: each death takes some of them in the middle of a reply."""
+    doomed = await _doom(scene)
+    await _clean_up(scene, doomed)
+    scene.mark()
+
+
+async def _doom(scene: Scene) -> Caller:
+    """Make the clean-up of one call deadly; return its caller."""
     doomed = scene.rng.choice(scene.load.callers)
     doomed.hush()
     await doomed.quiet()
     await doomed.answer(await doomed.ask(frozenset({"doom"})))
+    return doomed
+
+
+async def _clean_up(scene: Scene, doomed: Caller) -> None:
     supervising = asyncio.create_task(_supervise(scene))
     try:
-        scene.mark()
         await doomed.call.hang_up()
-        await scene.stack.noted("over", 1)
-        await scene.load.recovered(scene.marked_at, scene.bounds.limit(5.0))
         await scene.stack.noted("over", CLEANUPS)
-        await scene.load.answers(2)
+        await until(lambda: "its cleanup is given up" in _said(scene), "that it is given up")
+        await until(lambda: len(scene.expected_deaths) >= CLEANUPS, "new runners")
+        await scene.owned([caller.session for caller in scene.load.living])
     finally:
         supervising.cancel()
         await asyncio.gather(supervising, return_exceptions=True)
     tried = len(scene.stack.notes("over", doomed.session))
     scene.expect(tried <= CLEANUPS, f"the clean-up ran {tried} times")
     doomed.orphaned = True
+
+
+def _dead(scene: Scene) -> list[Process]:
+    return [runner for runner in scene.stack.runners if not runner.alive]
+
+
+def _said(scene: Scene) -> str:
+    return "".join(bridge.text for bridge in scene.stack.bridges)
 
 
 async def _supervise(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from unpod.core import events as ev
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.subjects import Channel, Subjects
 from unpod.ports import Message
-from unpod_bridge.adopt import CallLog
+from unpod_bridge.adopt import CallLog, Hearing
 from unpod_bridge.adopted import Adopted
 from unpod_bridge.frames import OWN_VERBS, VERBS
 
@@ -72,4 +72,4 @@ class Book:
         log = CallLog(SUBJECTS, CALL, "s")
         for message in self.messages:
             log.take(message)
-        return log.adopted(deaf_from=deaf_from or self.seq + 1, clean=clean)
+        return log.adopted(Hearing(deaf_from or self.seq + 1), clean=clean)

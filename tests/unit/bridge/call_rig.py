@@ -25,6 +25,7 @@ from unpod.testing.memory import MemoryLog
 from unpod_bridge.frames import OWN_VERBS, VERBS
 from unpod_bridge.line import Job, Line, LineResult, LineServices, LineSettings
 from unpod_bridge.sockets import DialError, Receiver
+from unpod_bridge.steadiness import Steadiness
 
 SUBJECTS = Subjects()
 TOKEN = "t0p-s3cret&token"
@@ -158,7 +159,9 @@ class FakePlace:
 class Rig:
     """One call and its surroundings."""
 
-    def __init__(self, worker: FakeWorker, settings: LineSettings, *, url: str) -> None:
+    def __init__(
+        self, worker: FakeWorker, settings: LineSettings, *, url: str, steadiness: Steadiness | None = None
+    ) -> None:
         self.clock = VirtualClock()
         self.broker = MemoryBroker(now_ns=self.clock.now_ns)
         self.log = MemoryLog(self.broker)
@@ -166,8 +169,15 @@ class Rig:
         self.worker = worker
         self.place = FakePlace()
         services = LineServices(
-            log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=worker
+            log=self.log,
+            bus=self.log,
+            subjects=SUBJECTS,
+            clock=self.clock,
+            bridge_id="bridge-1",
+            dialer=worker,
+            steadiness=steadiness,
         )
+        self.steadiness = steadiness
         self.make: Callable[[], Line] = partial(
             Line, Job("job-1", "call-1", "agent-1", url, TOKEN), self.place, services, settings
         )
@@ -260,9 +270,10 @@ async def call(
     settings: LineSettings | None = None,
     up: bool = True,
     url: str = "ws://w/c?a=1",
+    steadiness: Steadiness | None = None,
 ) -> AsyncIterator[Rig]:
     """Run one call; with `up`, return once its owner has been told to start."""
-    rig = Rig(worker or FakeWorker(), settings or LineSettings(), url=url)
+    rig = Rig(worker or FakeWorker(), settings or LineSettings(), url=url, steadiness=steadiness)
     rig.run()
     await rig.settle()
     if up:

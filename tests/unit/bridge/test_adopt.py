@@ -9,7 +9,7 @@ from tests.unit.bridge.wires import EPOCH
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.ports import Message
-from unpod_bridge.adopt import NEVER, CallLog
+from unpod_bridge.adopt import NEVER, CallLog, Hearing
 from unpod_bridge.frames import OWN_VERBS, VERBS
 from unpod_bridge.outputs import Owned
 
@@ -37,7 +37,7 @@ def test_a_call_that_has_just_begun() -> None:
 
 
 def test_nothing_is_in_the_log() -> None:
-    past = CallLog(SUBJECTS, CALL, "s").adopted()
+    past = CallLog(SUBJECTS, CALL, "s").adopted(Hearing())
     assert not past.started
     assert past.owner is None
     assert past.index == 0

@@ -26,7 +26,7 @@ from unpod_bridge import succession as successions
 from unpod_bridge.dispatch import Dispatcher
 from unpod_bridge.frames import VERBS
 from unpod_bridge.line import Job, Line, LineResult, LineServices
-from unpod_bridge.probation import PROBATION_S, Probations
+from unpod_bridge.probation import FIRST_S, NEXT_S, PROBATION_S, Probations
 from unpod_bridge.succession import Care
 from unpod_bridge.watch import Watch
 
@@ -264,6 +264,20 @@ async def test_what_the_former_owner_had_stored_is_performed_though_the_tail_los
     assert house.said == ["one", "two", "three"]
 
 
+async def test_a_hole_in_what_was_heard_of_the_former_owner_is_filled(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.log.available = False
+    for text in ("one", "two", "three"):
+        await house.first.write(cmd.Say(text=text))
+    house.log.available = True
+    house.broker.drop(CALL.cmd)
+    await house.first.write(cmd.Say(text="four"))
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert house.said == ["one", "two", "three", "four"]
+    assert house.changes[-1].last_owner_index == 4
+
+
 async def test_a_reply_in_the_middle_goes_on(house: House) -> None:
     second = await house.runner("runner-2")
     house.hear("hi")
@@ -481,7 +495,7 @@ async def test_while_another_is_on_probation_with_it_that_one_is_blamed(house: H
     await house.until(lambda: second.starts)
     second.speak(1, 1, "past the hooks")
     await settle()
-    assert not house.probations.busy("runner-2")
+    assert house.probations.count("runner-2") == 0
     another, waited = await house.probations.enter("runner-2")
     another.begin(house.clock)
     assert not waited
@@ -491,18 +505,53 @@ async def test_while_another_is_on_probation_with_it_that_one_is_blamed(house: H
     assert house.changes[-1].skip == ""
 
 
+async def test_of_several_on_probation_none_is_blamed_and_each_is_alone_from_then_on(house: House) -> None:
+    await house.first.write(ev.Settled(), settled=3)
+    house.hear("boom")
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    await house.clock.advance(FIRST_S)
+    another, waited = await house.probations.enter("runner-2")
+    assert not waited
+    assert house.probations.count("runner-2") == 2
+    third = await house.runner("runner-3")
+    there, _ = await house.probations.enter("runner-3")
+    there.begin(house.clock)
+    await house.kill(second)
+    await house.until(lambda: third.told)
+    await house.clock.advance(1.0)
+    assert third.starts == []
+    there.end()
+    await house.until(lambda: third.starts)
+    assert house.changes[-1].skip == ""
+    waiting = asyncio.create_task(house.probations.enter("runner-3"))
+    await house.clock.advance(1.0)
+    assert not waiting.done()
+    fourth = await house.runner("runner-4")
+    await house.kill(third)
+    await house.until(lambda: fourth.starts)
+    assert house.changes[-1].skip == house.records(ev.UserText)[0].envelope.id
+    another.end()
+    await waiting
+
+
 # --- probation --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_session_on_probation_keeps_others_away_until_it_has_shown_that_it_lives(house: House) -> None:
+@pytest.mark.parametrize("sign", ["settled", "spoken"])
+async def test_probation_ends_when_the_owner_shows_that_it_lives(house: House, sign: str) -> None:
     house.hear("hi")
     second = await house.runner("runner-2")
     await house.kill(house.first)
     await house.until(lambda: second.starts)
-    assert house.probations.busy("runner-2")
-    await second.write(ev.Settled(), index=1, settled=4)
+    assert house.probations.count("runner-2") == 1
+    if sign == "settled":
+        await second.write(ev.Settled(), index=1, settled=4)
+    else:
+        second.speak(1, 1, "a")
     await settle()
-    assert not house.probations.busy("runner-2")
+    assert house.probations.count("runner-2") == 0
 
 
 async def test_probation_ends_by_itself(house: House) -> None:
@@ -510,8 +559,19 @@ async def test_probation_ends_by_itself(house: House) -> None:
     second = await house.runner("runner-2")
     await house.kill(house.first)
     await house.until(lambda: second.starts)
-    await house.clock.advance(PROBATION_S + 0.1)
-    assert not house.probations.busy("runner-2")
+    await house.clock.advance(PROBATION_S - 0.1)
+    assert house.probations.count("runner-2") == 1
+    await house.clock.advance(0.2)
+    assert house.probations.count("runner-2") == 0
+
+
+async def test_a_call_that_waits_for_nothing_is_not_on_probation(house: House) -> None:
+    await house.first.write(ev.Settled(), settled=3)
+    await house.clock.advance(successions.YOUNG_S)
+    second = await house.runner("runner-2")
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert house.probations.count("runner-2") == 0
 
 
 async def test_who_has_to_wait_for_another_asks_whether_its_place_is_kept(house: House) -> None:
@@ -525,6 +585,31 @@ async def test_who_has_to_wait_for_another_asks_whether_its_place_is_kept(house:
     other.end()
     await house.until(lambda: second.starts)
     assert [type(told) for told in second.told] == [Hold, Hold, Start]
+
+
+async def test_the_first_is_alone_for_longest_and_the_others_follow() -> None:
+    clock, probations = VirtualClock(), Probations()
+    first, waited = await probations.enter("r")
+    assert not waited
+    first.begin(clock)
+    second = asyncio.create_task(probations.enter("r"))
+    third = asyncio.create_task(probations.enter("r"))
+    elsewhere, waited = await probations.enter("other")
+    assert not waited
+    await clock.advance(FIRST_S - 0.01)
+    assert not second.done()
+    await clock.advance(0.02)
+    (await second)[0].begin(clock)
+    assert not third.done()
+    await clock.advance(NEXT_S)
+    assert (await third)[1]
+    assert (probations.count("r"), probations.count("other")) == (3, 1)
+    (await third)[0].end()
+    (await third)[0].begin(clock)
+    await clock.advance(PROBATION_S)
+    elsewhere.end()
+    assert (probations.count("r"), probations.count("other")) == (0, 0)
+    assert not (await probations.enter("r"))[1]
 
 
 # --- the log and the tail ---------------------------------------------------------------------------------------------

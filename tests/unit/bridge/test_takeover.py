@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Struct
 from tests.unit.bridge.wires import EPOCH, Wire, facts, outcomes, spoken, verbs, written
 
 from unpod.core import codec, ids
@@ -16,7 +17,7 @@ from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.frames import VERBS
 from unpod_bridge.outputs import Output, Owned
 from unpod_bridge.owner_records import OwnerRecords
-from unpod_bridge.takeover import Owner, OwnersLog, Poison, owner_changed
+from unpod_bridge.takeover import Inputs, Owner, Poison, Tip, owner_changed
 from unpod_bridge.tenure import Legacy
 
 SUBJECTS = Subjects()
@@ -269,75 +270,65 @@ class Pages:
     """A log of one session, written here."""
 
     def __init__(self) -> None:
-        self.log = OwnersLog("s", CALL, OwnerRecords(SUBJECTS, CALL))
-        self.seq = 0
-        self.bridge = self.owner = 0
+        self.tip = Tip(OwnerRecords(SUBJECTS, CALL))
+        self.inputs = Inputs("s", CALL)
+        self.seq = self.bridge = self.owner = 0
 
-    def _take(self, subject: str, data: bytes, envelope: Envelope) -> Owned | None:
-        self.seq += 1
-        return self.log.take(Message(subject, data, to_headers(envelope), self.seq))
-
-    def _envelope(self, identifier: str, kind: str, index: int, **more: int) -> Envelope:
-        return Envelope(
-            id=identifier, type=kind, source="x", session="s", time=1.0, epoch=EPOCH, index=index, **more  # type: ignore[arg-type]
+    def _take(self, subject: str, body: Struct, identifier: str, index: int, **more: int) -> str:
+        channel = subject.split(".")[4]
+        envelope = Envelope(
+            id=identifier, type=f"{channel}.{ev.tag_of(body)}", source="x", session="s", time=1.0, epoch=EPOCH,
+            index=index, **more,  # type: ignore[arg-type]
         )  # fmt: skip
+        self.seq += 1
+        message = Message(subject, codec.encode(body), to_headers(envelope), self.seq)
+        self.tip.take(message)
+        self.inputs.take(message)
+        return identifier
 
     def evt(self, body: ev.CallerEvent) -> str:
         self.bridge += 1
-        tag, identifier = ev.tag_of(body), ids.record_id("s", "bridge", self.bridge)
-        assert (
-            self._take(CALL.evt(tag), codec.encode(body), self._envelope(identifier, f"evt.{tag}", self.bridge)) is None
-        )
-        return identifier
+        return self._take(CALL.evt(ev.tag_of(body)), body, ids.record_id("s", "bridge", self.bridge), self.bridge)
 
     def ack(self) -> None:
         self.bridge += 1
-        envelope = self._envelope(ids.record_id("s", "bridge", self.bridge), "ack.reply.spoken", self.bridge)
-        assert self._take(CALL.ack, codec.encode(ev.ReplySpoken(turn=1)), envelope) is None
+        self._take(CALL.ack, ev.ReplySpoken(turn=1), ids.record_id("s", "bridge", self.bridge), self.bridge)
 
     def run(self, body: ev.SessionEvent, settled: int = 0) -> None:
         self.owner += 1
-        tag = ev.tag_of(body)
-        envelope = self._envelope(f"run-{self.owner}", f"run.{tag}", self.owner, seen=self.bridge, settled=settled)
-        assert self._take(CALL.run(tag), codec.encode(body), envelope) == Owned(EPOCH, self.owner, settled=settled)
+        self._take(CALL.run(ev.tag_of(body)), body, f"run-{self.owner}", self.owner, settled=settled)
 
-    def cmd(self, body: cmd.AnyCommand, settled: int = 0) -> str:
+    def cmd(self, body: cmd.AnyCommand, settled: int = 0) -> None:
         self.owner += 1
-        envelope = self._envelope(
-            f"cmd-{self.owner}", f"cmd.{ev.tag_of(body)}", self.owner, seen=self.bridge, settled=settled
-        )
-        owned = self._take(CALL.cmd, codec.encode(body), envelope)
-        assert owned is not None
-        assert owned.command == body
-        return envelope.id
+        self._take(CALL.cmd, body, f"cmd-{self.owner}", self.owner, settled=settled)
 
 
-def test_the_owners_last_index_and_how_far_they_had_settled() -> None:
+def test_the_end_of_what_the_owners_have_stored() -> None:
     pages = Pages()
+    assert (pages.tip.first, pages.tip.last) == (0, 0)
+    pages.owner = 4
     pages.evt(ev.CallStarted(session_id="s"))
     pages.cmd(say("welcome"))
     pages.run(ev.TurnCompleted(turn_id=1), settled=7)
-    pages.run(ev.Settled(), settled=5)
-    assert (pages.log.last, pages.log.settled, pages.log.next_seq, pages.log.closed) == (3, 7, 5, False)
-    pages.run(ev.SessionFinished(), settled=9)
-    assert pages.log.closed
-
-
-def test_a_message_counts_once() -> None:
-    pages = Pages()
-    pages.cmd(say("a"))
-    message = Message(CALL.cmd, b"", {}, 1)
-    assert pages.log.take(message) is None
-    assert pages.log.next_seq == 2
+    pages.ack()
+    pages.run(ev.LLMCalled(), settled=5)
+    assert (pages.tip.first, pages.tip.last, pages.tip.settled) == (5, 7, 7)
+    assert [owned.command for owned in pages.tip.records] == [say("welcome"), None, None]
+    pages.owner = 5  # what a takeover has made void, or a repeat
+    pages.run(ev.Settled())
+    assert pages.tip.last == 7
 
 
 def test_what_is_no_record_is_passed_over() -> None:
-    log = Pages().log
-    assert log.take(Message(CALL.cmd, b"{}", {}, 1)) is None
-    headers = to_headers(Pages()._envelope("x", "evt.user.text", 1))
-    assert log.take(Message(CALL.evt("user.text"), b"\xff", headers, 2)) is None
-    assert log.take(Message(CALL.line, b"{}", to_headers(Pages()._envelope("x", "line.line.taken", 0)), 3)) is None
-    assert (log.last, log.next_seq) == (0, 4)
+    pages = Pages()
+    for message in (
+        Message(CALL.cmd, b"{}", {}, 1),
+        Message(CALL.evt("user.text"), b"{}", {}, 2),
+        Message(CALL.line, b"{}", {}, 3),
+    ):
+        pages.tip.take(message)
+        pages.inputs.take(message)
+    assert (pages.tip.records, pages.inputs.next_seq) == ([], 4)
 
 
 def test_the_suspect_is_the_text_whose_turn_is_open() -> None:
@@ -350,43 +341,44 @@ def test_the_suspect_is_the_text_whose_turn_is_open() -> None:
     pages.evt(ev.StateChanged(state="thinking"))
     pages.evt(ev.UserText(text="three"))
     pages.run(ev.LLMCalled(turn_id=2), settled=6)
-    assert pages.log.suspect == two
+    assert pages.inputs.suspect == two
 
 
 def test_without_an_open_turn_the_suspect_is_the_first_that_is_not_settled() -> None:
     pages = Pages()
     started = pages.evt(ev.CallStarted(session_id="s"))
-    assert pages.log.suspect == started
+    assert pages.inputs.suspect == started
     pages.run(ev.Settled(), settled=1)
+    assert pages.inputs.suspect == started
     pages.ack()
     state = pages.evt(ev.StateChanged(state="idle"))
     pages.evt(ev.CallMetric())
-    assert pages.log.suspect == state
+    assert pages.inputs.suspect == state
 
 
-def test_commands_are_told_until_what_caused_them_is_settled() -> None:
+def test_an_input_counts_once_though_it_is_read_again() -> None:
     pages = Pages()
+    pages.evt(ev.CallStarted(session_id="s"))
+    text = pages.evt(ev.UserText(text="one"))
+    pages.seq -= 1
+    pages.bridge -= 1
     pages.evt(ev.UserText(text="one"))
-    old = pages.cmd(say("old"))
-    pages.evt(ev.UserText(text="two"))
-    new, unseen = pages.cmd(say("new"), settled=1), pages.cmd(cmd.EndReply(turn=2))
-    legacy = Legacy(unlogged=("lost",), outcomes={old: "written", new: "claimed"})
-    assert pages.log.unsettled(legacy) == (ev.UnsettledCommand(new, "claimed"), ev.UnsettledCommand("lost", "written"))
-    assert unseen not in {each.command for each in pages.log.unsettled(legacy)}
+    pages.run(ev.TurnCompleted(turn_id=1))
+    assert pages.inputs.suspect != text
 
 
 def test_a_new_owners_starting_point() -> None:
-    pages = Pages()
-    text = pages.evt(ev.UserText(text="one"))
-    pages.cmd(say("noted"))
-    legacy = Legacy(turn=1, part=2, deltas=3, chars=4, text="four")
-    body = owner_changed(Owner("runner-2", NEXT, 3), pages.log, legacy, skip=True)
-    assert body == ev.OwnerChanged(
-        epoch=NEXT, runner="runner-2", last_owner_index=1, takeover=3, turn=1, part=2, deltas=3, chars=4, text="four",
-        skip=text,
-    )  # fmt: skip
+    outcomes: dict[str, ev.CommandOutcome] = {f"old-{number}": "written" for number in range(100)}
+    outcomes["new"] = "claimed"
+    legacy = Legacy(turn=1, part=2, deltas=3, chars=4, text="four", unlogged=("lost", "old-0"), outcomes=outcomes)
+    body = owner_changed(Owner("runner-2", NEXT, 3), 9, legacy, "input")
+    assert (body.epoch, body.runner, body.takeover, body.last_owner_index) == (NEXT, "runner-2", 3, 9)
+    assert (body.turn, body.part, body.deltas, body.chars, body.text, body.skip) == (1, 2, 3, 4, "four", "input")
+    told = {each.command: each.outcome for each in body.unsettled}
+    assert (told["new"], told["lost"], told["old-0"]) == ("claimed", "written", "written")
+    assert len(told) == 66
     private = Legacy(turn=1, chars=4, text=None, private=True)
-    body = owner_changed(Owner("runner-2", NEXT, 3), pages.log, private, skip=False)
+    body = owner_changed(Owner("runner-2", NEXT, 3), 0, private)
     assert (body.withheld, body.text, body.chars, body.skip) == (True, None, 4, "")
 
 

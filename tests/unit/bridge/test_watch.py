@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from unpod.core.fleet import PING, TOLD, HandOver, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
+from unpod.errors import LogError, LogUnavailable
+from unpod.jetstream.options import PermissionDenied
 from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock, settle
@@ -27,6 +29,7 @@ class Session:
 
     session_id: str = "s"
     index: int = 7
+    heard_at: float = 0.0
     told: list[str] = field(default_factory=list)
 
     def heard(self, last: int) -> None:
@@ -54,6 +57,7 @@ class Runner:
         self.nonsense = b""
         self.mute = False
         self.pings: list[Ping] = []
+        self._reply = ""
 
     async def listen(self) -> Runner:
         await self.bus.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
@@ -61,9 +65,13 @@ class Runner:
 
     def _on_ping(self, message: Message) -> None:
         self.pings.append(PING.decode(message.data))
+        self._reply = message.reply
         if not self.mute:
-            pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, sessions=self.sessions)
-            self.bus.send(message.reply, self.nonsense or encode(pulse))
+            self.answer_last()
+
+    def answer_last(self) -> None:
+        pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, sessions=self.sessions)
+        self.bus.send(self._reply, self.nonsense or encode(pulse))
 
 
 class Post:
@@ -144,10 +152,12 @@ async def test_three_pings_without_answer(post: Post) -> None:
     runner = await post.runner()
     post.watch.add(post.session, "runner-1", 5)
     runner.mute = True
-    await post.second(2)
+    await post.clock.advance(watching.PING_S)
+    await until(lambda: len(runner.pings) == 3)
     assert post.session.told == []
-    await post.second()
+    await until(lambda: bool(post.session.told))
     assert post.session.told == ["lost: does not answer for it"]
+    assert len(runner.pings) == 3
     runner.mute = False
     await post.second()
     assert post.session.told[1:] == ["found", "heard 0"]
@@ -156,10 +166,25 @@ async def test_three_pings_without_answer(post: Post) -> None:
 async def test_an_answer_between_begins_the_count_anew(post: Post) -> None:
     runner = await post.runner()
     post.watch.add(post.session, "runner-1", 5)
-    for muted in (True, True, False, True, True):
-        runner.mute = muted
-        await post.second()
+    for _ in range(2):
+        runner.mute = True
+        runner.pings.clear()
+        await post.clock.advance(watching.PING_S)
+        await until(lambda: len(runner.pings) == 3)
+        runner.mute = False
+        runner.answer_last()
+        await post.asked()
     assert post.session.told == ["heard 0"]
+
+
+async def test_what_could_not_be_sent_is_not_missed(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    for error in (LogUnavailable("NATS has stopped reading"), PermissionDenied("publish", "x")):
+        post.bus.request = failing(error)  # type: ignore[assignment,method-assign]
+        await post.second(5)
+    assert post.session.told == []
+    assert "may not publish on 'x'" in caplog.text
 
 
 @pytest.mark.parametrize("known", [{}, {"s": (4, 9)}, {"other": (5, 0)}])
@@ -321,3 +346,10 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - real time, and the condition has no event
             await asyncio.sleep(0.001)  # a request's time-out is real time
+
+
+def failing(error: LogError) -> Callable[..., Awaitable[Message]]:
+    async def request(subject: str, data: bytes, *, timeout_s: float) -> Message:
+        raise error
+
+    return request

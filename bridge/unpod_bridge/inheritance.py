@@ -1,0 +1,100 @@
+"""What a takeover asks of the log: to appoint the new owner, and how far the old one has come.
+
+A log that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.subjects import CallSubjects
+from unpod.errors import LogUnavailable
+from unpod.ports import Fence
+from unpod_bridge.owner_records import OwnerRecords
+from unpod_bridge.placing import LineServices, placement_headers
+from unpod_bridge.takeover import Inputs, Owner, Tip
+
+logger = logging.getLogger("unpod.bridge.succession")
+
+T = TypeVar("T")
+
+_RETRY_S: Final = 0.1
+
+
+class Inheritance:
+    """One session's log, as far as its owners are concerned."""
+
+    def __init__(self, session_id: str, services: LineServices, subjects: CallSubjects) -> None:
+        self._session = session_id
+        self._services = services
+        self._subjects = subjects
+        self._reader = OwnerRecords(services.subjects, subjects)
+        self._inputs = Inputs(session_id, subjects)
+        self._since = 1
+        self._last = 0
+
+    def begin(self, since: int) -> None:
+        """Nothing of an owner stands before this sequence."""
+        self._since = self._inputs.next_seq = since
+
+    async def appoint(self, former: Owner, runner_id: str) -> Owner:
+        """Append to `own`, which makes a runner the owner; tried again under one id, it is there once.
+
+        Raises:
+            Fenced: another bridge has done so.
+            LogError: the log refuses it.
+        """
+        body = ev.OwnerAppointed(runner=runner_id, takeover=former.takeover + 1)
+        headers = placement_headers(self._services, "own", body, self._session)
+        fence = Fence(self._subjects.own, former.epoch)
+        stored = await self._persist(
+            lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
+        )
+        return Owner(runner_id, stored.seq, body.takeover)
+
+    async def tip(self, epoch: int, known: int) -> Tip:
+        """Return what the owners before an epoch have stored last, with all of it after the index `known`.
+
+        An owner writes in order, so from its newest command on all its newest records follow; the rest is read only
+        where some of it is not known.
+        """
+        newest = await self._persist(lambda: self._services.log.last(self._subjects.cmd))
+        tip = await self._persist(lambda: self._read(max(self._since, newest.seq if newest else 0), epoch))
+        if tip.first > known + 1:
+            tip = await self._persist(lambda: self._read(self._since, epoch))
+        self._last = max(self._last, tip.last)
+        return tip
+
+    async def suspect(self, epoch: int) -> str:
+        """Return the id of the input of which the owners before an epoch may have died."""
+        await self._persist(lambda: self._read_inputs(epoch))
+        return self._inputs.suspect
+
+    async def _read(self, start: int, epoch: int) -> Tip:
+        tip = Tip(self._reader)
+        async for message in self._services.log.read(self._subjects.all, start_seq=start, until_seq=epoch):
+            tip.take(message)
+        return tip
+
+    async def _read_inputs(self, epoch: int) -> None:
+        inputs = self._inputs
+        log = self._services.log
+        async for message in log.read(self._subjects.all, start_seq=inputs.next_seq, until_seq=epoch):
+            inputs.take(message)
+
+    @property
+    def last(self) -> int:
+        """The owners' last index."""
+        return self._last
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await attempt()
+            except LogUnavailable as error:
+                logger.debug("session %s: %s; trying again", self._session, error)
+                await self._services.clock.sleep(_RETRY_S)

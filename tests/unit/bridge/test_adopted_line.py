@@ -1,0 +1,339 @@
+"""A call changes bridges: the line that had it, and the one that goes on with it, on one log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, Rig, call
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import BRIDGE_CHANNELS
+from unpod.core.live import AGAIN, Again
+from unpod.testing.memory import MemoryLog
+from unpod_bridge.adopt import NEVER
+from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
+from unpod_bridge.line_settings import LineResult
+from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.steadiness import Steadiness
+
+
+class Heir:
+    """The bridge that goes on with a rig's call."""
+
+    def __init__(
+        self,
+        rig: Rig,
+        *,
+        deaf_from: int = 0,
+        deaf_since: float | None = None,
+        let_go: Callable[[], Awaitable[bool]] | None = None,
+        session: str = "session-1",
+        url: str = "ws://w/c",
+    ) -> None:
+        self.rig = rig
+        self.log = MemoryLog(rig.broker)
+        self.worker = FakeWorker(metadata=rig.worker.metadata)
+        services = LineServices(
+            log=self.log, bus=self.log, subjects=SUBJECTS, clock=rig.clock, bridge_id="bridge-2", dialer=self.worker
+        )
+        predecessor = Predecessor(
+            session_id=session,
+            deaf_from=deaf_from or len(rig.broker.records) + 1,
+            deaf_since=asyncio.get_running_loop().time() if deaf_since is None else deaf_since,
+            let_go=let_go,
+        )
+        if deaf_from == NEVER:
+            predecessor = Predecessor(session_id=session, let_go=let_go)
+        self.line = AdoptedLine(Job("job-1", "call-1", "agent-1", url, TOKEN), predecessor, services)
+        self.task: asyncio.Task[LineResult] = asyncio.get_running_loop().create_task(self.line.run())
+
+    @property
+    def socket(self) -> FakeSocket:
+        return self.worker.sockets[-1]
+
+    async def end(self) -> LineResult:
+        """Hang up."""
+        self.socket.lose(1000)
+        return await self.task
+
+
+@asynccontextmanager
+async def heir(rig: Rig, **options: object) -> AsyncIterator[Heir]:
+    made = Heir(rig, **options)  # type: ignore[arg-type]
+    await rig.settle()
+    await rig.settle()
+    try:
+        yield made
+    finally:
+        if not made.task.done():
+            made.task.cancel()
+        await asyncio.wait([made.task])
+
+
+def dies(rig: Rig) -> None:
+    """The bridge is gone, as after a SIGKILL: its sockets are closed, and it does nothing any more."""
+    rig.log.available = False
+    assert rig.task is not None
+    rig.line._link._socket = None  # it says goodbye to nobody
+    rig.task.cancel()
+
+
+async def test_it_dials_again_and_goes_on_with_index_and_epochs() -> None:
+    async with call() as rig:
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        dies(rig)
+        async with heir(rig) as other:
+            assert other.socket.events == ["hello"]
+            await rig.command(cmd.Say(text="a"))
+            assert other.socket.events == ["hello", "agent.say"]
+            other.socket.say("user.text", text="two")
+            await rig.settle()
+            assert (await other.end()).reason == "hangup"
+        records = [record for record in rig.records() if record.channel in BRIDGE_CHANNELS]
+        assert [record.envelope.index for record in records] == list(range(1, len(records) + 1))
+        first, second = rig.records("line")
+        assert {record.envelope.epoch for record in records} == {first.seq, second.seq}
+        assert [record.envelope.epoch for record in records] == sorted(record.envelope.epoch for record in records)
+        assert rig.bodies(ev.CallReattached) == [ev.CallReattached(session_id="session-1", attempt=1)]
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one", "two"]  # type: ignore[attr-defined]
+        assert rig.types("evt")[-1] == "call.ended"
+
+
+async def test_what_the_former_bridge_can_have_heard_is_unknown_and_all_else_is_done() -> None:
+    async with call() as rig:
+        dies(rig)
+        await rig.command(cmd.Say(text="heard"))
+        deaf_from = len(rig.broker.records) + 1
+        await rig.command(cmd.Say(text="not heard"))
+        await rig.clock.advance(1.0)
+        async with heir(rig, deaf_from=deaf_from) as other:
+            assert [frame.get("text") for frame in other.socket.sent] == [None, "not heard"]
+            await other.end()
+        assert rig.outcomes() == [("say", "unknown"), ("say", "written")]
+
+
+async def test_since_when_it_hears_nothing_may_be_known_by_the_logs_time() -> None:
+    async with call() as rig:
+        dies(rig)
+        await rig.command(cmd.Say(text="heard"))
+        await rig.clock.advance(5.0)
+        await rig.command(cmd.Say(text="not heard"))
+        await rig.clock.advance(1.0)
+        now = asyncio.get_running_loop().time()
+        async with heir(rig, deaf_from=len(rig.broker.records) + 1, deaf_since=now - 3.0) as other:
+            assert [frame.get("text") for frame in other.socket.sent] == [None, "not heard"]
+            await other.end()
+
+
+async def test_the_owner_is_asked_for_the_speech_that_nobody_has_heard() -> None:
+    async with call() as rig:
+        asked: list[Again] = []
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        await rig.owner_log.subscribe(subjects.again, lambda message: asked.append(AGAIN.decode(message.data)))
+        dies(rig)
+        async with heir(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
+            [again] = asked
+            assert (again.epoch, again.turn) == (rig.epoch, 0)
+            assert 1.9 < again.within_s < 2.5
+            await other.end()
+
+
+async def test_what_the_owner_says_while_the_log_is_read_is_not_lost() -> None:
+    async with call() as rig:
+        dies(rig)
+        reading, go_on = asyncio.Event(), asyncio.Event()
+
+        async def let_go() -> bool:
+            reading.set()
+            await go_on.wait()
+            return True
+
+        async with heir(rig, let_go=let_go) as other:
+            await reading.wait()
+            await rig.delta(1, 1, "hello")
+            await rig.command(cmd.Say(text="a"))
+            assert not other.worker.sockets
+            go_on.set()
+            await rig.settle()
+            await rig.settle()
+            assert [frame.get("text") for frame in other.socket.sent] == [None, "hello", "a"]
+            await other.end()
+
+
+async def test_the_former_bridge_hands_over_and_nothing_is_uncertain() -> None:
+    async with call() as rig:
+        rig.worker.socket.say("user.text", text="one")
+        await rig.delta(1, 1, "a")
+        await rig.delta(1, 2, "b")
+        await rig.settle()
+        former = rig.worker.socket
+        handing = asyncio.ensure_future(rig.line.let_go())
+        await rig.settle()
+        assert former.closed == 1012
+        former.say("user.text", text="two")  # it was on its way
+        former.lose(1000)
+        assert await handing
+        assert (await rig.result()).reason == "moved"
+
+        async def let_go() -> bool:
+            return True
+
+        async with heir(rig, let_go=let_go) as other:
+            await rig.delta(1, 3, "c")
+            await rig.command(cmd.Say(text="x"))
+            await rig.settle()
+            assert [frame.get("text") for frame in other.socket.sent] == [None, "c", "x"]
+            await other.end()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one", "two"]  # type: ignore[attr-defined]
+        assert not [outcome for _, outcome in rig.outcomes() if outcome == "unknown"]
+
+
+async def test_a_handover_waits_for_the_workers_word_on_a_verb() -> None:
+    async with call() as rig:
+        rig.worker.socket.auto_pong = False
+        await rig.command(cmd.Transfer(transfer_type="human", target="x", mode="warm"))
+        handing = asyncio.ensure_future(rig.line.let_go())
+        await rig.settle()
+        closed = rig.worker.socket.closed
+        assert closed is None
+        rig.worker.socket.pong()
+        await rig.clock.advance(0.1)
+        assert rig.worker.socket.closed == 1012
+        rig.worker.socket.lose(1000)
+        assert await handing
+        assert rig.outcomes() == [("transfer", "claimed"), ("transfer", "delivered")]
+
+
+async def test_a_bridge_that_is_alive_and_does_not_know_lets_go_with_1012() -> None:
+    async with call() as rig, heir(rig, deaf_from=NEVER) as other:
+        rig.worker.socket.say("user.text", text="who hears this?")
+        assert (await rig.result()).reason == "moved"
+        assert rig.worker.socket.closed == 1012
+        await other.end()
+        assert not rig.bodies(ev.UserText)
+
+
+async def test_a_log_that_has_nothing_of_the_call() -> None:
+    async with call() as rig, heir(rig, session="session-2") as other:
+        assert (await other.task).reason == UNSTARTED
+        assert not other.worker.sockets
+
+
+async def test_a_call_that_has_ended_is_not_dialled() -> None:
+    async with call() as rig:
+        rig.worker.socket.lose(1000)
+        await rig.result()
+        async with heir(rig) as other:
+            result = await other.task
+            assert (result.reason, result.connected) == ("hangup", True)
+            assert not other.worker.sockets
+        assert len(rig.bodies(ev.CallEnded)) == 1
+
+
+async def test_a_call_is_called_off_while_its_log_is_read() -> None:
+    async with call() as rig:
+        dies(rig)
+        made = Heir(rig)
+        made.line.cancel()
+        assert (await made.task).reason == "cancelled"
+        assert [fact.reason for fact in rig.bodies(ev.CallEnded)] == ["cancelled"]  # type: ignore[attr-defined]
+
+
+async def test_a_log_that_is_away_is_waited_for() -> None:
+    async with call() as rig:
+        dies(rig)
+        made = Heir(rig)
+        made.log.available = False
+        await rig.settle()
+        assert not made.worker.sockets
+        made.log.available = True
+        await rig.clock.advance(0.2)
+        await rig.settle()
+        await rig.until(lambda: bool(made.worker.sockets), step_s=0.05)
+        await rig.settle()
+        await made.end()
+
+
+async def test_the_recording_stays_paused() -> None:
+    async with call() as rig:
+        await rig.command(cmd.PauseRecording(reason="card"))
+        dies(rig)
+        async with heir(rig) as other:
+            other.socket.say("user.text", text="4111 1111")
+            await rig.settle()
+            assert other.socket.events == ["hello", "recording.pause"]
+            await other.end()
+        assert all("4111" not in message.data.decode() for message in rig.broker.records)
+
+
+# ------------------------------------------------------------------------------------------------- is it still ours?
+
+
+@asynccontextmanager
+async def steady_call() -> AsyncIterator[tuple[Rig, list[float]]]:
+    """A call on a bridge that knows when it has stood still; the list's item is its clock."""
+    now = [0.0]
+    steadiness = Steadiness(lambda: now[0])
+    async with call(steadiness=steadiness) as rig:
+        yield rig, now
+
+
+async def test_a_bridge_that_has_stood_still_asks_first_and_then_goes_on() -> None:
+    async with steady_call() as (rig, now):
+        now[0] += 2.0
+        rig.log.available = False
+        await rig.command(cmd.Say(text="a"))
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        assert rig.worker.socket.events == ["hello"]
+        rig.log.available = True
+        await rig.clock.advance(0.2)
+        await rig.settle()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
+
+
+async def test_a_bridge_that_has_stood_still_and_lost_the_line_does_nothing_more() -> None:
+    async with steady_call() as (rig, now), heir(rig) as other:
+        now[0] += 2.0
+        await rig.delta(1, 1, "a")
+        rig.worker.socket.say("user.text", text="one")
+        assert (await rig.result()).reason == "moved"
+        assert rig.worker.socket.events == ["hello"]
+        assert rig.worker.socket.closed == 1012
+        assert not rig.bodies(ev.UserText)
+        await other.end()
+
+
+async def test_what_nats_says_first_after_a_lost_connection_may_be_meant_for_another() -> None:
+    async with steady_call() as (rig, _), heir(rig) as other:
+        assert rig.steadiness is not None
+        rig.steadiness.connected(up=False)
+        await rig.command(cmd.Say(text="a"))
+        assert (await rig.result()).reason == "moved"
+        assert rig.worker.socket.events == ["hello"]
+        assert other.socket.events == ["hello", "agent.say"]
+        await other.end()
+
+
+async def test_no_bridge_dials_again_what_another_has() -> None:
+    async with call() as rig, heir(rig) as other:
+        rig.worker.socket.lose(None)
+        assert (await rig.result()).reason == "moved"
+        assert rig.worker.dials == 1
+        await other.end()
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_letting_go_of_a_call_that_is_not_there(*, is_up: bool) -> None:
+    async with call() as rig:
+        if is_up:
+            rig.worker.socket.lose(1000)
+            await rig.result()
+            assert not await rig.line.let_go()
+        else:
+            assert not await rig.make().let_go()

@@ -1,0 +1,141 @@
+"""The workers of bridges that are gone are called off where their jobs are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from tests.unit.bridge.test_neighbours import Street, until
+
+from unpod.errors import RunnerAuthError
+from unpod_bridge import heirs
+from unpod_bridge.control_effects import Identity
+from unpod_bridge.heirs import Heirs
+from unpod_bridge.job_records import JobRecord
+from unpod_bridge.registration import Registration
+
+if TYPE_CHECKING:
+    from unpod_bridge.control import ControlLink
+
+
+class FakeLink:
+    """A control link without a socket."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.registration = Registration(Identity(record.agent, record.worker))
+        self.left = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        await self.left.wait()
+        if self.error is not None:
+            raise self.error
+
+    def leave(self) -> None:
+        self.left.set()
+
+    def ended(self, job_id: str) -> None:
+        self.registration.ended(job_id)
+
+
+class Home:
+    """One bridge's heirs."""
+
+    def __init__(self, street: Street, bridge: str) -> None:
+        self.links: list[FakeLink] = []
+        self.alive: set[str] = set()
+        self.records = street.records(bridge)
+        self.heirs = Heirs(bridge, self.records, self.alive.__contains__, self._make)
+
+    def _make(self, record: JobRecord) -> ControlLink:
+        link = FakeLink(record)
+        self.links.append(link)
+        return cast("ControlLink", link)
+
+    async def takes(self, job: str) -> None:
+        kept = next(kept for kept in await self.records.all() if kept.record.job == job)
+        assert await self.records.take(kept) is not None
+        self.heirs.enter(kept.record)
+
+
+@asynccontextmanager
+async def homes(street: Street, *bridges: str) -> AsyncIterator[list[Home]]:
+    made = [Home(street, bridge) for bridge in bridges]
+    for home in made:
+        home.alive.update(bridges)
+    tasks = [asyncio.create_task(home.heirs.run()) for home in made]
+    try:
+        yield made
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def street(monkeypatch: pytest.MonkeyPatch) -> Street:
+    monkeypatch.setattr(heirs, "LOOK_S", 0.01)
+    made = Street()
+    for number in range(1, 4):
+        await made.job(f"job-{number}", "bridge-1")
+    return made
+
+
+async def looks(times: int = 5) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0.01)
+
+
+async def test_one_of_those_who_have_its_jobs_stands_in_for_a_worker_until_they_are_over(street: Street) -> None:
+    async with homes(street, "bridge-2", "bridge-3") as (one, other):
+        await other.takes("job-1")
+        await until(lambda: other.links)
+        [link] = other.links
+        assert link.registration.identity.worker_id == "agent#bridge-1"
+        assert link.registration.capacity == 0
+        assert link.registration.active == 1
+        await one.takes("job-2")
+        await one.takes("job-3")
+        await until(lambda: one.links and link.left.is_set())
+        [link] = one.links
+        assert link.registration.active == 2
+        one.heirs.up("job-2")
+        one.heirs.up("nobody's")
+        one.heirs.ended("job-2")
+        assert link.registration.active == 1
+        one.heirs.ended("job-3")
+        assert link.registration.calls == 0
+        await until(link.left.is_set)
+
+
+async def test_a_bridge_that_is_there_after_all_keeps_its_worker(street: Street) -> None:
+    async with homes(street, "bridge-2") as [home]:
+        home.alive.add("bridge-1")
+        await home.takes("job-1")
+        await looks()
+        assert not home.links
+        home.alive.discard("bridge-1")
+        await until(lambda: home.links)
+        home.alive.add("bridge-1")
+        await until(home.links[0].left.is_set)
+
+
+async def test_a_socket_that_is_refused_is_tried_again(street: Street) -> None:
+    async with homes(street, "bridge-2") as [home]:
+        await home.takes("job-1")
+        await until(lambda: home.links)
+        home.links[0].error = RunnerAuthError("refused")
+        home.links[0].left.set()
+        await until(lambda: len(home.links) > 1)
+
+
+async def test_a_store_that_is_away_changes_nothing(street: Street) -> None:
+    async with homes(street, "bridge-2") as [home]:
+        await home.takes("job-1")
+        await until(lambda: home.links)
+        street.store.available = False
+        await looks()
+        assert not home.links[0].left.is_set()

@@ -1,0 +1,199 @@
+"""What comes in for a session: lost records are fetched, and a bridge that has lost the line is not believed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from unpod.core import codec
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.ids import derive, record_id
+from unpod.core.subjects import Subjects
+from unpod.errors import Fenced
+from unpod.ports import Fence
+from unpod.session.inbox import Inbox
+from unpod.session.seat import Seat
+from unpod.testing import ALL_VERBS, MemoryBroker, MemoryLog, VirtualClock
+from unpod.testing.clock import settle
+from unpod.testing.line import MemoryLine
+
+TEXT = "evt.user.text"
+
+
+@dataclass
+class Scene:
+    """An inbox, and the bridge that writes to it."""
+
+    inbox: Inbox
+    line: MemoryLine
+    log: MemoryLog
+    came: list[Record] = field(default_factory=list)
+
+    @property
+    def indexes(self) -> list[int]:
+        return [record.envelope.index for record in self.came]
+
+    async def says(self, text: str) -> None:
+        await self.line.record({"event": "user.text", "text": text, "is_final": True}, "user.text")
+        await settle()
+
+    async def until(self, *indexes: int) -> None:
+        """Return once these records have come in, and no others."""
+        if len(self.came) < len(indexes):
+            assert self.inbox._filling is not None
+            await self.inbox._filling
+        assert self.indexes == list(indexes)
+
+    async def refused(self, bridge: int, index: int, text: str) -> None:
+        """Append a record as a bridge that has lost the line does: the tail has it, and the log does not."""
+        envelope = Envelope(
+            id=record_id(self.line.session_id, "bridge", index),
+            type=TEXT,
+            source="/unpod/bridge/zombie",
+            session=self.line.session_id,
+            time=1.0,
+            epoch=bridge,
+            index=index,
+        )
+        body, fence = codec.encode(ev.UserText(text=text)), Fence(self.line.call.line, 1_000_000)
+        with pytest.raises(Fenced):
+            await self.line.log.append(self.line.call.evt("user.text"), body, to_headers(envelope), fence=fence)
+        await settle(50)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    clock, subjects = VirtualClock(), Subjects()
+    broker = MemoryBroker(now_ns=clock.now_ns)
+    line = MemoryLine(MemoryLog(broker), clock, subjects, "agent", "s1")
+    until_seq = await line.open({}, ALL_VERBS, {})
+    log = MemoryLog(broker)
+    seat = Seat(
+        log=log,
+        bus=log,
+        clock=clock,
+        subjects=subjects,
+        agent_id="agent",
+        session_id="s1",
+        runner_id="r1",
+        epoch=line.epoch,
+        until_seq=until_seq,
+    )
+    came: list[Record] = []
+    inbox = Inbox(seat, on_record=came.append, on_again=lambda _: None)
+    assert len(await inbox.open(until_seq)) == 5
+    yield Scene(inbox, line, log, came)
+    await inbox.close()
+    await line.close()
+
+
+async def test_it_knows_how_far_it_has_come_and_which_bridge_writes(scene: Scene) -> None:
+    assert (scene.inbox.index, scene.inbox.bridge) == (3, "memory")
+    await scene.says("one")
+    assert (scene.inbox.index, scene.indexes) == (4, [4])
+
+
+async def test_the_last_record_of_all_is_fetched_when_the_bridge_says_that_it_has_written_it(scene: Scene) -> None:
+    scene.line.log.broker.drop(scene.line.call.evt("user.text"), 2)
+    await scene.says("one")
+    await scene.says("two")
+    assert scene.indexes == []
+    scene.inbox.expect(5)
+    await scene.until(4, 5)
+    scene.inbox.expect(5)
+    scene.inbox.expect(2)
+    await settle()
+    assert scene.indexes == [4, 5]
+
+
+async def test_what_a_bridge_only_claims_to_have_written_is_not_looked_for_forever(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unpod.session.inbox.GAP_RETRY_S", 0.001)
+    monkeypatch.setattr("unpod.session.inbox.LONGEST_RETRY_S", 0.001)
+    scene.inbox.expect(9)
+    assert scene.inbox._filling is not None
+    await scene.inbox._filling
+    await scene.says("one")
+    assert scene.indexes == [4]
+
+
+async def test_what_was_missed_during_a_lost_connection_is_fetched_at_its_return(scene: Scene) -> None:
+    scene.log.available = False
+    await scene.says("one")
+    await scene.inbox.check()
+    assert scene.indexes == []
+    scene.log.available = True
+    await scene.inbox.check()
+    assert scene.indexes == [4]
+
+
+async def test_only_what_is_new_is_read(scene: Scene) -> None:
+    asked: list[int] = []
+    read = scene.log.read
+
+    def counted(pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> object:
+        asked.append(start_seq)
+        return read(pattern, start_seq=start_seq, until_seq=until_seq)
+
+    scene.log.read = counted  # type: ignore[method-assign, assignment]
+    await scene.says("one")
+    await scene.inbox.check()
+    await scene.inbox.check()
+    assert asked == [6, 7]
+
+
+async def test_a_bridge_that_has_lost_the_line_is_not_believed(scene: Scene) -> None:
+    former = scene.line._line_epoch
+    taken = ev.LineTaken(bridge="another", job_id="job-1")
+    envelope = Envelope(
+        id=derive("line", "another"),
+        type="line.line.taken",
+        source="/unpod/bridge/another",
+        session="s1",
+        time=1.0,
+        epoch=0,
+        index=0,
+    )
+    line = scene.line
+    fence = Fence(line.call.line, former)
+    stored = await line.log.append(line.call.line, codec.encode(taken), to_headers(envelope), fence=fence)
+    await settle(50)
+    assert scene.inbox.bridge == "another"
+    # The former one wakes up, and sends what the log refuses.
+    await scene.refused(former, 4, "from the grave")
+    assert scene.indexes == []
+    line._line_epoch = stored.seq
+    await scene.says("from the living")
+    await scene.until(4)
+    assert scene.came[0].body == ev.UserText(text="from the living")
+
+
+async def test_a_try_to_take_the_line_that_the_log_has_refused_changes_nothing_for_long(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unpod.session.inbox.GAP_RETRY_S", 0.001)
+    line = scene.line
+    envelope = Envelope(id="x", type="line.line.taken", source="/b", session="s1", time=1.0, epoch=0, index=0)
+    loser = codec.encode(ev.LineTaken(bridge="loser"))
+    with pytest.raises(Fenced):
+        await line.log.append(line.call.line, loser, to_headers(envelope), fence=Fence(line.call.line, 0))
+    await scene.says("one")
+    await scene.until(4)  # found in the log, while the tail is in doubt
+    if scene.inbox._filling is not None:
+        await scene.inbox._filling
+    assert scene.inbox.bridge == "memory"
+    await scene.says("two")
+    assert scene.indexes == [4, 5]
+
+
+async def test_what_never_had_the_line_is_not_believed(scene: Scene) -> None:
+    await scene.refused(1_000, 4, "forged")
+    assert scene.indexes == []
+    await scene.says("real")
+    await scene.until(4)
+    assert scene.came[0].body == ev.UserText(text="real")
