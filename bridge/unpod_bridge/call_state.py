@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core import events as ev
-from unpod_bridge.outputs import Output, Owned, Store, Write
+from unpod_bridge.outputs import Output, Owned, Ping, Store, Write
 from unpod_bridge.speech import Speech
 
 OUTCOMES: Final = 1_024
@@ -70,15 +70,19 @@ class CallState:
     asked: str | None = None
     ending: str | None = None
     epoch: int = 0
+    unread_end: int = 0
+    """The turn whose end was written last, as long as the worker may not have read it; 0 for none."""
     last_receipt: float = 0.0
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""
 
     def write(self, data: bytes | list[bytes]) -> None:
-        """Send frames, and store the receipts of the replies that end with them."""
+        """Send frames, and store the receipts of the replies that end with them; a pong says that an end was read."""
         for part in [data] if isinstance(data, bytes) else data:
             self.out.append(Write(part))
         if self.speech.finished:
+            self.unread_end = self.speech.closed
+            self.out.append(Ping(end_token(self.unread_end)))
             self.out.extend(Store("ack", fact) for fact in self.speech.finished)
             self.speech.finished.clear()
 
@@ -92,3 +96,8 @@ class CallState:
             owner_index=owned.index, reason=reason,
         )  # fmt: skip
         self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
+
+
+def end_token(turn: int) -> bytes:
+    """Return what is in the ping after the end of a turn's reply."""
+    return b"e%d" % turn

@@ -7,6 +7,7 @@ connection itself: it must not be kept without a log for ever, either.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from unpod_bridge.ledger import Ledger
 from unpod_bridge.line_settings import LineSettings
@@ -14,6 +15,9 @@ from unpod_bridge.link import Link
 from unpod_bridge.outputs import Output
 from unpod_bridge.placing import LineServices
 from unpod_bridge.relay import Relay
+
+GRACE_S: Final = 3.0
+"""How much longer than its bound an absence may last: a server that is back in time has to be found again, too."""
 
 
 class LogWatch:
@@ -63,7 +67,7 @@ class LogWatch:
     def _on_connection(self) -> None:
         """The connection is lost, or back; what waits then is the ledger's matter."""
         if self._cut_off:
-            self._feed(self._relay.log_away(self._clock.now()))
+            self._feed(self._relay.log_away(self._clock.now() + GRACE_S))
         elif self._ledger is not None and not self._ledger.backlog:
             self._feed(self._relay.log_back())
 

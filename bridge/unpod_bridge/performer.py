@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod_bridge import frames
-from unpod_bridge.call_state import CallState
+from unpod_bridge.call_state import CallState, end_token
 from unpod_bridge.frames import Ignored, Unsupported
-from unpod_bridge.outputs import AskAgain, Fetch, Owned, Ping
+from unpod_bridge.outputs import AskAgain, Fetch, Owned, Ping, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
@@ -235,6 +235,8 @@ class Performer:
 
     def pong(self, token: bytes) -> None:
         """The worker has read everything up to a ping."""
+        if self._call.unread_end and token == end_token(self._call.unread_end):
+            self._call.unread_end = 0
         if token not in self._pending:
             return
         for known in list(self._pending):
@@ -256,12 +258,15 @@ class Performer:
             self._call.shadowed = False
             self._disown()
         self._call.speech.meet()
+        if self._call.unread_end:  # else the worker's gate stays shut; one that it has read already harms nothing
+            self._call.out += [Write(frames.TEXT_END), Ping(end_token(self._call.unread_end))]
 
     def over(self, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
         for owned in self._pending.values():
             self._call.acknowledge(owned, "delivered" if clean else "unknown")
         self._pending.clear()
+        self._call.unread_end = 0
         self.link_back()
         for owned in self._queue:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:

@@ -18,6 +18,7 @@ from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
 from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.line_settings import LineResult
+from unpod_bridge.log_watch import GRACE_S
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.steadiness import Steadiness
 
@@ -326,7 +327,7 @@ async def test_a_call_of_which_nothing_waits_ends_as_well_when_nats_stays_away()
         assert rig.steadiness is not None
         await rig.settle()
         rig.steadiness.connected(up=False)
-        await rig.clock.advance(RelaySettings().buffer_s + 0.1)
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.1)
         assert (await rig.result()).reason == "error"
         assert rig.worker.socket.closed == 1000
         [ended] = rig.bodies(ev.CallEnded)
@@ -339,7 +340,7 @@ async def test_a_call_of_which_nothing_waits_goes_on_when_nats_is_back() -> None
         assert rig.steadiness is not None
         await rig.settle()
         rig.steadiness.connected(up=False)
-        await rig.clock.advance(RelaySettings().buffer_s - 1.0)
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S - 0.1)
         rig.steadiness.connected(up=True)
         await rig.clock.advance(2.0)
         rig.worker.socket.say("user.text", text="one")
