@@ -18,7 +18,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import turns
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decide import complete, completion_hooks, failure_hooks, report_hooks
+from unpod.core.decide import complete, complete_in_full, completion_hooks, failure_hooks, report_hooks
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -63,6 +63,8 @@ class Trace:
         """The record that has ended the call for this session: its end, or a cold transfer."""
         self.stray: set[str] = set()
         self.texts: dict[int, str] = {}
+        self.voiced = False
+        """Whether the worker was speaking since something of the open turn's reply had left."""
         self._turn = 0
         self._spoken = 0
         self._unanswered = False
@@ -77,6 +79,9 @@ class Trace:
         number = self.state.queue[0].number if self.state.queue else 0
         if number != self._turn:
             self._turn, self.interruption, self.figures, self._unanswered = number, None, None, False
+            self.voiced = False
+        elif self.state.speaking and self._has_begun():
+            self.voiced = True
 
     def _answer(self, record: Record) -> None:
         """Take the owner's answer to an interruption: ends it no reply that is open, it was of what was said before."""
@@ -110,10 +115,16 @@ class Trace:
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
-        if self._turn and (self._turn == self._spoken or self._turn in self.state.reply_ends):
+        # A fold of what came before: the figures themselves may be what contradicts the worker's way of counting.
+        state = evolve(self.state, record)
+        if self._has_begun() and not state.is_late(body, self._turn):
             self.figures = body
         else:
             self.stray.add(record.envelope.id)
+
+    def _has_begun(self) -> bool:
+        """Whether something of the open turn's reply was spoken, or it was ended."""
+        return bool(self._turn) and (self._turn == self._spoken or self._turn in self.state.reply_ends)
 
 
 def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> Decision:
@@ -179,13 +190,12 @@ def _open_turn(state: SessionState, trace: Trace, past: Past, present: Present) 
     spoken = spoken_of(pending, past)
     turn = _turn(state, trace, spoken, present.now)
     if turn.phase == "ended":
-        in_full = turn.metrics is not None and not state.speaking
-        return [TurnResumed(turn), *(complete(turn, present.now) if in_full else ())]
+        return [TurnResumed(turn), *complete_in_full(replace(state, turn=turn), present.now)]
     if state.ending is not None:
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
-    if not present.has_brain:
+    if not present.has_brain or (turn.is_blank and not turn.sent):
         return [TurnResumed(turn), _end(turn, turn.part, "unanswered")]
     if turn.interrupted:
         return _cut_by_caller(turn)
@@ -202,6 +212,7 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
         said=len(text),
         usage=state.usage.get(pending.number, turns.Usage()),
         metrics=trace.figures,
+        voiced=trace.voiced,
     )
     end, cut = state.reply_ends.get(pending.number), trace.interruption
     # Of a reply of which nothing was spoken the caller has not cut anything: it is asked for again.
