@@ -204,6 +204,16 @@ class Speech:
         self._drop(key[0])
         return written
 
+    def had_end(self, key: Key) -> list[bytes]:
+        """Account for the end of a reply that another bridge has sent; there is nothing left to send."""
+        if key[0] > self.closed:
+            current = self._opened(key)
+            self._unjoin(current)
+            self.finished.append(_receipt(current, ended=True))
+            self.closed, self._open = key[0], None
+            self._drop(key[0])
+        return []
+
     def receipt(self) -> ReplySpoken | None:
         """Return what was handed over of the open reply, if that is news."""
         current = self._open

@@ -170,10 +170,62 @@ def test_a_reply_whose_end_is_in_the_log_is_ended_once_without_what_nobody_will_
     book.bridge(ev.UserText(text="hi"))
     book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
     book.owner(cmd.EndReply(turn=1, deltas=5, chars=10))
-    wire = go_on(book.adopted())
+    wire = go_on(book.adopted(deaf_from=book.seq))
     assert spoken(wire.back()) == [None]
     assert wire.speaks(1, 5, "e") == []
     assert wire.ends(1, 5) == []
+
+
+def ended_in_doubt() -> Wire:
+    """Another bridge may have sent the end of the reply, or not."""
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.owner(cmd.EndReply(turn=1, deltas=2, chars=4))
+    book.owner(cmd.SetFiller(text="hm"))
+    wire = go_on(book.adopted())
+    assert verbs(wire.back()) == ["hello"]
+    return wire
+
+
+ENDED = ev.ReplySpoken(turn=1, deltas=2, chars=4, ended=True)
+
+
+@pytest.mark.parametrize("state", ["listening", "idle"])
+def test_a_worker_that_listens_has_had_the_end_that_is_in_doubt(state: str) -> None:
+    wire = ended_in_doubt()
+    out = wire.says("state", state=state, turn_id=1)
+    assert verbs(out) == ["agent.filler"]
+    assert facts(out, ev.ReplySpoken) == [ENDED]
+    wire.says("user.text", text="and?")
+    wire.speaks(2, 1, "well")
+    assert spoken(wire.out) == ["well"]
+    assert not spoken(wire.passes(2.0))
+
+
+@pytest.mark.parametrize("state", ["thinking", "speaking", "interrupted", "dreaming"])
+def test_a_worker_that_may_wait_for_the_end_that_is_in_doubt_gets_it(state: str) -> None:
+    wire = ended_in_doubt()
+    out = wire.says("state", state=state)
+    assert verbs(out) == ["agent.text.end", "agent.filler"]
+    assert facts(out, ev.ReplySpoken) == [ENDED]
+    assert not spoken(wire.says("state", state="listening") + wire.passes(2.0))
+
+
+def test_a_worker_that_does_not_say_what_it_is_doing_gets_the_end_after_a_moment() -> None:
+    wire = ended_in_doubt()
+    wire.says("user.text", text="and?")
+    assert not spoken(wire.passes(0.2))
+    assert spoken(wire.passes(0.1)) == [None]
+
+
+def test_an_end_stays_in_doubt_while_there_is_no_link() -> None:
+    wire = ended_in_doubt()
+    wire.lost(None)
+    assert not spoken(wire.passes(2.0))
+    assert verbs(wire.back()) == ["hello"]
+    assert not spoken(wire.says("state", state="listening"))
+    assert wire.relay.owner.legacy.text is None
 
 
 def test_after_a_handover_in_order_nothing_of_a_reply_is_lost() -> None:
@@ -352,6 +404,7 @@ class Played:
                 self.sent += 1
         self.wire = go_on(self.book.adopted(deaf_from=deaf_from))
         self.wire.back()
+        self.wire.passes(0.3)  # an end that is in doubt is sent after a moment
         while self.wire.stored():  # one verb after the other waits for its claim
             pass
         self.take()
