@@ -2,8 +2,9 @@
 
 The open turn is the first text that has no `run.turn.completed`. Its reply may be ended already (it then only waits for
 its figures), not begun (its text goes to the brain as if nothing had happened), or cut: spoken in part, until its owner
-died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record; what is
-unknown is not repeated.
+died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record. Where
+the bridge died as well, that says of which replies nobody knows how far they came (`unsure_until`): these count as
+spoken in part, however little is known of it, and what is unknown is not repeated.
 """
 
 from __future__ import annotations
@@ -175,11 +176,25 @@ def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
 
 
 def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
-    """Return how far the reply to a text was spoken when this owner began."""
+    """Return how far the reply to a text was spoken when this owner began, as far as anybody knows."""
     takeover = past.takeover
-    if takeover is None or takeover.turn != pending.number:
+    if takeover is None:
         return ev.OwnerChanged(epoch=0)
-    return takeover
+    if takeover.turn == pending.number:
+        return takeover
+    return ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until)
+
+
+def _is_begun(spoken: ev.OwnerChanged) -> bool:
+    """Whether a reply was begun, or may have been."""
+    return spoken.chars > 0 or 0 < spoken.turn <= spoken.unsure_until
+
+
+def _is_untold(spoken: ev.OwnerChanged, end: cmd.EndReply | None) -> bool:
+    """Whether something of a reply was spoken, or may have been, and nobody knows its words."""
+    if spoken.text is not None:
+        return False
+    return _is_begun(spoken) if end is None else end.chars > 0 or end.part > 0
 
 
 # --- the open turn ----------------------------------------------------------------------------------------------------
@@ -215,8 +230,9 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
         voiced=trace.voiced,
     )
     end, cut = state.reply_ends.get(pending.number), trace.interruption
+    turn = replace(turn, untold=_is_untold(spoken, end))
     # Of a reply of which nothing was spoken the caller has not cut anything: it is asked for again.
-    if cut is not None and (end is not None or spoken.chars):
+    if cut is not None and (end is not None or _is_begun(spoken)):
         turn = turns.interrupted(turn, cut.heard_prefix)
     if end is None:
         return turn
@@ -235,8 +251,9 @@ def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     following = replace(turn, part=turn.part + 1)
     if text is None:  # it was withheld, and nobody knows it any more
         return _apologise(following, spoken, present)
-    if not spoken.chars or policy == "repeat":
-        again = replace(turn, part=turn.part + 1 if spoken.chars else turn.part, sent="", said=0)
+    begun = _is_begun(spoken)
+    if not begun or policy == "repeat":
+        again = replace(turn, part=turn.part + 1 if begun else turn.part, sent="", said=0, untold=False)
         return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
     if policy == "continue" and present.can_continue and spoken.text:
         question = AskBrain(turn.number, text, turn.language, said=spoken.text)

@@ -306,14 +306,49 @@ def test_a_new_owner_hears_how_far_a_reply_was_spoken_and_that_nobody_knows_the_
 def test_a_new_owner_must_not_begin_a_reply_that_may_have_been_begun() -> None:
     book = Book()
     book.bridge(ev.UserText(text="hi"))
-    assert go_on(book.adopted()).relay.owner.legacy.chars == 1
-    assert go_on(book.adopted(clean=True)).relay.owner.legacy.chars == 0
+    legacy = go_on(book.adopted()).relay.owner.legacy
+    assert (legacy.turn, legacy.chars, legacy.unsure_until) == (1, 0, 1)
+    assert go_on(book.adopted(clean=True)).relay.owner.legacy.unsure_until == 0
     book.bridge(ev.ReplySpoken(turn=1, deltas=1, chars=4, ended=True))
     wire = go_on(book.adopted())
-    assert wire.relay.owner.legacy.chars == 0
+    assert wire.relay.owner.legacy.unsure_until == 0
     wire.back()
     wire.says("user.text", text="what?")
-    assert wire.relay.owner.legacy.chars == 0
+    assert wire.relay.owner.legacy.unsure_until == 0
+
+
+def test_what_is_known_of_a_reply_is_not_all_that_may_have_been_spoken_of_it() -> None:
+    legacy = go_on(spoken_until(2, 4)).relay.owner.legacy
+    assert (legacy.turn, legacy.chars, legacy.unsure_until) == (1, 4, 1)
+
+
+def test_a_text_behind_one_whose_reply_is_in_doubt_may_have_been_answered_too() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
+    book.bridge(ev.UserText(text="and?"))
+    assert go_on(book.adopted()).relay.owner.legacy.unsure_until == 2
+
+
+@pytest.mark.parametrize(("part", "number"), [(0, 3), (1, 1)])
+def test_of_a_reply_that_another_bridge_may_have_begun_the_words_stay_unknown(part: int, number: int) -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back()
+    assert spoken(wire.speaks(1, number, "later", part=part)) == ["later"]
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.part, legacy.chars, legacy.text, legacy.unsure_until) == (1, part, 5, None, 1)
+
+
+def test_a_reply_that_was_begun_here_is_known() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back()
+    wire.speaks(1, 1, "well")
+    legacy = wire.relay.owner.legacy
+    assert (legacy.chars, legacy.text, legacy.unsure_until) == (4, "well", 0)
 
 
 # -------------------------------------------------------------------------------------------------------- handing over
