@@ -116,7 +116,7 @@ class Trace:
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
-        # A fold of what came before: the figures themselves may be what contradicts the worker's way of counting.
+        # With the figures folded in: they themselves may be what contradicts that the worker counts texts.
         state = evolve(self.state, record)
         if self._has_begun() and not state.is_late(body, self._turn):
             self.figures = body
