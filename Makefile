@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults lint types imports check lock clean
+.PHONY: help setup demo test bench faults docs lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,10 @@ bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make benc
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))
+
+docs: $(READY) ## write the pages of the reference that are made from the code
+	@$(BIN)/python tests/docs/command_line.py
+	@$(BIN)/python tests/docs/wire.py
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .
