@@ -38,7 +38,7 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 	@$(BIN)/unpod demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal -m 'not faults' $(ARGS)
+	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
 
 bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make bench ARGS=--json`
 	@$(BIN)/python -m tests.benchmarks.first_delta $(ARGS)
