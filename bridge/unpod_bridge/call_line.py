@@ -235,6 +235,8 @@ class CallLine:
         ledger = self._ledger
         if ledger is None:
             return
+        if isinstance(output.body, ev.ReplySpoken) and output.body.ended:
+            asyncio.get_running_loop().call_soon(reached, "line.reply_ended")  # the frame leaves before that
         ledger.put(output)
         if output.notify:
             self._spawn(self._tell_stored(ledger, output.notify))

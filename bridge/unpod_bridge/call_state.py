@@ -17,6 +17,7 @@ OUTCOMES: Final = 1_024
 class RelaySettings:
     """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
 
+    Back at a worker that may have had the end of a reply, its word is waited for as long as `doubt_s`.
     A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
     """
 
@@ -39,6 +40,7 @@ class RelaySettings:
     again_s: float = 0.5
     give_up_s: float = 2.0
     fetch_s: float = 0.2
+    doubt_s: float = 0.25
     end_grace_s: float = 30.0
     transfer_grace_s: float = 10.0
     max_rejected: int = 1_000
@@ -51,7 +53,8 @@ class CallState:
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
     was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`:
-    another bridge may still act on the call, until our own link is up.
+    another bridge may still act on the call, until our own link is up. `doubtful`: the last turn of whose reply another
+    bridge may have sent the end; `had_end`: the last one of whose reply the worker has had it from there.
     """
 
     settings: RelaySettings
@@ -62,6 +65,8 @@ class CallState:
     up: bool = False
     over: bool = False
     shadowed: bool = False
+    doubtful: int = 0
+    had_end: int = 0
     paused: bool = False
     pause_reason: str = ""
     recorded: bool = True

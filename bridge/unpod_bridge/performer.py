@@ -24,6 +24,8 @@ _REMEMBERED: Final = 4_096
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 _TOO_MUCH: Final = "too much waits for the worker"
 _ENDED: Final = "the call ended before it could be done"
+_QUIET: Final = frozenset({"idle", "listening"})
+DOUBT: Final = "doubt"
 
 
 class Performer:
@@ -246,11 +248,14 @@ class Performer:
 
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
+        self._call.timers.pop(DOUBT, None)
         self._uncertain += self._pending.values()
         self._pending.clear()
 
-    def link_back(self) -> None:
+    def link_back(self, now: float) -> None:
         """Nobody will ever know of what was written last."""
+        if self._call.doubtful:
+            self._call.timers[DOUBT] = now + self._call.settings.doubt_s
         for owned in self._uncertain:
             self._call.acknowledge(owned, "unknown")
         self._uncertain.clear()
@@ -261,13 +266,24 @@ class Performer:
         if self._call.unread_end:  # else the worker's gate stays shut; one that it has read already harms nothing
             self._call.out += [Write(frames.TEXT_END), Ping(end_token(self._call.unread_end))]
 
-    def over(self, *, clean: bool) -> None:
+    def told(self, state: str, now: float) -> None:
+        """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.
+
+        One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent.
+        """
+        call = self._call
+        if call.doubtful and call.up:
+            call.timers.pop(DOUBT, None)
+            call.had_end, call.doubtful = call.doubtful if state in _QUIET else 0, 0
+            self.pump(now)
+
+    def over(self, now: float, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
         for owned in self._pending.values():
             self._call.acknowledge(owned, "delivered" if clean else "unknown")
         self._pending.clear()
         self._call.unread_end = 0
-        self.link_back()
+        self.link_back(now)
         for owned in self._queue:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
                 self._call.acknowledge(owned, "refused", _ENDED)
@@ -278,9 +294,10 @@ class Performer:
     def _end_reply(self, owned: Owned, _: float) -> bool:
         command, speech = owned.command, self._call.speech
         if isinstance(command, cmd.EndReply):
-            if speech.lacks(command):
+            if command.turn <= self._call.doubtful or speech.lacks(command):
                 return False
-            self._call.write(speech.end((command.turn, command.part)))
+            key, had_it = (command.turn, command.part), command.turn <= self._call.had_end
+            self._call.write(speech.had_end(key) if had_it else speech.end(key))
         return True
 
     def _send(self, owned: Owned, _: float) -> bool:
