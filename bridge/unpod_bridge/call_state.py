@@ -77,6 +77,8 @@ class CallState:
     epoch: int = 0
     unread_end: int = 0
     """The turn whose end was written last, as long as the worker may not have read it; 0 for none."""
+    pings: list[bytes] = field(default_factory=list)
+    """The tokens of pings that no pong has answered, in order."""
     last_receipt: float = 0.0
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""
@@ -87,9 +89,22 @@ class CallState:
             self.out.append(Write(part))
         if self.speech.finished:
             self.unread_end = self.speech.closed
-            self.out.append(Ping(end_token(self.unread_end)))
+            self.ping(end_token(self.unread_end))
             self.out.extend(Store("ack", fact) for fact in self.speech.finished)
             self.speech.finished.clear()
+
+    def ping(self, token: bytes) -> None:
+        """Ask for a pong that says that everything written before has been read."""
+        self.pings.append(token)
+        self.out.append(Ping(token))
+
+    def ponged(self, token: bytes) -> list[bytes]:
+        """Return the tokens of all pings that a pong answers: its own, and those before it."""
+        if token not in self.pings:
+            return []
+        until = self.pings.index(token) + 1
+        answered, self.pings = self.pings[:until], self.pings[until:]
+        return answered
 
     def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
         """Store a command's receipt."""

@@ -17,7 +17,7 @@ from unpod.core import commands as cmd
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState, end_token
 from unpod_bridge.frames import Ignored, Unsupported
-from unpod_bridge.outputs import AskAgain, Fetch, Owned, Ping, Write
+from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
@@ -237,24 +237,23 @@ class Performer:
 
     def pong(self, token: bytes) -> None:
         """The worker has read everything up to a ping."""
-        if self._call.unread_end and token == end_token(self._call.unread_end):
-            self._call.unread_end = 0
-        if token not in self._pending:
-            return
-        for known in list(self._pending):
-            self._call.acknowledge(self._pending.pop(known), "delivered")
-            if known == token:
-                return
+        for answered in self._call.ponged(token):
+            if self._call.unread_end and answered == end_token(self._call.unread_end):
+                self._call.unread_end = 0
+            owned = self._pending.pop(answered, None)
+            if owned is not None:
+                self._call.acknowledge(owned, "delivered")
 
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
         self._call.timers.pop(DOUBT, None)
+        self._call.pings.clear()
         self._uncertain += self._pending.values()
         self._pending.clear()
 
     def link_back(self, now: float) -> None:
         """Nobody will ever know of what was written last."""
-        if self._call.doubtful:
+        if self._call.doubtful or self._call.unread_end:
             self._call.timers[DOUBT] = now + self._call.settings.doubt_s
         for owned in self._uncertain:
             self._call.acknowledge(owned, "unknown")
@@ -263,19 +262,27 @@ class Performer:
             self._call.shadowed = False
             self._disown()
         self._call.speech.meet()
-        if self._call.unread_end:  # else the worker's gate stays shut; one that it has read already harms nothing
-            self._call.out += [Write(frames.TEXT_END), Ping(end_token(self._call.unread_end))]
 
     def told(self, state: str, now: float) -> None:
         """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.
 
-        One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent.
+        One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent. An
+        end of our own that its former socket may have lost holds up all that comes after it, until that is known.
         """
         call = self._call
-        if call.doubtful and call.up:
-            call.timers.pop(DOUBT, None)
+        call.timers.pop(DOUBT, None)
+        if call.unread_end and not call.up:
+            if state in _QUIET:
+                call.unread_end = 0
+            else:
+                call.out.append(Write(frames.TEXT_END))
+                call.ping(end_token(call.unread_end))
+            call.up = True
+        elif call.doubtful and call.up:
             call.had_end, call.doubtful = call.doubtful if state in _QUIET else 0, 0
-            self.pump(now)
+        else:
+            return
+        self.pump(now)
 
     def over(self, now: float, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
@@ -357,7 +364,7 @@ class Performer:
         token = b"c%d" % self._pings
         self._pending[token] = owned
         call.write([*call.speech.flush(), data])
-        call.out.append(Ping(token))
+        call.ping(token)
         self.ends(command, now)
         return True
 

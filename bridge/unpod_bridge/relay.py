@@ -224,6 +224,8 @@ class Relay:
 
     def _told(self, state: str, now: float) -> None:
         self._performer.told(state, now)
+        if self._call.up:
+            self._speak(now)
         self._spoken(now)
 
     def _handshake(self, frame: Frame, now: float) -> None:
@@ -264,11 +266,13 @@ class Relay:
         self._outbox.store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
         self._performer.link_back(now)
         self._opened(now)
+        self._call.up = not self._call.unread_end  # else what the worker says first decides how to go on
         if self._call.paused and "recording.pause" in self._call.verbs:
             self._call.write(frames.recording_pause(self._call.pause_reason))
-        self._speak(now)
-        self._performer.pump(now)
-        self._spoken(now)
+        if self._call.up:
+            self._speak(now)
+            self._performer.pump(now)
+            self._spoken(now)
 
     def _opened(self, now: float) -> None:
         timers = self._call.timers

@@ -414,14 +414,27 @@ def test_a_claim_is_not_taken_during_a_drop() -> None:
     assert outcomes(wire.back()) == [("merge", "claimed")]
 
 
-def test_the_end_of_a_reply_that_the_worker_may_not_have_read_is_written_again_after_a_drop() -> None:
+@pytest.mark.parametrize("state", ["thinking", "speaking", ""])
+def test_the_end_of_a_reply_that_the_worker_may_not_have_read_is_written_again_after_a_drop(state: str) -> None:
     wire = Wire().up()
     wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.lost(None)
-    out = wire.back()
-    assert spoken(out) == [None]
+    assert spoken(wire.back()) == []
+    wire.speaks(2, 1, "b")
+    assert spoken(wire.out)[2:] == []  # nothing goes out before the end is settled
+    out = wire.says("state", state=state, turn_id=1) if state else wire.passes(RelaySettings().doubt_s)
+    assert spoken(out) == [None, "b"]
     assert not [fact for fact in facts(out) if isinstance(fact, ev.ReplySpoken)]
     wire.pong(), wire.lost(None)
     assert spoken(wire.back()) == []
+
+
+def test_one_that_listens_has_read_the_end() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.lost(None), wire.back()
+    wire.speaks(2, 1, "b")
+    assert spoken(wire.says("state", state="listening", turn_id=1)) == ["b"]
+    wire.lost(None), wire.back()
+    wire.lost(None), wire.back()
 
 
 def test_the_end_of_a_reply_that_the_worker_has_read_is_not_written_again() -> None:
