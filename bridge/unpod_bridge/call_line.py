@@ -22,6 +22,7 @@ from unpod.failpoints import reached
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
+from unpod_bridge.call_state import is_command_token
 from unpod_bridge.dispatch import Resumption
 from unpod_bridge.estates import LiveCall
 from unpod_bridge.fleet import Pool
@@ -152,7 +153,8 @@ class CallLine:
 
     def on_pong(self, token: bytes) -> None:
         """Take a pong of the worker."""
-        reached("line.delivered")
+        if is_command_token(token):
+            reached("line.delivered")
         self._feed(self._relay.on_pong(token))
 
     def on_lost(self, code: int | None, reason: str) -> None:

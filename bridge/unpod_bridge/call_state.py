@@ -121,3 +121,13 @@ class CallState:
 def end_token(turn: int) -> bytes:
     """Return what is in the ping after the end of a turn's reply."""
     return b"e%d" % turn
+
+
+def command_token(number: int) -> bytes:
+    """Return what is in the ping after a command that cannot be taken back."""
+    return b"c%d" % number
+
+
+def is_command_token(token: bytes) -> bool:
+    """Whether a pong answers the ping after a command."""
+    return token.startswith(b"c")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod_bridge import frames
-from unpod_bridge.call_state import CallState, end_token
+from unpod_bridge.call_state import CallState, command_token, end_token
 from unpod_bridge.frames import Ignored, Unsupported
 from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
 from unpod_bridge.speech import Key
@@ -361,7 +361,7 @@ class Performer:
             return False
         self._claim = ""
         self._pings += 1
-        token = b"c%d" % self._pings
+        token = command_token(self._pings)
         self._pending[token] = owned
         call.write([*call.speech.flush(), data])
         call.ping(token)
