@@ -40,7 +40,7 @@ class World:
     async def line(self, caller: Caller) -> Process:
         """Return the bridge that has the call, once the log says so."""
         async with asyncio.timeout(20):
-            while (found := await self.system.line(caller.session)) is None:
+            while (found := await self.system.line(caller.session)) is None:  # noqa: ASYNC110 - the log is another process
                 await asyncio.sleep(0.02)
         return found
 
