@@ -10,12 +10,22 @@ from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import JetStreamLog, open_log
 from unpod.jetstream.jobs import Entry, JobStore, open_jobs
 from unpod.jetstream.options import NatsOptions, PermissionDenied
-from unpod.jetstream.topology import StreamSpec, Topology, check, embedded_topology, ensure, topology
+from unpod.jetstream.pull import Delivery, PullConsumer, PullSpec
+from unpod.jetstream.topology import (
+    StreamSpec,
+    Topology,
+    check,
+    checkpoints,
+    embedded_topology,
+    ensure,
+    topology,
+)
 
 __all__ = [
     "ChildProcess",
     "Context",
     "Credentials",
+    "Delivery",
     "EmbeddedOptions",
     "EmbeddedServer",
     "Entry",
@@ -25,9 +35,12 @@ __all__ = [
     "Nats",
     "NatsOptions",
     "PermissionDenied",
+    "PullConsumer",
+    "PullSpec",
     "StreamSpec",
     "Topology",
     "check",
+    "checkpoints",
     "connect",
     "embedded_topology",
     "ensure",
