@@ -17,7 +17,7 @@ from unpod.core.codec import MALFORMED
 from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
-from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log, topology
+from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
 from unpod.ports import Message, Subscription
 from unpod_bridge.community import Community
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
@@ -75,7 +75,7 @@ async def run_bridge(config: BridgeConfig) -> int:
             await _first(nats.open(), stop.gently.wait())
             if stop.gently.is_set():
                 return 0
-            streams = topology(config.prefix)
+            streams = config.streams.topology(config.prefix)
             log = await open_log(nats, streams.calls)
             store = await open_jobs(nats, streams.jobs)
             return await Bridge(bridge_id, config, nats, log, store).run(stop)

@@ -27,6 +27,7 @@ from unpod.jetstream import (
     ensure,
     spawn_child,
 )
+from unpod.jetstream.environment import NATS_VARIABLES
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig
 from unpod_cli.failure import USAGE, Failure
@@ -45,7 +46,6 @@ HELD_BACK_S: Final = 0.5
 LONGEST_REPORT: Final = 65_536
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_NATS_VARIABLES: Final = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
 
 
 def run_workers(target: str, count: int, config: RunnerConfig) -> int:
@@ -94,7 +94,7 @@ class Crew:
         async with connect(server.connection("unpod workers")) as nats:
             await ensure(nats, streams.calls)
             await ensure(nats, streams.jobs)
-        theirs = {name: value for name, value in os.environ.items() if name not in _NATS_VARIABLES}
+        theirs = {name: value for name, value in os.environ.items() if name not in NATS_VARIABLES}
         self._environment = theirs | {"UNPOD_NATS_URL": server.url}
         ours = {"UNPOD_NATS_URL": server.url, "UNPOD_NATS_SYSTEM_URL": server.system_url}
         bridge = BridgeChild(

@@ -23,7 +23,7 @@ from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
-from unpod.jetstream.topology import embedded_topology, ensure, info, topology
+from unpod.jetstream.topology import embedded_topology, ensure, info
 from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
@@ -260,7 +260,7 @@ class AgentRunner:
             server = await stack.enter_async_context(EmbeddedServer(EmbeddedOptions(config.data_dir)))
         options = self._options(config, server)
         nats = await stack.enter_async_context(connect(options))
-        streams = topology(config.prefix)
+        streams = config.streams.topology(config.prefix)
         if server is not None:
             streams = embedded_topology(config.prefix)
             await ensure(nats, streams.jobs)
