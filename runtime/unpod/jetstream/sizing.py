@@ -54,7 +54,7 @@ def parse_size(text: str, name: str) -> int:
     found = _SIZE.match(text.strip())
     if found is None:
         raise ConfigurationError(f"{name} is {text[:40]!r}: give a size such as 512MiB or 8GiB")
-    size = int(found[1]) * 1024 ** _POWERS[found[2].upper()]
+    size = int(found[1]) << 10 * _POWERS[found[2].upper()]
     if size < SMALLEST:
         raise ConfigurationError(f"{name} is {text[:40]!r}: a log needs {readable_size(SMALLEST)} at least")
     return size
@@ -63,7 +63,7 @@ def parse_size(text: str, name: str) -> int:
 def readable_size(size: int) -> str:
     """Return a size in the largest unit that it is a whole number of."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
-        scale = 1024 ** _POWERS[unit[0]]
+        scale = 1 << 10 * _POWERS[unit[0]]
         if size and size % scale == 0:
             return f"{size // scale} {unit}"
     return f"{size} bytes"

@@ -156,8 +156,8 @@ async def _create(nats: Nats, spec: StreamSpec) -> None:
 def _remedy(spec: StreamSpec, code: int) -> str:
     if code in _NO_ROOM:
         return (
-            f": {spec.max_bytes // MIB} MiB on each node are asked for; set UNPOD_STREAM_SIZE to less (say 512MiB), run "
-            "`unpod streams init --size 512MiB`, or raise max_file_store in the server's jetstream block"
+            f": {spec.max_bytes // MIB} MiB on each node are asked for; set UNPOD_STREAM_SIZE to less (say 512MiB), "
+            "run `unpod streams init --size 512MiB`, or raise max_file_store in the server's jetstream block"
         )
     if code in _NO_PEERS:
         return (

@@ -51,7 +51,14 @@ async def test_what_is_there_is_never_changed(nats: Nats) -> None:
 
 async def test_what_breaks_the_rules_is_told_with_what_sets_it_right(nats: Nats) -> None:
     spec = topology(max_bytes=64 * MIB).calls
-    wrong = {**spec.config(), "discard": "old", "max_msgs": 10, "duplicate_window": 10**9, "max_age": 0, "max_bytes": -1}
+    wrong = {
+        **spec.config(),
+        "discard": "old",
+        "max_msgs": 10,
+        "duplicate_window": 10**9,
+        "max_age": 0,
+        "max_bytes": -1,
+    }
     del wrong["deny_delete"]
     await call(nats, f"STREAM.CREATE.{spec.name}", wrong)
     found = {each.setting: each.fix for each in await differences(nats, StreamSettings(replicas=3), spec)}
@@ -75,7 +82,7 @@ async def test_many_create_it_at_once(embedded: EmbeddedServer) -> None:
 
 
 async def test_no_room_is_told(nats: Nats) -> None:
-    with pytest.raises(ConfigurationError, match="UNPOD_CALLS cannot be created.*UNPOD_STREAM_SIZE.*--size"):
+    with pytest.raises(ConfigurationError, match=r"UNPOD_CALLS cannot be created.*UNPOD_STREAM_SIZE.*--size"):
         await ensure(nats, topology(max_bytes=1024 * 1024 * MIB).calls)
     with pytest.raises(ConfigurationError, match=r"UNPOD_CALLS cannot be created.*UNPOD_STREAM_REPLICAS.*--replicas"):
         await ensure(nats, topology(max_bytes=64 * MIB, replicas=3).calls)
@@ -91,7 +98,12 @@ def test_sizes_and_replicas_come_from_the_environment() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("UNPOD_STREAM_SIZE", "much"), ("UNPOD_STREAM_SIZE", "-1"), ("UNPOD_STREAM_SIZE", "1K"), ("UNPOD_STREAM_REPLICAS", "2")],
+    [
+        ("UNPOD_STREAM_SIZE", "much"),
+        ("UNPOD_STREAM_SIZE", "-1"),
+        ("UNPOD_STREAM_SIZE", "1K"),
+        ("UNPOD_STREAM_REPLICAS", "2"),
+    ],
 )
 def test_a_size_that_cannot_be(variable: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
