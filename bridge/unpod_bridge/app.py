@@ -26,6 +26,7 @@ from unpod_bridge.control_effects import Assigned, Identity
 from unpod_bridge.departures import Departures
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
+from unpod_bridge.front import Front
 from unpod_bridge.fullness import Fullness
 from unpod_bridge.job_records import JobRecord, Records
 from unpod_bridge.jobs import Jobs
@@ -154,6 +155,22 @@ class Bridge:
 
     async def run(self, stop: Stop) -> int:
         """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
+        front = Front(
+            self._nats,
+            self._subjects,
+            self.bridge_id,
+            jobs=self._jobs,
+            links=lambda: self._links,
+            drain=stop.gently.set,
+            port=self._config.health_port,
+        )
+        try:
+            await front.open()
+            return await self._run(stop, front)
+        finally:
+            await front.close()
+
+    async def _run(self, stop: Stop, front: Front) -> int:
         if self._reception is not None:
             await self._reception.open()
         subscriptions = [
@@ -169,6 +186,7 @@ class Bridge:
         hearing = asyncio.create_task(self._departures.run(), name="unpod-departures")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
+            front.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
             await self._end(keeping, hearing, subscriptions)

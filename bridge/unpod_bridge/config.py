@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream import NatsOptions, StreamSettings, nats_options, parse_urls, stream_settings
+from unpod.ops import health_port
 from unpod_bridge.description import Description, describe
 from unpod_bridge.serving import Serving, serving
 
@@ -38,6 +39,7 @@ class BridgeConfig:
     where: Description = field(default_factory=Description)
     serving: Serving | None = None
     streams: StreamSettings = field(default_factory=StreamSettings)
+    health_port: int | None = None
 
     @classmethod
     def from_env(
@@ -47,6 +49,7 @@ class BridgeConfig:
         api_key: str | None = None,
         base_url: str | None = None,
         nats_url: str | None = None,
+        port: int | None = None,
     ) -> BridgeConfig:
         """Return the configuration; an argument that is given wins over its variable.
 
@@ -70,6 +73,7 @@ class BridgeConfig:
             where=describe(found),
             serving=serving(found.get("UNPOD_RUNNER_URL", ""), found.get("UNPOD_AGENT_SECRET", "")),
             streams=stream_settings(found),
+            health_port=health_port(found, port),
         )
 
 

@@ -29,6 +29,7 @@ from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
 from unpod.runner.drain import DrainMode, Stop
+from unpod.runner.front import Front
 from unpod.runner.pulse import PulseThread
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
@@ -73,6 +74,8 @@ class AgentRunner:
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
     runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`.
 
+    With `health_port` (else `UNPOD_HEALTH_PORT`; 0 takes a free one) `/healthz` and `/readyz` are answered there.
+
     Raises:
         ConfigurationError: a value that cannot be.
         TypeError: an argument of the wrong kind, such as an entrypoint that is not async.
@@ -95,6 +98,7 @@ class AgentRunner:
         hook_timeout_s: float = 1.0,
         max_call_duration_s: float | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        health_port: int | None = None,
         drain: DrainMode = "wait",
         on_resume: OnResume = "continue",
         resume_apology: str = RESUME_APOLOGY,
@@ -134,7 +138,7 @@ class AgentRunner:
             version=_version(),
         )
         self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url
-        self._data_dir = data_dir
+        self._data_dir, self._health_port = data_dir, health_port
         self._hooks = RunnerHooks(hook_timeout_s)
         self._last_hour = LastHour()
         self._clock = LogClock()
@@ -240,7 +244,11 @@ class AgentRunner:
             ConfigurationError: a setting is missing or wrong.
         """
         return read_config(
-            api_key=self._api_key, base_url=self._base_url, nats_url=self._nats_url, data_dir=self._data_dir
+            api_key=self._api_key,
+            base_url=self._base_url,
+            nats_url=self._nats_url,
+            data_dir=self._data_dir,
+            port=self._health_port,
         )
 
     async def _run(self, config: RunnerConfig, stop: Stop) -> None:
@@ -283,8 +291,11 @@ class AgentRunner:
         pulse = PulseThread(options, f"{ground.subjects.runner(self.runner_id)}.ping", self.runner_id, service.find)
         stack.push_async_callback(pulse.stop)
         stack.push_async_callback(service.close)
+        front = Front(service, nats, ground.subjects, stop, config.health_port)
+        stack.push_async_callback(front.close)
         await pulse.start()
         await service.open()
+        await front.open()
         if child is not None:
             await child.start()
         return service
