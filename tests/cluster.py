@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from unpod.errors import ConfigurationError, LogError, LogUnavailable
+from unpod.errors import ConfigurationError, LogError
 from unpod.jetstream import ChildProcess, Credentials, Nats, NatsOptions, StreamSpec, ensure, spawn_child
 from unpod.jetstream.embedded import find_binary
 from unpod.jetstream.topology import info
 
 NODES: Final = ("n1", "n2", "n3")
 UP_S: Final = 20.0
+RANGE: Final = (15_000, 32_000)
 
 _CONFIG: Final = """\
 server_name: {node}
@@ -32,11 +34,14 @@ system_account: SYS
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(taken.getsockname()[1]) for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
+    """Return ports that nobody listens on, below those that the system gives out: a node must find its own again."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*RANGE)  # noqa: S311 - any will do
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class Cluster:
@@ -115,8 +120,8 @@ async def leader_of(nats: Nats, stream: str) -> str:
     while True:
         try:
             found = await info(nats, stream)
-        except LogUnavailable:
-            continue
+        except LogError:  # it is being chosen: no answer, or "temporarily unavailable"
+            found = None
         if found is not None and (leader := found["cluster"].get("leader")):
             return str(leader)
         await asyncio.sleep(0.02)

@@ -18,6 +18,7 @@ from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
 from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
+from unpod.jetstream.rights import check_rights
 from unpod.ports import Message, Subscription
 from unpod_bridge.community import Community
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
@@ -37,6 +38,7 @@ from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.porch import Porch
 from unpod_bridge.reception import Reception
 from unpod_bridge.registration import Registration
+from unpod_bridge.rights import bridge_rights
 from unpod_bridge.steadiness import Steadiness
 from unpod_bridge.websocket import WebSocketDialer
 
@@ -77,6 +79,7 @@ async def run_bridge(config: BridgeConfig) -> int:
             if stop.gently.is_set():
                 return 0
             streams = config.streams.topology(config.prefix)
+            await check_rights(nats, bridge_rights(Subjects(config.prefix), streams, bridge_id))
             log = await open_log(nats, streams.calls)
             store = await open_jobs(nats, streams.jobs)
             return await Bridge(bridge_id, config, nats, log, store).run(stop)

@@ -23,6 +23,7 @@ from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
+from unpod.jetstream.rights import check_rights
 from unpod.jetstream.topology import embedded_topology, ensure, info
 from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
@@ -31,6 +32,7 @@ from unpod.runner.config import RunnerConfig, read_config
 from unpod.runner.drain import DrainMode, Stop
 from unpod.runner.front import Front
 from unpod.runner.pulse import PulseThread
+from unpod.runner.rights import runner_rights
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
@@ -272,6 +274,10 @@ class AgentRunner:
         if server is not None:
             streams = embedded_topology(config.prefix)
             await ensure(nats, streams.jobs)
+        else:
+            plan, calls = self._plan, streams.calls.name
+            subjects = Subjects(config.prefix)
+            await check_rights(nats, runner_rights(subjects, calls, plan.agent_id, plan.agent_key, self.runner_id))
         log = await open_log(nats, streams.calls)
         await self._anchor(nats, streams.calls.name)
         ground = Ground(log, nats, self._clock, Subjects(config.prefix))
