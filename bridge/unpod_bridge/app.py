@@ -26,7 +26,7 @@ from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Identity
 from unpod_bridge.departures import Departures
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
-from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
+from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step, share
 from unpod_bridge.front import Front
 from unpod_bridge.fullness import Fullness
 from unpod_bridge.job_records import JobRecord, Records
@@ -279,7 +279,8 @@ class Bridge:
 
     def _look(self, now: float) -> None:
         """Bring the registrations in line with the runners that there are."""
-        standings = self._fleet.standings()
+        others = self._community.takers()
+        standings = {pool: share(each, self.bridge_id, others) for pool, each in self._fleet.standings().items()}
         for pool, link in self._links.items():
             standing = standings.get(pool, Standing())
             link.registration.set_capacity(standing.capacity if standing.serving else 0, standing.closed_for)
