@@ -7,6 +7,7 @@ from unpod.jetstream.clock import LogClock
 from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.credentials import Context, Credentials, load_context, parse_urls
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
+from unpod.jetstream.environment import nats_options
 from unpod.jetstream.event_log import JetStreamLog, open_log
 from unpod.jetstream.jobs import Entry, JobStore, open_jobs
 from unpod.jetstream.options import NatsOptions, PermissionDenied
@@ -32,6 +33,7 @@ __all__ = [
     "embedded_topology",
     "ensure",
     "load_context",
+    "nats_options",
     "open_jobs",
     "open_log",
     "parse_urls",

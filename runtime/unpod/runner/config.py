@@ -9,10 +9,9 @@ from pathlib import Path
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream.credentials import Credentials, load_context, parse_urls
+from unpod.jetstream.environment import NATS_VARIABLES, nats_options
 from unpod.jetstream.options import NatsOptions
 
-_NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _DATA_DIR = ".unpod"
 
@@ -62,7 +61,7 @@ def read_config(
         Subjects(prefix)
     except UnsafeIdentifier as error:
         raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
-    nats = _nats(found, (nats_url or "").strip())
+    nats = nats_options(found, (nats_url or "").strip(), no_echo=True)
     key = (api_key or "").strip() or found.get("UNPOD_API_KEY", "")
     if nats is None and not key:
         raise ConfigurationError(
@@ -84,26 +83,8 @@ def _log_level(found: Mapping[str, str]) -> str:
     return level
 
 
-def _nats(found: Mapping[str, str], argument: str) -> NatsOptions | None:
-    variable = "nats_url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
-    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
-    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
-    if not text and context is None:
-        return None
-    credentials = context.credentials if context is not None else Credentials()
-    if "NATS_CREDS" in found:
-        credentials = Credentials(creds_file=found["NATS_CREDS"])
-    return NatsOptions(
-        urls=parse_urls(text) if text or context is None else context.urls,
-        credentials=credentials,
-        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
-        no_echo=True,
-        variable=variable if text else "NATS_CONTEXT",
-    )
-
-
 def _bridge_environment(full: Mapping[str, str], api_key: str, base_url: str) -> dict[str, str]:
-    environment = {name: value for name, value in full.items() if name not in _NATS_VARIABLES}
+    environment = {name: value for name, value in full.items() if name not in NATS_VARIABLES}
     environment["UNPOD_API_KEY"] = api_key
     if base_url:
         environment["UNPOD_ORCHESTRATOR_URL"] = base_url
