@@ -28,6 +28,7 @@ from unpod.core.subjects import identifier
 from unpod.errors import ControlRefused, ControlUnanswered, SessionUnknown, UnsupportedControl
 from unpod.management.call_view import view
 from unpod.management.fleet import Fleet
+from unpod.management.hearing import Hearings
 from unpod.management.models import (
     ControlApplied,
     MergeOutcome,
@@ -52,6 +53,7 @@ class FleetSessions(Sessions):
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._hearings = Hearings(fleet)
 
     async def end(self, session_id: str, reason: str | None = None, *, command_id: str | None = None) -> SessionEnded:
         """Hang up, once what is being said is said; `reason` is the call's end reason, `completed` where it is None."""
@@ -205,4 +207,4 @@ class FleetSessions(Sessions):
         return await self._fleet.messages(self._fleet.subjects.of_type("evt", event_type, agent_id=agent))
 
     async def _send(self, session_id: str, control: AnyControl, command_id: str | None) -> ControlApplied:
-        return await Control(self._fleet, session_id, control, command_id).send()
+        return await Control(self._hearings, session_id, control, command_id).send()

@@ -16,13 +16,10 @@ from unpod.core.controls import AnyControl, EndSession, ends_session, has_text, 
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.events import tag_of
 from unpod.core.ids import derive
-from unpod.core.replay import merge
-from unpod.core.state import fold
 from unpod.core.subjects import CallSubjects
 from unpod.errors import ControlRefused, ControlUnanswered, LogError, SessionClosed
-from unpod.management.fleet import Fleet
+from unpod.management.hearing import Hearings
 from unpod.management.models import ControlApplied
-from unpod.ports import Message
 
 _LOOK_S: Final = 1.0
 _MARGIN_S: Final = 1.0
@@ -33,8 +30,8 @@ _PRIVATE: Final = "the recording is paused, and a control's text would be kept"
 class Control:
     """One control of one session."""
 
-    def __init__(self, fleet: Fleet, session_id: str, control: AnyControl, command_id: str | None) -> None:
-        self._fleet = fleet
+    def __init__(self, hearings: Hearings, session_id: str, control: AnyControl, command_id: str | None) -> None:
+        self._hearings = hearings
         self._session_id = session_id
         self._control = control
         self.verb = tag_of(control)
@@ -55,26 +52,22 @@ class Control:
             ControlUnanswered: nobody has said in time what became of it.
             LogError: the log does not answer; it may be sent again with the same `command_id`.
         """
-        subjects, ended = await self._fleet.find(self._session_id)
+        subjects, ended = await self._hearings.find(self._session_id)
         if ended:
-            await self._look(subjects)  # a repeat of what was done is told again
-            if self._answer is None:
-                raise self._closed()
+            async with self._hearings.listen(subjects, self.id, self._take):
+                await self._hearings.look(subjects)  # a repeat of what was done is told again
             return self._result()
         await self._check(subjects)
-        nats, log = await self._fleet.open()
-        subscription = await nats.subscribe(subjects.all, self._on_message)
-        try:
+        _, log = await self._hearings.fleet.open()
+        async with self._hearings.listen(subjects, self.id, self._take):
             await log.append(subjects.ctl, encode(self._control), self._headers(), timeout_s=self._control.deadline_s)
             await self._until_answered(subjects)
-        finally:
-            await subscription.close()
         return self._result()
 
     async def _check(self, subjects: CallSubjects) -> None:
         problem = problem_with(self._control)
         if not problem and has_text(self._control):
-            state = fold(merge(await self._fleet.records(subjects.all)))
+            state = await self._hearings.state(self._session_id, subjects)
             problem = _PRIVATE if state.paused else ""
         if problem:
             raise ControlRefused(self.verb, problem)
@@ -107,7 +100,7 @@ class Control:
                     await self._news.wait()
             except TimeoutError:
                 await self._try_to_look(subjects)
-        if self._answer is None:  # the last answers of a call come together with its end
+        if self._answer is None and self._ended:  # the last answers of a call come together with its end
             await self._try_to_look(subjects)
 
     def _settled(self) -> bool:
@@ -115,18 +108,9 @@ class Control:
 
     async def _try_to_look(self, subjects: CallSubjects) -> None:
         try:
-            await self._look(subjects)
+            await self._hearings.look(subjects)
         except LogError:  # the next look, or the tail, may tell
             return
-
-    async def _look(self, subjects: CallSubjects) -> None:
-        for record in merge(await self._fleet.records(subjects.all)):
-            self._take(record)
-
-    def _on_message(self, message: Message) -> None:
-        record = self._fleet.decode(message)
-        if record is not None:
-            self._take(record)
 
     def _take(self, record: Record) -> None:
         body = record.body
