@@ -17,6 +17,7 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Body, Record
+from unpod.core.controls import AnyControl, command_of, ends_session
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
@@ -81,6 +82,7 @@ class MemoryLine:
         self._owner = Tail()
         self._waiting: deque[Delta] = deque()
         self._ending: asyncio.Task[None] | None = None
+        self._controls = 0
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
         """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
@@ -140,6 +142,27 @@ class MemoryLine:
     async def acknowledge(self, receipt: ev.Receipt) -> int:
         """Record a receipt."""
         return await self._append("ack", ev.tag_of(receipt), codec.encode(receipt))
+
+    async def control(self, control: AnyControl) -> None:
+        """Admit a control from outside, and do what a bridge does for it; nothing happens after the call's end."""
+        if self.ended is not None:
+            return
+        self._controls += 1
+        identifier = derive("control", self.session_id, self._controls)
+        await self.acknowledge(ev.ControlAnswered(control=identifier, outcome="admitted", body=control))
+        command = command_of(control)
+        if not isinstance(command, cmd.Command):
+            return
+        open_reply = self.replies.get(max(self.replies, default=0))
+        if open_reply is not None and (isinstance(command, cmd.Interrupt) or ends_session(control)):
+            open_reply.ended = True
+        self._carry_out(command)
+        if isinstance(command, cmd.ResumeRecording):
+            written = ev.CommandAcknowledged(
+                command=identifier, verb=ev.tag_of(command), outcome="written", owner_index=self._owner.index
+            )
+            self._later(self.acknowledge(written))
+        self._later(self.acknowledge(ev.ControlAnswered(control=identifier, outcome="applied")))
 
     async def end(self, reason: str, by: str = "caller") -> None:
         """Record the end of the call, once."""
@@ -222,6 +245,11 @@ class MemoryLine:
         self.changed.set()
 
     def _perform(self, record: Record, body: Body) -> None:
+        self._carry_out(body)
+        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
+            self._receipt(record, ev.tag_of(body))
+
+    def _carry_out(self, body: Body) -> None:
         self.commands.append(body)  # type: ignore[arg-type]  # a Command, and AnyCommand is all of them
         if isinstance(body, cmd.Say):
             self.spoken.append(("say", body.text or ""))
@@ -236,8 +264,6 @@ class MemoryLine:
             self._end_soon(body.reason)
         elif isinstance(body, cmd.Transfer) and body.mode == "cold":
             self._end_soon("transferred")
-        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
-            self._receipt(record, ev.tag_of(body))
 
     def _receipt(self, record: Record, verb: str) -> None:
         receipt = ev.CommandAcknowledged(
