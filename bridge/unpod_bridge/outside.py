@@ -14,7 +14,15 @@ from msgspec import Struct
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.controls import AnyControl, SaySomething, Whisper, command_of, problem_with
+from unpod.core.controls import (
+    AnyControl,
+    MergeSession,
+    SaySomething,
+    TransferSession,
+    Whisper,
+    command_of,
+    problem_with,
+)
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState
 from unpod_bridge.frames import Unsupported
@@ -114,7 +122,8 @@ class Outside:
 
     def _refusal(self, control: AnyControl, now: float) -> str:
         call = self._call
-        if call.asked is not None or call.ending is not None:
+        ending = call.asked is not None or call.ending is not None
+        if ending and not isinstance(control, (TransferSession, MergeSession)):  # those the worker can still take
             return ENDING
         problem = problem_with(control)
         if problem:

@@ -263,6 +263,15 @@ TALK: tuple[Row, ...] = (
         then=controls.each_was_done_once,
         within_s=2.0,
     ),
+    Row(
+        number=36,
+        variant="killed",
+        name="controls while a runner and a bridge are killed",
+        act=controls.while_they_die,
+        then=controls.they_were_told_the_truth,
+        within_s=5.0,
+        allow=DROPS,
+    ),
     Row(number=33, name="forged headers", act=hostile.headers, within_s=2.0, allow=Allow(forged=True)),
     Row(
         number=42,

@@ -110,12 +110,18 @@ class Talk:
 
 @asynccontextmanager
 async def a_call(
-    directory: Path, *, runners: int = 2, runner_env: Mapping[str, str] = NOTHING, hears_deaths: bool = True
+    directory: Path,
+    *,
+    runners: int = 2,
+    runner_env: Mapping[str, str] = NOTHING,
+    bridge_env: Mapping[str, str] = NOTHING,
+    hears_deaths: bool = True,
 ) -> AsyncIterator[Talk]:
     async with stack(directory, Setup(bridges=0, runners=0, runner_env=runner_env)) as made:
         for _ in range(runners):
             await made.start_runner()
-        await made.start_bridge(**({"UNPOD_NATS_SYSTEM_URL": made.server.system_url} if hears_deaths else {}))
+        heard = {"UNPOD_NATS_SYSTEM_URL": made.server.system_url} if hears_deaths else {}
+        await made.start_bridge(**{**heard, **bridge_env})
         await made.ready()
         call = await made.orchestrator.place_call("agent")
         await call.connected()

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.faults.process import eventually
+from tests.integration.seed_stage import BOTH, LONG, first, page_name, snippet
 from tests.integration.talk import SLOW_WORDS, Talk, a_call
 
 from unpod import AsyncClient, ControlRefused, SessionClosed, SessionUnknown
 from unpod.core import events as ev
 from unpod.core.controls import TakeOver
+from unpod.failpoints import VARIABLE
 from unpod.management import SessionRecord
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -144,6 +146,26 @@ async def test_a_transfer_and_a_merge(tmp_path: Path) -> None:
         assert [raw["target"] for event, raw in sent if event == "agent.transfer"] == ["+15551230000"]
 
 
+@pytest.mark.parametrize("page", BOTH, ids=page_name)
+async def test_the_example_of_a_seed_page(tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_call(tmp_path) as talk, client(talk) as outside:
+        monkeypatch.setenv("UNPOD_NATS_URL", talk.stack.server.url)
+        primary, other = [await talk.stack.orchestrator.place_call("agent") for _ in range(2)]
+        for call in (primary, other):
+            await call.connected()
+        await outside.sessions.say(talk.session, LONG[:3000])  # what ends a call waits until it is said
+        await talk.call.observed(lambda call: call.state == "speaking", "it speaks")
+        await snippet(
+            page,
+            "From outside",
+            session_id=talk.session,
+            primary_session_id=primary.session_id,
+            other_session_id=other.session_id,
+        )
+        assert first(talk.call.transfers) == ("number", "+15551230000", "warm")
+        assert primary.merged == [other.session_id]
+
+
 async def test_the_recording_is_paused_from_outside(tmp_path: Path) -> None:
     async with a_call(tmp_path) as talk, client(talk) as outside:
         await outside.sessions.pause_recording(talk.session, "card number")
@@ -175,6 +197,28 @@ async def test_a_bridge_dies_and_what_was_asked_before_counts(tmp_path: Path) ->
         assert await talk.call.reply() == ""
         await outside.sessions.resume(talk.session)
         await talk.turns()
+
+
+@pytest.mark.parametrize(("verb", "died_at"), [("say", 1), ("end", 1), ("end", 2)])
+async def test_a_bridge_dies_between_admission_claim_and_deed(tmp_path: Path, verb: str, died_at: int) -> None:
+    async with a_call(tmp_path, bridge_env={VARIABLE: f"line.claim_stored=kill@{died_at}"}) as talk:
+        await talk.stack.start_bridge()
+        await talk.stack.ready()
+        talk.dead.append(talk.stack.bridges[0])
+        async with client(talk) as outside:
+            if verb == "say":
+                with pytest.raises(ControlRefused, match="it may have been done, and nobody knows"):
+                    await outside.sessions.say(talk.session, "lost?")
+                await talk.turns()
+                assert "lost?" not in talk.said
+            elif died_at == 1:  # nothing was claimed: the next bridge does it
+                await outside.sessions.end(talk.session, "enough")
+                assert (await talk.call.ended()).reason == "ended_by_agent"
+            else:  # it was, so it is not repeated, and the next bridge ends the call when the worker has had its time
+                with pytest.raises(ControlRefused) as refusal:
+                    await outside.sessions.end(talk.session)
+                assert refusal.value.outcome == "failed"
+                assert "agent.end_call" not in [frame.event for frame in talk.call.frames]
 
 
 async def test_live_sessions_are_listed(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+from tests.faults.load import Caller
 from tests.faults.scene import Scene
 
-from unpod import AsyncClient, ControlRefused
+from unpod import AsyncClient, ControlRefused, ControlUnanswered
 from unpod.core import events as ev
 
 MANY = 1_000
@@ -54,11 +56,17 @@ async def _many(scene: Scene, client: AsyncClient) -> None:
 
 
 async def each_was_done_once(scene: Scene) -> None:
-    """What was asked for three times was said once, and each control has one answer in the log."""
+    """What was asked for three times was said once."""
     for caller in scene.load.callers:
         texts = [frame.raw.get("text") for frame in caller.call.frames if frame.event == "agent.say"]
         found = texts.count(_once(caller.number))
         scene.expect(found == 1, f"call {caller.number}: it was said {found} times")
+    await each_was_answered_once(scene)
+
+
+async def each_was_answered_once(scene: Scene) -> None:
+    """Each control has one answer in the log, and was performed once."""
+    for caller in scene.load.callers:
         records = await scene.stack.records(caller.session)
         answers = [record.body for record in records if isinstance(record.body, ev.ControlAnswered)]
         first = [answer.control for answer in answers if answer.outcome in ("admitted", "refused")]
@@ -69,3 +77,54 @@ async def each_was_done_once(scene: Scene) -> None:
 
 def _once(number: int) -> str:
     return f"said from outside to call {number}"
+
+
+async def while_they_die(scene: Scene) -> None:
+    """Each call is told things, one after the other, while a runner and a bridge are killed."""
+    async with AsyncClient(nats_url=scene.stack.server.url) as client:
+        over = asyncio.Event()
+        telling = asyncio.gather(*(_tell(scene, client, caller, over) for caller in scene.load.callers))
+        await scene.some_words()
+        scene.mark()
+        await scene.kill(await scene.a_runner())
+        await scene.some_words()
+        await scene.kill(await scene.a_bridge())
+        await scene.load.answers(2)
+        over.set()
+        told = await telling
+    scene.told = dict(item for each in told for item in each)
+
+
+async def _tell(scene: Scene, client: AsyncClient, caller: Caller, over: asyncio.Event) -> list[tuple[str, str]]:
+    """Return each text with what the client was told of it."""
+    found: list[tuple[str, str]] = []
+    while not over.is_set():
+        number = len(found)
+        await scene.load.words(1)
+        text = f"told call {caller.number} thing {number}"
+        try:
+            await client.sessions.say(caller.session, text)
+        except ControlRefused as refusal:
+            found.append((text, refusal.outcome))
+        except ControlUnanswered:
+            found.append((text, "unanswered"))
+        else:
+            found.append((text, "applied"))
+        scene.figures["controls"] = scene.figures.get("controls", 0.0) + 1
+    return found
+
+
+async def they_were_told_the_truth(scene: Scene) -> None:
+    """What was applied was said once, what was refused never, and what nobody knows at most once."""
+    said = Counter(
+        str(frame.raw.get("text"))
+        for caller in scene.load.callers
+        for frame in caller.call.frames
+        if frame.event == "agent.say"
+    )
+    for text, outcome in scene.told.items():
+        right = {"applied": {1}, "refused": {0}}.get(outcome, {0, 1})
+        scene.expect(said[text] in right, f"{text!r} is {outcome}, and was said {said[text]} times")
+    applied = sum(outcome == "applied" for outcome in scene.told.values())
+    scene.expect(applied >= len(scene.told) // 2, f"only {applied} of {len(scene.told)} were applied")
+    await each_was_answered_once(scene)
