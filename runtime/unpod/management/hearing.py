@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from unpod.core import events as ev
 from unpod.core.codec import Record
-from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
 from unpod.core.subjects import CallSubjects
 from unpod.management.fleet import Fleet
@@ -21,6 +20,9 @@ from unpod.ports import Message, Subscription
 
 T = TypeVar("T")
 Hear = Callable[[Record], None]
+
+_REMEMBERED: Final = 256
+"""How many sessions' states are kept."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Hearings:
         self._listening: dict[str, _Listening] = {}
         self._finding: dict[str, asyncio.Task[tuple[CallSubjects, bool]]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._folded: dict[str, tuple[SessionState, int]] = {}
         self._folding: dict[str, asyncio.Task[SessionState]] = {}
 
     async def find(self, session_id: str) -> tuple[CallSubjects, bool]:
@@ -47,11 +50,17 @@ class Hearings:
         return await _once(self._finding, session_id, lambda: self.fleet.find(session_id))
 
     async def state(self, session_id: str, subjects: CallSubjects) -> SessionState:
-        """Return a session as its log is now."""
+        """Return a session as its log is now, in stream order; only what is new since the last time is read."""
         return await _once(self._folding, session_id, lambda: self._fold(subjects))
 
     async def _fold(self, subjects: CallSubjects) -> SessionState:
-        return fold(merge(await self.fleet.records(subjects.all)))
+        state, next_seq = self._folded.pop(subjects.all, (SessionState(), 1))
+        records = await self.fleet.records(subjects.all, start_seq=next_seq)
+        state = fold(records, state)
+        self._folded[subjects.all] = state, max([next_seq - 1, *(record.seq for record in records)]) + 1
+        if len(self._folded) > _REMEMBERED:
+            del self._folded[next(iter(self._folded))]
+        return state
 
     @asynccontextmanager
     async def listen(self, subjects: CallSubjects, control_id: str, hear: Hear) -> AsyncIterator[None]:

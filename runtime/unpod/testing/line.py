@@ -83,6 +83,7 @@ class MemoryLine:
         self._waiting: deque[Delta] = deque()
         self._ending: asyncio.Task[None] | None = None
         self._controls = 0
+        self._ended_by = "agent"
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
         """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
@@ -156,6 +157,7 @@ class MemoryLine:
         open_reply = self.replies.get(max(self.replies, default=0))
         if open_reply is not None and (isinstance(command, cmd.Interrupt) or ends_session(control)):
             open_reply.ended = True
+        self._ended_by = "operator" if isinstance(command, cmd.EndCall) else self._ended_by
         self._carry_out(command)
         if isinstance(command, cmd.ResumeRecording):
             written = ev.CommandAcknowledged(
@@ -273,9 +275,9 @@ class MemoryLine:
 
     def _end_soon(self, reason: str) -> None:
         if self.closing_s:
-            self._clock.call_later(self.closing_s, lambda: self._later(self.end(reason, by="agent")))
+            self._clock.call_later(self.closing_s, lambda: self._later(self.end(reason, by=self._ended_by)))
         else:
-            self._later(self.end(reason, by="agent"))
+            self._later(self.end(reason, by=self._ended_by))
 
     def _later(self, work: Coroutine[object, object, object]) -> None:
         before = self._ending
