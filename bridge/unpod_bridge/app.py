@@ -113,6 +113,7 @@ class Bridge:
         self._owners = Owners(nats, self._services, self._dispatcher)
         self._departures = Departures(config.system, self._on_departed)
         peers = Peers(self._loop.time())
+        self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         fullness = Fullness(log.usage)
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)

@@ -106,7 +106,10 @@ class SocketLink:
     async def _read(self, on_text: Callable[[str], None], on_nonsense: Callable[[str], None]) -> int | None:
         while True:
             await self._may_read.wait()
-            message: WSMessage = await self._socket.receive()
+            try:
+                message: WSMessage = await self._socket.receive()
+            except ConnectionError:  # a ping came in the moment of a cut, and there is nothing to answer it on
+                return None
             if message.type is WSMsgType.TEXT:
                 on_text(message.data)
             elif message.type is WSMsgType.BINARY:
