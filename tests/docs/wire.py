@@ -41,7 +41,7 @@ _HEADERS: Final = {
     "ce-time": "the log's time",
     "Nats-Msg-Id": "`<ce-id>@<epoch>`: a record that is published twice stands in the log once",
     "Unpod-Epoch": "the stream sequence of the placement under which it was written; 0 for placements and controls",
-    "Unpod-Index": "its place among its writer's records of the session, from 1, without gaps; 0 for placements and controls",
+    "Unpod-Index": "its place among its writer's records of the session, from 1, without gaps; 0 for other writers'",
     "Unpod-Seen": "for an owner's record: the bridge's index that the owner had consumed",
     "Unpod-Settled": "the bridge's index up to which all the owner's handlers had returned",
     "Unpod-Settled-Own": "the owner's own index up to which the hooks on what it wrote itself had returned",
