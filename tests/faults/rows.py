@@ -307,7 +307,7 @@ TALK: tuple[Row, ...] = (
         name="controls while a runner and a bridge are killed",
         act=controls.while_they_die,
         then=controls.they_were_told_the_truth,
-        within_s=5.0,
+        within_s=12.0,  # a bridge that dies with a call on probation is remembered for 10 s
         allow=DROPS,
     ),
     Row(number=33, name="forged headers", act=hostile.headers, within_s=2.0, allow=Allow(forged=True)),
