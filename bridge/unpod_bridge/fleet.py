@@ -87,6 +87,10 @@ class Fleet:
             del self._runners[runner]
         return silent
 
+    def excuse(self, now: float) -> None:
+        """Nobody could be heard until now: all have as long again as one who has just spoken."""
+        self._runners = {runner: replace(heard, at=now) for runner, heard in self._runners.items()}
+
     def standings(self) -> dict[Pool, Standing]:
         """Return what each pool amounts to."""
         found: dict[Pool, Standing] = {}
