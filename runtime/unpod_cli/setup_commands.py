@@ -9,6 +9,10 @@ import click
 
 F = TypeVar("F", bound=Callable[..., object])
 
+_STREAMS_EXAMPLE: Final = """\b
+Example:
+  unpod streams init --replicas 3
+"""
 _INIT_EXAMPLE: Final = """\b
 Examples:
   unpod streams init --nats-url nats://n1:4222,nats://n2:4222 --replicas 3
@@ -41,7 +45,7 @@ def _wanted(command: F) -> F:
     return _url(replicas(size(_json(command))))
 
 
-@click.group(short_help="Create the streams of a fleet, and check them.")
+@click.group(short_help="Create the streams of a fleet, and check them.", epilog=_STREAMS_EXAMPLE)
 def streams() -> None:
     """Create the streams of a fleet, and check them.
 

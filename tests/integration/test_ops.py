@@ -105,6 +105,7 @@ async def test_health_and_a_drain_asked_for_over_nats(world: Stack) -> None:
         assert (await http.get(health_of(runner) + "/healthz")).status_code == 200
         await world.server.up()
         await becomes(http, runner, 200)
+        await world.nats.flush(timeout_s=10)  # our own connection is back, too
         assert (await asked(world.nats, f"unpod.runner.{runner.id}.drain")) == {"draining": True}
     assert await runner.exited() == 0
 
