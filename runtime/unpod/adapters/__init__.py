@@ -3,35 +3,51 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from unpod.adapters.call_scope import CallScope, call_scope
+from unpod.adapters.chat import ChatAdapter
 from unpod.adapters.echo import EchoAdapter
+from unpod.adapters.generator import GeneratorAdapter
+from unpod.adapters.metering import Price
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.protocol import DialogAdapter
 from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
+from unpod.adapters.shared import close_clients
+from unpod.adapters.tools import Tool
 from unpod.adapters.view import AdapterView, check_adapter
 
 if TYPE_CHECKING:
+    from unpod.adapters.anthropic import AnthropicAdapter
     from unpod.adapters.openai import OpenAIAdapter
-    from unpod.adapters.openai_clients import close_clients
 
 __all__ = [
     "AdapterView",
+    "AnthropicAdapter",
+    "CallScope",
+    "ChatAdapter",
     "ChatMessage",
     "DialogAdapter",
     "EchoAdapter",
+    "GeneratorAdapter",
     "LLMCall",
     "OpenAIAdapter",
     "Pause",
     "Piece",
+    "Price",
     "Rule",
     "ScriptedAdapter",
+    "Tool",
     "ToolCall",
     "ToolResult",
+    "call_scope",
     "check_adapter",
     "close_clients",
 ]
 
 # The vendors' packages are extras, and slow to import: only for those who name the adapter.
-_VENDORS = {"OpenAIAdapter": "unpod.adapters.openai", "close_clients": "unpod.adapters.openai_clients"}
+_VENDORS = {
+    "AnthropicAdapter": "unpod.adapters.anthropic",
+    "OpenAIAdapter": "unpod.adapters.openai",
+}
 
 
 def __getattr__(name: str) -> object:

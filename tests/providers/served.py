@@ -1,0 +1,97 @@
+"""Servers that stand in for vendors: they speak a wire, and say what a `FakeModel` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from unpod.adapters import ToolCall
+from unpod.testing import FakeModel, ModelFailed
+
+Json = dict[str, Any]
+
+
+class Wire(Protocol):
+    """How a vendor's stream looks."""
+
+    path: str
+
+    def head(self) -> list[bytes]: ...
+
+    def piece(self, piece: str | ToolCall, nth: int) -> list[bytes]: ...
+
+    def end(self, *, tools: bool) -> list[bytes]: ...
+
+
+class Vendor:
+    """One vendor's server. `refusal` is what it answers when the model fails before its first piece."""
+
+    def __init__(self, model: FakeModel, wire: Wire) -> None:
+        self.model = model
+        self.wire = wire
+        self.url = ""
+        self.requests: list[Json] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.refusal: tuple[int, Json] = (
+            503,
+            {"error": {"message": "your prompt was ...", "type": "overloaded_error"}},
+        )
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(request.headers)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        tools = False
+        async with aclosing(self.model.answer(body)) as pieces:
+            nth = 0
+            try:
+                async for piece in pieces:
+                    if not nth:
+                        await self._begin(response, request)
+                    await self._write(response, self.wire.piece(piece, nth))
+                    tools = tools or isinstance(piece, ToolCall)
+                    nth += 1
+            except ModelFailed:
+                if not nth:
+                    return web.json_response(self.refusal[1], status=self.refusal[0])
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            if not nth:
+                await self._begin(response, request)
+        await self._write(response, self.wire.end(tools=tools))
+        return response
+
+    async def _begin(self, response: web.StreamResponse, request: web.Request) -> None:
+        await response.prepare(request)
+        await self._write(response, self.wire.head())
+
+    async def _write(self, response: web.StreamResponse, events: list[bytes]) -> None:
+        for event in events:
+            await response.write(event)
+
+
+def data(event: Json) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+@asynccontextmanager
+async def serve(model: FakeModel, wire: Wire) -> AsyncIterator[Vendor]:
+    """Run a vendor's server on a free port of this machine."""
+    vendor = Vendor(model, wire)
+    app = web.Application()
+    app.router.add_post(wire.path, vendor.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        vendor.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield vendor
+    finally:
+        await runner.cleanup()
