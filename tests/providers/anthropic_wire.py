@@ -12,6 +12,7 @@ from unpod.adapters import ToolCall
 
 class AnthropicWire:
     path = "/v1/messages"
+    content_type = "text/event-stream"
 
     def __init__(self, usage: Json | None = None) -> None:
         self.usage = usage or {"input_tokens": 13, "cache_read_input_tokens": 8, "cache_creation_input_tokens": 0}

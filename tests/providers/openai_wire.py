@@ -12,6 +12,7 @@ from unpod.adapters import ToolCall
 
 class OpenAIWire:
     path = "/v1/chat/completions"
+    content_type = "text/event-stream"
 
     def __init__(self, usage: Json | None = None) -> None:
         self.usage = usage or {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}

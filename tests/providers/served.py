@@ -19,6 +19,7 @@ class Wire(Protocol):
     """How a vendor's stream looks."""
 
     path: str
+    content_type: str
 
     def head(self) -> list[bytes]: ...
 
@@ -45,7 +46,7 @@ class Vendor:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(request.headers)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": self.wire.content_type})
         tools = False
         async with aclosing(self.model.answer(body)) as pieces:
             nth = 0

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from unpod.adapters.call_scope import CallScope, call_scope
 from unpod.adapters.chat import ChatAdapter
 from unpod.adapters.echo import EchoAdapter
+from unpod.adapters.fallback import FallbackAdapter
 from unpod.adapters.generator import GeneratorAdapter
+from unpod.adapters.http import HTTPAdapter
 from unpod.adapters.metering import Price
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.protocol import DialogAdapter
@@ -17,6 +19,7 @@ from unpod.adapters.view import AdapterView, check_adapter
 
 if TYPE_CHECKING:
     from unpod.adapters.anthropic import AnthropicAdapter
+    from unpod.adapters.langchain import LangChainAdapter
     from unpod.adapters.openai import OpenAIAdapter
 
 __all__ = [
@@ -27,8 +30,11 @@ __all__ = [
     "ChatMessage",
     "DialogAdapter",
     "EchoAdapter",
+    "FallbackAdapter",
     "GeneratorAdapter",
+    "HTTPAdapter",
     "LLMCall",
+    "LangChainAdapter",
     "OpenAIAdapter",
     "Pause",
     "Piece",
@@ -46,6 +52,7 @@ __all__ = [
 # The vendors' packages are extras, and slow to import: only for those who name the adapter.
 _VENDORS = {
     "AnthropicAdapter": "unpod.adapters.anthropic",
+    "LangChainAdapter": "unpod.adapters.langchain",
     "OpenAIAdapter": "unpod.adapters.openai",
 }
 

@@ -37,8 +37,8 @@ class AnthropicAdapter(ChatAdapter):
 
     `instructions` is the system prompt (default: the call's own, `context["instructions"]`); notes and the caller's
     language go there, too, so that no turn of the conversation is made up. `tools` are plain functions that the model
-    may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the wait for the first piece
-    and between two. `client` brings a client of your own.
+    may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the wait for the first
+    piece and between two. `client` brings a client of your own.
 
     Raises:
         ConfigurationError: the `anthropic` package or the key is missing.

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+C = TypeVar("C")
+Close = Callable[[], Awaitable[object]]
 
-class Client(Protocol):
-    """A vendor's client."""
-
-    def close(self) -> Awaitable[object]:
-        """Close its connections."""
-        ...
-
-
-C = TypeVar("C", bound=Client)
-
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type[object], Hashable], Client]] = (
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type[object], Hashable], object]] = (
     WeakKeyDictionary()
 )
 
 
 def shared(kind: type[C], settings: Hashable, make: Callable[[], C]) -> C:
-    """Return the running event loop's client of a kind for these settings, made when it is first asked for."""
+    """Return the running event loop's client of a kind for these settings, made when it is first asked for.
+
+    It is closed by its `aclose` or `close`.
+    """
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     key = kind, settings
     found = clients.get(key)
@@ -40,4 +35,5 @@ def shared(kind: type[C], settings: Hashable, make: Callable[[], C]) -> C:
 async def close_clients() -> None:
     """Close the running event loop's shared connections; adapters made from now on open new ones."""
     for client in _clients.pop(asyncio.get_running_loop(), {}).values():
-        await client.close()
+        close: Close = getattr(client, "aclose", None) or getattr(client, "close")  # noqa: B009 - vendors' clients
+        await close()

@@ -19,7 +19,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
-from unpod.adapters.pieces import Piece
+from msgspec.structs import asdict
+
+from unpod.adapters.pieces import LLMCall, Piece
 from unpod.adapters.protocol import accepted_options
 from unpod.adapters.view import AdapterView, check_adapter
 from unpod.testing.fake_model import Answer, FakeModel
@@ -192,7 +194,9 @@ async def _is_metered(make: Make) -> None:
     model, calls = FakeModel(), list[dict[str, object]]()
     async with _made(make, model) as view:
         view.register_llm_callback(lambda **fields: calls.append(fields))
-        await _reply(view, "hello")
+        async with aclosing(_open(view, "hello")) as pieces:
+            async for piece in pieces:
+                calls += [asdict(piece)] if isinstance(piece, LLMCall) else []
         _hold(calls or not hasattr(view.adapter, "register_llm_callback"), "no model call was reported")
         for call in calls:
             missing = [name for name in ("model", "latency_ms") if call[name] is None]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import pytest
+from httpx import AsyncClient
+from langgraph.graph import START, MessagesState, StateGraph
 from tests.providers.anthropic_wire import AnthropicWire, anthropic_client
+from tests.providers.chat_model import PlayedChatModel
+from tests.providers.http_wire import ChunksWire, EventsWire
 from tests.providers.openai_wire import OpenAIWire, openai_client
-from tests.providers.served import serve
+from tests.providers.served import Wire, serve
 
-from unpod.adapters import AnthropicAdapter, EchoAdapter, OpenAIAdapter, ScriptedAdapter
-from unpod.testing import ADAPTER_PROMISES, FakeModel, adapter_contract
+from unpod.adapters import (
+    AnthropicAdapter,
+    ChatMessage,
+    EchoAdapter,
+    FallbackAdapter,
+    HTTPAdapter,
+    OpenAIAdapter,
+    ScriptedAdapter,
+)
+from unpod.testing import ADAPTER_PROMISES, Answer, FakeModel, adapter_contract
 
 
 @asynccontextmanager
@@ -26,7 +38,56 @@ async def anthropic(model: FakeModel) -> AsyncIterator[AnthropicAdapter]:
         yield AnthropicAdapter("tiny", client=client)
 
 
-MODELS = {"openai": openai, "anthropic": anthropic}
+@asynccontextmanager
+async def http(model: FakeModel, wire: Wire | None = None) -> AsyncIterator[HTTPAdapter]:
+    async with serve(model, wire or EventsWire()) as vendor, AsyncClient(timeout=5.0) as client:
+        yield HTTPAdapter(f"{vendor.url}/brain", history=True, attempts=1, client=client)
+
+
+def http_chunks(model: FakeModel) -> AbstractAsyncContextManager[HTTPAdapter]:
+    return http(model, ChunksWire())
+
+
+def generator(model: FakeModel) -> object:
+    async def brain(text: str, *, language: str | None, history: list[ChatMessage]) -> AsyncGenerator[str, None]:
+        prompt = [*history, {"role": "user", "content": text}, {"language": language}]
+        async with aclosing(model.answer(prompt)) as pieces:
+            async for piece in pieces:
+                yield str(piece)
+
+    return brain
+
+
+@asynccontextmanager
+async def fallback(model: FakeModel) -> AsyncIterator[FallbackAdapter]:
+    async with openai(model) as brain, openai(FakeModel(*[Answer((), "fail")] * 9)) as broken:
+        yield FallbackAdapter([broken, brain])
+
+
+def langchain(model: FakeModel) -> PlayedChatModel:
+    return PlayedChatModel(played=model)
+
+
+def langgraph(model: FakeModel) -> object:
+    async def talk(state: MessagesState) -> dict[str, object]:
+        return {"messages": [await PlayedChatModel(played=model).ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("talk", talk)
+    graph.add_edge(START, "talk")
+    return graph.compile()
+
+
+MODELS: dict[str, Callable[[FakeModel], object]] = {
+    "fallback": fallback,
+    "http": http,
+    "http in chunks": http_chunks,
+    "generator": generator,
+    "langchain": langchain,
+    "langgraph": langgraph,
+    "openai": openai,
+    "anthropic": anthropic,
+}
 
 
 @pytest.mark.parametrize("promise", ADAPTER_PROMISES)
