@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from aiohttp import web
 
@@ -28,6 +28,17 @@ class Wire(Protocol):
     def end(self, *, tools: bool) -> list[bytes]: ...
 
 
+@runtime_checkable
+class WholeWire(Protocol):
+    """How a vendor's answer looks that comes in one piece, and as a stream of one."""
+
+    content_type: str
+
+    def whole(self, said: list[str | ToolCall]) -> Json: ...
+
+    def streamed(self, said: list[str | ToolCall]) -> list[bytes]: ...
+
+
 class Vendor:
     """One vendor's server. `refusal` is what it answers when the model fails before its first piece."""
 
@@ -46,6 +57,8 @@ class Vendor:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(request.headers)
+        if not body.get("stream", True) or isinstance(self.wire, WholeWire):
+            return await self._whole(body)
         response = web.StreamResponse(headers={"Content-Type": self.wire.content_type})
         tools = False
         async with aclosing(self.model.answer(body)) as pieces:
@@ -67,6 +80,18 @@ class Vendor:
                 await self._begin(response, request)
         await self._write(response, self.wire.end(tools=tools))
         return response
+
+    async def _whole(self, body: Json) -> web.StreamResponse:
+        """Answer in one piece."""
+        assert isinstance(self.wire, WholeWire)
+        try:
+            async with aclosing(self.model.answer(body)) as pieces:
+                said = [piece async for piece in pieces]
+        except ModelFailed:
+            return web.json_response(self.refusal[1], status=self.refusal[0])
+        if not body.get("stream"):
+            return web.json_response(self.wire.whole(said))
+        return web.Response(body=b"".join(self.wire.streamed(said)), content_type=self.wire.content_type)
 
     async def _begin(self, response: web.StreamResponse, request: web.Request) -> None:
         await response.prepare(request)

@@ -20,7 +20,9 @@ from unpod.adapters.view import AdapterView, check_adapter
 if TYPE_CHECKING:
     from unpod.adapters.anthropic import AnthropicAdapter
     from unpod.adapters.langchain import LangChainAdapter
+    from unpod.adapters.mcp import MCPAdapter, MCPServer
     from unpod.adapters.openai import OpenAIAdapter
+    from unpod.adapters.superdialog import SuperDialogAdapter
 
 __all__ = [
     "AdapterView",
@@ -35,12 +37,15 @@ __all__ = [
     "HTTPAdapter",
     "LLMCall",
     "LangChainAdapter",
+    "MCPAdapter",
+    "MCPServer",
     "OpenAIAdapter",
     "Pause",
     "Piece",
     "Price",
     "Rule",
     "ScriptedAdapter",
+    "SuperDialogAdapter",
     "Tool",
     "ToolCall",
     "ToolResult",
@@ -53,6 +58,9 @@ __all__ = [
 _VENDORS = {
     "AnthropicAdapter": "unpod.adapters.anthropic",
     "LangChainAdapter": "unpod.adapters.langchain",
+    "MCPAdapter": "unpod.adapters.mcp",
+    "MCPServer": "unpod.adapters.mcp",
+    "SuperDialogAdapter": "unpod.adapters.superdialog",
     "OpenAIAdapter": "unpod.adapters.openai",
 }
 

@@ -41,6 +41,15 @@ class CallScope(Protocol):
         """
         ...
 
+    @property
+    def saved(self) -> object:
+        """What the brain last saved on an earlier turn in the process that had the call before; None if nothing."""
+        ...
+
+    def save(self, state: object) -> None:
+        """Store what the brain needs in another process beside the conversation; JSON must be able to hold it."""
+        ...
+
     def report(self, piece: Piece) -> None:
         """Report what comes about after the reply has been cut."""
         ...

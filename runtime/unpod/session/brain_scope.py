@@ -6,7 +6,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unpod.adapters.call_scope import Attempt
-from unpod.adapters.pieces import Piece, ToolCall
+from unpod.adapters.pieces import Piece, ToolCall, plain
+from unpod.core.events import StepCompleted
+from unpod.core.ids import step_id
+from unpod.core.past import BRAIN_STATE
 from unpod.session.steps import Steps
 
 if TYPE_CHECKING:
@@ -35,6 +38,19 @@ class BrainScope:
             return await attempt(idempotency_key)
 
         return await Steps(self._driver).run(name, function, (), {})
+
+    @property
+    def saved(self) -> object:
+        """What the brain last saved on an earlier turn in another process."""
+        states = () if self._driver.past is None else self._driver.past.brain_states
+        return next((value for cause, value in reversed(states) if cause != self._cause), None)
+
+    def save(self, state: object) -> None:
+        """Store what the brain needs in another process."""
+        driver = self._driver
+        if driver.lost is None:
+            identifier = step_id(driver.seat.session_id, self._cause, "brain", BRAIN_STATE, driver.journal.index)
+            driver.record(StepCompleted(step=identifier, name=BRAIN_STATE, value=plain(state)), self._cause)
 
     def report(self, piece: Piece) -> None:
         """Record what comes about after the reply has been cut."""
