@@ -46,9 +46,9 @@ class BrainScope:
         return next((value for cause, value in reversed(states) if cause != self._cause), None)
 
     def save(self, state: object) -> None:
-        """Store what the brain needs in another process."""
+        """Store what the brain needs in another process; not where it may hold what was said off the record."""
         driver = self._driver
-        if driver.lost is None:
+        if driver.lost is None and not driver.state.has_withheld:
             identifier = step_id(driver.seat.session_id, self._cause, "brain", BRAIN_STATE, driver.journal.index)
             driver.record(StepCompleted(step=identifier, name=BRAIN_STATE, value=plain(state)), self._cause)
 
