@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults lint types imports check lock clean
+.PHONY: help setup demo test bench faults docs lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,13 +38,17 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 	@$(BIN)/unpod demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal -m 'not faults' $(ARGS)
+	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
 
 bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make bench ARGS=--json`
 	@$(BIN)/python -m tests.benchmarks.first_delta $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))
+
+docs: $(READY) ## write the pages of the reference that are made from the code
+	@$(BIN)/python tests/docs/command_line.py
+	@$(BIN)/python tests/docs/wire.py
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .

@@ -8,6 +8,8 @@ So, for each command of the owner:
   claim it was not written, and is performed;
 - `say` has no claim. It is performed where it was stored when the former bridge could hear nothing any more, else it is
   `unknown`;
+- the end of a reply has none either. Sent twice, it can end the next reply; never sent, the worker's gate stays shut.
+  Where the former bridge may have heard it, it is `doubtful`: the worker's first word on what it is doing decides;
 - all others may be repeated, and are performed.
 
 A bridge that may be alive (it was stopped, or cut off) goes on until it finds its line taken, and the worker lets in
@@ -146,6 +148,11 @@ class CallLog:
             if self._may_be_done(owned, heard=not clean and hearing.covers(message))
         ]
         lost = {owned.id for owned in unknown}
+        doubtful = [
+            owned.command.turn
+            for message, owned in unsettled
+            if isinstance(owned.command, cmd.EndReply) and not clean and hearing.covers(message)
+        ]
         return Adopted(
             session_id=self._session,
             index=self._index,
@@ -164,6 +171,7 @@ class CallLog:
             owner=self._changes[-1] if self._changes else None,
             owner_seq=self._owner_seq,
             outcomes={**dict(list(self._outcomes.items())[-OUTCOMES:]), **dict.fromkeys(lost, "unknown")},
+            doubtful=max(doubtful, default=0),
             owned=tuple(owned for _, owned in unsettled if owned.id not in lost),
             unknown=tuple(unknown),
             paused=paused,

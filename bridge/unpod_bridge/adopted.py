@@ -26,9 +26,10 @@ class Adopted(Struct, frozen=True, kw_only=True):
     `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
     `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
     receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
-    was ended. `owned` are the commands that are to be performed, `unknown` those that may have been. `ending` is an end
-    that was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too. `clean`: the former
-    bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until its socket is gone.
+    was ended, `doubtful` the last one of whose reply the end is stored and may have been sent. `owned` are the commands
+    that are to be performed, `unknown` those that may have been. `ending` is an end that was sent to the worker, or may
+    have been. `finished`: the owner's cleanup is over, too. `clean`: the former bridge has handed the call over, with
+    everything stored; `shadowed`: it may live, and act until its socket is gone.
     """
 
     session_id: str
@@ -42,6 +43,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     attempts: int = 0
     turns: int = 0
     closed: int = 0
+    doubtful: int = 0
     reply: ev.ReplySpoken | None = None
     cut: bool = False
     own: tuple[Appointment, Appointment] | None = None
@@ -65,6 +67,7 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     call.recorded, call.verbs = past.recorded, past.verbs
     call.paused, call.pause_reason = past.paused, past.pause_reason
     call.filler, call.asked, call.shadowed = past.filler, past.asked, past.shadowed
+    call.doubtful = past.doubtful
     call.outcomes.update(past.outcomes)
     call.speech.private = past.paused
     strange = 0 if past.clean else past.turns

@@ -33,6 +33,8 @@ from unpod_bridge.line import Line
 from unpod_bridge.owners import Owners
 from unpod_bridge.peers import Peers
 from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.porch import Porch
+from unpod_bridge.reception import Reception
 from unpod_bridge.registration import Registration
 from unpod_bridge.steadiness import Steadiness
 from unpod_bridge.websocket import WebSocketDialer
@@ -97,21 +99,24 @@ class Bridge:
         self._roster = Roster()
         self._steadiness = Steadiness()
         self._dialer = WebSocketDialer()
+        porch = Porch(self._dialer, is_open=config.serving is not None)
         self._services = LineServices(
             log=log,
             bus=nats,
             subjects=self._subjects,
             clock=LogClock(),
             bridge_id=self.bridge_id,
-            dialer=self._dialer,
+            dialer=porch,
             steadiness=self._steadiness,
         )
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
         self._owners = Owners(nats, self._services, self._dispatcher)
         self._departures = Departures(config.system, self._on_departed)
         peers = Peers(self._loop.time())
+        self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
-        self._jobs = Jobs(self._dispatcher, records, Fullness(log.usage), self._make_line, self.bridge_id)
+        fullness = Fullness(log.usage)
+        self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
         self._community = Community(
             nats,
             log,
@@ -124,6 +129,21 @@ class Bridge:
             make_link=self._make_heir,
             ended_ago=self._departures.ended_ago,
         )
+        self._reception = (
+            None
+            if config.serving is None
+            else Reception(
+                config.serving,
+                porch,
+                jobs=self._jobs,
+                records=records,
+                fullness=fullness,
+                dispatcher=self._dispatcher,
+                services=self._services,
+                care=self._owners.care,
+                links=lambda: self._links,
+            )
+        )
         self._worker_ids: dict[Pool, str] = {}
         self._links: dict[Pool, ControlLink] = {}
         self._runs: dict[Pool, asyncio.Task[None]] = {}
@@ -134,6 +154,8 @@ class Bridge:
 
     async def run(self, stop: Stop) -> int:
         """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
+        if self._reception is not None:
+            await self._reception.open()
         subscriptions = [
             await self._nats.subscribe(self._subjects.runners, self._on_runner),
             await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
@@ -158,6 +180,8 @@ class Bridge:
             logger.info("no more calls are taken; waiting for %d to end, or to be handed over", self._jobs.calls)
         for link in tuple(self._links.values()):
             link.drain()
+        if self._reception is not None:
+            self._reception.drain()
         self._community.drain()
         self._jobs.release()
         self._announce()
@@ -176,6 +200,8 @@ class Bridge:
         hearing.cancel()
         await self._jobs.leave(LEAVE_S)
         await self._jobs.abandon(ABANDON_S)
+        if self._reception is not None:
+            await self._reception.close()
         for run in self._runs.values():
             run.cancel()
         await asyncio.wait({keeping, hearing, *self._runs.values()}, timeout=ABANDON_S)
@@ -282,8 +308,9 @@ class Bridge:
 
     def _make_link(self, pool: Pool, worker_id: str, on_change: Callable[[], None]) -> ControlLink:
         server = readable(self._config.orchestrator_url)
+        serving_url = "" if self._config.serving is None else self._config.serving.url
         return ControlLink(
-            Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where)),
+            Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where, serving_url)),
             dialer=self._dialer,
             url=self._config.orchestrator_url + CONTROL_PATH,
             api_key=self._config.api_key,

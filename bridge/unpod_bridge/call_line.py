@@ -22,6 +22,7 @@ from unpod.failpoints import reached
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
+from unpod_bridge.call_state import is_command_token
 from unpod_bridge.dispatch import Resumption
 from unpod_bridge.estates import LiveCall
 from unpod_bridge.fleet import Pool
@@ -29,6 +30,7 @@ from unpod_bridge.frames import read_frame
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.line_settings import MOVED, LineResult, LineSettings
 from unpod_bridge.link import Link
+from unpod_bridge.log_watch import LogWatch
 from unpod_bridge.outputs import Output
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import Job, LineServices
@@ -75,6 +77,7 @@ class CallLine:
         self._called_off = False
         self._possession = Possession(services, self._settings.relay.buffer_s)
         self._left = asyncio.Event()
+        self._log_watch = LogWatch(self._relay, self._link, self._settings, services, self._feed)
 
     @property
     def session_id(self) -> str:
@@ -150,7 +153,8 @@ class CallLine:
 
     def on_pong(self, token: bytes) -> None:
         """Take a pong of the worker."""
-        reached("line.delivered")
+        if is_command_token(token):
+            reached("line.delivered")
         self._feed(self._relay.on_pong(token))
 
     def on_lost(self, code: int | None, reason: str) -> None:
@@ -233,6 +237,8 @@ class CallLine:
         ledger = self._ledger
         if ledger is None:
             return
+        if isinstance(output.body, ev.ReplySpoken) and output.body.ended:
+            asyncio.get_running_loop().call_soon(reached, "line.reply_ended")  # the frame leaves before that
         ledger.put(output)
         if output.notify:
             self._spawn(self._tell_stored(ledger, output.notify))
@@ -275,15 +281,17 @@ class CallLine:
     def _open_ledger(self, writing: Writing) -> Ledger:
         services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
         self._possession.begin(subjects.line, writing.epoch)
-        return Ledger(
+        ledger = Ledger(
             services.log,
             services.bus,
             services.clock,
             subjects,
             writing,
             on_failure=self._on_log_failure,
-            on_state=self._on_log_state,
+            on_state=self._log_watch.on_state,
         )
+        self._log_watch.begin(ledger)
+        return ledger
 
     # -------------------------------------------------------------------------------------------------------- the log
 
@@ -293,17 +301,6 @@ class CallLine:
             return
         logger.error("job %s: the event log takes no more: %s", self._job.job_id, error)
         self._feed(self._relay.end("error", "the event log takes no more", self._clock.now()))
-
-    def _on_log_state(self, away: bool) -> None:  # noqa: FBT001 - the ledger's callback
-        relay, ledger, now = self._relay, self._ledger, self._clock.now()
-        if ledger is None or ledger.backlog < self._settings.busy // 4:
-            self._link.resume_reading()
-        if not away:
-            self._feed(relay.log_back())
-            return
-        self._feed(relay.log_away(now))
-        if ledger is not None and ledger.unstored_bytes > self._settings.relay.buffer_bytes:
-            self._feed(relay.end("error", "too much waits for the event log", now))
 
     # ------------------------------------------------------------------------------------------------ is it still ours
 
@@ -348,6 +345,7 @@ class CallLine:
         return 0.0 if self._started_at is None else self._clock.now() - self._started_at
 
     async def _close(self) -> None:
+        self._log_watch.close()
         if self._timer is not None:
             self._timer.cancel()
         self._link.close(LET_GO)

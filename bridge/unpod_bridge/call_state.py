@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core import events as ev
-from unpod_bridge.outputs import Output, Owned, Store, Write
+from unpod_bridge.outputs import Output, Owned, Ping, Store, Write
 from unpod_bridge.speech import Speech
 
 OUTCOMES: Final = 1_024
@@ -17,6 +17,7 @@ OUTCOMES: Final = 1_024
 class RelaySettings:
     """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
 
+    Back at a worker that may have had the end of a reply, its word is waited for as long as `doubt_s`.
     A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
     """
 
@@ -39,6 +40,7 @@ class RelaySettings:
     again_s: float = 0.5
     give_up_s: float = 2.0
     fetch_s: float = 0.2
+    doubt_s: float = 0.25
     end_grace_s: float = 30.0
     transfer_grace_s: float = 10.0
     max_rejected: int = 1_000
@@ -51,7 +53,8 @@ class CallState:
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
     was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`:
-    another bridge may still act on the call, until our own link is up.
+    another bridge may still act on the call, until our own link is up. `doubtful`: the last turn of whose reply another
+    bridge may have sent the end; `had_end`: the last one of whose reply the worker has had it from there.
     """
 
     settings: RelaySettings
@@ -62,6 +65,8 @@ class CallState:
     up: bool = False
     over: bool = False
     shadowed: bool = False
+    doubtful: int = 0
+    had_end: int = 0
     paused: bool = False
     pause_reason: str = ""
     recorded: bool = True
@@ -70,17 +75,36 @@ class CallState:
     asked: str | None = None
     ending: str | None = None
     epoch: int = 0
+    unread_end: int = 0
+    """The turn whose end was written last, as long as the worker may not have read it; 0 for none."""
+    pings: list[bytes] = field(default_factory=list)
+    """The tokens of pings that no pong has answered, in order."""
     last_receipt: float = 0.0
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""
 
     def write(self, data: bytes | list[bytes]) -> None:
-        """Send frames, and store the receipts of the replies that end with them."""
+        """Send frames, and store the receipts of the replies that end with them; a pong says that an end was read."""
         for part in [data] if isinstance(data, bytes) else data:
             self.out.append(Write(part))
         if self.speech.finished:
+            self.unread_end = self.speech.closed
+            self.ping(end_token(self.unread_end))
             self.out.extend(Store("ack", fact) for fact in self.speech.finished)
             self.speech.finished.clear()
+
+    def ping(self, token: bytes) -> None:
+        """Ask for a pong that says that everything written before has been read."""
+        self.pings.append(token)
+        self.out.append(Ping(token))
+
+    def ponged(self, token: bytes) -> list[bytes]:
+        """Return the tokens of all pings that a pong answers: its own, and those before it."""
+        if token not in self.pings:
+            return []
+        until = self.pings.index(token) + 1
+        answered, self.pings = self.pings[:until], self.pings[until:]
+        return answered
 
     def acknowledge(self, owned: Owned, outcome: ev.CommandOutcome, reason: str = "", *, notify: str = "") -> None:
         """Store a command's receipt."""
@@ -92,3 +116,18 @@ class CallState:
             owner_index=owned.index, reason=reason,
         )  # fmt: skip
         self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
+
+
+def end_token(turn: int) -> bytes:
+    """Return what is in the ping after the end of a turn's reply."""
+    return b"e%d" % turn
+
+
+def command_token(number: int) -> bytes:
+    """Return what is in the ping after a command that cannot be taken back."""
+    return b"c%d" % number
+
+
+def is_command_token(token: bytes) -> bool:
+    """Whether a pong answers the ping after a command."""
+    return token.startswith(b"c")

@@ -46,6 +46,7 @@ class Community:
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._nats = nats
+        self._bridge_id = services.bridge_id
         self._stream = log.spec.name
         self._peers = peers
         self._loop = asyncio.get_running_loop()
@@ -80,7 +81,10 @@ class Community:
 
     def hear(self, said: BridgeAnnounced) -> bool:
         """Take what a bridge says of itself; return whether it is new, and shall hear of us at once."""
-        is_new = self._peers.hear(said, self._loop.time())
+        now = self._loop.time()
+        if said.bridge == self._bridge_id:
+            self._peers.echo(now)
+        is_new = self._peers.hear(said, now)
         if not said.gone:
             self._neighbours.heard(said.bridge)
         self._neighbours.look()

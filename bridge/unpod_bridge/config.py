@@ -12,6 +12,7 @@ from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
 from unpod_bridge.description import Description, describe
+from unpod_bridge.serving import Serving, serving
 
 DEFAULT_ORCHESTRATOR: Final = "wss://api.unpod.ai"
 CONTROL_PATH: Final = "/v1/internal/workers"
@@ -25,7 +26,7 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 class BridgeConfig:
     """How one bridge runs; neither the key nor what is secret about NATS is in its `repr`.
 
-    `system` is a connection to NATS's system account, where deaths are told at once.
+    `system` is a connection to NATS's system account, where deaths are told at once. With `serving`, workers dial in.
     """
 
     api_key: str = field(repr=False)
@@ -35,6 +36,7 @@ class BridgeConfig:
     prefix: str = DEFAULT_PREFIX
     log_level: str = "INFO"
     where: Description = field(default_factory=Description)
+    serving: Serving | None = None
 
     @classmethod
     def from_env(
@@ -65,6 +67,7 @@ class BridgeConfig:
             prefix=_prefix(found),
             log_level=log_level(found),
             where=describe(found),
+            serving=serving(found.get("UNPOD_RUNNER_URL", ""), found.get("UNPOD_AGENT_SECRET", "")),
         )
 
 

@@ -11,13 +11,17 @@ from unpod_bridge.description import Description
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """As whom a worker registers; `server` is the orchestrator's URL as people may read it."""
+    """As whom a worker registers; `server` is the orchestrator's URL as people may read it.
+
+    `serving_url` is where workers dial in, on the serve transport; "" where we dial out.
+    """
 
     agent_id: str
     worker_id: str
     dev: bool = False
     server: str = ""
     where: Description = field(default_factory=Description)
+    serving_url: str = field(default="", repr=False)
 
     @property
     def pool(self) -> str:

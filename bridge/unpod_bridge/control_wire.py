@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What msgspec raises at hostile input."""
@@ -19,12 +19,13 @@ TRANSPORT = "dial_out"
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a worker can take and where it runs."""
+    """What a worker can take and where it runs; with a `serving_url` calls are dialled in there, and not out."""
 
     voice_profiles: tuple[str, ...] = ()
     max_concurrent: int
     agent_id: str
-    transport: str = TRANSPORT
+    transport: str | UnsetType = TRANSPORT
+    serving_url: str | UnsetType = UNSET
     kind: str = "brain"
     hostname: str | None = None
     address: str | None = None
@@ -44,7 +45,7 @@ class Heartbeat(Struct, frozen=True, tag="heartbeat", tag_field="type"):
     """We live, and this many calls are up."""
 
     active_jobs: int
-    worker_id: str
+    worker_id: str | None
 
 
 class JobAck(Struct, frozen=True, tag="job.ack", tag_field="type"):

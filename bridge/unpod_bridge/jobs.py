@@ -17,7 +17,7 @@ from unpod_bridge.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
 from unpod_bridge.fullness import Fullness
 from unpod_bridge.heirs import Books
-from unpod_bridge.job_records import Claim, JobRecord, Records
+from unpod_bridge.job_records import JobRecord, Records
 from unpod_bridge.line_settings import MOVED
 
 logger = logging.getLogger("unpod.bridge")
@@ -66,6 +66,26 @@ class Line(Protocol):
         ...
 
 
+class Claiming(Protocol):
+    """This bridge's claim of one job (`job_records.Claim`)."""
+
+    async def begun(self, session_id: str) -> None:
+        """The call is up; raises Fenced where another bridge has the job."""
+        ...
+
+    async def release(self) -> None:
+        """Let another bridge have the call."""
+        ...
+
+    async def leave(self) -> None:
+        """The call is let go of."""
+        ...
+
+    async def drop(self) -> None:
+        """The job is over."""
+        ...
+
+
 OnBegin = Callable[[str], Awaitable[None]]
 MakeLine = Callable[[Assigned, RunnerPlace], Line]
 
@@ -83,7 +103,7 @@ class _Search:
 class _Call:
     books: Books
     job: Assigned
-    claim: Claim = field(repr=False)
+    claim: Claiming = field(repr=False)
     place: RunnerPlace | None = None
     line: Line | None = None
     after: Aftercare | None = None
@@ -177,8 +197,8 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------------------- other bridges
 
-    def carry(self, job: Assigned, books: Books, claim: Claim, make: Callable[[OnBegin], Line]) -> None:
-        """Go on with another bridge's job; `make` returns its line, given what to tell once a call has begun anew."""
+    def carry(self, job: Assigned, books: Books, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
+        """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun."""
         call = _Call(books, job, claim)
         self._begin(call, make(lambda session_id: self._begun(call, session_id)))
 

@@ -122,6 +122,8 @@ class Neighbours:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._subscriptions: list[Subscription] = []
+        self._losses = 0
+        self._up = True
         self.closed_to_orphans = False
 
     async def open(self) -> None:
@@ -174,8 +176,12 @@ class Neighbours:
             self._wake.set()
 
     def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
-        """Our own connection was lost, or is back."""
-        if up:
+        """Our own connection was lost, or is back; what was about to be judged by its silence is not."""
+        self._up = up
+        if not up:
+            self._losses += 1
+            self._peers.cut_off()
+        else:
             self._peers.reconnected(self._loop.time())
             self._spawn(self._look_round())
 
@@ -250,34 +256,45 @@ class Neighbours:
             return
         how = {"said": "has ended", "nobody": "is gone", "silent": "has fallen silent"}[gone.how]
         logger.info("%s %s", gone.bridge, how)
-        self._spawn(self._succeed(gone.bridge) if gone.how == "silent" else self._sweep(gone.bridge))
+        self._spawn(self._succeed(gone.bridge) if gone.how == "silent" else self._sweep(gone.bridge, self._losses))
 
     # -------------------------------------------------------------------------------------------------- taking of calls
 
     async def _succeed(self, bridge: str) -> None:
         """Take the calls of a bridge that is silent, unless it is there after all; stopped or cut off, it may act."""
+        losses = self._losses
         try:
             await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
         except NoResponders:
-            await self._sweep(bridge)
+            await self._sweep(bridge, losses)
         except LogError:
-            await self._sweep(bridge, may_act=True)
+            await self._sweep(bridge, losses, may_act=True)
         else:
             logger.info("%s is there again", bridge)
             self._peers.doubt(bridge, self._loop.time())
 
-    async def _sweep(self, bridge: str, *, may_act: bool = False) -> None:
-        """Take the calls of a bridge that is gone."""
+    async def _sweep(self, bridge: str, losses: int, *, may_act: bool = False) -> None:
+        """Take the calls of a bridge that is gone, as found when our connection had been lost so many times."""
         make = _orphan if may_act else await self._knowing(bridge)
         orphans = [kept for kept in await self._all() if kept.record.bridge == bridge]
+        if not self._may_judge(losses):
+            logger.info("%s is not taken for gone: the connection to NATS was lost meanwhile", bridge)
+            self._deaf.pop(bridge, None)
+            self._peers.doubt(bridge, self._loop.time())
+            return
         ours, theirs = self._shares(orphans)
         taken = await self._take_all(ours, make)
         if theirs:
             await asyncio.sleep(random.uniform(*SPARE_S))  # noqa: S311 - spreads load
-            taken += await self._take_all(theirs, make)
+            if self._may_judge(losses):
+                taken += await self._take_all(theirs, make)
         self._deaf.pop(bridge, None)
         if taken:
             logger.warning("%d calls of %s are taken over", taken, bridge)
+
+    def _may_judge(self, losses: int) -> bool:
+        """Whether we have heard all the time since our connection had been lost so many times."""
+        return self._up and losses == self._losses
 
     async def _relieve(self, bridge: str) -> None:
         """Take what a bridge has released, as long as it drains."""

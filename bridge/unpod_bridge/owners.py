@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from unpod.core.codec import MALFORMED
+from unpod.core.fleet import PROBATION_ANNOUNCED, ProbationAnnounced, encode
+from unpod.errors import LogError
 from unpod_bridge.probation import Probations
 from unpod_bridge.succession import Care
 from unpod_bridge.watch import Watch
 
 if TYPE_CHECKING:
     from unpod.jetstream import Nats
-    from unpod.ports import Subscription
+    from unpod.ports import Message, Subscription
     from unpod_bridge.dispatch import Dispatcher
     from unpod_bridge.placing import LineServices
+
+logger = logging.getLogger("unpod.bridge.watch")
 
 
 class Owners:
@@ -21,10 +27,12 @@ class Owners:
 
     def __init__(self, nats: Nats, services: LineServices, dispatcher: Dispatcher) -> None:
         self.watch = Watch(nats, services.subjects, services.clock, services.bridge_id)
-        self.care = Care(self.watch, Probations(), dispatcher.resume)
+        self.probations = Probations(services.clock, services.bridge_id, self._announce)
+        self.care = Care(self.watch, self.probations, dispatcher.resume)
         self._nats = nats
+        self._announced_on = services.subjects.probations
         self._on = services.subjects.bridge(services.bridge_id)
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -33,7 +41,8 @@ class Owners:
         Raises:
             LogError: NATS does not let us.
         """
-        self._subscription = await self._nats.subscribe(self._on, self.watch.hand_over)
+        for subject, handler in ((self._on, self.watch.hand_over), (self._announced_on, self._on_probation)):
+            self._subscriptions.append(await self._nats.subscribe(subject, handler))
         self._nats.on_state(self.watch.connected)
         self._watching = asyncio.create_task(self.watch.run(), name="unpod-watch")
 
@@ -42,5 +51,17 @@ class Owners:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        if self._subscription is not None:
-            await self._subscription.close()
+        for subscription in self._subscriptions:
+            await subscription.close()
+
+    def _announce(self, message: ProbationAnnounced) -> None:
+        try:
+            self._nats.send(self._announced_on, encode(message))
+        except LogError as error:
+            logger.debug("a probation could not be announced: %s", type(error).__name__)
+
+    def _on_probation(self, message: Message) -> None:
+        try:
+            self.probations.hear(PROBATION_ANNOUNCED.decode(message.data))
+        except MALFORMED:
+            logger.debug("a bridge's word on a probation cannot be read")

@@ -4,6 +4,9 @@ A bridge announces itself each second, and answers a question on a subject of it
 once nobody listened there twice in a row, or once it has been silent for 3 s. The second look is for a bridge whose own
 connection was lost a moment ago: it is back within a fraction of the time between the two. Being wrong costs a redial
 and never a call, since the log lets only one bridge write.
+
+Silence that we could not have heard is no evidence. While our own connection is away, or our own announcements do not
+come back to us, nobody is judged; after that each has the whole time again to be heard.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ ASK_S: Final = 0.25
 LOOK_AGAIN_S: Final = 0.15
 """How long nobody must have listened."""
 NEW_S: Final = 1.0
-"""How long after our own connection was lost nobody's missing counts: the others come back as we did."""
+"""How long after our own connection was lost nobody is asked: the others come back as we did."""
+DEAF_S: Final = 2.0
+"""For how long we may not have heard ourselves: we announce ourselves each second, too."""
 _REMEMBERED: Final = 1_000
 
 How = Literal["said", "nobody", "silent"]
@@ -42,6 +47,8 @@ class _Peer:
     missed_at: float | None = None
     said: How | None = None
     draining: bool = False
+    excused_until: float = float("-inf")
+    """Until then nobody's listening where it would does not count: it has lost its connection when we did."""
 
 
 class Peers:
@@ -49,7 +56,8 @@ class Peers:
 
     def __init__(self, now: float) -> None:
         self._began = now
-        self._trust_from = float("-inf")
+        self._up = True
+        self._echoed_at: float | None = None
         self._peers: dict[str, _Peer] = {}
         self._gone: dict[str, None] = {}
 
@@ -64,6 +72,12 @@ class Peers:
         self._know(said.bridge, now).draining = said.draining
         self.answered(said.bridge, now)
         return is_new
+
+    def echo(self, now: float) -> None:
+        """Our own announcement has come back to us: we hear."""
+        if not self._hears(now):
+            self.reconnected(now)
+        self._echoed_at = now
 
     def doubt(self, bridge: str, now: float) -> None:
         """A bridge's name has come up; it may never have been heard, or have been taken for gone."""
@@ -81,25 +95,35 @@ class Peers:
         peer = self._peers.get(bridge)
         if peer is not None:
             peer.heard_at, peer.missed_at, peer.said = now, None, None
+            peer.excused_until = float("-inf")
 
     def nobody(self, bridge: str, now: float) -> None:
         """Nobody listens where it would."""
         peer = self._peers.get(bridge)
-        if peer is None or now < self._trust_from:
+        if peer is None or now < peer.excused_until or not self._up:
             return
         if peer.missed_at is None:
             peer.missed_at, peer.ask_at = now, now + LOOK_AGAIN_S
         elif now >= peer.missed_at + LOOK_AGAIN_S:
             peer.said = "nobody"
 
+    def cut_off(self) -> None:
+        """Our own connection is lost: from here on nobody can be heard."""
+        self._up = False
+
     def reconnected(self, now: float) -> None:
-        """Our own connection is new: who was silent meanwhile could not be heard."""
-        self._trust_from = now + NEW_S
+        """Our own connection is new: who was silent meanwhile could not be heard, and has to come back first."""
+        self._up = True
+        if self._echoed_at is not None:
+            self._echoed_at = now
         for peer in self._peers.values():
             peer.heard_at, peer.missed_at, peer.said, peer.ask_at = now, None, None, now + NEW_S
+            peer.excused_until = now + SILENT_S
 
     def due(self, now: float) -> list[str]:
         """Return whom to ask now."""
+        if not self._up:
+            return []
         due = [bridge for bridge, peer in self._peers.items() if peer.ask_at <= now]
         for bridge in due:
             self._peers[bridge].ask_at = now + ASK_S
@@ -107,11 +131,13 @@ class Peers:
 
     def next_at(self) -> float | None:
         """When somebody is to be asked next, or None."""
+        if not self._up:
+            return None
         return min((peer.ask_at for peer in self._peers.values()), default=None)
 
     def gone(self, now: float) -> list[Gone]:
         """Return who is gone, once each."""
-        found = [Gone(bridge, how) for bridge, peer in self._peers.items() if (how := _how(peer, now)) is not None]
+        found = [Gone(bridge, how) for bridge, peer in self._peers.items() if (how := self._how(peer, now)) is not None]
         for each in found:
             del self._peers[each.bridge]
             self._gone[each.bridge] = None
@@ -124,7 +150,7 @@ class Peers:
         if bridge in self._gone:
             return False
         peer = self._peers.get(bridge)
-        return now - self._began < SILENT_S if peer is None else _how(peer, now) is None
+        return now - self._began < SILENT_S if peer is None else self._how(peer, now) is None
 
     def is_gone(self, bridge: str) -> bool:
         """Return whether a bridge was there, and is not any more."""
@@ -132,7 +158,7 @@ class Peers:
 
     def takers(self, now: float) -> list[str]:
         """Return who is there and takes calls."""
-        return [bridge for bridge, peer in self._peers.items() if not peer.draining and _how(peer, now) is None]
+        return [bridge for bridge, peer in self._peers.items() if not peer.draining and self._how(peer, now) is None]
 
     def draining(self) -> Iterable[str]:
         """Return who wants to be rid of its calls."""
@@ -141,6 +167,8 @@ class Peers:
     def _know(self, bridge: str, now: float) -> _Peer:
         return self._peers.setdefault(bridge, _Peer(heard_at=now, ask_at=now))
 
+    def _how(self, peer: _Peer, now: float) -> How | None:
+        return peer.said or ("silent" if now - peer.heard_at >= SILENT_S and self._hears(now) else None)
 
-def _how(peer: _Peer, now: float) -> How | None:
-    return peer.said or ("silent" if now - peer.heard_at >= SILENT_S else None)
+    def _hears(self, now: float) -> bool:
+        return self._up and (self._echoed_at is None or now - self._echoed_at < DEAF_S)

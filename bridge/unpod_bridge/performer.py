@@ -15,15 +15,17 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod_bridge import frames
-from unpod_bridge.call_state import CallState
+from unpod_bridge.call_state import CallState, command_token, end_token
 from unpod_bridge.frames import Ignored, Unsupported
-from unpod_bridge.outputs import AskAgain, Fetch, Owned, Ping
+from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 _TOO_MUCH: Final = "too much waits for the worker"
 _ENDED: Final = "the call ended before it could be done"
+_QUIET: Final = frozenset({"idle", "listening"})
+DOUBT: Final = "doubt"
 
 
 class Performer:
@@ -235,20 +237,24 @@ class Performer:
 
     def pong(self, token: bytes) -> None:
         """The worker has read everything up to a ping."""
-        if token not in self._pending:
-            return
-        for known in list(self._pending):
-            self._call.acknowledge(self._pending.pop(known), "delivered")
-            if known == token:
-                return
+        for answered in self._call.ponged(token):
+            if self._call.unread_end and answered == end_token(self._call.unread_end):
+                self._call.unread_end = 0
+            owned = self._pending.pop(answered, None)
+            if owned is not None:
+                self._call.acknowledge(owned, "delivered")
 
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
+        self._call.timers.pop(DOUBT, None)
+        self._call.pings.clear()
         self._uncertain += self._pending.values()
         self._pending.clear()
 
-    def link_back(self) -> None:
+    def link_back(self, now: float) -> None:
         """Nobody will ever know of what was written last."""
+        if self._call.doubtful or self._call.unread_end:
+            self._call.timers[DOUBT] = now + self._call.settings.doubt_s
         for owned in self._uncertain:
             self._call.acknowledge(owned, "unknown")
         self._uncertain.clear()
@@ -257,12 +263,34 @@ class Performer:
             self._disown()
         self._call.speech.meet()
 
-    def over(self, *, clean: bool) -> None:
+    def told(self, state: str, now: float) -> None:
+        """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.
+
+        One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent. An
+        end of our own that its former socket may have lost holds up all that comes after it, until that is known.
+        """
+        call = self._call
+        call.timers.pop(DOUBT, None)
+        if call.unread_end and not call.up:
+            if state in _QUIET:
+                call.unread_end = 0
+            else:
+                call.out.append(Write(frames.TEXT_END))
+                call.ping(end_token(call.unread_end))
+            call.up = True
+        elif call.doubtful and call.up:
+            call.had_end, call.doubtful = call.doubtful if state in _QUIET else 0, 0
+        else:
+            return
+        self.pump(now)
+
+    def over(self, now: float, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
         for owned in self._pending.values():
             self._call.acknowledge(owned, "delivered" if clean else "unknown")
         self._pending.clear()
-        self.link_back()
+        self._call.unread_end = 0
+        self.link_back(now)
         for owned in self._queue:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
                 self._call.acknowledge(owned, "refused", _ENDED)
@@ -273,9 +301,10 @@ class Performer:
     def _end_reply(self, owned: Owned, _: float) -> bool:
         command, speech = owned.command, self._call.speech
         if isinstance(command, cmd.EndReply):
-            if speech.lacks(command):
+            if command.turn <= self._call.doubtful or speech.lacks(command):
                 return False
-            self._call.write(speech.end((command.turn, command.part)))
+            key, had_it = (command.turn, command.part), command.turn <= self._call.had_end
+            self._call.write(speech.had_end(key) if had_it else speech.end(key))
         return True
 
     def _send(self, owned: Owned, _: float) -> bool:
@@ -332,10 +361,10 @@ class Performer:
             return False
         self._claim = ""
         self._pings += 1
-        token = b"c%d" % self._pings
+        token = command_token(self._pings)
         self._pending[token] = owned
         call.write([*call.speech.flush(), data])
-        call.out.append(Ping(token))
+        call.ping(token)
         self.ends(command, now)
         return True
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import logging
 
+from msgspec import UNSET
+
 from unpod.core.codec import describe
 from unpod.core.fleet import Registration as State
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
@@ -148,6 +150,8 @@ class Registration:
             address=me.where.address,
             region=me.where.region,
             deployment=me.where.deployment,
+            transport=UNSET if me.serving_url else TRANSPORT,
+            serving_url=me.serving_url or UNSET,
         )
         return [Send(encode(Register(me.worker_id, me.pool, capabilities)))]
 
@@ -261,7 +265,7 @@ class Registration:
                 return [Log(logging.WARNING, f"ignored a control frame of unknown type {frame.type[:64]!r}")]
 
     def _registered(self, frame: RegisteredFrame, now: float) -> list[Effect]:
-        if frame.transport_ack != TRANSPORT:
+        if not self.identity.serving_url and frame.transport_ack != TRANSPORT:
             self.state = "too_old"
             self.detail = (
                 f"the orchestrator at {self.identity.server} is too old for this bridge: "
@@ -278,7 +282,8 @@ class Registration:
 
     def _heartbeat(self, now: float) -> Send:
         self._heartbeat_at = now + self._interval_s
-        return Send(encode(Heartbeat(self.active, self.identity.worker_id)))
+        worker_id = None if self.identity.serving_url else self.identity.worker_id
+        return Send(encode(Heartbeat(self.active, worker_id)))
 
     def _assigned(self, frame: AssignFrame, now: float) -> list[Effect]:
         job = _job(frame, now)

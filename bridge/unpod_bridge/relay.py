@@ -30,7 +30,7 @@ from unpod_bridge.filler import Filler
 from unpod_bridge.frames import Frame
 from unpod_bridge.outbox import Outbox
 from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned
-from unpod_bridge.performer import Performer
+from unpod_bridge.performer import DOUBT, Performer
 from unpod_bridge.redial import HANG_UP, LET_GO, PAIRING_UNKNOWN, PROTOCOL_ERROR, REFUSED_STATUS, Redial
 from unpod_bridge.speech import Speech
 from unpod_bridge.tenure import Tenure
@@ -216,9 +216,17 @@ class Relay:
                 self._call.speech.cut()
                 self._performer.pump(now)
                 self._spoken(now)
+            elif isinstance(body, ev.StateChanged):
+                self._told(body.state, now)
         elif self.phase in ("greeting", "acked"):
             self._handshake(frame, now)
         return self._take()
+
+    def _told(self, state: str, now: float) -> None:
+        self._performer.told(state, now)
+        if self._call.up:
+            self._speak(now)
+        self._spoken(now)
 
     def _handshake(self, frame: Frame, now: float) -> None:
         body = frame.body
@@ -256,13 +264,15 @@ class Relay:
             return
         self._reattached += 1
         self._outbox.store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
-        self._performer.link_back()
+        self._performer.link_back(now)
         self._opened(now)
+        self._call.up = not self._call.unread_end  # else what the worker says first decides how to go on
         if self._call.paused and "recording.pause" in self._call.verbs:
             self._call.write(frames.recording_pause(self._call.pause_reason))
-        self._speak(now)
-        self._performer.pump(now)
-        self._spoken(now)
+        if self._call.up:
+            self._speak(now)
+            self._performer.pump(now)
+            self._spoken(now)
 
     def _opened(self, now: float) -> None:
         timers = self._call.timers
@@ -371,7 +381,7 @@ class Relay:
             call.out.append(Close(1000))
         self._receipt(now)
         call.up = False
-        self._performer.over(clean=code in HANG_UP)
+        self._performer.over(now, clean=code in HANG_UP)
         detail = self._outbox.note(detail)
         self._outbox.store("evt", ev.CallEnded(reason=reason, detail=detail, close_code=code, by=by))
         call.out.append(Over(reason))
@@ -392,6 +402,7 @@ _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
     "filler": lambda relay, now: relay._filler.due(now),  # noqa: SLF001
     "fetch": lambda relay, now: relay._performer.fetch(now),  # noqa: SLF001
     "again": lambda relay, now: relay._performer.ask_again(now),  # noqa: SLF001
+    DOUBT: lambda relay, now: relay._told("", now),  # noqa: SLF001
     "give_up": Relay._give_up,  # noqa: SLF001
     FILLER: lambda relay, now: relay._vacancy.filler_due(now),  # noqa: SLF001
     PHRASE: lambda relay, now: relay._vacancy.phrase_due(now),  # noqa: SLF001

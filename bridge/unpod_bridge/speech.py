@@ -95,6 +95,13 @@ class Speech:
         """Whether `receipt` has news."""
         return self._open is not None and self._open.deltas != self._open.reported
 
+    @property
+    def unsure_until(self) -> int:
+        """The last turn of whose reply another bridge may have handed over what nobody knows, 0 for none."""
+        if self.strange > self.closed:
+            return self.strange
+        return self._open.key[0] if self._open is not None and self._open.untold else 0
+
     def spoke(self, turn: int) -> bool:
         """Whether anything of a turn's reply, or its end, was handed over."""
         return self.closed >= turn or (self._open is not None and self._open.key[0] >= turn)
@@ -204,6 +211,16 @@ class Speech:
         self._drop(key[0])
         return written
 
+    def had_end(self, key: Key) -> list[bytes]:
+        """Account for the end of a reply that another bridge has sent; there is nothing left to send."""
+        if key[0] > self.closed:
+            current = self._opened(key)
+            self._unjoin(current)
+            self.finished.append(_receipt(current, ended=True))
+            self.closed, self._open = key[0], None
+            self._drop(key[0])
+        return []
+
     def receipt(self) -> ReplySpoken | None:
         """Return what was handed over of the open reply, if that is news."""
         current = self._open
@@ -253,10 +270,15 @@ class Speech:
     def _opened(self, key: Key) -> Open:
         current = self._open
         if current is None or current.key[0] != key[0]:
-            current = self._open = self._last = Open(key)
+            current = self._open = self._last = Open(key, untold=self._is_untold(key))
         elif current.key != key:
             current.key, current.taken, current.deltas, current.reported = key, 0, 0, 0
         return current
+
+    def _is_untold(self, key: Key) -> bool:
+        """Whether what we hear first of a reply is not its beginning."""
+        first, number = self._first
+        return key[0] == first[0] and (first[1] > 0 or number > 1)
 
     def _overtake(self, turn: int) -> list[bytes]:
         """End what is open before `turn`: the worker's gate must not stay shut for a reply that nobody will end."""

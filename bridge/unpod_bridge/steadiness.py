@@ -16,18 +16,30 @@ STILL_S: Final = 1.0
 class Steadiness:
     """Counts the stops. `look` is to be called several times a second by a timer, and before what must not be late."""
 
-    __slots__ = ("_at", "_now", "_stops", "losses")
+    __slots__ = ("_at", "_listeners", "_now", "_stops", "losses", "up")
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._at = now()
         self._stops = 0
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self.up = True
+        """Whether there is a connection to NATS."""
         self.losses = 0
         """How often the connection to NATS was lost: what is heard after that may be meant for another bridge."""
 
     def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
         """The connection to NATS was lost, or is back."""
+        self.up = up
         self.losses += not up
+        for listener in tuple(self._listeners.values()):
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when the connection to NATS is lost, or is back; return what ends that."""
+        key = object()
+        self._listeners[key] = listener
+        return lambda: self._listeners.pop(key, None) and None
 
     def look(self) -> int:
         """Return how often this process has stood still."""

@@ -76,6 +76,7 @@ class Succession:
         self._guarded = False
         self._blamed = False
         self._alone = False
+        self._skips = False
         self._urgent = asyncio.Event()
         self._started_at = 0.0
         self._settled = 0
@@ -155,6 +156,7 @@ class Succession:
         """What is left is the cleanup: see to it that somebody does it."""
         self._estate = estate
         if self.owner is not None and not self._care.watch.holds(self):
+            self._guarded = True  # it was lost as the call ended: by what is left of it, for all we know
             self._seek()
 
     async def close(self) -> None:
@@ -171,10 +173,10 @@ class Succession:
         if last > self._estate.owner_index:
             self._clock.call_later(_BEHIND_S, lambda: self._estate.catch_up(last))
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, culprit: str = "") -> None:
         """The owner is gone: ask for another."""
         logger.info("session %s: its owner %s; asking for another", self.session_id, why)
-        self._judge()
+        self._judge(culprit)
         self._urgent.set()
         self._estate.leaves()
         self._seek()
@@ -194,9 +196,12 @@ class Succession:
             self._urgent.clear()
             self._seek()
 
-    def _judge(self) -> None:
+    def _judge(self, culprit: str) -> None:
         """Consider whether the owner may have died of this session, rather than of another that it had."""
         if self.owner is None:
+            return
+        if culprit:  # the owner lives, and has said whose code it stands still in
+            self._guarded = self._blamed = culprit == self.session_id
             return
         on_probation = self._probation is not None and not self._probation.over
         others = self._care.probations.count(self.owner.runner_id) - on_probation
@@ -285,7 +290,10 @@ class Succession:
         """Wait until the session may come to a runner; return whether that still keeps a place for it."""
         waited = False
         if self._guarded:
-            self._probation, waited = await self._care.probations.enter(place.runner_id, alone=self._alone)
+            silent_s = self._clock.now() - self._estate.heard_at
+            self._probation, waited = await self._care.probations.enter(
+                place.runner_id, self.session_id, silent_s, alone=self._alone
+            )
         if not self._urgent.is_set():
             waited = await self._between_turns() or waited
         return not waited or await place.hold(asyncio.get_running_loop().time() + _HOLD_S)
@@ -319,7 +327,9 @@ class Succession:
                 self._end_probation()
                 self._estate.give_up("the same input has taken its runner down four times")
                 return True
-        skip = await self._log.suspect(owner.epoch) if self._poison.skips else ""
+        if not self._estate.ended:  # no input is to blame for a cleanup that kills
+            self._skips = self._poison.skips
+        skip = await self._log.suspect(owner.epoch) if self._skips else ""
         body = owner_changed(owner, self._log.last, legacy, skip)
         stored = await self._estate.append(body)
         self._estate.appoint(owner.epoch)
@@ -329,5 +339,5 @@ class Succession:
         logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
         self._watch(owner)
         if self._probation is not None:
-            self._probation.begin(self._clock)
+            self._probation.begin()
         return True

@@ -155,6 +155,7 @@ def owner_changed(owner: Owner, last_owner_index: int, legacy: Legacy, skip: str
         deltas=legacy.deltas,
         chars=legacy.chars,
         text=legacy.text,
+        unsure_until=legacy.unsure_until,
         unsettled=tuple(ev.UnsettledCommand(command, outcome) for command, outcome in newest.items()),
         skip=skip,
     )

@@ -18,7 +18,7 @@ class Legacy(Struct, frozen=True, kw_only=True):
     """How far a call has come, for a new owner: the reply that was spoken last, and what became of commands.
 
     `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept, or was
-    (or may have been) said by another bridge, and nobody knows more than that.
+    said by another bridge; of the replies up to `unsure_until` that may have said more, and nobody knows.
     """
 
     turn: int = 0
@@ -26,6 +26,7 @@ class Legacy(Struct, frozen=True, kw_only=True):
     deltas: int = 0
     chars: int = 0
     text: str | None = None
+    unsure_until: int = 0
     private: bool = False
     unlogged: tuple[str, ...] = ()
     outcomes: dict[str, ev.CommandOutcome] = {}
@@ -114,12 +115,10 @@ class Tenure:
     def legacy(self) -> Legacy:
         """What a new owner has to know."""
         speech, outcomes = self._call.speech, self._call.outcomes
-        reply, unlogged = speech.last, tuple(self._unlogged)
-        if speech.closed < speech.strange and (reply is None or reply.key[0] <= speech.closed):
-            # Another bridge may have begun it in the moment of its death: what was said, if anything, nobody knows.
-            return Legacy(turn=speech.closed + 1, chars=1, unlogged=unlogged, outcomes=outcomes)
-        if reply is None:
-            return Legacy(unlogged=unlogged, outcomes=outcomes)
+        reply, unlogged, unsure = speech.last, tuple(self._unlogged), speech.unsure_until
+        if reply is None or (unsure and reply.key[0] <= speech.closed):
+            turn = speech.closed + 1 if unsure else 0
+            return Legacy(turn=turn, unsure_until=unsure, unlogged=unlogged, outcomes=outcomes)
         private = reply.private or self._call.paused
         return Legacy(
             turn=reply.key[0],
@@ -127,6 +126,7 @@ class Tenure:
             deltas=reply.deltas,
             chars=reply.chars,
             text=None if private or reply.untold else "".join(reply.text),
+            unsure_until=unsure,
             private=private,
             unlogged=unlogged,
             outcomes=outcomes,

@@ -62,8 +62,8 @@ class Ward(Protocol):
         """Its owner says that it has written up to an index."""
         ...
 
-    def lost(self, why: str) -> None:
-        """Its owner is gone, or is to be replaced."""
+    def lost(self, why: str, culprit: str = "") -> None:
+        """Its owner is gone, or is to be replaced; `culprit` is the session that it was busy with, where it says so."""
         ...
 
     def found(self) -> None:
@@ -84,10 +84,10 @@ class _Watched:
     misses: int = 0
     lost: bool = False
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str, culprit: str = "") -> None:
         if not self.lost:
             self.lost = True
-            self.ward.lost(why)
+            self.ward.lost(why, culprit)
 
     def missed(self) -> None:
         self.misses += 1
@@ -257,7 +257,7 @@ class Watch:
         now = self._clock.now()
         if pulse is not None and pulse.lag_s > LAG_S:
             for each in _newest_first(watched):
-                each.lose(f"has not turned for {pulse.lag_s:.0f} s")
+                each.lose(f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
             return
         for each in watched:
             epoch, last = (0, 0) if pulse is None else pulse.sessions.get(each.ward.session_id, (0, 0))

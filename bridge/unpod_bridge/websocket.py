@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.connection import Connection
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Event
@@ -31,7 +32,7 @@ _NO_CODES: Final = frozenset({1005, 1006, 1015})
 """What the library makes up where the other side sent no close code."""
 
 # The library logs the request line, token and all, at DEBUG: it gets a logger that nobody can turn up.
-_silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)  # noqa: LOG001
+silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)  # noqa: LOG001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,9 @@ class WebSocketDialer:
                 close_timeout=settings.close_s,
                 ping_interval=None,
                 max_size=settings.max_size,
-                logger=_silent,
+                logger=silent,
                 proxy=None if is_local(url) else True,
-                create_connection=_Connection,
+                create_connection=_ClientConnection,
             )
         except InvalidStatus as error:
             status = error.response.status_code
@@ -87,10 +88,10 @@ class WebSocketDialer:
             raise DialError(f"{where} cannot be reached: {error.strerror or type(error).__name__}") from None
         except (WebSocketException, ValueError, EOFError) as error:  # their texts may quote the URL
             raise DialError(f"{where} does not speak WebSocket: {type(error).__name__}") from None
-        return WebSocket(cast("_Connection", connection), receiver, settings)
+        return WebSocket(cast("_ClientConnection", connection), receiver, settings)
 
 
-class _Connection(ClientConnection):
+class Direct(Connection):
     """The library's connection with its receiving queue left out: each event goes to `socket` where it is parsed."""
 
     socket: WebSocket | None = None
@@ -98,6 +99,7 @@ class _Connection(ClientConnection):
 
     @override
     def process_event(self, event: Event) -> None:
+        """Pass a frame on."""
         if not isinstance(event, Frame):
             super().process_event(event)  # the answer to the handshake
         elif self.socket is not None:
@@ -107,27 +109,35 @@ class _Connection(ClientConnection):
 
     @override
     def data_received(self, data: bytes) -> None:
+        """Take bytes; a closing handshake in them is told at once."""
         super().data_received(data)
         if self.socket is not None and self.protocol.state is not OPEN:
             self.socket.closing()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
+        """Pass the end on."""
         super().connection_lost(exc)
         if self.socket is not None:
             self.socket.lost()
 
     @override
     def pause_writing(self) -> None:
+        """The other side reads too slowly."""
         super().pause_writing()
         if self.socket is not None:
             self.socket.stalled()
 
     @override
     def resume_writing(self) -> None:
+        """It reads again."""
         super().resume_writing()
         if self.socket is not None:
             self.socket.unstalled()
+
+
+class _ClientConnection(Direct, ClientConnection):
+    """A connection that we have dialled."""
 
 
 class WebSocket:
@@ -138,7 +148,7 @@ class WebSocket:
         "_receiver", "_settings", "_stall", "_timer",
     )  # fmt: skip
 
-    def __init__(self, connection: _Connection, receiver: Receiver, settings: SocketSettings) -> None:
+    def __init__(self, connection: Direct, receiver: Receiver, settings: SocketSettings) -> None:
         self._connection = connection
         self._receiver: Receiver | None = receiver
         self._settings = settings

@@ -9,6 +9,7 @@ an empty table. The places that there are, by where they stand:
 `step.returned`       the function of a step has returned; its result is not recorded
 `step.stored`         a step's result is stored; the session's code has not seen it
 `line.claim_stored`   a bridge's claim of a command is stored; the command is not written
+`line.reply_ended`    a bridge has sent the end of a reply; its receipt is not stored
 `line.delivered`      the worker has said that it has a command; the bridge has not recorded it
 ====================  ==================================================================================================
 """

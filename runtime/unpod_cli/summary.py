@@ -152,7 +152,8 @@ def _(body: ev.ReplySpoken) -> str:
 
 @summary.register
 def _(body: ev.OwnerChanged) -> str:
-    return f"{body.runner} begins under epoch {body.epoch}"
+    unsure = f"nobody knows how far reply {body.turn} was spoken" if 0 < body.turn <= body.unsure_until else ""
+    return joined(f"{body.runner} begins under epoch {body.epoch}", unsure)
 
 
 # --- the session ------------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 
 from msgspec.structs import fields as struct_fields
-from tests.docs import command_line
+from tests.docs import command_line, wire
 from tests.pages import ROOT, table
 
 from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session, adapters
@@ -18,6 +19,7 @@ from unpod.adapters import LLMCall, protocol
 from unpod.core import envelope
 from unpod.core.decide import TURN_FIELDS
 from unpod.core.metrics import Cost, Tokens
+from unpod.core.subjects import Subjects
 from unpod.management.sessions import Sessions
 from unpod.runner.runner_hooks import EVENTS as RUNNER_EVENTS
 from unpod.session.hooks import EVENTS
@@ -204,3 +206,33 @@ def test_what_a_simulated_call_can() -> None:
             # By name: what a test writes is `call.user("hi", language="de")`, whether or not it may be positional.
             assert {p[0] for p in parameters(found[3])} <= {p[0] for p in parameters_of(attribute)}, name
     assert "verbs" in inspect.signature(simulate_call).parameters
+
+
+# ------------------------------------------------------------------------------------------------------------ the wire
+
+
+def test_the_pages_of_the_wire_are_what_the_types_say() -> None:
+    assert wire.PAGE.read_text() == wire.render_page(), "run .venv/bin/python tests/docs/wire.py"
+    assert wire.SPEC.read_text() == wire.render_spec(), "run .venv/bin/python tests/docs/wire.py"
+
+
+def test_every_reference_in_the_asyncapi_document_leads_somewhere() -> None:
+    document = json.loads(wire.SPEC.read_text())
+    found = re.findall(r'"\$ref": "#/([^"]+)"', wire.SPEC.read_text())
+    assert len(found) > len(wire.CHANNELS)
+    for reference in found:
+        node = document
+        for part in reference.split("/"):
+            node = node[part]
+
+
+def test_every_subject_that_the_code_can_build_is_described() -> None:
+    subjects = Subjects()
+    call = subjects.call("A", "S")
+    built = [
+        *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.delta, call.again),
+        *(subjects.runners, subjects.bridges, subjects.probations, subjects.dispatch("A"), subjects.resume("A")),
+        *(subjects.queued("A"), subjects.runner("R"), f"{subjects.runner('R')}.ping", subjects.bridge("B")),
+    ]
+    names = {"agent": "A", "session": "S", "type": "x", "runner": "R", "bridge": "B"}
+    assert [channel.address.format(**names) for channel in wire.CHANNELS] == built

@@ -200,6 +200,15 @@ BRIDGES: tuple[Row, ...] = (
         within_s=5.0,
         allow=DROPS,
     ),
+    Row(
+        number=39,
+        variant="slow",
+        name="the same, in the middle of slow words",
+        act=bridges.killed_with_a_runner,
+        within_s=5.0,
+        setup=SLOW_WORDS,
+        allow=DROPS,
+    ),
 )
 
 SOCKETS: tuple[Row, ...] = (

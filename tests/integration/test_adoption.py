@@ -38,9 +38,10 @@ class World:
         return caller
 
     async def line(self, caller: Caller) -> Process:
-        """Return the bridge that has the call."""
-        found = await self.system.line(caller.session)
-        assert found is not None
+        """Return the bridge that has the call, once the log says so."""
+        async with asyncio.timeout(20):
+            while (found := await self.system.line(caller.session)) is None:  # noqa: ASYNC110 - the log is another process
+                await asyncio.sleep(0.02)
         return found
 
     async def moves(self, caller: Caller, former: Process) -> Process:
@@ -128,7 +129,7 @@ async def test_what_was_claimed_when_the_bridge_died_is_unknown_and_not_repeated
     async with world(tmp_path, Setup(runners=1, bridge_failpoint="line.claim_stored")) as w:
         callers = await w.load.dial(4)
         doomed = w.system.bridges[0]
-        lines = [(each, await w.system.line(each.session)) for each in callers]
+        lines = [(each, await w.line(each)) for each in callers]
         caller = next(each for each, bridge in lines if bridge is doomed)
         await caller.ask(frozenset({"transfer"}))
         await doomed.exited()

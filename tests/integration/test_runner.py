@@ -92,6 +92,29 @@ async def test_sigkill_leaves_no_child_behind(start: Start, orchestrator: LocalO
     assert await again.ended() == 0
 
 
+async def test_a_call_goes_on_when_all_of_it_was_killed_and_started_again(
+    start: Start, orchestrator: LocalOrchestrator
+) -> None:
+    process = start(UNPOD_FAILPOINTS="line.reply_ended=kill@2")
+    await orchestrator.wait_for_worker(AGENT, 10)
+    call = await orchestrator.place_call(AGENT)
+    await call.heard("Hello!")
+    await talks(call)
+    await call.user("three four")
+    assert "three four" in await call.reply()  # and nobody has recorded that it was ended
+    process.send(signal.SIGKILL)
+    await process.ended()
+    await call.observed(lambda seen: not seen.live, "the socket's end")
+    again = start()
+    await call.user("five six")  # as soon as there is a socket
+    assert "five six" in await call.reply()
+    await talks(call)
+    await call.hang_up()
+    again.send(signal.SIGTERM)
+    assert await again.ended() == 0
+    assert orchestrator.violations == []
+
+
 async def test_a_bridge_that_dies_is_started_again(start: Start, orchestrator: LocalOrchestrator) -> None:
     process = start()
     worker = await orchestrator.wait_for_worker(AGENT, 10)

@@ -162,9 +162,10 @@ class ControlSocket:
         _log.info("worker registered: pool %s, room for %d", frame.pool, frame.capabilities.max_concurrent)
 
     def _heartbeat(self, frame: Heartbeat) -> None:
-        if frame.worker_id != self.worker_id:
-            raise FrameError("heartbeat: the worker_id is not the registered one")
-        worker = self._desk.registry.get(frame.worker_id)
+        worker = self._desk.registry.get(self.worker_id)
+        serves = worker is not None and worker.link is self and worker.capabilities.serving_url is not None
+        if frame.worker_id != (None if serves else self.worker_id):
+            raise FrameError("heartbeat: the worker_id is not the registered one (null from one that serves)")
         if worker is not None and worker.link is self:
             worker.heartbeats += 1
             worker.active_jobs = frame.active_jobs

@@ -16,13 +16,14 @@ class ControlFrame(msgspec.Struct, frozen=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a worker can do and where it runs."""
+    """What a worker can do and where it runs; it either dials out or serves."""
 
     voice_profiles: list[object]
     max_concurrent: int
     agent_id: str
-    transport: Literal["dial_out"]
     kind: Literal["brain"]
+    transport: Literal["dial_out"] | None = None
+    serving_url: str | None = None
     hostname: str | None = None
     address: str | None = None
     region: str | None = None
@@ -43,7 +44,7 @@ class Heartbeat(ControlFrame, frozen=True):
 
     kind: ClassVar[str] = "heartbeat"
     active_jobs: int
-    worker_id: str
+    worker_id: str | None
 
 
 class JobAck(ControlFrame, frozen=True):
@@ -101,5 +102,7 @@ def _check_register(frame: Register) -> None:
         raise FrameError("register: an empty agent_id or worker_id")
     if frame.pool not in {agent_id, f"{agent_id}@dev"}:
         raise FrameError("register: `pool` is neither the agent_id nor <agent_id>@dev")
+    if (frame.capabilities.transport is None) == (frame.capabilities.serving_url is None):
+        raise FrameError("register: either `transport` or `serving_url` is needed")
     if frame.capabilities.max_concurrent < 0:
         raise FrameError("register: max_concurrent below 0")

@@ -9,6 +9,7 @@ from typing import Final
 from unpod_bridge.orchestrator.call import Call
 from unpod_bridge.orchestrator.control import ControlDesk, ControlSocket, socket_of
 from unpod_bridge.orchestrator.control_frames import JobAck
+from unpod_bridge.orchestrator.dial_in import DialIn
 from unpod_bridge.orchestrator.faults import ControlFaults
 from unpod_bridge.orchestrator.frames import RawFrame
 from unpod_bridge.orchestrator.registry import RegisteredWorker
@@ -31,7 +32,8 @@ class CallRefused(Exception):  # noqa: N818 -- it is an answer like "busy", and 
 class Dispatcher:
     """Offers jobs to the workers of the desk."""
 
-    def __init__(self, heartbeat_interval_s: int, faults: ControlFaults, *, pause_s: float) -> None:
+    def __init__(self, heartbeat_interval_s: int, faults: ControlFaults, dial_in: DialIn, *, pause_s: float) -> None:
+        self._dial_in = dial_in
         self.desk = ControlDesk(heartbeat_interval_s, faults, self._acknowledged)
         self._pause_s = pause_s
         self._waiting: dict[tuple[str, str], asyncio.Future[JobAck]] = {}
@@ -51,11 +53,24 @@ class Dispatcher:
                 reasons.append("at_capacity" if self.desk.registry.in_pool(call.pool) else "no worker is registered")
                 continue
             tried.add(worker.worker_id)
-            refusal = await self.offer(call, assign, worker, deadline_ms)
+            refusal = await self._place(call, assign, worker, deadline_ms)
             if refusal is None:
                 return
             reasons.append(refusal)
         raise CallRefused(reasons)
+
+    async def _place(self, call: Call, assign: RawFrame, worker: RegisteredWorker, deadline_ms: int) -> str | None:
+        serving_url = worker.capabilities.serving_url
+        if serving_url is None:
+            return await self.offer(call, assign, worker, deadline_ms)
+        call.worker_id = worker.worker_id
+        self.desk.registry.give(call.job_id, worker)
+        refusal = await self._dial_in.place(call, serving_url)
+        if refusal is not None:
+            call.worker_id = None
+            self.desk.registry.release(call.job_id)
+            _log.info("a served worker cannot be dialled: %s", refusal)
+        return refusal
 
     async def offer(self, call: Call, assign: RawFrame, worker: RegisteredWorker, deadline_ms: int) -> str | None:
         """Offers the job to one worker; None if it takes it, else why not."""

@@ -1,11 +1,11 @@
-"""One WebSocket on the server's side: frames go out in order through a bounded queue, and come in one by one."""
+"""One WebSocket on this side: frames go out in order through a bounded queue, and come in one by one."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import ClientWebSocketResponse, WSMessage, WSMsgType, web
 from aiohttp.http import WebSocketError
 
 from unpod_bridge.orchestrator.wire import MAX_FRAME_BYTES, TOO_BIG
@@ -33,11 +33,13 @@ def new_socket(ping_interval_s: float | None) -> web.WebSocketResponse:
 
 
 class SocketLink:
-    """A prepared WebSocket; `run` reads it until it ends, the other methods return at once."""
+    """An open WebSocket; `run` reads it until it ends, the other methods return at once."""
 
-    def __init__(self, socket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse | ClientWebSocketResponse, transport: asyncio.BaseTransport | None
+    ) -> None:
         self._socket = socket
-        self._transport = request.transport
+        self._transport = cast("asyncio.Transport | None", transport)
         self._outbox: deque[tuple[bytes, WSMsgType] | _Close] = deque()
         self._outbox_bytes = 0
         self._closing = False
@@ -104,7 +106,10 @@ class SocketLink:
     async def _read(self, on_text: Callable[[str], None], on_nonsense: Callable[[str], None]) -> int | None:
         while True:
             await self._may_read.wait()
-            message: WSMessage = await self._socket.receive()
+            try:
+                message: WSMessage = await self._socket.receive()
+            except ConnectionError:  # a ping came in the moment of a cut, and there is nothing to answer it on
+                return None
             if message.type is WSMsgType.TEXT:
                 on_text(message.data)
             elif message.type is WSMsgType.BINARY:

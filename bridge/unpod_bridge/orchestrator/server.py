@@ -16,6 +16,7 @@ from unpod_bridge.orchestrator.auth import KeyRing
 from unpod_bridge.orchestrator.book import CallBook
 from unpod_bridge.orchestrator.call import Call
 from unpod_bridge.orchestrator.control import ControlDesk, ControlSocket, socket_of
+from unpod_bridge.orchestrator.dial_in import DialIn
 from unpod_bridge.orchestrator.dispatch import CallRefused, Dispatcher
 from unpod_bridge.orchestrator.faults import CallFaults, ControlFaults
 from unpod_bridge.orchestrator.frames import RawFrame
@@ -45,6 +46,7 @@ class LocalOrchestrator:
 
     `speed` makes speech (15 characters a second) faster and nothing else; `port=0` takes a free one. `faults` says how
     the control sockets misbehave and may be changed at any time, `place_call(faults=...)` does the same for one call.
+    Clients that serve are dialled, under `agent_secret` where it is given.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class LocalOrchestrator:
         api_keys: Collection[str] = frozenset({"sk_local"}),
         platform_tokens: Collection[str] = (),
         org_handle: str | None = None,
+        agent_secret: str | None = None,
         offers: Collection[str] = ALL_VERBS,
         speed: float = 1.0,
         chars_per_s: float = 15.0,
@@ -95,6 +98,7 @@ class LocalOrchestrator:
         self._wrapping: Wrapping = wrapping
         self._book = CallBook(keep_ended_calls)
         self._links: set[SocketLink] = set()
+        self._dial_in = DialIn(agent_secret, self._links, ping_interval_s)
         self._runner: web.AppRunner | None = None
         self._dispatcher: Dispatcher | None = None
         self._local_api: LocalApi | None = None
@@ -114,7 +118,9 @@ class LocalOrchestrator:
 
     async def start(self) -> None:
         """Listens; `OSError` where the port is taken."""
-        self._dispatcher = Dispatcher(self._heartbeat_interval_s, self.faults, pause_s=self._retry_pause_s)
+        self._dispatcher = Dispatcher(
+            self._heartbeat_interval_s, self.faults, self._dial_in, pause_s=self._retry_pause_s
+        )
         self._local_api = LocalApi(self, self._keys)
         app = web.Application()
         app.router.add_get("/v1/internal/workers", self._serve_control)
@@ -147,6 +153,7 @@ class LocalOrchestrator:
                     await self._desk.changed.wait(_STOP_S)
         for link in tuple(self._links):
             link.abort()
+        await self._dial_in.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -353,7 +360,7 @@ class LocalOrchestrator:
         if refusal is not None:
             await socket.close(code=KEY_REFUSED if refusal == "close_4001" else POLICY_VIOLATION)
             return socket
-        link = SocketLink(socket, request)
+        link = SocketLink(socket, request.transport)
         await self._while_open(link, ControlSocket(self._desk, link).run)
         return socket
 
@@ -368,7 +375,7 @@ class LocalOrchestrator:
         if call is None or code is not None:
             await socket.close(code=code or PAIRING_REFUSED)
             return socket
-        link = SocketLink(socket, request)
+        link = SocketLink(socket, request.transport)
         await self._while_open(link, lambda: call.serve(link))
         return socket
 

@@ -6,6 +6,7 @@ model call took. Reports are recorded and fire the hooks of the same name; they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
@@ -17,6 +18,7 @@ from unpod.errors import AdapterError
 
 _MAX_BYTES: Final = 256 * 1024  # of one value in a report; a record has 1 MiB, and a tool may return a document
 _BODIES = ("prompt_messages", "response_json")
+_FIGURES = ("latency_ms", "ttft_ms", "cost")
 
 
 class ToolCall(Struct, frozen=True):
@@ -91,10 +93,16 @@ def llm_call(fields: Mapping[str, object]) -> LLMCall:
     """Return the report that an adapter made by name; fields that it left None or that nobody knows are left out.
 
     Raises:
-        AdapterError: a field has another type than `LLMCall` says.
+        AdapterError: a field has another type than `LLMCall` says, or a figure is infinite or no number: JSON has
+            neither, and one of them would spoil every sum that it goes into.
     """
     given = {name: fields[name] for name in LLMCall.__struct_fields__ if fields.get(name) is not None}
-    return _fitting(given | {name: plain(given[name]) for name in _BODIES if name in given}, LLMCall)
+    report = _fitting(given | {name: plain(given[name]) for name in _BODIES if name in given}, LLMCall)
+    for name in _FIGURES:
+        figure: float | None = getattr(report, name)
+        if figure is not None and not math.isfinite(figure):
+            raise AdapterError(f"LLMCall: {name} must be a finite number, got {figure}", code="bad_report")
+    return report
 
 
 def plain(value: object) -> object:

@@ -120,9 +120,7 @@ def _user_interrupted(state: SessionState, given: Record, now: float, settings: 
         steps.append(MarkInterrupted(heard))
     elif not state.over:
         steps.append(Nudge(settings.interruption_note))
-    if turn is not None and turn.phase == "ended" and turn.metrics is not None:
-        return [*steps, FireHooks("interruption"), *complete(turn, now)]
-    return [*steps, FireHooks("interruption")]
+    return [*steps, FireHooks("interruption"), *complete_in_full(state, now)]
 
 
 def _worker_error(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
@@ -141,15 +139,11 @@ def _turn_metrics(state: SessionState, given: Record, now: float, _: Settings) -
     turn = state.turn
     if turn is None or turn.metrics is not given.body:
         return [FireHooks("metric", (given,))]
-    return complete(turn, now) if turn.phase == "ended" and not state.speaking else []
+    return complete_in_full(state, now)
 
 
 def _state_changed(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
-    steps: list[Step] = [FireHooks("state", (given,))]
-    turn = state.turn
-    if turn is not None and turn.phase == "ended" and turn.metrics is not None and not state.speaking:
-        steps += complete(turn, now)
-    return steps
+    return [FireHooks("state", (given,)), *complete_in_full(state, now)]
 
 
 def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> list[Step]:
@@ -179,7 +173,7 @@ def _turn_hooks_returned(state: SessionState, given: Given, now: float, _: Setti
         return []
     if state.over:
         return []
-    if not given.has_brain or turn.user_text is None:
+    if not given.has_brain or turn.user_text is None or turn.is_blank:
         return _end_reply(turn, "unanswered")
     return [BrainAsked(turn.number, now), AskBrain(turn.number, turn.user_text, turn.language)]
 
@@ -301,6 +295,14 @@ def _fail(turn: Turn, code: str, error: str) -> list[Step]:
 def failure_hooks(fact: ev.AdapterFailed) -> FireHooks:
     """Return the hooks that a failure of the brain fires."""
     return FireHooks("error", (fact.code, fact.error, "error", "adapter"), own=True)
+
+
+def complete_in_full(state: SessionState, now: float) -> list[Step]:
+    """Complete the open turn if nothing that its row needs is still to come; see docs/adr/0003."""
+    turn = state.turn
+    if turn is None or turn.phase != "ended" or turn.metrics is None or state.speaking or state.awaits_voice:
+        return []
+    return complete(turn, now)
 
 
 def complete(turn: Turn, now: float) -> list[Step]:

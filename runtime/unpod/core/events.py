@@ -211,6 +211,9 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
 
     Owner records count up to `last_owner_index`; later ones of older epochs are void. `turn`, `part`, `deltas` and
     `chars` say how far the open reply was written; `skip` is an input whose handlers must not run again.
+
+    Of the replies to texts up to `unsure_until` a bridge that is dead may have written more than that, or anything at
+    all: it died with the former owner before it could say so, and nobody knows how far it came.
     """
 
     epoch: int
@@ -222,6 +225,7 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     deltas: int = 0
     chars: int = 0
     text: str | None = None
+    unsure_until: int = 0
     unsettled: tuple[UnsettledCommand, ...] = ()
     skip: str = ""
     withheld: bool = False

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 Answer = Literal["taken", "full", "rate_limited", "draining"]
+ProbationPhase = Literal["wants", "entered", "begun", "lets_in", "over"]
 Registration = Literal["connecting", "registered", "refused", "too_old", "unreachable"]
 
 
@@ -119,6 +120,21 @@ class HandOver(Struct, frozen=True, kw_only=True):
     sessions: tuple[str, ...] = ()
 
 
+class ProbationAnnounced(Struct, frozen=True, kw_only=True):
+    """A bridge tells the others how far a session is on its way to a runner, of which a former owner may have died.
+
+    `lets_in`: others may follow it; `silent_s` is how long ago its caller spoke when it began to wait. `alone`: nobody
+    may be there with it.
+    """
+
+    bridge: str
+    runner: str
+    session: str
+    phase: ProbationPhase
+    silent_s: float = 0.0
+    alone: bool = False
+
+
 class QueuedAnnounced(Struct, frozen=True, kw_only=True):
     """How many jobs of an agent wait at a bridge for a runner; said at each change, and each second while any wait."""
 
@@ -139,6 +155,7 @@ OFFER = msgspec.json.Decoder(Offer)
 OFFER_ANSWERED = msgspec.json.Decoder(OfferAnswered)
 TO_RUNNER = msgspec.json.Decoder(ToRunner)
 TOLD = msgspec.json.Decoder(Told)
+PROBATION_ANNOUNCED = msgspec.json.Decoder(ProbationAnnounced)
 QUEUED_ANNOUNCED = msgspec.json.Decoder(QueuedAnnounced)
 
 

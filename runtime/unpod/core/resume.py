@@ -2,8 +2,9 @@
 
 The open turn is the first text that has no `run.turn.completed`. Its reply may be ended already (it then only waits for
 its figures), not begun (its text goes to the brain as if nothing had happened), or cut: spoken in part, until its owner
-died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record; what is
-unknown is not repeated.
+died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record. Where
+the bridge died as well, that says of which replies nobody knows how far they came (`unsure_until`): these count as
+spoken in part, however little is known of it, and what is unknown is not repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import turns
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decide import complete, completion_hooks, failure_hooks, report_hooks
+from unpod.core.decide import complete, complete_in_full, completion_hooks, failure_hooks, report_hooks
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -63,6 +64,8 @@ class Trace:
         """The record that has ended the call for this session: its end, or a cold transfer."""
         self.stray: set[str] = set()
         self.texts: dict[int, str] = {}
+        self.voiced = False
+        """Whether the worker was speaking since something of the open turn's reply had left."""
         self._turn = 0
         self._spoken = 0
         self._unanswered = False
@@ -77,6 +80,9 @@ class Trace:
         number = self.state.queue[0].number if self.state.queue else 0
         if number != self._turn:
             self._turn, self.interruption, self.figures, self._unanswered = number, None, None, False
+            self.voiced = False
+        elif self.state.speaking and self._has_begun():
+            self.voiced = True
 
     def _answer(self, record: Record) -> None:
         """Take the owner's answer to an interruption: ends it no reply that is open, it was of what was said before."""
@@ -110,10 +116,16 @@ class Trace:
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
-        if self._turn and (self._turn == self._spoken or self._turn in self.state.reply_ends):
+        # With the figures folded in: they themselves may be what contradicts that the worker counts texts.
+        state = evolve(self.state, record)
+        if self._has_begun() and not state.is_late(body, self._turn):
             self.figures = body
         else:
             self.stray.add(record.envelope.id)
+
+    def _has_begun(self) -> bool:
+        """Whether something of the open turn's reply was spoken, or it was ended."""
+        return bool(self._turn) and (self._turn == self._spoken or self._turn in self.state.reply_ends)
 
 
 def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> Decision:
@@ -164,11 +176,25 @@ def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
 
 
 def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
-    """Return how far the reply to a text was spoken when this owner began."""
+    """Return how far the reply to a text was spoken when this owner began, as far as anybody knows."""
     takeover = past.takeover
-    if takeover is None or takeover.turn != pending.number:
+    if takeover is None:
         return ev.OwnerChanged(epoch=0)
-    return takeover
+    if takeover.turn == pending.number:
+        return takeover
+    return ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until)
+
+
+def _is_begun(spoken: ev.OwnerChanged) -> bool:
+    """Whether a reply was begun, or may have been."""
+    return spoken.chars > 0 or 0 < spoken.turn <= spoken.unsure_until
+
+
+def _is_untold(spoken: ev.OwnerChanged, end: cmd.EndReply | None) -> bool:
+    """Whether something of a reply was spoken, or may have been, and nobody knows its words."""
+    if spoken.text is not None:
+        return False
+    return _is_begun(spoken) if end is None else end.chars > 0 or end.part > 0
 
 
 # --- the open turn ----------------------------------------------------------------------------------------------------
@@ -179,13 +205,12 @@ def _open_turn(state: SessionState, trace: Trace, past: Past, present: Present) 
     spoken = spoken_of(pending, past)
     turn = _turn(state, trace, spoken, present.now)
     if turn.phase == "ended":
-        in_full = turn.metrics is not None and not state.speaking
-        return [TurnResumed(turn), *(complete(turn, present.now) if in_full else ())]
+        return [TurnResumed(turn), *complete_in_full(replace(state, turn=turn), present.now)]
     if state.ending is not None:
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
-    if not present.has_brain:
+    if not present.has_brain or (turn.is_blank and not turn.sent):
         return [TurnResumed(turn), _end(turn, turn.part, "unanswered")]
     if turn.interrupted:
         return _cut_by_caller(turn)
@@ -202,10 +227,12 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
         said=len(text),
         usage=state.usage.get(pending.number, turns.Usage()),
         metrics=trace.figures,
+        voiced=trace.voiced,
     )
     end, cut = state.reply_ends.get(pending.number), trace.interruption
+    turn = replace(turn, untold=_is_untold(spoken, end))
     # Of a reply of which nothing was spoken the caller has not cut anything: it is asked for again.
-    if cut is not None and (end is not None or spoken.chars):
+    if cut is not None and (end is not None or _is_begun(spoken)):
         turn = turns.interrupted(turn, cut.heard_prefix)
     if end is None:
         return turn
@@ -224,8 +251,9 @@ def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     following = replace(turn, part=turn.part + 1)
     if text is None:  # it was withheld, and nobody knows it any more
         return _apologise(following, spoken, present)
-    if not spoken.chars or policy == "repeat":
-        again = replace(turn, part=turn.part + 1 if spoken.chars else turn.part, sent="", said=0)
+    begun = _is_begun(spoken)
+    if not begun or policy == "repeat":
+        again = replace(turn, part=turn.part + 1 if begun else turn.part, sent="", said=0, untold=False)
         return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
     if policy == "continue" and present.can_continue and spoken.text:
         question = AskBrain(turn.number, text, turn.language, said=spoken.text)

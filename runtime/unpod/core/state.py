@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import metrics, turns, verbs
+from unpod.core import figures, metrics, turns, verbs
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.metrics import MetricsState
 from unpod.core.turns import PendingTurn, Turn
@@ -35,7 +35,11 @@ class Exchange(Struct, frozen=True):
 
 
 class SessionState(Struct, frozen=True, kw_only=True):
-    """All that is known of a session from its log."""
+    """All that is known of a session from its log.
+
+    `tells_state`: the worker has sent `state` frames. `counts_turns`: nothing that it has sent contradicts that its
+    `turn_id` is the number of a final text, from 1.
+    """
 
     session_id: str = ""
     runner_id: str = ""
@@ -56,6 +60,8 @@ class SessionState(Struct, frozen=True, kw_only=True):
     history: tuple[Exchange, ...] = ()
     interruptions: int = 0
     speaking: bool = False
+    tells_state: bool = False
+    counts_turns: bool = True
     quiet_since: float = 0.0
     silences: int = 0
     paused: bool = False
@@ -81,11 +87,24 @@ class SessionState(Struct, frozen=True, kw_only=True):
         return self.paused or (self.turn is not None and self.turn.withheld)
 
     @property
+    def awaits_voice(self) -> bool:
+        """Whether the reply of the open turn has not begun to be heard, and the worker will say when it does.
+
+        A reply that was cut off may never be.
+        """
+        turn = self.turn
+        return self.tells_state and turn is not None and bool(turn.sent) and not (turn.voiced or turn.interrupted)
+
+    @property
     def has_withheld(self) -> bool:
         """Whether the conversation so far, as a brain remembers it, has parts that must not be kept."""
         if self.private or any(exchange.withheld for exchange in self.history):
             return True
         return any(pending.withheld for pending in self.queue)
+
+    def is_late(self, body: ev.TurnMetrics, turn: int) -> bool:
+        """Whether the worker's figures are those of a turn before `turn`, as far as they say."""
+        return self.counts_turns and figures.names_earlier(body.turn_id, turn)
 
     def duration_s(self, now: float) -> float:
         """Return the seconds from the call's start to its end, or to `now`."""
@@ -167,6 +186,7 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
         last_delta_at=event.at,
         deltas=turn.deltas + 1,
         sent=turn.sent + event.text,
+        voiced=turn.voiced or state.speaking,
     )
     return replace(state, turn=turn, quiet_since=event.at, silences=0)
 
@@ -218,16 +238,26 @@ def _user_interrupted(state: SessionState, record: Record) -> SessionState:
 
 
 def _state_changed(state: SessionState, record: Record) -> SessionState:
-    speaking = _body(record, ev.StateChanged).state == "speaking"
+    body, turn = _body(record, ev.StateChanged), state.turn
+    speaking = body.state == "speaking"
+    state = _compare_counts(replace(state, tells_state=True), body.turn_id)
+    if speaking and turn is not None and turn.sent:
+        state = replace(state, turn=replace(turn, voiced=True))
     if speaking == state.speaking:
         return state
     return replace(state, speaking=speaking, quiet_since=record.envelope.time, silences=0)
 
 
+def _compare_counts(state: SessionState, turn_id: object) -> SessionState:
+    contradicts = figures.contradicts(turn_id, state.turn_count)
+    return replace(state, counts_turns=False) if contradicts else state
+
+
 def _turn_metrics(state: SessionState, record: Record) -> SessionState:
     body, turn = _body(record, ev.TurnMetrics), state.turn
     state = replace(state, metrics=metrics.on_turn_metrics(state.metrics, body))
-    if turn is None or turn.phase not in ("speaking", "ended"):
+    state = _compare_counts(state, body.turn_id)
+    if turn is None or turn.phase not in ("speaking", "ended") or state.is_late(body, turn.number):
         return state
     return replace(state, turn=replace(turn, metrics=body))
 

@@ -92,6 +92,7 @@ class Subjects:
         self.calls = f"{prefix}.call.>"
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
+        self.probations = f"{prefix}.bridges.probations"
 
     def call(self, agent_id: str, session_id: str) -> CallSubjects:
         """Return the subjects of one session."""

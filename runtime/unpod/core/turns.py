@@ -60,7 +60,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     """An open turn. Times are seconds since 1970; `sent` is the reply's text so far.
 
     `part` counts the attempts at a reply that a takeover had to begin anew, and `deltas` the pieces of this part; the
-    first `said` characters of `sent` belong to former parts.
+    first `said` characters of `sent` belong to former parts. `untold`: more than `sent` was spoken, or may have been,
+    and nobody knows what. `voiced`: the worker was speaking since something of the reply left.
     """
 
     number: int
@@ -78,6 +79,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     deltas: int = 0
     sent: str = ""
     said: int = 0
+    untold: bool = False
+    voiced: bool = False
     end_reason: ReplyEndReason | None = None
     interrupted: bool = False
     heard: str | None = None
@@ -93,6 +96,11 @@ class Turn(Struct, frozen=True, kw_only=True):
     def owes_end(self) -> bool:
         """Whether the end of the reply is still to be sent."""
         return self.phase != "ended"
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the caller has said nothing that a brain could be asked; what was withheld is not nothing."""
+        return self.user_text is not None and not self.user_text.strip()
 
 
 def opened(pending: PendingTurn, now: float, *, withheld: bool) -> Turn:
@@ -139,8 +147,8 @@ def completed(turn: Turn, now: float) -> TurnCompleted:
     return TurnCompleted(
         turn_id=turn.number,
         user_text=turn.user_text,
-        agent_text=turn.sent,
-        heard_text=turn.heard if turn.interrupted else turn.sent,
+        agent_text=None if turn.untold and not turn.sent else turn.sent,
+        heard_text=turn.heard if turn.interrupted or turn.untold else turn.sent,
         interrupted=turn.interrupted,
         outcome=outcome(turn),
         language=turn.language,

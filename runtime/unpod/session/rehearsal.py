@@ -263,7 +263,7 @@ def _messages(history: list[Exchange]) -> list[ChatMessage]:
         if exchange.withheld:
             messages.append({"role": "system", "content": NOT_RECORDED})
             continue
-        if exchange.user:
+        if exchange.user and exchange.user.strip():
             messages.append({"role": "user", "content": exchange.user})
         heard = exchange.agent if exchange.heard is None else exchange.heard
         if heard:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from unpod.core import codec
 from unpod.core import commands as cmd
@@ -104,8 +105,12 @@ class MemoryLine:
         self.epoch = await self._place("own", ev.OwnerAppointed(runner="memory"))
         return await self.acknowledge(ev.OwnerChanged(epoch=self.epoch, runner="memory"))
 
-    async def takeover(self, *, skip: str = "") -> int:
-        """Appoint a new owner, as a bridge does when the old one is gone; return where its reading ends."""
+    async def takeover(self, *, skip: str = "", unsure_until: int = 0) -> int:
+        """Appoint a new owner, as a bridge does when the old one is gone; return where its reading ends.
+
+        With `unsure_until`, as one that has taken the call over from a bridge that died as well, without its receipts
+        of the replies that are open: it knows that of the replies to texts up to that one, and nothing of their words.
+        """
         former = await self.log.last(self.call.own)
         self._takeovers += 1
         body = ev.OwnerAppointed(runner="memory", takeover=self._takeovers)
@@ -116,20 +121,22 @@ class MemoryLine:
             if record.channel in OWNER_CHANNELS:
                 last = max(last, record.envelope.index)
                 self._deliver(record)
+        begins = ev.OwnerChanged(
+            epoch=self.epoch, runner="memory", last_owner_index=last, takeover=self._takeovers, skip=skip
+        )
+        closed = max((reply.turn for reply in self.replies.values() if reply.ended), default=0)
+        if unsure_until > closed:
+            return await self.acknowledge(replace(begins, turn=closed + 1, unsure_until=unsure_until))
         reply = self.replies[max(self.replies)] if self.replies else Reply(0)
         return await self.acknowledge(
-            ev.OwnerChanged(
-                epoch=self.epoch,
-                runner="memory",
-                last_owner_index=last,
-                takeover=self._takeovers,
+            replace(
+                begins,
                 turn=reply.turn,
                 part=reply.part,
                 deltas=len(reply.pieces),
                 chars=len(reply.text),
-                text=None if reply.private else reply.text,
+                text=None if reply.private or unsure_until else reply.text,
                 withheld=reply.private,
-                skip=skip,
             )
         )
 

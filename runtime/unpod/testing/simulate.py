@@ -58,6 +58,7 @@ class SimulatedCall:
         self._subjects = subjects
         self._timeout_s = timeout_s
         self._turns = 0
+        self._unsure_until = 0
         self._runner: Runner
         self._crashing: asyncio.Task[None] | None = None
         self._crash_at: frozenset[int] = frozenset()
@@ -129,8 +130,12 @@ class SimulatedCall:
 
     # --- trouble ------------------------------------------------------------------------------------------------------
 
-    async def crash(self) -> None:
-        """Kill the runner as SIGKILL does, and let another one take the call over."""
+    async def crash(self, *, bridge: bool = False) -> None:
+        """Kill the runner as SIGKILL does, and let another one take the call over.
+
+        With `bridge`, the bridge dies with it: nobody knows how far an open reply was spoken.
+        """
+        self._unsure_until = self._turns if bridge else 0
         self._kill()
         while self._crashing is not None:
             await self._crashing
@@ -153,11 +158,12 @@ class SimulatedCall:
         while killed < self.crashes:  # it may have been killed again before it was there
             killed = self.crashes
             await self._runner.gone()
-            self._runner = self._runners.start(self, await self.line.takeover())
+            self._runner = self._runners.start(self, await self.line.takeover(unsure_until=self._unsure_until))
             if killed < self.crashes:
                 self._runner.kill()
             await self._runner.settled(len(self.points))
         self._crashing = None
+        self._unsure_until = 0
         self.line.changed.set()
 
     def watch(self, crash_at: Iterable[int]) -> Callable[[Message], None]:

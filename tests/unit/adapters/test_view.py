@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from unpod.adapters import AdapterView, ChatMessage, LLMCall, Piece, ToolCall, ToolResult, check_adapter
+from unpod.adapters.pieces import llm_call
 from unpod.errors import AdapterError
 
 STOPS_WITHIN_S = 0.5  # the promise is 50 ms; the machine that tests may be busy
@@ -546,3 +547,15 @@ def test_a_model_call_that_does_not_fit_is_dropped(caplog: pytest.LogCaptureFixt
         adapter.callbacks[0](model="m", tokens_in="many")
     assert calls == []
     assert "Everything reported a model call that does not fit: LLMCall: Expected `int`, got `str`" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["cost", "latency_ms", "ttft_ms"])
+@pytest.mark.parametrize("figure", [float("inf"), float("-inf"), float("nan"), "inf"])
+def test_a_figure_that_is_no_number_is_refused(name: str, figure: object) -> None:
+    with pytest.raises(AdapterError, match=f"LLMCall: {name} must be a finite number, got -?(inf|nan)") as refused:
+        llm_call({"model": "m", name: figure})
+    assert refused.value.code == "bad_report"
+
+
+def test_a_figure_may_be_zero() -> None:
+    assert llm_call({"cost": 0, "latency_ms": 0.0}) == LLMCall(cost=0.0, latency_ms=0.0)

@@ -170,10 +170,62 @@ def test_a_reply_whose_end_is_in_the_log_is_ended_once_without_what_nobody_will_
     book.bridge(ev.UserText(text="hi"))
     book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
     book.owner(cmd.EndReply(turn=1, deltas=5, chars=10))
-    wire = go_on(book.adopted())
+    wire = go_on(book.adopted(deaf_from=book.seq))
     assert spoken(wire.back()) == [None]
     assert wire.speaks(1, 5, "e") == []
     assert wire.ends(1, 5) == []
+
+
+def ended_in_doubt() -> Wire:
+    """Another bridge may have sent the end of the reply, or not."""
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.owner(cmd.EndReply(turn=1, deltas=2, chars=4))
+    book.owner(cmd.SetFiller(text="hm"))
+    wire = go_on(book.adopted())
+    assert verbs(wire.back()) == ["hello"]
+    return wire
+
+
+ENDED = ev.ReplySpoken(turn=1, deltas=2, chars=4, ended=True)
+
+
+@pytest.mark.parametrize("state", ["listening", "idle"])
+def test_a_worker_that_listens_has_had_the_end_that_is_in_doubt(state: str) -> None:
+    wire = ended_in_doubt()
+    out = wire.says("state", state=state, turn_id=1)
+    assert verbs(out) == ["agent.filler"]
+    assert facts(out, ev.ReplySpoken) == [ENDED]
+    wire.says("user.text", text="and?")
+    wire.speaks(2, 1, "well")
+    assert spoken(wire.out) == ["well"]
+    assert not spoken(wire.passes(2.0))
+
+
+@pytest.mark.parametrize("state", ["thinking", "speaking", "interrupted", "dreaming"])
+def test_a_worker_that_may_wait_for_the_end_that_is_in_doubt_gets_it(state: str) -> None:
+    wire = ended_in_doubt()
+    out = wire.says("state", state=state)
+    assert verbs(out) == ["agent.text.end", "agent.filler"]
+    assert facts(out, ev.ReplySpoken) == [ENDED]
+    assert not spoken(wire.says("state", state="listening") + wire.passes(2.0))
+
+
+def test_a_worker_that_does_not_say_what_it_is_doing_gets_the_end_after_a_moment() -> None:
+    wire = ended_in_doubt()
+    wire.says("user.text", text="and?")
+    assert not spoken(wire.passes(0.2))
+    assert spoken(wire.passes(0.1)) == [None]
+
+
+def test_an_end_stays_in_doubt_while_there_is_no_link() -> None:
+    wire = ended_in_doubt()
+    wire.lost(None)
+    assert not spoken(wire.passes(2.0))
+    assert verbs(wire.back()) == ["hello"]
+    assert not spoken(wire.says("state", state="listening"))
+    assert wire.relay.owner.legacy.text is None
 
 
 def test_after_a_handover_in_order_nothing_of_a_reply_is_lost() -> None:
@@ -254,14 +306,49 @@ def test_a_new_owner_hears_how_far_a_reply_was_spoken_and_that_nobody_knows_the_
 def test_a_new_owner_must_not_begin_a_reply_that_may_have_been_begun() -> None:
     book = Book()
     book.bridge(ev.UserText(text="hi"))
-    assert go_on(book.adopted()).relay.owner.legacy.chars == 1
-    assert go_on(book.adopted(clean=True)).relay.owner.legacy.chars == 0
+    legacy = go_on(book.adopted()).relay.owner.legacy
+    assert (legacy.turn, legacy.chars, legacy.unsure_until) == (1, 0, 1)
+    assert go_on(book.adopted(clean=True)).relay.owner.legacy.unsure_until == 0
     book.bridge(ev.ReplySpoken(turn=1, deltas=1, chars=4, ended=True))
     wire = go_on(book.adopted())
-    assert wire.relay.owner.legacy.chars == 0
+    assert wire.relay.owner.legacy.unsure_until == 0
     wire.back()
     wire.says("user.text", text="what?")
-    assert wire.relay.owner.legacy.chars == 0
+    assert wire.relay.owner.legacy.unsure_until == 0
+
+
+def test_what_is_known_of_a_reply_is_not_all_that_may_have_been_spoken_of_it() -> None:
+    legacy = go_on(spoken_until(2, 4)).relay.owner.legacy
+    assert (legacy.turn, legacy.chars, legacy.unsure_until) == (1, 4, 1)
+
+
+def test_a_text_behind_one_whose_reply_is_in_doubt_may_have_been_answered_too() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
+    book.bridge(ev.UserText(text="and?"))
+    assert go_on(book.adopted()).relay.owner.legacy.unsure_until == 2
+
+
+@pytest.mark.parametrize(("part", "number"), [(0, 3), (1, 1)])
+def test_of_a_reply_that_another_bridge_may_have_begun_the_words_stay_unknown(part: int, number: int) -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back()
+    assert spoken(wire.speaks(1, number, "later", part=part)) == ["later"]
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.part, legacy.chars, legacy.text, legacy.unsure_until) == (1, part, 5, None, 1)
+
+
+def test_a_reply_that_was_begun_here_is_known() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    wire = go_on(book.adopted())
+    wire.back()
+    wire.speaks(1, 1, "well")
+    legacy = wire.relay.owner.legacy
+    assert (legacy.chars, legacy.text, legacy.unsure_until) == (4, "well", 0)
 
 
 # -------------------------------------------------------------------------------------------------------- handing over
@@ -352,6 +439,7 @@ class Played:
                 self.sent += 1
         self.wire = go_on(self.book.adopted(deaf_from=deaf_from))
         self.wire.back()
+        self.wire.passes(0.3)  # an end that is in doubt is sent after a moment
         while self.wire.stored():  # one verb after the other waits for its claim
             pass
         self.take()

@@ -16,7 +16,9 @@ from unpod.core.live import AGAIN, Again
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
+from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.line_settings import LineResult
+from unpod_bridge.log_watch import GRACE_S
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.steadiness import Steadiness
 
@@ -318,6 +320,32 @@ async def test_what_nats_says_first_after_a_lost_connection_may_be_meant_for_ano
         assert rig.worker.socket.events == ["hello"]
         assert other.socket.events == ["hello", "agent.say"]
         await other.end()
+
+
+async def test_a_call_of_which_nothing_waits_ends_as_well_when_nats_stays_away() -> None:
+    async with steady_call() as (rig, _):
+        assert rig.steadiness is not None
+        await rig.settle()
+        rig.steadiness.connected(up=False)
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.1)
+        assert (await rig.result()).reason == "error"
+        assert rig.worker.socket.closed == 1000
+        [ended] = rig.bodies(ev.CallEnded)
+        assert isinstance(ended, ev.CallEnded)
+        assert ended.reason == "error"
+
+
+async def test_a_call_of_which_nothing_waits_goes_on_when_nats_is_back() -> None:
+    async with steady_call() as (rig, _):
+        assert rig.steadiness is not None
+        await rig.settle()
+        rig.steadiness.connected(up=False)
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S - 0.1)
+        rig.steadiness.connected(up=True)
+        await rig.clock.advance(2.0)
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
 
 
 async def test_no_bridge_dials_again_what_another_has() -> None:

@@ -120,3 +120,41 @@ def test_what_is_missing_or_wrong_is_named(environment: dict[str, str], name: st
         BridgeConfig.from_env(environment)
     assert "\n" not in str(raised.value)
     assert "Evil" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("ws://10.1.2.3:9000", "10.1.2.3", 9000),
+        ("ws://10.1.2.3", "10.1.2.3", 8765),
+        ("ws://[::1]:9000/path", "::1", 9000),
+        ("wss://runner.example", None, 8765),
+        ("https://runner.example:443/calls?x=1", None, 443),
+        ("runner.example:9000", None, 9000),
+    ],
+)
+def test_where_workers_dial_in(url: str, host: str | None, port: int) -> None:
+    config = BridgeConfig.from_env({**KEY, "UNPOD_RUNNER_URL": url, "UNPOD_AGENT_SECRET": "hush"})
+    assert config.serving is not None
+    assert (config.serving.url, config.serving.host, config.serving.port) == (url, host, port)
+    assert "hush" not in repr(config)
+
+
+def test_without_a_runner_url_calls_are_dialled_out() -> None:
+    assert BridgeConfig.from_env(KEY).serving is None
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"UNPOD_RUNNER_URL": "ftp://x"},
+        {"UNPOD_RUNNER_URL": "ws://x:0"},
+        {"UNPOD_RUNNER_URL": "ws://x:99999"},
+        {"UNPOD_RUNNER_URL": "ws://x y"},
+        {"UNPOD_AGENT_SECRET": "hush"},
+    ],
+)
+def test_a_runner_url_that_cannot_be_used(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="UNPOD_RUNNER_URL") as raised:
+        BridgeConfig.from_env({**KEY, **environment})
+    assert "hush" not in str(raised.value)

@@ -249,6 +249,29 @@ async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: py
         assert (orphan.deaf_from, orphan.deaf_since, orphan.let_go) == (NEVER, None, None)
 
 
+async def test_silence_that_we_could_not_hear_takes_no_calls(
+    street: Street, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(neighbours, "ASK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(neighbours, "RETRY_S", 0.01)
+    monkeypatch.setattr("unpod_bridge.peers.SILENT_S", 0.3)
+    await street.job("job-1", "bridge-1")
+    async with houses(street, "bridge-1", "bridge-2") as (holder, other):
+        holder.bus.frozen = True
+        street.store.available = False
+        await until(lambda: other.peers.is_gone("bridge-1"))
+        caplog.clear()
+        await until(lambda: "the records of jobs cannot be read" in caplog.text)
+        other.neighbours.connected(up=False)  # in the middle of it
+        holder.bus.frozen = False
+        street.store.available = True
+        await until(lambda: not other.peers.is_gone("bridge-1"))
+        other.neighbours.connected(up=True)
+        other.hears("bridge-1")
+        assert not other.adopted
+        assert await street.holders() == {"job-1": "bridge-1"}
+
+
 async def test_a_bridge_that_drains_is_relieved_of_what_it_has_released(street: Street) -> None:
     await street.job("job-1", "bridge-1", state="released")
     await street.job("job-2", "bridge-1")

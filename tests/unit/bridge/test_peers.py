@@ -108,7 +108,46 @@ def test_after_our_own_connection_was_lost_nobody_counts_as_missing() -> None:
     assert peers.due(20.0 + NEW_S) == ["b1"]
     peers.nobody("b1", 20.0 + NEW_S)
     peers.nobody("b1", 20.0 + NEW_S + LOOK_AGAIN_S)
-    assert peers.gone(21.5) == [Gone("b1", "nobody")]
+    assert peers.gone(20.0 + SILENT_S - 0.1) == []
+    assert peers.gone(20.0 + SILENT_S) == [Gone("b1", "silent")]
+
+
+def test_one_that_has_come_back_as_we_have_is_missed_as_soon_as_nobody_listens() -> None:
+    peers = heard("b1")
+    peers.reconnected(20.0)
+    peers.hear(BridgeAnnounced(bridge="b1"), 20.2)
+    peers.nobody("b1", 20.3)
+    peers.nobody("b1", 20.3 + LOOK_AGAIN_S)
+    assert peers.gone(20.5) == [Gone("b1", "nobody")]
+
+
+def test_nobody_is_judged_while_our_own_connection_is_away() -> None:
+    peers = heard("b1")
+    peers.cut_off()
+    assert peers.due(100.0) == []
+    assert peers.next_at() is None
+    peers.nobody("b1", 100.0)
+    peers.nobody("b1", 100.0 + LOOK_AGAIN_S)
+    assert peers.gone(100.5) == []
+    assert peers.alive("b1", 100.5)
+    assert peers.takers(100.5) == ["b1"]
+    peers.reconnected(110.0)
+    assert peers.gone(110.0 + SILENT_S - 0.1) == []
+    assert peers.gone(110.0 + SILENT_S) == [Gone("b1", "silent")]
+
+
+def test_nobody_is_judged_while_we_do_not_hear_ourselves() -> None:
+    peers = heard("b1")
+    peers.echo(10.0)
+    assert peers.gone(10.0 + SILENT_S) == []
+    assert peers.alive("b1", 10.0 + SILENT_S)
+    back_at = 20.0
+    peers.echo(back_at)
+    for second in range(1, int(SILENT_S)):
+        peers.echo(back_at + second)
+        assert peers.gone(back_at + second) == []
+    peers.echo(back_at + SILENT_S)
+    assert peers.gone(back_at + SILENT_S) == [Gone("b1", "silent")]
 
 
 def test_who_wants_to_be_rid_of_its_calls() -> None:

@@ -435,3 +435,27 @@ def test_an_assignment_before_registered_is_ignored() -> None:
     registration = opened()
     effects = registration.received(assign(), 0.0)
     assert [type(effect) for effect in effects] == [Log]
+
+
+# -------------------------------------------------------------------------------------------------- the serve transport
+
+
+def test_one_that_serves_says_where_and_names_no_transport() -> None:
+    serving = Identity("agent", "agent#0a1b2c3d", serving_url="wss://runner.test:8765")
+    registration = Registration(serving)
+    registration.set_capacity(3)
+    capabilities = sent(registration.opened(0.0))[0]["capabilities"]
+    assert capabilities["serving_url"] == "wss://runner.test:8765"
+    assert "transport" not in capabilities
+    effects = registration.received(frame("registered"), 0.0)
+    assert registration.state == "registered"
+    assert sent(effects) == [{"type": "heartbeat", "active_jobs": 0, "worker_id": None}]
+    registration.enter("job-1")
+    assert sent(registration.tick(30.0)) == [{"type": "heartbeat", "active_jobs": 1, "worker_id": None}]
+
+
+def test_one_that_dials_out_has_no_serving_url() -> None:
+    registration = Registration(ME)
+    capabilities = sent(registration.opened(0.0))[0]["capabilities"]
+    assert capabilities["transport"] == "dial_out"
+    assert "serving_url" not in capabilities

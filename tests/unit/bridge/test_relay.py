@@ -414,6 +414,41 @@ def test_a_claim_is_not_taken_during_a_drop() -> None:
     assert outcomes(wire.back()) == [("merge", "claimed")]
 
 
+@pytest.mark.parametrize("state", ["thinking", "speaking", ""])
+def test_the_end_of_a_reply_that_the_worker_may_not_have_read_is_written_again_after_a_drop(state: str) -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.lost(None)
+    assert spoken(wire.back()) == []
+    wire.speaks(2, 1, "b")
+    assert spoken(wire.out)[2:] == []  # nothing goes out before the end is settled
+    out = wire.says("state", state=state, turn_id=1) if state else wire.passes(RelaySettings().doubt_s)
+    assert spoken(out) == [None, "b"]
+    assert not [fact for fact in facts(out) if isinstance(fact, ev.ReplySpoken)]
+    wire.pong(), wire.lost(None)
+    assert spoken(wire.back()) == []
+
+
+def test_one_that_listens_has_read_the_end() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.lost(None), wire.back()
+    wire.speaks(2, 1, "b")
+    assert spoken(wire.says("state", state="listening", turn_id=1)) == ["b"]
+    wire.lost(None), wire.back()
+    wire.lost(None), wire.back()
+
+
+def test_the_end_of_a_reply_that_the_worker_has_read_is_not_written_again() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1), wire.pong(), wire.lost(None)
+    assert spoken(wire.back()) == []
+
+
+def test_the_end_of_a_reply_is_not_written_again_where_the_call_ends() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1)
+    assert spoken(wire.lost(1000)) == []
+
+
 def test_a_later_pong_confirms_what_was_written_before() -> None:
     wire = Wire().up()
     wire.does(cmd.Merge(source_session_id="x")), wire.stored()

@@ -43,6 +43,7 @@ class Runner:
         self.told: list[Hold | Start | Release] = []
         self.starts: list[Start] = []
         self.willing = True
+        self.culprit = ""
         self.deaf_to: type[object] | None = None
         self.index = 0
 
@@ -73,7 +74,10 @@ class Runner:
     def _on_ping(self, message: Message) -> None:
         ping = PING.decode(message.data)
         epoch = self.starts[-1].epoch if self.starts else 0
-        pulse = Pulse(runner=self.runner_id, sessions=dict.fromkeys(ping.sessions, (epoch, self.index)))
+        sessions = dict.fromkeys(ping.sessions, (epoch, self.index))
+        pulse = Pulse(
+            runner=self.runner_id, lag_s=6.0 if self.culprit else 0.0, culprit=self.culprit, sessions=sessions
+        )
         self.log.send(message.reply, encode(pulse))
 
     # --- the session
@@ -128,7 +132,7 @@ class House:
         self.log = MemoryLog(self.broker)
         self.worker = FakeWorker(verbs=VERBS)
         self.watch = Watch(self.log, SUBJECTS, self.clock, "bridge-1")
-        self.probations = Probations()
+        self.probations = Probations(self.clock)
         self.dispatcher = Dispatcher(self.log, SUBJECTS, "bridge-1")
         self.services = LineServices(
             log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=self.worker
@@ -391,8 +395,8 @@ async def test_one_that_was_only_stopped_keeps_its_call_while_nobody_else_is_the
 async def test_one_that_has_just_failed_is_not_asked_again_at_once(house: House) -> None:
     house.first.willing = True
     house.watch._sessions["session-1"].lose("has not turned for 6 s")
-    await house.until(lambda: house.first.offers)
-    assert [type(told) for told in house.first.told] == [Release]
+    await house.until(lambda: house.first.told)
+    assert {type(told) for told in house.first.told} == {Release}
     await house.until(lambda: len(house.first.starts) == 2)  # but before nobody is
 
 
@@ -474,6 +478,23 @@ async def test_an_owner_that_came_past_it_is_not_blamed(house: House) -> None:
     assert {change.skip for change in house.changes} == {""}
 
 
+@pytest.mark.parametrize(("culprit", "skipped"), [("session-1", True), ("another", False)])
+async def test_a_runner_that_says_whose_code_it_stands_still_in_settles_who_is_to_blame(
+    house: House, culprit: str, *, skipped: bool
+) -> None:
+    await house.first.write(ev.Settled(), settled=3)
+    house.hear("burn")
+    await settle()
+    owner = house.first
+    for number in (2, 3):
+        following = await house.runner(f"runner-{number}")
+        owner.culprit, owner.willing = culprit, False
+        await house.clock.advance(1.0)
+        await house.until(lambda runner=following: runner.starts)  # type: ignore[misc]
+        owner = following
+    assert bool(house.changes[-1].skip) is skipped
+
+
 async def test_a_call_between_turns_is_not_blamed_for_what_kills_its_runners(house: House) -> None:
     await house.first.write(ev.Settled(), settled=3)
     owner = house.first
@@ -496,8 +517,8 @@ async def test_while_another_is_on_probation_with_it_that_one_is_blamed(house: H
     second.speak(1, 1, "past the hooks")
     await settle()
     assert house.probations.count("runner-2") == 0
-    another, waited = await house.probations.enter("runner-2")
-    another.begin(house.clock)
+    another, waited = await house.probations.enter("runner-2", "other-0", 60.0)
+    another.begin()
     assert not waited
     third = await house.runner("runner-3")
     await house.kill(second)
@@ -512,12 +533,12 @@ async def test_of_several_on_probation_none_is_blamed_and_each_is_alone_from_the
     await house.kill(house.first)
     await house.until(lambda: second.starts)
     await house.clock.advance(FIRST_S)
-    another, waited = await house.probations.enter("runner-2")
+    another, waited = await house.probations.enter("runner-2", "other-1", 60.0)
     assert not waited
     assert house.probations.count("runner-2") == 2
     third = await house.runner("runner-3")
-    there, _ = await house.probations.enter("runner-3")
-    there.begin(house.clock)
+    there, _ = await house.probations.enter("runner-3", "other-2", 60.0)
+    there.begin()
     await house.kill(second)
     await house.until(lambda: third.told)
     await house.clock.advance(1.0)
@@ -525,7 +546,7 @@ async def test_of_several_on_probation_none_is_blamed_and_each_is_alone_from_the
     there.end()
     await house.until(lambda: third.starts)
     assert house.changes[-1].skip == ""
-    waiting = asyncio.create_task(house.probations.enter("runner-3"))
+    waiting = asyncio.create_task(house.probations.enter("runner-3", "other-3", 60.0))
     await house.clock.advance(1.0)
     assert not waiting.done()
     fourth = await house.runner("runner-4")
@@ -575,7 +596,7 @@ async def test_a_call_that_waits_for_nothing_is_not_on_probation(house: House) -
 
 
 async def test_who_has_to_wait_for_another_asks_whether_its_place_is_kept(house: House) -> None:
-    other, _ = await house.probations.enter("runner-2")
+    other, _ = await house.probations.enter("runner-2", "other-4", 60.0)
     house.hear("hi")
     second = await house.runner("runner-2")
     await house.kill(house.first)
@@ -588,28 +609,29 @@ async def test_who_has_to_wait_for_another_asks_whether_its_place_is_kept(house:
 
 
 async def test_the_first_is_alone_for_longest_and_the_others_follow() -> None:
-    clock, probations = VirtualClock(), Probations()
-    first, waited = await probations.enter("r")
+    clock = VirtualClock()
+    probations = Probations(clock)
+    first, waited = await probations.enter("r", "other-5", 60.0)
     assert not waited
-    first.begin(clock)
-    second = asyncio.create_task(probations.enter("r"))
-    third = asyncio.create_task(probations.enter("r"))
-    elsewhere, waited = await probations.enter("other")
+    first.begin()
+    second = asyncio.create_task(probations.enter("r", "other-6", 60.0))
+    third = asyncio.create_task(probations.enter("r", "other-7", 60.0))
+    elsewhere, waited = await probations.enter("other", "other-8", 60.0)
     assert not waited
     await clock.advance(FIRST_S - 0.01)
     assert not second.done()
     await clock.advance(0.02)
-    (await second)[0].begin(clock)
+    (await second)[0].begin()
     assert not third.done()
     await clock.advance(NEXT_S)
     assert (await third)[1]
     assert (probations.count("r"), probations.count("other")) == (3, 1)
     (await third)[0].end()
-    (await third)[0].begin(clock)
+    (await third)[0].begin()
     await clock.advance(PROBATION_S)
     elsewhere.end()
     assert (probations.count("r"), probations.count("other")) == (0, 0)
-    assert not (await probations.enter("r"))[1]
+    assert not (await probations.enter("r", "other-9", 60.0))[1]
 
 
 # --- the log and the tail ---------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ class Session:
         if not self.told or self.told[-1] != f"heard {last}":
             self.told.append(f"heard {last}")
 
-    def lost(self, why: str) -> None:
-        self.told.append(f"lost: {why}")
+    def lost(self, why: str, culprit: str = "") -> None:
+        self.told.append(f"lost: {why}" + f" in {culprit}" * bool(culprit))
 
     def found(self) -> None:
         self.told.append("found")
@@ -54,6 +54,7 @@ class Runner:
         self.runner_id = runner_id
         self.sessions: dict[str, tuple[int, int]] = {"s": (5, 0)}
         self.lag_s = 0.0
+        self.culprit = ""
         self.nonsense = b""
         self.mute = False
         self.pings: list[Ping] = []
@@ -70,7 +71,7 @@ class Runner:
             self.answer_last()
 
     def answer_last(self) -> None:
-        pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, sessions=self.sessions)
+        pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, culprit=self.culprit, sessions=self.sessions)
         self.bus.send(self._reply, self.nonsense or encode(pulse))
 
 
@@ -217,6 +218,14 @@ async def test_sessions_of_an_event_loop_that_does_not_turn_are_moved(post: Post
     runner.lag_s = 0.0
     await post.second()
     assert post.session.told[2:] == ["found", "heard 0"]
+
+
+async def test_the_sessions_of_a_runner_that_stands_still_hear_in_whose_code(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    runner.lag_s, runner.culprit = 5.9, "another"
+    await post.second()
+    assert post.session.told == ["lost: has not turned for 6 s in another"]
 
 
 async def test_a_session_that_has_moved_is_watched_at_its_new_runner(post: Post) -> None:

@@ -183,7 +183,7 @@ def test_a_worker_may_be_in_the_development_pool() -> None:
         ({"event": "heartbeat"}, "without `type`"),
         ({"type": "heartbeat", "active_jobs": "1", "worker_id": "w"}, "active_jobs"),
         ({"type": "heartbeat", "active_jobs": -1, "worker_id": "w"}, "below 0"),
-        ({"type": "heartbeat", "active_jobs": 1, "worker_id": None}, "worker_id"),
+        ({"type": "heartbeat", "active_jobs": 1, "worker_id": 4}, "worker_id"),
         ({"type": "job.ack", "job_id": "j", "assign_id": "a", "accepted": 1, "reason": None}, "accepted"),
         ({"type": "job.ack", "job_id": "j", "accepted": True, "reason": None}, "assign_id"),
         ({"type": "job.ack", "job_id": "j", "assign_id": "a", "accepted": False, "reason": 4}, "reason"),

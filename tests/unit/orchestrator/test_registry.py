@@ -7,7 +7,7 @@ from unpod_bridge.orchestrator.registry import RegisteredWorker, Registry
 def register(
     registry: Registry, name: str, room: int = 2, *, link: object = None, pool: str = "desk"
 ) -> RegisteredWorker:
-    capabilities = Capabilities([], room, "desk", "dial_out", "brain")
+    capabilities = Capabilities([], room, "desk", "brain", "dial_out")
     return registry.register(Register(name, pool, capabilities), link or object())
 
 

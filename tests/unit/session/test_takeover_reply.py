@@ -178,3 +178,61 @@ async def test_a_session_without_a_brain_is_taken_over_too() -> None:
     async with simulate_call(handle, crash_at=1) as call:
         await call.user("hi")
         assert call.line.replies[1].reason == "unanswered"
+
+
+@pytest.mark.parametrize(
+    ("policy", "goes_on", "reply", "heard", "kept"),
+    [
+        ("continue", True, f"one {APOLOGY}", None, APOLOGY),
+        ("continue", False, f"one {APOLOGY}", None, APOLOGY),
+        ("apologise", True, f"one {APOLOGY}", None, APOLOGY),
+        ("repeat", True, "one one two", "one two", "one two"),
+    ],
+)
+async def test_where_nobody_knows_how_far_a_reply_was_spoken_nothing_of_it_is_repeated_unasked(
+    policy: str,
+    goes_on: bool,  # noqa: FBT001
+    reply: str,
+    heard: str | None,
+    kept: str,
+) -> None:
+    brains: list[Slow] = []
+    settings = SessionSettings(on_resume=policy)  # type: ignore[arg-type]
+    async with simulate_call(slowly(brains, goes_on=goes_on), settings=settings) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await call.crash(bridge=True)
+        assert (await call.reply(1)).text == reply
+        assert brains[1].asked == ([("hi", "")] if policy == "repeat" else [])
+        await call.advance(2)
+        [turn] = (await call.state()).history
+        assert (turn.agent, turn.heard) == (kept, heard)
+        brains[1].gate.set()
+        assert await call.user("and?") == "one two"
+
+
+@pytest.mark.parametrize("policy", ["continue", "apologise"])
+async def test_where_nobody_knows_whether_a_reply_was_begun_it_is_not_begun_again(policy: str) -> None:
+    brains: list[Slow] = []
+    settings = SessionSettings(on_resume=policy)  # type: ignore[arg-type]
+    async with simulate_call(slowly(brains), settings=settings, crash_at=1) as call:
+        await call.user("hi", wait=False)
+        await call.crash(bridge=True)
+        assert (await call.reply(1)).text.endswith(APOLOGY)
+        assert brains[-1].asked == []
+        assert await call.user("and?") == "one two"
+
+
+async def test_of_a_reply_that_had_ended_nobody_knows_the_words() -> None:
+    brains: list[Slow] = []
+    async with simulate_call(slowly(brains)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        brains[0].gate.set()
+        await call.reply(1)
+        await call.crash(bridge=True)
+        await call.advance(2)
+        [turn] = (await call.state()).history
+        assert (turn.user, turn.agent, turn.heard) == ("hi", None, None)
+        assert [line.text for line in call.line.replies.values()] == ["one two"]
+        assert await call.user("and?") == "one two"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import pytest
 from tests.unit.session.rig import Brain, Ear, Plain, agent
 
 from unpod import LLMCall
@@ -201,3 +202,91 @@ async def test_the_turns_row_has_the_brains_calls_and_the_sessions_own_measure()
     assert (fact.language, fact.outcome, fact.worker_metrics) == ("de", "done", False)
     [fields] = ear.fields("turn_complete")
     assert (fields["llm_ttft_ms"], fields["llm_total_ms"], fields["llm_call_count"]) == (200.0, 500.0, 1)
+
+
+async def test_with_a_quick_brain_it_waits_until_the_reply_begins_to_be_heard() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes, of course"))) as call:
+        await call.frame("state", state="thinking", turn_id=0)
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        assert ear.fields("turn_complete") == []
+        await call.frame("state", state="speaking", turn_id=1)
+        await call.advance(5)
+        assert ear.fields("turn_complete") == []
+        await call.barge_in("yes, of")
+        [fields] = ear.fields("turn_complete")
+    assert (fields["interrupted"], fields["heard_text"], fields["asr_ms"]) == (True, "yes, of", 100.0)
+
+
+async def test_it_waits_a_second_at_most_for_the_reply_to_be_heard() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.frame("state", state="thinking")
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        await call.advance(0.9)
+        assert ear.fields("turn_complete") == []
+        await call.advance(0.1)
+        assert [fields["asr_ms"] for fields in ear.fields("turn_complete")] == [100.0]
+
+
+async def test_a_reply_of_nothing_is_not_waited_for() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain())) as call:
+        await call.frame("state", state="thinking")
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        assert len(ear.fields("turn_complete")) == 1
+
+
+async def test_figures_that_are_late_are_not_the_next_turns() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.user("one")
+        await call.advance(1)
+        await call.user("two")
+        await call.frame("turn.metrics", turn_id=1, asr_ms=1.0)
+        assert len(ear.fields("turn_complete")) == 1
+        await call.frame("turn.metrics", turn_id=2, asr_ms=2.0)
+        assert [fields["asr_ms"] for fields in ear.fields("turn_complete")] == [None, 2.0]
+        [(late,)] = ear.args("metric")
+        assert late["asr_ms"] == 1.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (2, 3), ("a", "b"), (None, None), (7, 1)], ids=str)
+async def test_ids_that_count_something_else_are_not_looked_at(ids: tuple[object, object]) -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        for turn_id, figure in zip(ids, (1.0, 2.0), strict=True):
+            await call.user("hi")
+            await call.frame("turn.metrics", turn_id=turn_id, asr_ms=figure)
+    assert [fields["asr_ms"] for fields in ear.fields("turn_complete")] == [1.0, 2.0]
+
+
+async def test_figures_that_are_late_are_not_the_next_turns_after_a_takeover_either() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"))) as call:
+        await call.user("one")
+        await call.advance(1)
+        await call.user("two")
+        await call.frame("turn.metrics", turn_id=1, asr_ms=1.0)
+        await call.crash()
+        await call.frame("turn.metrics", turn_id=2, asr_ms=2.0)
+        facts = await completed(call)
+    assert [fact.asr_ms for fact in facts] == [None, 2.0]
+
+
+async def test_a_runner_that_takes_over_waits_for_the_reply_to_be_heard_too() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes, of course"))) as call:
+        await call.frame("state", state="thinking")
+        await call.user("hi")
+        await call.frame("turn.metrics", turn_id=1, **FIGURES)
+        await call.crash()
+        assert await completed(call) == []
+        await call.frame("state", state="speaking")
+        await call.advance(5)
+        await call.barge_in("yes")
+        [fact] = await completed(call)
+    assert (fact.interrupted, fact.heard_text, fact.asr_ms) == (True, "yes", 100.0)

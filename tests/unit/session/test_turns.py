@@ -365,3 +365,24 @@ async def test_what_half_a_brain_lacks_is_named() -> None:
         assert call.context is not None
         with pytest.raises(TypeError, match="Half has no turn\\(\\) and no assist\\(\\)"):
             call.context.session.dialog_machine = Half()
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+async def test_a_text_with_nothing_in_it_is_not_asked_of_the_brain_and_is_ended_once(text: str) -> None:
+    ear, brain = Ear(), Plain("yes")
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user(text)
+        assert ends(call) == [(1, "unanswered")]
+        assert await call.user("hi") == "yes"
+        await call.advance(1)
+        history = (await call.state()).history
+    assert ear.args("user_turn") == [(text,), ("hi",)]
+    assert ear.args("agent_turn") == [("yes",)]
+    assert [(exchange.user, exchange.agent) for exchange in history] == [(text, ""), ("hi", "yes")]
+
+
+async def test_a_text_with_nothing_in_it_is_not_asked_of_the_brain_after_a_takeover() -> None:
+    async with simulate_call(agent(brain=EchoAdapter()), crash_at=1) as call:
+        await call.user(" ")
+        assert ends(call) == [(1, "unanswered")]
+        assert await call.user("hi") == "You said: hi"

@@ -1,0 +1,246 @@
+"""The serve transport: workers dial in, and each that is let in brings a call, or comes back to one.
+
+There is no assignment: what it would say, the query of the dialled URL and `call.started` say. The runner is looked for
+once the agent is known, and the job's record is made then, so that another bridge can go on with the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from secrets import token_hex
+from typing import Final
+
+from unpod.errors import LogUnavailable
+from unpod_bridge.admission import Caller, Doorkeeper, Refusal, key_of
+from unpod_bridge.control import ControlLink
+from unpod_bridge.control_effects import Assigned
+from unpod_bridge.dispatch import Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet import Pool
+from unpod_bridge.fullness import Fullness
+from unpod_bridge.job_records import Claim, JobRecord, Records
+from unpod_bridge.jobs import Jobs, OnBegin, shown
+from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.porch import Porch, address
+from unpod_bridge.served_line import ServedLine
+from unpod_bridge.serving import Serving
+from unpod_bridge.succession import Care
+from unpod_bridge.websocket_server import Arrival, Listener
+
+logger = logging.getLogger("unpod.bridge")
+
+ASK_S: Final = 10.0
+"""How long a runner is looked for: the caller is on the line already."""
+LOOK_S: Final = 0.1
+REFUSED: Final = 1000
+
+
+class Reception:
+    """Lets workers in (`websocket_server.Host`); `links` are the registrations that there are."""
+
+    def __init__(
+        self,
+        where: Serving,
+        porch: Porch,
+        *,
+        jobs: Jobs,
+        records: Records,
+        fullness: Fullness,
+        dispatcher: Dispatcher,
+        services: LineServices,
+        care: Care,
+        links: Callable[[], Mapping[Pool, ControlLink]],
+    ) -> None:
+        self._where = where
+        self._porch = porch
+        self._jobs = jobs
+        self._records = records
+        self._fullness = fullness
+        self._dispatcher = dispatcher
+        self._services = services
+        self._care = care
+        self._links = links
+        self._doorkeeper = Doorkeeper(where.secret.encode())
+        self._listener = Listener(where.host, where.port)
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Listen; raises ConfigurationError."""
+        await self._listener.open(self)
+        logger.info("workers may dial in on port %d%s", self._where.port, "" if self._where.secret else ", unsigned")
+
+    def drain(self) -> None:
+        """Let no new calls in; workers may come back to those that are here."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._porch.close()
+        await self._listener.close()
+
+    # --------------------------------------------------------------------------------------------------------- the door
+
+    def is_open_to(self, target: str) -> bool:
+        """Whether a worker may come in (`Host.is_open_to`)."""
+        return not self._draining or self._porch.expects(key_of(target))
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Let a worker in, or not (`Host.arrived`)."""
+        caller = self._doorkeeper.admit(arrival.target, time.time_ns() // 1_000_000)
+        if isinstance(caller, Refusal):
+            logger.warning("a worker that has dialled in is refused: %s", caller.reason)
+            arrival.refuse(REFUSED)
+            return
+        key = caller.key or token_hex(8)
+        known = self._porch.expects(key)
+        self._porch.enter(key, arrival)
+        if not known:
+            task = asyncio.create_task(self._receive(caller, key), name="unpod-reception")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _receive(self, caller: Caller, key: str) -> None:
+        if caller.job_id and await self._records.elsewhere(caller.job_id):
+            logger.info("job %s: its worker has come; the call lives at another bridge", shown(caller.job_id))
+            return  # it waits a while: this bridge may be about to go on with the call
+        if self._porch.expects(key):
+            return
+        guest = Guest(self, caller.job_id or f"job-{token_hex(8)}", key)
+        self._jobs.carry(guest.job, guest, guest, guest.line)
+
+    # ----------------------------------------------------------------------------------------------- what a guest needs
+
+    def line(self, guest: Guest, find: Callable[[str], Awaitable[RunnerPlace]]) -> ServedLine:
+        """Return the line of a guest's call."""
+        assigned = guest.job
+        job = Job(assigned.job_id, assigned.call_id, "", assigned.bridge_url, "")
+        return ServedLine(job, find, self._services, care=self._care)
+
+    async def place(self, guest: Guest, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
+        """Return a place for a guest's call, this bridge's claim of it, and the registration that it counts for.
+
+        Raises:
+            LogUnavailable: nobody takes it; the text says why.
+        """
+        until = asyncio.get_running_loop().time() + ASK_S
+        pool, link = await self._pool(agent, until)
+        if await self._fullness.full():
+            raise LogUnavailable("the event log is full")
+        ask = Ask(guest.job.job_id, pool, until)
+        place = await self._dispatcher.find(ask)
+        if not isinstance(place, RunnerPlace):
+            raise LogUnavailable(f"no runner of the agent {shown(pool.name)} takes it: {place}")
+        try:
+            claim = await self._records.claim(self._record(guest, pool, link))
+        except BaseException:
+            await place.release("no record")
+            raise
+        if claim is None:
+            await place.release("elsewhere")
+            raise LogUnavailable("its call lives at another bridge")
+        return place, claim, link
+
+    def forget(self, key: str) -> None:
+        """A guest's call is over."""
+        self._porch.forget(key)
+
+    async def _pool(self, agent: str, until: float) -> tuple[Pool, ControlLink]:
+        """Return whose call it is: the agent's that it names, else the only one's; a runner may be about to come."""
+        loop = asyncio.get_running_loop()
+        while True:
+            links = self._links()
+            for pool in (Pool(agent), Pool(agent, dev=True)):
+                if pool in links:
+                    return pool, links[pool]
+            if len(links) == 1:
+                return next(iter(links.items()))
+            if loop.time() >= until:
+                break
+            await asyncio.sleep(LOOK_S)
+        known = ", ".join(sorted(shown(pool.name) for pool in links)) or "none"
+        raise LogUnavailable(f"call.started names the agent {shown(agent)}, and these are served here: {known}")
+
+    def _record(self, guest: Guest, pool: Pool, link: ControlLink) -> JobRecord:
+        bridge_id = self._services.bridge_id
+        return JobRecord(
+            job=guest.job.job_id,
+            agent=pool.agent,
+            dev=pool.dev,
+            worker=link.registration.identity.worker_id,
+            bridge=bridge_id,
+            home=bridge_id,
+            call=guest.job.call_id,
+            bridge_url=guest.job.bridge_url,
+            token="",
+        )
+
+
+class Guest:
+    """One call that was dialled in; its books (`heirs.Books`) and claim (`jobs.Claiming`) wait for its agent's name."""
+
+    def __init__(self, reception: Reception, job_id: str, key: str) -> None:
+        self._reception = reception
+        self._key = key
+        self._claim: Claim | None = None
+        self._link: ControlLink | None = None
+        self.job = Assigned(
+            job_id=job_id,
+            assign_id="",
+            agent_id="",
+            call_id="",
+            bridge_url=address(key),
+            call_token="",
+            metadata={},
+            ask_until=0.0,
+            ack_by=0.0,
+        )
+
+    def line(self, on_begin: OnBegin) -> ServedLine:
+        """Return the call's line."""
+
+        async def find(agent: str) -> RunnerPlace:
+            place, self._claim, self._link = await self._reception.place(self, agent)
+            place.on_begin = on_begin
+            return place
+
+        return self._reception.line(self, find)
+
+    # ------------------------------------------------------------------------------------------------------------ books
+
+    def up(self, job_id: str) -> None:
+        """The call counts from here on."""
+        if self._link is not None:
+            self._link.registration.enter(job_id)
+
+    def ended(self, job_id: str) -> None:
+        """It counts no more, and its worker is not waited for."""
+        if self._link is not None:
+            self._link.ended(job_id)
+        self._reception.forget(self._key)
+
+    # ------------------------------------------------------------------------------------------------------------ claim
+
+    async def begun(self, session_id: str) -> None:
+        """The call is up; raises Fenced where another bridge has the job."""
+        if self._claim is not None:
+            await self._claim.begun(session_id)
+
+    async def release(self) -> None:
+        """Let another bridge have the call."""
+        if self._claim is not None:
+            await self._claim.release()
+
+    async def leave(self) -> None:
+        """The call is let go of."""
+        if self._claim is not None:
+            await self._claim.leave()
+
+    async def drop(self) -> None:
+        """The job is over."""
+        if self._claim is not None:
+            await self._claim.drop()

@@ -1,0 +1,56 @@
+"""Where workers dial in, on the serve transport: what `UNPOD_RUNNER_URL` says of it. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from unpod.errors import ConfigurationError
+
+DEFAULT_PORT: Final = 8765
+_SCHEMES: Final = ("ws", "wss", "http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The URL as it is registered, where to listen (`host` None: on all interfaces), and the agent's secret."""
+
+    url: str = field(repr=False)
+    host: str | None
+    port: int
+    secret: str = field(default="", repr=False)
+
+
+def serving(url: str, secret: str) -> Serving | None:
+    """Return where to listen; None without a URL: then calls are dialled out.
+
+    A literal IP is bound as it is; a name stands for all interfaces, since it may be a proxy's.
+
+    Raises:
+        ConfigurationError: the URL cannot be used, or a secret is set without one.
+    """
+    if not url:
+        if secret:
+            raise ConfigurationError(
+                "UNPOD_AGENT_SECRET is set, and UNPOD_RUNNER_URL is not: set the URL under which workers dial in, "
+                "or unset the secret"
+            )
+        return None
+    complaint = ConfigurationError("UNPOD_RUNNER_URL is no ws, wss, http or https URL: give ws://host[:port]")
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise complaint from None
+    if parts.scheme.lower() not in _SCHEMES or not host or port == 0 or not url.isprintable() or " " in url:
+        raise complaint
+    return Serving(url, _bound(host), DEFAULT_PORT if port is None else port, secret)
+
+
+def _bound(host: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
