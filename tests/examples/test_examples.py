@@ -14,7 +14,7 @@ import pytest
 from tests.pages import ROOT
 from tests.providers.anthropic_wire import AnthropicWire
 from tests.providers.http_wire import EventsWire
-from tests.providers.machine_wire import MachineWire
+from tests.providers.machine_wire import MachineWire, let_go
 from tests.providers.openai_wire import OpenAIWire
 from tests.providers.served import Vendor, Wire, serve
 
@@ -56,6 +56,7 @@ async def vendor(wire: Wire, *answers: Answer) -> AsyncIterator[Vendor]:
             yield served
         finally:
             await close_clients()
+            await let_go()
 
 
 @asynccontextmanager

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import inspect
 import json
-from typing import Literal
+from typing import Any, Literal
 
+import litellm
 from tests.providers.openai_wire import OpenAIWire
 from tests.providers.served import Json
 
 from unpod.adapters import ToolCall
+
+
+async def let_go() -> None:
+    """Close what the engines leave open: a client for each model call of one, and litellm's for all of the other."""
+    cache: Any = getattr(litellm, "in_memory_llm_clients_cache")  # noqa: B009 - not exported, and all there is
+    for client in list(cache.cache_dict.values()):
+        close = getattr(client, "aclose", None) or getattr(client, "close", None)
+        closed = None if close is None else close()
+        if inspect.isawaitable(closed):
+            await closed
+    cache.flush_cache()
+    gc.collect()  # a client that nobody holds begins to close itself
+    this = asyncio.current_task()
+    closing = [task for task in asyncio.all_tasks() if task is not this and "aclose" in repr(task.get_coro())]
+    await asyncio.gather(*closing, return_exceptions=True)
+    await asyncio.sleep(0)  # transports that are closed say so in the next tick
 
 
 class MachineWire(OpenAIWire):

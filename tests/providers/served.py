@@ -87,8 +87,8 @@ class Vendor:
         try:
             async with aclosing(self.model.answer(body)) as pieces:
                 said = [piece async for piece in pieces]
-        except ModelFailed:
-            return web.json_response(self.refusal[1], status=self.refusal[0])
+        except ModelFailed:  # litellm leaves the connections of refused requests open, so they are closed here
+            return web.json_response(self.refusal[1], status=self.refusal[0], headers={"Connection": "close"})
         if not body.get("stream"):
             return web.json_response(self.wire.whole(said))
         return web.Response(body=b"".join(self.wire.streamed(said)), content_type=self.wire.content_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,9 +14,11 @@ from tests.providers.served import Json, Vendor, serve
 
 from unpod import CallContext
 from unpod.adapters import OpenAIAdapter, ToolCall, ToolResult
-from unpod.adapters.chat import MAX_ROUNDS
+from unpod.adapters.chat import MAX_ROUNDS, ChatAdapter, Prompt
+from unpod.adapters.memory import Said
+from unpod.adapters.metering import Meter
 from unpod.core import events as ev
-from unpod.testing import Answer, FakeModel, SimulatedCall, simulate_call
+from unpod.testing import Answer, FakeModel, SimulatedCall, assert_survives_crashes, simulate_call
 
 ORDER = ToolCall("order", {"pizza": "margherita"}, "c1")
 DRINK = ToolCall("drink", {}, "c2")
@@ -206,3 +208,41 @@ async def test_a_barge_in_does_not_cancel_a_tool() -> None:
         await call.hang_up()
     assert shown == "(not finished yet)"
     assert len(kitchen.orders) == 1
+
+
+# --- dying at every point ---------------------------------------------------------------------------------------------
+
+
+class Waiter(ChatAdapter):
+    """A model without a network: it orders what it is told to, in other words each time it is asked."""
+
+    asked = 0
+
+    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+        meter.see("")
+        last = prompt.conversation[-1]
+        if isinstance(last, Said) and last.role == "user":
+            Waiter.asked += 1
+            yield ToolCall("order", {"pizza": f"{last.content}, request {Waiter.asked}"}, f"c{Waiter.asked}")
+        else:
+            yield "Done."
+
+
+async def test_a_call_that_dies_at_every_point_orders_once() -> None:
+    keys: list[str] = []
+
+    async def order(pizza: str, idempotency_key: str) -> dict[str, str]:
+        """Order a pizza."""
+        keys.append(idempotency_key)
+        return {"ordered": pizza.partition(",")[0]}
+
+    async def handle_call(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = Waiter("tiny", provider="played", tools=[order])
+        await ctx.session.run()
+
+    async def script(call: SimulatedCall) -> None:
+        before = len(keys)
+        assert "Done." in await call.user("margherita")
+        assert len(set(keys[before:])) == 1, "one order, however often its process died"
+
+    assert await assert_survives_crashes(handle_call, script, prepare=keys.clear) > 5

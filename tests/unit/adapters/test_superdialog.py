@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from superdialog import DialogMachine, Flow, LLMAgent, register_llm_provider
 from superdialog.llm import StreamChunk
-from tests.providers.machine_wire import MachineWire
+from tests.providers.machine_wire import MachineWire, let_go
 from tests.providers.served import Vendor, serve
 
 from unpod import CallContext
@@ -59,6 +59,12 @@ FLOW = {
 }
 TAKE_ORDER = Answer((ToolCall("ordered", {"pizza": "margherita"}, "c1"),))
 DONE = Answer((ToolCall("done", {}, "c2"),))
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_open() -> AsyncIterator[None]:
+    yield
+    await let_go()
 
 
 class PlayedProvider:
