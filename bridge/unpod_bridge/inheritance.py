@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.subjects import CallSubjects
-from unpod.errors import LogUnavailable
+from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Fence
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import LineServices, placement_headers
@@ -44,10 +44,24 @@ class Inheritance:
     async def appoint(self, former: Owner, runner_id: str) -> Owner:
         """Append to `own`, which makes a runner the owner; tried again under one id, it is there once.
 
+        A bridge that was stopped while it did this may have done it since, though the line is ours. Nobody was told to
+        start then, and the former owner is refused: ours comes after that.
+
         Raises:
-            Fenced: another bridge has done so.
+            Fenced: another bridge holds the line.
             LogError: the log refuses it.
         """
+        while True:
+            try:
+                return await self._append(former, runner_id)
+            except Fenced:
+                newest = await self._newest_of_others(former)
+                if newest is None:
+                    raise
+                logger.warning("session %s: a bridge that has lost its line has appointed an owner", self._session)
+                former = newest
+
+    async def _append(self, former: Owner, runner_id: str) -> Owner:
         body = ev.OwnerAppointed(runner=runner_id, takeover=former.takeover + 1)
         headers = placement_headers(self._services, "own", body, self._session)
         fence = Fence(self._subjects.own, former.epoch)
@@ -55,6 +69,18 @@ class Inheritance:
             lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
         )
         return Owner(runner_id, stored.seq, body.takeover)
+
+    async def _newest_of_others(self, known: Owner) -> Owner | None:
+        """Return the newest appointment, where it is not the one that we know, and the line is still ours."""
+        line = await self._persist(lambda: self._services.log.last(self._subjects.line))
+        own = await self._persist(lambda: self._services.log.last(self._subjects.own))
+        if line is None or own is None or own.seq == known.epoch:
+            return None
+        holder = codec.decode("line", "line.taken", 1, line.data)
+        owner = codec.decode("own", "owner.appointed", 1, own.data)
+        if not (isinstance(holder, ev.LineTaken) and holder.bridge == self._services.bridge_id):
+            return None
+        return Owner(owner.runner, own.seq, owner.takeover) if isinstance(owner, ev.OwnerAppointed) else None
 
     async def tip(self, epoch: int, known: int) -> Tip:
         """Return what the owners before an epoch have stored last, with all of it after the index `known`.
