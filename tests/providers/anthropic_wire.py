@@ -57,4 +57,4 @@ def event(kind: str, **fields: object) -> bytes:
 
 
 def anthropic_client(vendor: Vendor) -> AsyncAnthropic:
-    return AsyncAnthropic(api_key="any", base_url=vendor.url, max_retries=0, timeout=5.0)
+    return AsyncAnthropic(api_key="any", base_url=vendor.url, max_retries=0, timeout=30.0)

@@ -46,4 +46,4 @@ def chunk(delta: Json, finish_reason: str | None = None) -> Json:
 
 
 def openai_client(vendor: Vendor) -> AsyncOpenAI:
-    return AsyncOpenAI(api_key="any", base_url=f"{vendor.url}/v1", max_retries=0, timeout=5.0)
+    return AsyncOpenAI(api_key="any", base_url=f"{vendor.url}/v1", max_retries=0, timeout=30.0)

@@ -22,6 +22,8 @@ REST_S = 30.0
 class FallbackAdapter:
     """Asks the first of `adapters`, and the next where that fails, or says nothing for `first_token_s` seconds.
 
+    The last one that is asked may take its time: there is nobody to wait for.
+
     Once a brain has begun, with a word or with a tool, the reply is its own: an error then is the reply's error, and
     nobody hears half of each. A brain that has failed is asked last for half a minute. All of them know the whole
     conversation, whoever answered. What is said of the brains goes for what they are assigned as to a session, too.
@@ -58,8 +60,7 @@ class FallbackAdapter:
         """Yield the reply of the first brain that begins one.
 
         Raises:
-            AdapterError: none has begun; `code` is `timeout` where the last was silent.
-            Exception: what the last one raised, or the one that had begun.
+            Exception: what the one raised that had begun, or the last, where none has.
         """
         async with aclosing(self._reply(text, context or {}, language, "")) as pieces:
             async for piece in pieces:
@@ -87,7 +88,7 @@ class FallbackAdapter:
             await brain.catch_up(before, notes)
             async with aclosing(brain.view.open(text, context=context, language=language, said=said)) as pieces:
                 try:
-                    first = await self._begun(pieces)
+                    first = await self._begun(pieces, None if number == len(ranked) else self._first_token_s)
                 except Exception as error:
                     brain.failed()
                     if number == len(ranked):
@@ -101,10 +102,10 @@ class FallbackAdapter:
                     yield self._kept(piece)
                 return
 
-    async def _begun(self, pieces: AsyncIterator[Piece]) -> list[Piece]:
+    async def _begun(self, pieces: AsyncIterator[Piece], limit_s: float | None) -> list[Piece]:
         """Return the pieces up to the first with which the brain has begun; none, where it has nothing to say."""
         first: list[Piece] = []
-        limit = asyncio.timeout(self._first_token_s)
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
                 async for piece in pieces:
@@ -114,7 +115,7 @@ class FallbackAdapter:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise AdapterError(f"it said nothing for {self._first_token_s:g} s", code="timeout") from None
+            raise AdapterError(f"it said nothing for {limit_s:g} s", code="timeout") from None
         return first
 
     def _answer_with(self, brain: _Brain) -> None:

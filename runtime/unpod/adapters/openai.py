@@ -140,17 +140,26 @@ def _offered(tools: ToolSet, prompt: Prompt) -> dict[str, Any]:
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:
     head = [{"role": "system", "content": text} for text in prompt.system]
     tail = [{"role": "system", "content": GO_ON}] if prompt.go_on else []
-    return [*head, *(message for entry in prompt.conversation for message in _message(entry)), *tail]
+    return [*head, *_turns(prompt.conversation), *tail]
 
 
-def _message(entry: Entry) -> Sequence[dict[str, Any]]:
-    if isinstance(entry, Said):
-        return [{"role": entry.role, "content": entry.content}]
-    return [_asked_for(entry), *_returned(entry)]
+def _turns(conversation: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the conversation's messages; what was said before tools were asked for stands in one with that."""
+    messages: list[dict[str, Any]] = []
+    for before, entry in zip([None, *conversation], conversation, strict=False):
+        if isinstance(entry, Said):
+            messages.append({"role": entry.role, "content": entry.content})
+            continue
+        if isinstance(before, Said) and before.role == "assistant":
+            messages[-1] |= {"tool_calls": _asked_for(entry)}
+        else:
+            messages.append({"role": "assistant", "content": None, "tool_calls": _asked_for(entry)})
+        messages += _returned(entry)
+    return messages
 
 
-def _asked_for(used: Used) -> dict[str, Any]:
-    calls = [
+def _asked_for(used: Used) -> list[dict[str, Any]]:
+    return [
         {
             "id": call.call_id,
             "type": "function",
@@ -158,7 +167,6 @@ def _asked_for(used: Used) -> dict[str, Any]:
         }
         for call in used.calls
     ]
-    return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
 def _returned(used: Used) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from unpod.adapters.protocol import accepted_options
 from unpod.adapters.view import AdapterView, check_adapter
 from unpod.testing.fake_model import Answer, FakeModel
 
-WAIT_S: Final = 5.0
+WAIT_S: Final = 15.0
 """How long a check waits for what is promised at once: a busy machine is no broken promise."""
 
 CONTEXT: Final[dict[str, object]] = {

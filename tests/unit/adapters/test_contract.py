@@ -40,7 +40,7 @@ async def anthropic(model: FakeModel) -> AsyncIterator[AnthropicAdapter]:
 
 @asynccontextmanager
 async def http(model: FakeModel, wire: Wire | None = None) -> AsyncIterator[HTTPAdapter]:
-    async with serve(model, wire or EventsWire()) as vendor, AsyncClient(timeout=5.0) as client:
+    async with serve(model, wire or EventsWire()) as vendor, AsyncClient(timeout=30.0) as client:
         yield HTTPAdapter(f"{vendor.url}/brain", history=True, attempts=1, client=client)
 
 
@@ -61,7 +61,7 @@ def generator(model: FakeModel) -> object:
 @asynccontextmanager
 async def fallback(model: FakeModel) -> AsyncIterator[FallbackAdapter]:
     async with openai(model) as brain, openai(FakeModel(*[Answer((), "fail")] * 9)) as broken:
-        yield FallbackAdapter([broken, brain])
+        yield FallbackAdapter([broken, brain], first_token_s=30.0)
 
 
 def langchain(model: FakeModel) -> PlayedChatModel:

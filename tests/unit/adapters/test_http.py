@@ -27,7 +27,7 @@ async def brain(
     wire: Wire | None = None,
     **options: Any,  # noqa: ANN401 - passed on
 ) -> AsyncIterator[tuple[Vendor, HTTPAdapter]]:
-    async with serve(FakeModel(*answers), wire or EventsWire()) as vendor, AsyncClient(timeout=5.0) as client:
+    async with serve(FakeModel(*answers), wire or EventsWire()) as vendor, AsyncClient(timeout=30.0) as client:
         yield vendor, HTTPAdapter(f"{vendor.url}/brain?tenant=7", client=client, **options)
 
 

@@ -78,7 +78,7 @@ async def test_on_a_call_they_are_journaled_and_errors_go_to_the_model() -> None
             ctx.session.dialog_machine = MCPAdapter(made, url)
             await ctx.session.run()
 
-        async with simulate_call(handle_call) as call:
+        async with simulate_call(handle_call, timeout_s=20) as call:
             assert await call.user("a pizza") == "No."
             await call.hang_up()
             facts = [record.body for record in await call.records()]

@@ -126,7 +126,7 @@ async def test_a_machine_takes_its_edges_and_ends_the_call(engine: str) -> None:
             ctx.session.on("llm_call")(lambda **fields: seen.append(fields))
             await ctx.session.run()
 
-        async with simulate_call(handle_call, metadata={"data": {"name": "Ada"}}) as call:
+        async with simulate_call(handle_call, metadata={"data": {"name": "Ada"}}, timeout_s=20) as call:
             assert await call.user("a margherita") == "And to drink?"
             assert await call.user("nothing") == "Thanks, bye!"
             assert await call.ended() == "completed"
@@ -148,7 +148,7 @@ async def test_a_machine_goes_on_where_it_was_in_another_process(engine: str) ->
             ctx.session.dialog_machine = machines[-1]
             await ctx.session.run()
 
-        async with simulate_call(handle_call) as call:
+        async with simulate_call(handle_call, timeout_s=20) as call:
             assert await call.user("a margherita") == "And to drink?"
             await call.crash()
             assert await call.user("nothing") == "Thanks, bye!"
