@@ -213,10 +213,13 @@ class Bridge:
         logger.info("%s has ended", self.bridge_id)
 
     async def _keep_house(self) -> None:
-        said_at = float("-inf")
+        said_at, losses = float("-inf"), 0
         while True:
             now = self._loop.time()
             self._steadiness.look()
+            if losses != self._steadiness.losses or not self._steadiness.up:  # silence that we could not have heard
+                losses = self._steadiness.losses
+                self._fleet.excuse(now)
             for runner in self._fleet.expire(now):
                 logger.warning("the runner %s has fallen silent", runner)
             self._look(now)

@@ -7,7 +7,7 @@ not) that has a runner which takes calls is registered as one worker with the ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from unpod.core.fleet import RunnerAnnounced
@@ -76,6 +76,10 @@ class Fleet:
         for runner in silent:
             del self._runners[runner]
         return silent
+
+    def excuse(self, now: float) -> None:
+        """Nobody could be heard until now: all have as long again as one who has just spoken."""
+        self._runners = {runner: replace(heard, at=now) for runner, heard in self._runners.items()}
 
     def standings(self) -> dict[Pool, Standing]:
         """Return what each pool amounts to."""

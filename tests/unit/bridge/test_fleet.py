@@ -114,3 +114,11 @@ def test_a_pool_without_runners_leaves_once_and_may_come_back_before_it_has_left
     roster.gone(AGENT)
     assert roster.update({AGENT: Standing(4, draining=1)}, 5.0) == []
     assert roster.update({AGENT: Standing(10, serving=1)}, 6.0) == [Join(AGENT)]
+
+
+def test_a_silence_that_nobody_could_have_heard_is_excused() -> None:
+    fleet = Fleet()
+    fleet.hear(said("r1"), 0.0)
+    fleet.excuse(30.0)
+    assert fleet.expire(32.9) == []
+    assert fleet.expire(33.0) == ["r1"]
