@@ -35,6 +35,10 @@ _BRIDGE_EXAMPLE: Final = """\b
 Example:
   UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
 """
+_CONSUME_EXAMPLE: Final = """\b
+Example:
+  unpod consume metrics --nats-url nats://localhost:4222
+"""
 _METRICS_EXAMPLE: Final = """\b
 Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume metrics --nats-url nats://localhost:4222
@@ -142,7 +146,7 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
     return asyncio.run(run_bridge(config))
 
 
-@click.group(short_help="Derive metrics from the log.")
+@click.group(short_help="Derive metrics from the log.", epilog=_CONSUME_EXAMPLE)
 def consume() -> None:
     """Derive something from the log of the calls; the calls do not notice."""
 
