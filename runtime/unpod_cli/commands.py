@@ -35,6 +35,16 @@ _BRIDGE_EXAMPLE: Final = """\b
 Example:
   UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
 """
+_CONSUME_EXAMPLE: Final = """\b
+Example:
+  unpod consume metrics --nats-url nats://localhost:4222
+"""
+_METRICS_EXAMPLE: Final = """\b
+Examples:
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume metrics --nats-url nats://localhost:4222
+  unpod consume metrics --since 2026-01-31T08:00:00Z
+  unpod consume metrics --session demo-ada
+"""
 _ORCHESTRATOR_EXAMPLE: Final = """\b
 Example:
   unpod orchestrator --port 9000
@@ -137,6 +147,49 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None, health_port: i
     return asyncio.run(run_bridge(config))
 
 
+@click.group(short_help="Derive metrics from the log.", epilog=_CONSUME_EXAMPLE)
+def consume() -> None:
+    """Derive something from the log of the calls; the calls do not notice."""
+
+
+@consume.command(short_help="Metrics: OTLP, and a Prometheus endpoint.", epilog=_METRICS_EXAMPLE)
+@click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
+@click.option("--from-start", is_flag=True, help="Print the metrics of all that is in the log, and exit.")
+@click.option("--since", metavar="TIME", help="The same, of what was stored since, as 2026-01-31T08:00:00Z.")
+@click.option("--session", metavar="ID", help="The same, of one session.")
+def metrics(*, nats_url: str | None, from_start: bool, since: str | None, session: str | None) -> int:
+    """Keep the metrics of all calls: sent by OTLP where OTEL_EXPORTER_OTLP_ENDPOINT says so, and served for Prometheus.
+
+    Stopped or killed and started again it goes on where it was, and counts nothing twice. Run one at a time. With
+    --from-start, --since or --session it prints what the log gives now, as text for Prometheus, and changes nothing.
+    """
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from unpod.logs import enable_logging  # noqa: PLC0415
+
+    with extras():
+        from unpod_consumers.config import ConsumerConfig  # noqa: PLC0415
+        from unpod_consumers.metrics import rewind_metrics, run_metrics  # noqa: PLC0415
+
+    config = ConsumerConfig.from_env(nats_url=nats_url)
+    enable_logging(config.log_level)
+    if not (from_start or since or session):
+        return asyncio.run(run_metrics(config))
+    click.echo(asyncio.run(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
+    return 0
+
+
+def _moment(text: str | None) -> float:
+    """Return seconds since 1970 of an RFC 3339 time, 0 of none."""
+    from unpod.core.envelope import parse_time  # noqa: PLC0415
+    from unpod.errors import ProtocolViolation  # noqa: PLC0415
+
+    try:
+        return parse_time(text) if text else 0.0
+    except ProtocolViolation:
+        raise Failure(f"--since {text!r} is no time: give one as 2026-01-31T08:00:00Z", status=USAGE) from None
+
+
 @click.command(short_help="Run the local orchestrator, for development.", epilog=_ORCHESTRATOR_EXAMPLE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
@@ -160,4 +213,4 @@ def _log_level() -> str:
     return os.environ.get("UNPOD_LOG_LEVEL", "").strip().upper() or "INFO"
 
 
-ALL: Final = (demo, dev, run, bridge, orchestrator)
+ALL: Final = (demo, dev, run, bridge, consume, orchestrator)

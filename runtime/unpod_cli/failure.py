@@ -19,6 +19,8 @@ _EXTRAS: Final = {
     "prompt_toolkit": "dev",
     "watchfiles": "dev",
     "openai": "openai",
+    "opentelemetry": "consumers",
+    "prometheus_client": "consumers",
 }
 
 

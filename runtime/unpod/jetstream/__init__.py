@@ -12,13 +12,15 @@ from unpod.jetstream.environment import nats_options
 from unpod.jetstream.event_log import JetStreamLog, open_log
 from unpod.jetstream.jobs import Entry, JobStore, open_jobs
 from unpod.jetstream.options import NatsOptions, PermissionDenied
+from unpod.jetstream.pull import Delivery, PullConsumer, PullSpec
 from unpod.jetstream.sizing import StreamSettings, parse_size, readable_size, stream_settings
-from unpod.jetstream.topology import StreamSpec, Topology, embedded_topology, ensure, topology
+from unpod.jetstream.topology import StreamSpec, Topology, checkpoints, embedded_topology, ensure, topology
 
 __all__ = [
     "ChildProcess",
     "Context",
     "Credentials",
+    "Delivery",
     "Difference",
     "EmbeddedOptions",
     "EmbeddedServer",
@@ -29,9 +31,12 @@ __all__ = [
     "Nats",
     "NatsOptions",
     "PermissionDenied",
+    "PullConsumer",
+    "PullSpec",
     "StreamSettings",
     "StreamSpec",
     "Topology",
+    "checkpoints",
     "connect",
     "differences",
     "embedded_topology",

@@ -106,6 +106,20 @@ def topology(
     return Topology(calls, jobs)
 
 
+def checkpoints(calls: StreamSpec) -> StreamSpec:
+    """Return the KV bucket in which the consumers of a stream of calls keep how far they came, and what they parked."""
+    bucket = f"{calls.name.removesuffix('_CALLS')}_CONSUMERS"
+    return StreamSpec(
+        f"KV_{bucket}",
+        (f"$KV.{bucket}.>",),
+        64 * MIB,
+        calls.max_msg_size,
+        max_age_s=0,  # a position must not expire
+        replicas=calls.replicas,
+        per_subject=1,
+    )
+
+
 def embedded_topology(prefix: str = "unpod") -> Topology:
     """Return the streams for the embedded server: bounded so that a restart after a kill stays well under a second."""
     return topology(prefix, max_bytes=512 * MIB)

@@ -1,0 +1,114 @@
+"""Everything that a consumer reads from its environment, read once. A blank variable is an unset one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from unpod.core.subjects import DEFAULT_PREFIX, Subjects
+from unpod.errors import ConfigurationError, UnsafeIdentifier
+from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
+
+Protocol = Literal["grpc", "http/protobuf"]
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_MAX_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerConfig:
+    """How a consumer runs; `otlp` is the protocol, None where no collector is named; port 0 is a free one."""
+
+    nats: NatsOptions = field(repr=False)
+    prefix: str = DEFAULT_PREFIX
+    log_level: str = "INFO"
+    otlp: Protocol | None = None
+    otlp_interval_s: float = 60.0
+    prometheus: bool = True
+    host: str = "localhost"
+    port: int = 9464
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None, *, nats_url: str | None = None) -> ConsumerConfig:
+        """Return the configuration; an argument that is given wins over its variable.
+
+        Raises:
+            ConfigurationError: something is missing or cannot be used; the text names its variable.
+        """
+        full = os.environ if environment is None else environment
+        found = {name: value.strip() for name, value in full.items() if value.strip()}
+        prefix = found.get("UNPOD_SUBJECT_PREFIX", DEFAULT_PREFIX)
+        try:
+            Subjects(prefix)
+        except UnsafeIdentifier as error:
+            raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
+        exporters = _exporters(found)
+        return cls(
+            nats=_nats(found, (nats_url or "").strip()),
+            prefix=prefix,
+            log_level=found.get("UNPOD_LOG_LEVEL", "INFO").upper(),
+            otlp=_protocol(found) if "otlp" in exporters else None,
+            otlp_interval_s=_number(found, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1_000,
+            prometheus="prometheus" in exporters,
+            host=found.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"),
+            port=_port(found),
+        )
+
+
+def _exporters(found: Mapping[str, str]) -> frozenset[str]:
+    """Return what `OTEL_METRICS_EXPORTER` names; else Prometheus, and OTLP where there is an endpoint to send to."""
+    text = found.get("OTEL_METRICS_EXPORTER")
+    if text is None:
+        return frozenset({"prometheus", *(["otlp"] if any(name in found for name in _ENDPOINTS) else [])})
+    names = frozenset(name.strip() for name in text.split(","))
+    unknown = names - {"otlp", "prometheus", "none"}
+    if unknown:
+        raise ConfigurationError(
+            f"OTEL_METRICS_EXPORTER is {text[:60]!r}: give otlp, prometheus, both with a comma, or none"
+        )
+    return names
+
+
+def _protocol(found: Mapping[str, str]) -> Protocol:
+    name = next((name for name in _PROTOCOLS if name in found), _PROTOCOLS[-1])
+    text = found.get(name, "http/protobuf")
+    if text == "grpc":
+        return "grpc"
+    if text == "http/protobuf":
+        return "http/protobuf"
+    raise ConfigurationError(f"{name} is {text[:40]!r}: give grpc or http/protobuf")
+
+
+def _number(found: Mapping[str, str], name: str, default: int) -> int:
+    text = found.get(name, str(default))
+    if not (text.isascii() and text.isdigit()) or not int(text):
+        raise ConfigurationError(f"{name} is {text[:40]!r}: give milliseconds, a whole number over 0")
+    return int(text)
+
+
+def _port(found: Mapping[str, str]) -> int:
+    text = found.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
+    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_PORT:
+        raise ConfigurationError(f"OTEL_EXPORTER_PROMETHEUS_PORT is {text[:40]!r}: give a port, 0 for a free one")
+    return int(text)
+
+
+def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
+    variable = "--nats-url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
+    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
+    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
+    if not text and context is None:
+        raise ConfigurationError("UNPOD_NATS_URL is not set: export the URL of the NATS server that has the calls")
+    credentials = context.credentials if context is not None else Credentials()
+    if "NATS_CREDS" in found:
+        credentials = Credentials(creds_file=found["NATS_CREDS"])
+    return NatsOptions(
+        urls=parse_urls(text) if text or context is None else context.urls,
+        name="unpod-consumer",
+        credentials=credentials,
+        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
+        variable=variable if text else "NATS_CONTEXT",
+    )

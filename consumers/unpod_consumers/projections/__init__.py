@@ -1,0 +1,1 @@
+"""Pure functions from records to points: no clock, no chance, no I/O."""

@@ -1,0 +1,61 @@
+"""The instruments, as data: names, units and buckets as others rely on them."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_TURN: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0)
+_CALL: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
+_OPERATION: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKENS: Final = tuple(float(4**power) for power in range(14))
+
+
+class Instrument(Struct, frozen=True):
+    """One instrument; the upper bounds of its buckets are inclusive, and in its unit."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    buckets: tuple[float, ...] = ()
+
+
+E2E = Instrument("unpod.turn.e2e_latency", "histogram", "s", "From the caller's last word to the first audio", _TURN)
+STT = Instrument("unpod.turn.stt_latency", "histogram", "s", "Time that speech recognition took in a turn", _TURN)
+TTFT = Instrument("unpod.turn.llm_ttft", "histogram", "s", "Time to the model's first token in a turn", _TURN)
+TTFB = Instrument("unpod.turn.tts_ttfb", "histogram", "s", "Time to the first byte of synthesised speech", _TURN)
+COMMAND = Instrument("unpod.command.latency", "histogram", "s", "From a command to the receipt of its writing", _TURN)
+DURATION = Instrument("unpod.call.duration", "histogram", "s", "How long calls took", _CALL)
+CALLS = Instrument("unpod.calls", "counter", "{call}", "Calls that have ended")
+ACTIVE = Instrument("unpod.calls.active", "gauge", "{call}", "Calls in progress")
+INTERRUPTIONS = Instrument("unpod.turn.interruptions", "counter", "{turn}", "Turns in which the caller cut in")
+TAKEOVERS = Instrument("unpod.takeovers", "counter", "{takeover}", "Runners that took a call over")
+OPERATION = Instrument(
+    "gen_ai.client.operation.duration", "histogram", "s", "How long calls of the model took", _OPERATION
+)
+TOKENS = Instrument("gen_ai.client.token.usage", "histogram", "{token}", "Tokens of each call of the model", _TOKENS)
+LAG = Instrument("unpod.consumer.lag", "gauge", "{record}", "Records in the log that the consumer has not taken yet")
+PARKED = Instrument("unpod.consumer.parked", "counter", "{record}", "Records that the consumer could not take")
+
+DERIVED: Final = (
+    E2E,
+    STT,
+    TTFT,
+    TTFB,
+    COMMAND,
+    DURATION,
+    CALLS,
+    ACTIVE,
+    INTERRUPTIONS,
+    TAKEOVERS,
+    OPERATION,
+    TOKENS,
+    PARKED,
+)
+"""What stands in a checkpoint; the lag is the process's own."""
+
+BY_NAME: Final = {instrument.name: instrument for instrument in DERIVED}

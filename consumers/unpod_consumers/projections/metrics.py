@@ -1,0 +1,234 @@
+"""Records to metrics: which values each record gives, and each counted once.
+
+A repeat is told by what the record is about: a turn by its number, a receipt by its command, a model call by its id and
+epoch. What arrives before `call.started` is held until it does; a session that never starts counts nothing. A session
+is forgotten a while after its end, in the log's time, and whatever comes of it later is ignored.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from unpod.core.codec import Body, Record
+from unpod.core.commands import Command
+from unpod.core.events import (
+    END_REASONS,
+    CallEnded,
+    CallStarted,
+    CommandAcknowledged,
+    LLMCalled,
+    OwnerAppointed,
+    TurnCompleted,
+    tag_of,
+)
+from unpod_consumers.projections import instruments
+from unpod_consumers.projections.instruments import Instrument
+from unpod_consumers.projections.series import Attributes, Sample, Series, Value
+from unpod_consumers.projections.trace_ids import span_id, trace_id
+
+KEPT_AFTER_END_S: Final = 900.0
+FORGOTTEN_S: Final = 21_600.0
+_SWEEP_S: Final = 60.0
+_OTHER: Final = "other"
+_MS: Final = 1_000
+
+
+class SessionState(Struct, array_like=True):
+    """What is known of one session: times in the log's time, what was counted, what waits for the start."""
+
+    agent: str = ""
+    last_time: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    counted: set[str] = msgspec.field(default_factory=set)
+    commands: dict[str, tuple[float, str]] = msgspec.field(default_factory=dict)
+    receipts: dict[str, tuple[float, str]] = msgspec.field(default_factory=dict)
+    waiting: list[tuple[str, float, Attributes, Sample]] = msgspec.field(default_factory=list)
+    reason: str = ""
+
+
+class MetricsState(Struct):
+    """All that the metrics consumer knows. `time` is the newest of the log that it has seen."""
+
+    series: Series = msgspec.field(default_factory=Series)
+    sessions: dict[str, SessionState] = msgspec.field(default_factory=dict)
+    since: float = 0.0
+    time: float = 0.0
+    swept: float = 0.0
+
+
+def take(state: MetricsState, record: Record, agent: str) -> None:
+    """Fold one record, of an agent, into the state."""
+    envelope = record.envelope
+    state.since = min(state.since or envelope.time, envelope.time)
+    state.time = max(state.time, envelope.time)
+    session = state.sessions.setdefault(envelope.session, SessionState(agent))
+    session.last_time = max(session.last_time, envelope.time)
+    for value in _values(session, record):
+        if session.started is None:
+            session.waiting.append((value.instrument.name, value.value, value.attributes, value.sample))
+        else:
+            state.series.add(value)
+    if session.started is not None and session.waiting:
+        for name, amount, attributes, sample in session.waiting:
+            state.series.add(Value(instruments.BY_NAME[name], amount, attributes, sample))
+        session.waiting = []
+    _sweep(state)
+
+
+def active(state: MetricsState) -> dict[str, int]:
+    """Return how many calls are in progress, by agent; an agent that has been seen stays, with 0."""
+    calls: dict[str, int] = {}
+    for session in state.sessions.values():
+        if session.started is not None:
+            calls[session.agent] = calls.get(session.agent, 0) + (session.ended is None)
+    return calls
+
+
+def park(state: MetricsState, reason: str) -> None:
+    """Count a record that could not be taken."""
+    state.series.add(Value(instruments.PARKED, 1, (("reason", reason),), Sample(0, "", "", 1)))
+
+
+def _sweep(state: MetricsState) -> None:
+    if state.time - state.swept < _SWEEP_S:
+        return
+    state.swept = state.time
+    for key, session in list(state.sessions.items()):
+        age = state.time - session.last_time
+        if age > (KEPT_AFTER_END_S if session.ended is not None else FORGOTTEN_S):
+            del state.sessions[key]
+
+
+def _values(session: SessionState, record: Record) -> list[Value]:
+    body: Body = record.body
+    envelope = record.envelope
+    values: list[Value] = []
+    match body:
+        case CallStarted():
+            values = _started(session, record)
+        case CallEnded(reason=reason):
+            values = _ended(session, record, reason)
+        case OwnerAppointed(takeover=takeover) if takeover and _first(session, f"takeover:{takeover}"):
+            values = [_value(session, record, instruments.TAKEOVERS, 1, span="takeover")]
+        case TurnCompleted(turn_id=turn) if _first(session, f"turn:{turn}"):
+            values = _turn(session, record, body)
+        case LLMCalled() if _first(session, f"llm:{envelope.id}@{envelope.epoch}"):
+            values = _model(session, record, body)
+        case CommandAcknowledged(outcome="written" | "delivered"):
+            values = _receipt(session, record, body)
+        case Command():
+            values = _command(session, record, body)
+        case _:
+            pass  # counted nowhere: most records, and the types that this build does not know
+    return values
+
+
+def _started(session: SessionState, record: Record) -> list[Value]:
+    if session.started is None:
+        session.started = record.envelope.time
+        if session.ended is not None:
+            return _duration(session, record)
+    return []
+
+
+def _ended(session: SessionState, record: Record, reason: str) -> list[Value]:
+    if session.ended is not None:
+        return []
+    session.ended = record.envelope.time
+    session.reason = reason if reason in END_REASONS else _OTHER
+    calls = _value(session, record, instruments.CALLS, 1, ("end_reason", session.reason))
+    return [calls, *(_duration(session, record) if session.started is not None else [])]
+
+
+def _duration(session: SessionState, record: Record) -> list[Value]:
+    if session.started is None or session.ended is None:
+        return []
+    seconds = max(session.ended - session.started, 0.0)
+    return [_value(session, record, instruments.DURATION, seconds, at=session.ended)]
+
+
+def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
+    figures = (
+        (instruments.E2E, turn.ttfa_ms),
+        (instruments.STT, turn.asr_ms),
+        (instruments.TTFT, turn.llm_ttft_ms),
+        (instruments.TTFB, turn.tts_ttfb_ms),
+    )
+    values = [
+        _value(session, record, instrument, figure / _MS, span="turn")
+        for instrument, figure in figures
+        if figure is not None and isfinite(figure) and figure >= 0
+    ]
+    if turn.interrupted:
+        values.append(_value(session, record, instruments.INTERRUPTIONS, 1, span="turn"))
+    return values
+
+
+def _model(session: SessionState, record: Record, call: LLMCalled) -> list[Value]:
+    model = call.model or ""
+    labels = (
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", call.provider or ""),
+        ("gen_ai.request.model", model),
+    )
+    span = f"chat {model}".rstrip()
+    values = [
+        _value(session, record, instruments.TOKENS, count, ("gen_ai.token.type", kind), *labels, span=span)
+        for kind, count in (("input", call.tokens_in), ("output", call.tokens_out))
+        if count > 0
+    ]
+    if call.latency_ms is not None and isfinite(call.latency_ms) and call.latency_ms >= 0:
+        values.append(_value(session, record, instruments.OPERATION, call.latency_ms / _MS, *labels, span=span))
+    return values
+
+
+def _command(session: SessionState, record: Record, command: Command) -> list[Value]:
+    identifier = record.envelope.id
+    if identifier in session.counted or identifier in session.commands:
+        return []
+    session.commands[identifier] = (record.envelope.time, tag_of(command))
+    return _latency(session, record, identifier)
+
+
+def _receipt(session: SessionState, record: Record, receipt: CommandAcknowledged) -> list[Value]:
+    if receipt.command in session.counted or receipt.command in session.receipts:
+        return []
+    session.receipts[receipt.command] = (record.envelope.time, receipt.verb)
+    return _latency(session, record, receipt.command)
+
+
+def _latency(session: SessionState, record: Record, command: str) -> list[Value]:
+    if command not in session.commands or command not in session.receipts:
+        return []
+    session.counted.add(command)
+    (asked, verb), (done, _) = session.commands.pop(command), session.receipts.pop(command)
+    return [_value(session, record, instruments.COMMAND, max(done - asked, 0.0), ("verb", verb), at=done)]
+
+
+def _first(session: SessionState, key: str) -> bool:
+    if key in session.counted:
+        return False
+    session.counted.add(key)
+    return True
+
+
+def _value(
+    session: SessionState,
+    record: Record,
+    instrument: Instrument,
+    amount: float,
+    *labels: tuple[str, str],
+    span: str = "conversation",
+    at: float | None = None,
+) -> Value:
+    envelope = record.envelope
+    trace = trace_id(envelope.session)
+    # The root belongs to no single record: the session's own id stands for it.
+    source = envelope.session if span == "conversation" else envelope.id
+    sample = Sample(envelope.time if at is None else at, trace, span_id(trace, source, span), float(amount))
+    return Value(instrument, amount, tuple(sorted((("gen_ai.agent.id", session.agent), *labels))), sample)

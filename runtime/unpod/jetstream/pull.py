@@ -1,0 +1,151 @@
+"""`PullConsumer`: a durable pull consumer of a stream. Several processes may share one by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from unpod.errors import LogUnavailable
+from unpod.jetstream.api import ApiError, call
+from unpod.ports import Message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from unpod.jetstream.connection import Nats
+
+_ACK: Final = "$JS.ACK."
+_NO_CONSUMER: Final = 10014
+_GRACE_S: Final = 1.0
+_SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PullSpec:
+    """What a consumer must be. `start_seq` counts only where it is created."""
+
+    stream: str
+    name: str
+    filters: tuple[str, ...]
+    start_seq: int = 1
+    ack_wait_s: float = 30.0
+    max_pending: int = 1_000
+
+    def config(self) -> dict[str, Any]:
+        """Return JetStream's form of it."""
+        return {
+            "durable_name": self.name,
+            "name": self.name,
+            "ack_policy": "explicit",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(self.start_seq, 1),
+            "filter_subjects": list(self.filters),
+            "ack_wait": int(self.ack_wait_s * _SECOND_NS),
+            "max_ack_pending": self.max_pending,
+            "max_deliver": -1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One record as the consumer delivered it.
+
+    `place` is its number among all deliveries, without gaps where nothing was lost; `pending` is how many wait behind.
+    """
+
+    message: Message
+    place: int
+    pending: int
+
+
+class PullConsumer:
+    """A durable consumer. A record that is not acknowledged within `ack_wait_s` is delivered again, to anyone."""
+
+    def __init__(self, nats: Nats, spec: PullSpec) -> None:
+        self._nats = nats
+        self._spec = spec
+
+    async def open(self, *, afresh: bool = False) -> None:
+        """Create the consumer where it is missing; `afresh` replaces one that exists, to begin at `start_seq`.
+
+        Raises:
+            LogUnavailable: no answer.
+            ApiError: JetStream says no.
+        """
+        stream, name = self._spec.stream, self._spec.name
+        if afresh:
+            try:
+                await call(self._nats, f"CONSUMER.DELETE.{stream}.{name}")
+            except ApiError as error:
+                if error.code != _NO_CONSUMER:
+                    raise
+        elif await self.waiting() is not None:
+            return
+        await call(
+            self._nats,
+            f"CONSUMER.DURABLE.CREATE.{stream}.{name}",
+            {"stream_name": stream, "config": self._spec.config()},
+        )
+
+    async def waiting(self) -> int | None:
+        """Return how many records wait or are unacknowledged, None where there is no such consumer."""
+        try:
+            found = await call(self._nats, f"CONSUMER.INFO.{self._spec.stream}.{self._spec.name}")
+        except ApiError as error:
+            if error.code == _NO_CONSUMER:
+                return None
+            raise
+        return int(found["num_pending"]) + int(found["num_ack_pending"])
+
+    async def fetch(self, batch: int, wait_s: float) -> list[Delivery]:
+        """Return up to `batch` records, after `wait_s` those that came, perhaps none.
+
+        Raises:
+            LogUnavailable: no server, or the consumer is gone.
+        """
+        return [delivery async for delivery in self._pulled(batch, wait_s)]
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Say that a record is done with; where that is lost, it is delivered again."""
+        with suppress(LogUnavailable):
+            self._nats.send(delivery.message.reply, b"+ACK")
+
+    async def _pulled(self, batch: int, wait_s: float) -> AsyncIterator[Delivery]:
+        arrived: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = f"{self._nats.replies.prefix.rstrip('.')}-{secrets.token_hex(11)}"
+        subscription = await self._nats.subscribe(inbox, arrived.put_nowait)
+        try:
+            request = {"batch": batch, "expires": int(wait_s * _SECOND_NS)}
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.name}"
+            self._nats.send(subject, json.dumps(request).encode(), reply=inbox)
+            async with asyncio.timeout(wait_s + _GRACE_S):
+                for _ in range(batch):
+                    message = await arrived.get()
+                    if not message.reply.startswith(_ACK):
+                        # A status: the request has expired, or nobody answers it. Only the consumer knows which.
+                        if await self.waiting() is None:
+                            raise LogUnavailable(f"the consumer {self._spec.name} is gone")
+                        return
+                    delivery = _delivery(message)
+                    yield delivery
+                    if not delivery.pending and arrived.empty():
+                        return
+        except TimeoutError:
+            return  # a connection or a leader was lost in between; what did not come is delivered again
+        finally:
+            await subscription.close()
+
+
+def _delivery(message: Message) -> Delivery:
+    """Read the reply subject: ....<deliveries>.<stream seq>.<consumer seq>.<time ns>.<pending>[.<token>]."""
+    tokens = message.reply.split(".")
+    # Nine tokens without an account's domain, twelve with it, of which the last is random.
+    at = 4 if len(tokens) == 9 else 6  # noqa: PLR2004 - see above
+    _, seq, place, time_ns, pending = (int(part) for part in tokens[at : at + 5])
+    return Delivery(
+        Message(message.subject, message.data, message.headers, seq, time_ns, message.reply), place, pending
+    )

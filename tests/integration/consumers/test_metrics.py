@@ -1,0 +1,222 @@
+"""`unpod consume metrics` as a process of its own, between a real nats-server and real receivers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.consumers.collector import Received, over_grpc, over_http
+from tests.unit.consumers.records import call_of
+
+from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream.topology import MIB, topology
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from unpod.jetstream import Nats
+    from unpod.ports import Message
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(EmbeddedOptions(tmp_path / "nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def nats(server: EmbeddedServer) -> AsyncIterator[Nats]:
+    async with connect(server.connection("test")) as nats:
+        yield nats
+
+
+@pytest.fixture
+async def log(nats: Nats) -> JetStreamLog:
+    return await open_log(nats, topology(max_bytes=64 * MIB).calls)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Consumer:
+    """The process and its endpoint."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        self.process = process
+        self._port = port
+
+    async def samples(self) -> dict[str, float]:
+        try:
+            text = await asyncio.to_thread(self._scrape)
+        except OSError:
+            return {}  # it has not come up yet
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    def _scrape(self) -> str:
+        with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    async def until(self, name: str, value: float) -> dict[str, float]:
+        async with asyncio.timeout(20):
+            while (found := await self.samples()).get(name) != value:
+                assert self.process.returncode is None
+                await asyncio.sleep(0.05)
+        return found
+
+
+@asynccontextmanager
+async def consuming(server: EmbeddedServer, **settings: str) -> AsyncIterator[Consumer]:
+    port = free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        "UNPOD_NATS_URL": server.url,
+        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        **settings,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "unpod_cli", "consume", "metrics", env=environment
+    )
+    try:
+        yield Consumer(process, port)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def write(log: JetStreamLog, *messages: Message) -> None:
+    for one in messages:
+        await log.append(one.subject, one.data, one.headers)
+
+
+def both(session: str) -> list[Message]:
+    bridge, owner = call_of(session)
+    return [*bridge, *owner]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - another process is awaited
+            await asyncio.sleep(0.02)
+
+
+async def test_killed_in_mid_run_it_counts_nothing_twice_and_loses_nothing(
+    server: EmbeddedServer, log: JetStreamLog
+) -> None:
+    total = 0
+    for batch in range(3):
+        async with consuming(server) as consumer:
+            await write(log, *both(f"first-{batch}"))
+            total += 1
+            await consumer.until("unpod_calls_total", total)
+            writing = asyncio.create_task(write(log, *(one for n in range(20) for one in both(f"{batch}-{n}"))))
+            consumer.process.kill()
+            await consumer.process.wait()
+            await writing
+            total += 20
+    async with consuming(server) as consumer:
+        found = await consumer.until("unpod_calls_total", total)
+        assert found["unpod_turn_e2e_latency_seconds_count"] == 2 * total
+        assert found["unpod_turn_interruptions_total"] == total
+        assert found["unpod_takeovers_total"] == total
+        assert found["unpod_calls_active"] == 0
+        assert (await consumer.until("unpod_consumer_lag", 0))["unpod_calls_total"] == total
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_a_collector_gets_what_it_first_refused(server: EmbeddedServer, log: JetStreamLog, protocol: str) -> None:
+    received = Received(refusals=2)
+    await write(log, *both("s1"))
+    with (over_grpc if protocol == "grpc" else over_http)(received) as endpoint:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        async with consuming(server, OTEL_SERVICE_NAME="unpod-test", **settings):
+            await until(lambda: "unpod.calls" in received.metrics())
+        calls = received.metrics()["unpod.calls"].sum.data_points[0]
+    assert received.refused == 2
+    assert calls.as_int == 1
+    resource = received.requests[-1].resource_metrics[0].resource
+    assert ("service.name", "unpod-test") in {(one.key, one.value.string_value) for one in resource.attributes}
+
+
+async def test_poison_and_unknown_records_block_nothing(server: EmbeddedServer, nats: Nats, log: JetStreamLog) -> None:
+    poison = both("s1")[0]
+    await log.append(poison.subject, b"[" * 100_000, {**poison.headers, "Nats-Msg-Id": "poison"})
+    await log.append("unpod.call.support.s1.evt.never.heard.of", b"{}", {})
+    await write(log, *both("s1"))
+    async with consuming(server) as consumer:
+        found = await consumer.until("unpod_calls_total", 1)
+    assert found["unpod_consumer_parked_total"] == 2
+    store = await open_jobs(nats, checkpoints(log.spec))
+    parked = [entry async for entry in store.entries() if entry.key.startswith("parked/metrics/")]
+    assert [entry.key for entry in parked] == ["parked/metrics/1", "parked/metrics/2"]
+
+
+async def test_nats_killed_and_back_only_delays(server: EmbeddedServer, log: JetStreamLog) -> None:
+    await write(log, *both("s1"))
+    async with consuming(server) as consumer:
+        await consumer.until("unpod_calls_total", 1)
+        await server.down(kill=True)
+        await server.up()
+        await write(log, *both("s2"))
+        assert (await consumer.until("unpod_calls_total", 2))["unpod_turn_e2e_latency_seconds_count"] == 4
+
+
+@pytest.mark.parametrize(("option", "calls"), [(("--from-start",), 2), (("--session", "s1"), 1)])
+async def test_a_rewind_prints_what_the_log_gives(
+    server: EmbeddedServer, log: JetStreamLog, option: tuple[str, ...], calls: int
+) -> None:
+    await write(log, *both("s1"), *both("s2"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "unpod_cli",
+        "consume",
+        "metrics",
+        "--nats-url",
+        server.url,
+        *option,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    families = {one.name: one for one in text_string_to_metric_families(out.decode())}
+    assert families["unpod_calls"].samples[0].value == calls
+
+
+async def test_since_leaves_out_what_is_older(server: EmbeddedServer, log: JetStreamLog) -> None:
+    await write(log, *both("s1"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "unpod_cli",
+        "consume",
+        "metrics",
+        "--nats-url",
+        server.url,
+        "--since",
+        "2999-01-01T00:00:00Z",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "unpod_calls_total" not in out.decode()

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk.resources import Resource
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
+from tests.unit.consumers.records import SUBJECTS, call_of, message
+
+from unpod.core.events import CallEnded, CallStarted, TurnCompleted
+from unpod.errors import ProtocolViolation
+from unpod.ports import Message
+from unpod_consumers.exporters.otlp import to_otlp
+from unpod_consumers.exporters.prometheus import SnapshotCollector, as_text
+from unpod_consumers.metrics import MetricsProjection
+from unpod_consumers.projections.trace_ids import trace_id
+
+
+def project(*messages: Message) -> MetricsProjection:
+    projection = MetricsProjection(SUBJECTS)
+    for seq, one in enumerate(messages, 1):
+        projection.take(replace(one, seq=seq))
+    projection.publish(0)
+    return projection
+
+
+def samples(projection: MetricsProjection) -> dict[str, float]:
+    assert projection.shown is not None
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(as_text(projection.shown)):
+        for sample in family.samples:
+            labels = ",".join(
+                f"{key}={value}" for key, value in sorted(sample.labels.items()) if key != "gen_ai_agent_id"
+            )
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_a_call_gives_its_figures() -> None:
+    bridge, owner = call_of("s1")
+    found = samples(project(*bridge, *owner))
+    assert found["unpod_calls_total{end_reason=hangup}"] == 1
+    assert found["unpod_calls_active"] == 0
+    assert found["unpod_call_duration_seconds_sum"] == 20
+    assert found["unpod_call_duration_seconds_bucket{le=15.0}"] == 0
+    assert found["unpod_call_duration_seconds_bucket{le=30.0}"] == 1
+    assert found["unpod_turn_e2e_latency_seconds_count"] == 2
+    assert found["unpod_turn_e2e_latency_seconds_sum"] == pytest.approx(0.903)
+    assert found["unpod_turn_stt_latency_seconds_bucket{le=0.1}"] == 2  # an upper bound is inclusive
+    assert found["unpod_turn_interruptions_total"] == 1
+    assert found["unpod_takeovers_total"] == 1
+    assert found["unpod_command_latency_seconds_sum{verb=say}"] == 0.125
+    tokens = "gen_ai_operation_name=chat,gen_ai_provider_name=p,gen_ai_request_model=m,gen_ai_token_type"
+    assert found[f"gen_ai_client_token_usage_sum{{{tokens}=input}}"] == 20
+    assert found["unpod_consumer_lag{consumer=metrics}"] == 0
+
+
+def test_a_call_in_progress_is_active() -> None:
+    assert samples(project(message("s", "evt", CallStarted(session_id="s"), 1, 0)))["unpod_calls_active"] == 1
+
+
+def test_a_session_that_never_started_counts_nothing() -> None:
+    bridge, owner = call_of("s1")
+    assert set(samples(project(*bridge[1:], *owner))) == {"unpod_consumer_lag{consumer=metrics}"}
+
+
+def test_what_came_before_the_start_counts_once_it_has_come() -> None:
+    bridge, owner = call_of("s1")
+    assert samples(project(*owner, *bridge)) == samples(project(*bridge, *owner))
+
+
+def test_reasons_of_agents_make_no_series_of_their_own() -> None:
+    start = message("s", "evt", CallStarted(session_id="s"), 1, 0)
+    end = message("s", "evt", CallEnded(reason="a private matter"), 2, 1)
+    assert samples(project(start, end))["unpod_calls_total{end_reason=other}"] == 1
+
+
+@pytest.mark.parametrize("figure", [-1.0, float("inf")])
+def test_a_figure_that_cannot_be_is_left_out(figure: float) -> None:
+    projection = MetricsProjection(SUBJECTS)
+    projection.take(replace(message("s", "evt", CallStarted(session_id="s"), 1, 0), seq=1))
+    projection.take(replace(message("s", "run", TurnCompleted(turn_id=1, ttfa_ms=figure), 1, 1), seq=2))
+    projection.publish(0)
+    assert "unpod_turn_e2e_latency_seconds_count" not in samples(projection)
+
+
+def test_long_ended_sessions_are_forgotten_and_their_repeats_ignored() -> None:
+    bridge, owner = call_of("s1")
+    later = message("s2", "evt", CallStarted(session_id="s2"), 1, 10_000)
+    projection = project(*bridge, *owner, later, owner[-1])
+    assert samples(projection)["unpod_turn_e2e_latency_seconds_count"] == 2
+
+
+def test_what_cannot_be_taken_is_refused_and_counted() -> None:
+    projection = MetricsProjection(SUBJECTS)
+    bad = replace(message("s", "evt", CallStarted(session_id="s"), 1, 0), data=b"[" * 100_000, seq=1)
+    with pytest.raises(ProtocolViolation):
+        projection.take(bad)
+    projection.park(bad, "malformed")
+    projection.publish(0)
+    assert projection.position == 1
+    assert samples(projection)["unpod_consumer_parked_total{reason=malformed}"] == 1
+
+
+def test_a_checkpoint_brings_everything_back() -> None:
+    bridge, owner = call_of("s1")
+    first = project(*bridge, *owner)
+    again = MetricsProjection(SUBJECTS)
+    again.load(first.dump())
+    again.publish(0)
+    assert again.shown == first.shown
+    assert again.position == first.position
+
+
+def test_exemplars_lead_to_the_call_s_trace() -> None:
+    projection = project(*(part for side in call_of("s1") for part in side))
+    assert projection.shown is not None
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: projection.shown))
+    text = generate_latest(registry).decode()  # type: ignore[no-untyped-call]
+    assert f'trace_id="{trace_id("s1")}"' in text
+    request = encode_metrics(to_otlp(projection.shown, Resource({})))
+    metrics = {one.name: one for one in request.resource_metrics[0].scope_metrics[0].metrics}
+    point = metrics["unpod.turn.e2e_latency"].histogram.data_points[0]
+    assert {exemplar.trace_id.hex() for exemplar in point.exemplars} == {trace_id("s1")}
+    assert (point.min, point.max, point.count) == (0.451, 0.452, 2)
+    assert metrics["unpod.calls"].sum.is_monotonic
+    assert metrics["unpod.calls.active"].gauge.data_points[0].as_int == 0
+    assert metrics["unpod.turn.e2e_latency"].unit == "s"
