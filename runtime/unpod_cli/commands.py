@@ -45,6 +45,11 @@ Examples:
   unpod consume metrics --since 2026-01-31T08:00:00Z
   unpod consume metrics --session demo-ada
 """
+_TRACES_EXAMPLE: Final = """\b
+Examples:
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume traces --nats-url nats://localhost:4222
+  unpod consume traces --session demo-ada
+"""
 _ORCHESTRATOR_EXAMPLE: Final = """\b
 Example:
   unpod orchestrator --port 9000
@@ -176,6 +181,34 @@ def metrics(*, nats_url: str | None, from_start: bool, since: str | None, sessio
     if not (from_start or since or session):
         return asyncio.run(run_metrics(config))
     click.echo(asyncio.run(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
+    return 0
+
+
+@consume.command(short_help="Traces: one per call, by OTLP.", epilog=_TRACES_EXAMPLE)
+@click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
+@click.option("--from-start", is_flag=True, help="Send the traces of all calls that are in the log, and exit.")
+@click.option("--since", metavar="TIME", help="The same, of calls that began since, as 2026-01-31T08:00:00Z.")
+@click.option("--session", metavar="ID", help="The same, of one call.")
+def traces(*, nats_url: str | None, from_start: bool, since: str | None, session: str | None) -> int:
+    """Send a trace of each call by OTLP, as OTEL_EXPORTER_OTLP_ENDPOINT and its kin say; else to this machine.
+
+    Run as many as you like: they share the work. Ids are derived, so what is sent twice has the same ids. With
+    --from-start, --since or --session the traces are sent again, and the others that run do not notice.
+    """
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from unpod.logs import enable_logging  # noqa: PLC0415
+
+    with extras():
+        from unpod_consumers.config import ConsumerConfig  # noqa: PLC0415
+        from unpod_consumers.traces import rewind_traces, run_traces  # noqa: PLC0415
+
+    config = ConsumerConfig.from_env(nats_url=nats_url)
+    enable_logging(config.log_level)
+    if not (from_start or since or session):
+        return asyncio.run(run_traces(config))
+    calls, spans = asyncio.run(rewind_traces(config, since=_moment(since), session=session or ""))
+    click.echo(f"sent {spans} spans of {calls} calls")
     return 0
 
 

@@ -25,10 +25,10 @@ from unpod.core.events import (
     TurnCompleted,
     tag_of,
 )
+from unpod.core.traces import root_span, span_id, trace_id, turn_span
 from unpod_consumers.projections import instruments
 from unpod_consumers.projections.instruments import Instrument
 from unpod_consumers.projections.series import Attributes, Sample, Series, Value
-from unpod_consumers.projections.trace_ids import span_id, trace_id
 
 KEPT_AFTER_END_S: Final = 900.0
 FORGOTTEN_S: Final = 21_600.0
@@ -228,7 +228,15 @@ def _value(
 ) -> Value:
     envelope = record.envelope
     trace = trace_id(envelope.session)
-    # The root belongs to no single record: the session's own id stands for it.
-    source = envelope.session if span == "conversation" else envelope.id
-    sample = Sample(envelope.time if at is None else at, trace, span_id(trace, source, span), float(amount))
+    sample = Sample(envelope.time if at is None else at, trace, _span(record, span), float(amount))
     return Value(instrument, amount, tuple(sorted((("gen_ai.agent.id", session.agent), *labels))), sample)
+
+
+def _span(record: Record, name: str) -> str:
+    """Return the id of the span that a value was measured in: the call's, a turn's, or the record's own."""
+    session = record.envelope.session
+    if name == "conversation":
+        return root_span(session)
+    if isinstance(record.body, TurnCompleted):
+        return turn_span(session, record.body.turn_id)
+    return span_id(trace_id(session), record.envelope.id, name)

@@ -124,6 +124,14 @@ class Subjects:
         """Return the pattern of one channel's records in all sessions."""
         return f"{self.prefix}.call.*.*.{channel}{'.>' if channel in TYPED else ''}"
 
+    def every(self, channel: Channel, event_type: str) -> str:
+        """Return the pattern of one type's records on a typed channel, in all sessions."""
+        return f"{self.prefix}.call.*.*.{channel}.{_checked(event_type)}"
+
+    def event_of(self, session_id: str, event_type: str) -> str:
+        """Return the pattern of one type's events of the caller's side of a session, whatever its agent."""
+        return f"{self.prefix}.call.*.{token(session_id)}.evt.{_checked(event_type)}"
+
     def dispatch(self, agent_id: str) -> str:
         """Return the subject on which runners of an agent are asked to take a new call."""
         return f"{self.prefix}.dispatch.{token(agent_id)}"

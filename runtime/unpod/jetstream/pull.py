@@ -54,12 +54,14 @@ class PullSpec:
 class Delivery:
     """One record as the consumer delivered it.
 
-    `place` is its number among all deliveries, without gaps where nothing was lost; `pending` is how many wait behind.
+    `place` is its number among all deliveries, without gaps where nothing was lost; `pending` is how many wait behind,
+    `times` how often it has been delivered by now.
     """
 
     message: Message
     place: int
     pending: int
+    times: int = 1
 
 
 class PullConsumer:
@@ -114,6 +116,11 @@ class PullConsumer:
         with suppress(LogUnavailable):
             self._nats.send(delivery.message.reply, b"+ACK")
 
+    def hold(self, delivery: Delivery) -> None:
+        """Say that a record is still being worked on: it is not delivered again for another `ack_wait_s`."""
+        with suppress(LogUnavailable):
+            self._nats.send(delivery.message.reply, b"+WPI")
+
     async def _pulled(self, batch: int, wait_s: float) -> AsyncIterator[Delivery]:
         arrived: asyncio.Queue[Message] = asyncio.Queue()
         inbox = f"{self._nats.replies.prefix.rstrip('.')}-{secrets.token_hex(11)}"
@@ -145,7 +152,7 @@ def _delivery(message: Message) -> Delivery:
     tokens = message.reply.split(".")
     # Nine tokens without an account's domain, twelve with it, of which the last is random.
     at = 4 if len(tokens) == 9 else 6  # noqa: PLR2004 - see above
-    _, seq, place, time_ns, pending = (int(part) for part in tokens[at : at + 5])
+    times, seq, place, time_ns, pending = (int(part) for part in tokens[at : at + 5])
     return Delivery(
-        Message(message.subject, message.data, message.headers, seq, time_ns, message.reply), place, pending
+        Message(message.subject, message.data, message.headers, seq, time_ns, message.reply), place, pending, times
     )

@@ -11,12 +11,12 @@ from prometheus_client.registry import CollectorRegistry
 from tests.unit.consumers.records import SUBJECTS, call_of, message
 
 from unpod.core.events import CallEnded, CallStarted, TurnCompleted
+from unpod.core.traces import trace_id
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
 from unpod_consumers.exporters.otlp import to_otlp
 from unpod_consumers.exporters.prometheus import SnapshotCollector, as_text
 from unpod_consumers.metrics import MetricsProjection
-from unpod_consumers.projections.trace_ids import trace_id
 
 
 def project(*messages: Message) -> MetricsProjection:
