@@ -220,7 +220,8 @@ def test_every_subject_that_the_code_can_build_is_described() -> None:
     subjects = Subjects()
     call = subjects.call("A", "S")
     built = [
-        *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.delta, call.again),
+        *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.ctl),
+        *(call.delta, call.again),
         *(subjects.runners, subjects.bridges, subjects.probations, subjects.dispatch("A"), subjects.resume("A")),
         *(subjects.queued("A"), subjects.runner("R"), f"{subjects.runner('R')}.ping", subjects.bridge("B")),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, hostile, nats, runners, sockets, talk
+from tests.faults.acts import bridges, controls, hostile, nats, runners, sockets, talk
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
@@ -294,6 +294,22 @@ TALK: tuple[Row, ...] = (
     Row(number=31, name="hostile frames", act=hostile.frames, within_s=2.0, allow=DROPS, orders=NOTHING),
     Row(number=32, name="hostile session ids", act=hostile.session_ids),
     Row(number=32, variant="agents", name="hostile agent ids", act=hostile.agent_ids, slow=True),
+    Row(
+        number=36,
+        name="one control three times, a thousand at one session",
+        act=controls.twice_and_many,
+        then=controls.each_was_done_once,
+        within_s=2.0,
+    ),
+    Row(
+        number=36,
+        variant="killed",
+        name="controls while a runner and a bridge are killed",
+        act=controls.while_they_die,
+        then=controls.they_were_told_the_truth,
+        within_s=12.0,  # a bridge that dies with a call on probation is remembered for 10 s
+        allow=DROPS,
+    ),
     Row(number=33, name="forged headers", act=hostile.headers, within_s=2.0, allow=Allow(forged=True)),
     Row(
         number=42,
@@ -334,7 +350,6 @@ ROWS: tuple[Row, ...] = tuple(
 
 NOT_YET: dict[str, str] = {
     "27": "there are no consumers yet",
-    "36": "there are no controls from outside yet",
 }
 """The key of a row, and why it is left out."""
 

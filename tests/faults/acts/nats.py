@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.cluster import NODES, leader_of
 from tests.faults.load import PATIENCE_S, Caller
-from tests.faults.process import eventually
+from tests.faults.process import eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
@@ -94,9 +94,13 @@ async def away_for_too_long(scene: Scene) -> None:
         outcome = caller.call.outcome
         scene.expect(outcome is not None and outcome.reason == "ended_by_agent", f"a call ended with {outcome}")
     await scene.stack.closed([caller.session for caller in scene.load.callers])
-    said = "".join(bridge.text for bridge in scene.stack.bridges)
-    ends = said.count("agent agent: error, after")
-    scene.expect(ends == len(scene.load.callers), f"the bridges tell of {ends} calls that ended with an error")
+    calls = len(scene.load.callers)
+    await until(lambda: _errors_told(scene) >= calls, f"the bridges tell of {calls} calls that ended with an error")
+    scene.expect(_errors_told(scene) == calls, f"the bridges tell of {_errors_told(scene)}")
+
+
+def _errors_told(scene: Scene) -> int:
+    return sum(bridge.text.count("agent agent: error, after") for bridge in scene.stack.bridges)
 
 
 async def _flood(caller: Caller) -> None:
