@@ -221,6 +221,20 @@ class Performer:
             call.out.append(AskAgain(lost))
             call.timers["again"] = now + call.settings.again_s
 
+    def lose_patience(self, now: float) -> None:
+        """Give up what is missing, unless nobody could be asked: NATS may be back, and its nodes not yet joined."""
+        if "log" in self._call.timers:
+            self._call.timers["give_up"] = now + self._call.settings.give_up_s
+        else:
+            self.give_up(now)
+
+    def log_back(self, now: float) -> None:
+        """The log answers again: from now on an owner that is asked can answer."""
+        timers = self._call.timers
+        if timers.pop("log", None) is not None and "give_up" in timers:
+            timers["give_up"] = now + self._call.settings.give_up_s
+            self.ask_again(now)
+
     def give_up(self, now: float) -> None:
         """What is missing will not come: the reply goes on, or ends, without it."""
         call, ending = self._call, self._end_that_waits()

@@ -311,9 +311,9 @@ class Relay:
             self._call.timers.setdefault("log", now + self._settings.buffer_s)
         return self._take()
 
-    def log_back(self) -> list[Output]:
+    def log_back(self, now: float) -> list[Output]:
         """The log answers again."""
-        self._call.timers.pop("log", None)
+        self._performer.log_back(now)
         return self._take()
 
     def _log_gone(self, now: float) -> None:
@@ -352,7 +352,7 @@ class Relay:
         return self._take()
 
     def _give_up(self, now: float) -> None:
-        self._performer.give_up(now)
+        self._performer.lose_patience(now)
         self._spoken(now)
 
     def _vacant_too_long(self, now: float) -> None:

@@ -107,6 +107,7 @@ class StepFailed(UnpodError):  # noqa: N818 - a fact
         super().__init__(f"step {name!r} failed: {error_type}: {error}")
         self.name = name
         self.error_type = error_type
+        self.error = error
 
 
 class AdapterError(UnpodError):

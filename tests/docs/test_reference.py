@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -13,7 +14,7 @@ from msgspec.structs import fields as struct_fields
 from tests.docs import command_line, wire
 from tests.pages import ROOT, table
 
-from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session
+from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session, adapters
 from unpod.adapters import LLMCall, protocol
 from unpod.core import envelope
 from unpod.core.decide import TURN_FIELDS
@@ -180,6 +181,15 @@ def test_what_an_adapter_may_have() -> None:
     rows = table(ROOT / "docs/how-to/write-an-adapter.md", "Optional methods")
     documented = {re.split(r"\W", name)[0] for name in names(rows)}
     assert documented == {*protocol._OPTIONAL, "is_complete", "state"}
+
+
+def test_every_adapter_is_told_of() -> None:
+    page = (REFERENCE / "adapters.md").read_text()
+    told = set(re.findall(r"\w+", " ".join(CODE.findall(page))))
+    reports = {"ChatMessage", "LLMCall", "Pause", "Piece", "Rule", "ToolCall", "ToolResult"}
+    assert set(adapters.__all__) - reports <= told
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) - {"dev", "embedded"} - told <= {"prices"}
 
 
 def test_what_a_simulated_call_can() -> None:

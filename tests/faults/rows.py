@@ -12,14 +12,15 @@ from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 21), *range(23, 34), *range(36, 44)})
-"""Those that are played here; 21 and 22 need three servers, 34 and 35 need accounts: `tests/integration`."""
+NUMBERS = frozenset({*range(1, 34), *range(36, 44)})
+"""Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`."""
 
 NOTHING: frozenset[str] = frozenset()
 DROPS = Allow(drops=True)
 ENDED = Allow(cut=True, unstored=True, reasons=frozenset({"error"}))
 FULL = replace(ENDED, unfinished=True, tracebacks=("LogFull",))
 SLOW_WORDS = Setup(runner_env={"UNPOD_FAULTS_PIECE_S": "0.03"})
+R3 = Setup(cluster=True)
 SKEWED = Setup(
     module="tests.faults.skewed",
     agent_module="tests.faults.skewed",
@@ -236,6 +237,34 @@ SOCKETS: tuple[Row, ...] = (
 
 LOG: tuple[Row, ...] = (
     Row(number=20, name="kill -9 of NATS, restarted", act=nats.killed_and_restarted, within_s=2.0),
+    Row(number=21, name="kill -9 of an R3 leader", act=nats.leader_killed, within_s=10.0, setup=R3),
+    Row(
+        number=21,
+        variant="follower",
+        name="kill -9 of an R3 follower",
+        act=nats.follower_killed,
+        within_s=1.0,
+        setup=R3,
+        slow=True,
+    ),
+    Row(
+        number=21,
+        variant="term",
+        name="SIGTERM of an R3 leader",
+        act=nats.leader_terminated,
+        within_s=1.0,
+        setup=R3,
+    ),
+    Row(
+        number=21,
+        variant="term-follower",
+        name="SIGTERM of an R3 follower",
+        act=nats.follower_terminated,
+        within_s=1.0,
+        setup=R3,
+        slow=True,
+    ),
+    Row(number=22, name="kill -9 of all three, restarted", act=nats.all_nodes_killed, within_s=10.0, setup=R3),
     Row(number=23, name="NATS away in mid-call", act=nats.away, within_s=2.0),
     Row(number=24, name="NATS away past the bound", act=nats.away_for_too_long, allow=ENDED),
     Row(number=25, name="the stream is full", act=nats.full, setup=Setup(max_mb=16), allow=FULL, closes=False),

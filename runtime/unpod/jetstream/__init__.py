@@ -6,17 +6,20 @@ from unpod.jetstream.children import ChildProcess, spawn_child
 from unpod.jetstream.clock import LogClock
 from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.credentials import Context, Credentials, load_context, parse_urls
+from unpod.jetstream.differences import Difference, differences
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.environment import nats_options
 from unpod.jetstream.event_log import JetStreamLog, open_log
 from unpod.jetstream.jobs import Entry, JobStore, open_jobs
 from unpod.jetstream.options import NatsOptions, PermissionDenied
-from unpod.jetstream.topology import StreamSpec, Topology, check, embedded_topology, ensure, topology
+from unpod.jetstream.sizing import StreamSettings, parse_size, readable_size, stream_settings
+from unpod.jetstream.topology import StreamSpec, Topology, embedded_topology, ensure, topology
 
 __all__ = [
     "ChildProcess",
     "Context",
     "Credentials",
+    "Difference",
     "EmbeddedOptions",
     "EmbeddedServer",
     "Entry",
@@ -26,17 +29,21 @@ __all__ = [
     "Nats",
     "NatsOptions",
     "PermissionDenied",
+    "StreamSettings",
     "StreamSpec",
     "Topology",
-    "check",
     "connect",
+    "differences",
     "embedded_topology",
     "ensure",
     "load_context",
     "nats_options",
     "open_jobs",
     "open_log",
+    "parse_size",
     "parse_urls",
+    "readable_size",
     "spawn_child",
+    "stream_settings",
     "topology",
 ]

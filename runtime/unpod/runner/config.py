@@ -11,6 +11,9 @@ from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream.environment import NATS_VARIABLES, nats_options
 from unpod.jetstream.options import NatsOptions
+from unpod.jetstream.sizing import StreamSettings, stream_settings
+from unpod.ops.health import VARIABLE as HEALTH_PORT
+from unpod.ops.health import health_port
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _DATA_DIR = ".unpod"
@@ -28,6 +31,8 @@ class RunnerConfig:
     prefix: str = DEFAULT_PREFIX
     data_dir: Path = Path(_DATA_DIR)
     log_level: str = ""
+    streams: StreamSettings = field(default_factory=StreamSettings)
+    health_port: int | None = None
     bridge_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def connection(self, name: str) -> NatsOptions:
@@ -47,6 +52,7 @@ def read_config(
     base_url: str | None = None,
     nats_url: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    port: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunnerConfig:
     """Return the configuration; an argument that is given wins over its variable.
@@ -72,6 +78,8 @@ def read_config(
         prefix=prefix,
         data_dir=Path(data_dir if data_dir is not None else found.get("UNPOD_DATA_DIR", _DATA_DIR)),
         log_level=_log_level(found),
+        streams=stream_settings(found),
+        health_port=health_port(found, port),
         bridge_environment=_bridge_environment(full, key, (base_url or "").strip()) if nats is None else {},
     )
 
@@ -84,7 +92,8 @@ def _log_level(found: Mapping[str, str]) -> str:
 
 
 def _bridge_environment(full: Mapping[str, str], api_key: str, base_url: str) -> dict[str, str]:
-    environment = {name: value for name, value in full.items() if name not in NATS_VARIABLES}
+    ours = {*NATS_VARIABLES, HEALTH_PORT}
+    environment = {name: value for name, value in full.items() if name not in ours}
     environment["UNPOD_API_KEY"] = api_key
     if base_url:
         environment["UNPOD_ORCHESTRATOR_URL"] = base_url
