@@ -22,6 +22,7 @@ bridge has handed the call over in order, nothing is uncertain.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -31,6 +32,7 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
+from unpod.core.controls import command_of
 from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
@@ -74,6 +76,8 @@ class CallLog:
         self._facts: dict[str, object] = {}
         self._outcomes: dict[str, ev.CommandOutcome] = {}
         self._owned: dict[int, tuple[Message, Owned]] = {}
+        self._controls: list[tuple[Message, Owned]] = []
+        self._answered: dict[str, None] = {}
         self._own: list[Appointment] = []
         self._changes: list[ev.OwnerChanged] = []
         self._owner_seq = 0
@@ -89,7 +93,7 @@ class CallLog:
                 record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
             except ProtocolViolation:
                 return
-            self._record(record)
+            self._record(record, message)
             return
         self._finished = self._finished or message.subject == self._finished_on
         owned = self._reader.read(message)
@@ -98,11 +102,13 @@ class CallLog:
             if former is None or former[1].epoch < owned.epoch:
                 self._owned[owned.index] = message, owned
 
-    def _record(self, record: Record) -> None:
+    def _record(self, record: Record, message: Message) -> None:
         if isinstance(record.body, ev.OwnerAppointed):
             self._own.append(Appointment(record.seq, record.body.runner, record.body.takeover))
         elif record.envelope.index > self._index:
             self._index = record.envelope.index
+            if isinstance(record.body, ev.ControlAnswered):
+                self._control(record.body, message)
             self._fact(record)
 
     def _fact(self, record: Record) -> None:
@@ -124,6 +130,15 @@ class CallLog:
                 self._facts[ev.tag_of(body)] = body
             case _:
                 pass
+
+    def _control(self, body: ev.ControlAnswered, message: Message) -> None:
+        """An admitted control is done after all that the owner had asked for when it was admitted."""
+        self._answered[body.control] = None
+        command = None if body.body is None else command_of(body.body)
+        if body.outcome == "admitted" and body.body is not None and isinstance(command, cmd.Command):
+            latest = message.time_ns / 1e9 + body.body.deadline_s
+            index = max(self._owned, default=0)
+            self._controls.append((message, Owned(0, index, body.control, command, control=True, latest=latest)))
 
     def _spoken(self, body: ev.ReplySpoken) -> None:
         if body.ended:
@@ -179,16 +194,21 @@ class CallLog:
             filler=next((c.text or "" for c in reversed(commands) if isinstance(c, cmd.SetFiller)), ""),
             asked=next((c.reason for c in commands if isinstance(c, cmd.EndCall)), None),
             ending=self._ending(records, lost),
+            controls=tuple(self._answered),
             clean=clean,
             shadowed=not clean and hearing == Hearing(),
         )
 
     def _valid(self) -> Iterator[tuple[Message, Owned]]:
-        """Yield what the owners have stored, in order, without what a takeover has made void."""
+        """Yield what the owners have stored, in order, without what a takeover has made void, and controls between."""
+        controls = deque(self._controls)
         for index in sorted(self._owned):
             message, owned = self._owned[index]
+            while controls and controls[0][0].seq < message.seq:
+                yield controls.popleft()
             if not any(owned.epoch < change.epoch and index > change.last_owner_index for change in self._changes):
                 yield message, owned
+        yield from controls
 
     def _is_settled(self, owned: Owned) -> bool:
         if isinstance(owned.command, cmd.EndReply):

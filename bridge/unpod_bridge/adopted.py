@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -27,9 +28,10 @@ class Adopted(Struct, frozen=True, kw_only=True):
     `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
     receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
     was ended, `doubtful` the last one of whose reply the end is stored and may have been sent. `owned` are the commands
-    that are to be performed, `unknown` those that may have been. `ending` is an end that was sent to the worker, or may
-    have been. `finished`: the owner's cleanup is over, too. `clean`: the former bridge has handed the call over, with
-    everything stored; `shadowed`: it may live, and act until its socket is gone.
+    that are to be performed, `unknown` those that may have been; `controls` are those from outside that were answered.
+    `ending` is an end that was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too.
+    `clean`: the former bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until
+    its socket is gone.
     """
 
     session_id: str
@@ -50,6 +52,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     owner: ev.OwnerChanged | None = None
     owner_seq: int = 0
     outcomes: dict[str, ev.CommandOutcome] = {}
+    controls: tuple[str, ...] = ()
     owned: tuple[Owned, ...] = ()
     unknown: tuple[Owned, ...] = ()
     paused: bool = False
@@ -75,6 +78,8 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     filler.go_on(past.turns)
     for owned in past.unknown:
         call.acknowledge(owned, "unknown")
-    performer.go_on(past.owned, past.owner_index)
+    offset_s = call.offset_s
+    waiting = [replace(one, latest=one.latest - offset_s) if one.control else one for one in past.owned]
+    performer.go_on(waiting, past.owner_index)
     if past.ending is not None:
         performer.ends(past.ending, now)

@@ -112,6 +112,8 @@ class AdoptedLine(CallLine):
             self._feed(outputs)
             self._ask_for_speech(past)
         self._release_early()
+        if past.ended is None:
+            self._hear_controls(subjects, 1)
         if self._care is not None and self._ledger is not None and not past.finished:
             self._find_owner(self._care, past, subjects, self._ledger)
         if past.ended is not None:

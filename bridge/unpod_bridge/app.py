@@ -17,7 +17,8 @@ from unpod.core.codec import MALFORMED
 from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
-from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log, topology
+from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
+from unpod.jetstream.rights import check_rights
 from unpod.ports import Message, Subscription
 from unpod_bridge.community import Community
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
@@ -25,7 +26,8 @@ from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned, Identity
 from unpod_bridge.departures import Departures
 from unpod_bridge.dispatch import Dispatcher, RunnerPlace
-from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step
+from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step, share
+from unpod_bridge.front import Front
 from unpod_bridge.fullness import Fullness
 from unpod_bridge.job_records import JobRecord, Records
 from unpod_bridge.jobs import Jobs
@@ -36,6 +38,7 @@ from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.porch import Porch
 from unpod_bridge.reception import Reception
 from unpod_bridge.registration import Registration
+from unpod_bridge.rights import bridge_rights
 from unpod_bridge.steadiness import Steadiness
 from unpod_bridge.websocket import WebSocketDialer
 
@@ -75,7 +78,8 @@ async def run_bridge(config: BridgeConfig) -> int:
             await _first(nats.open(), stop.gently.wait())
             if stop.gently.is_set():
                 return 0
-            streams = topology(config.prefix)
+            streams = config.streams.topology(config.prefix)
+            await check_rights(nats, bridge_rights(Subjects(config.prefix), streams, bridge_id))
             log = await open_log(nats, streams.calls)
             store = await open_jobs(nats, streams.jobs)
             return await Bridge(bridge_id, config, nats, log, store).run(stop)
@@ -154,6 +158,22 @@ class Bridge:
 
     async def run(self, stop: Stop) -> int:
         """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
+        front = Front(
+            self._nats,
+            self._subjects,
+            self.bridge_id,
+            jobs=self._jobs,
+            links=lambda: self._links,
+            drain=stop.gently.set,
+            port=self._config.health_port,
+        )
+        try:
+            await front.open()
+            return await self._run(stop, front)
+        finally:
+            await front.close()
+
+    async def _run(self, stop: Stop, front: Front) -> int:
         if self._reception is not None:
             await self._reception.open()
         subscriptions = [
@@ -169,6 +189,7 @@ class Bridge:
         hearing = asyncio.create_task(self._departures.run(), name="unpod-departures")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
+            front.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
             await self._end(keeping, hearing, subscriptions)
@@ -213,10 +234,13 @@ class Bridge:
         logger.info("%s has ended", self.bridge_id)
 
     async def _keep_house(self) -> None:
-        said_at = float("-inf")
+        said_at, losses = float("-inf"), 0
         while True:
             now = self._loop.time()
             self._steadiness.look()
+            if losses != self._steadiness.losses or not self._steadiness.up:  # silence that we could not have heard
+                losses = self._steadiness.losses
+                self._fleet.excuse(now)
             for runner in self._fleet.expire(now):
                 logger.warning("the runner %s has fallen silent", runner)
             self._look(now)
@@ -258,7 +282,8 @@ class Bridge:
 
     def _look(self, now: float) -> None:
         """Bring the registrations in line with the runners that there are."""
-        standings = self._fleet.standings()
+        others = self._community.takers()
+        standings = {pool: share(each, self.bridge_id, others) for pool, each in self._fleet.standings().items()}
         for pool, link in self._links.items():
             standing = standings.get(pool, Standing())
             link.registration.set_capacity(standing.capacity if standing.serving else 0, standing.closed_for)

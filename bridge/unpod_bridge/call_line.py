@@ -23,6 +23,7 @@ from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
 from unpod_bridge.call_state import is_command_token
+from unpod_bridge.control_reader import ControlReader
 from unpod_bridge.dispatch import Resumption
 from unpod_bridge.estates import LiveCall
 from unpod_bridge.fleet import Pool
@@ -32,6 +33,7 @@ from unpod_bridge.line_settings import MOVED, LineResult, LineSettings
 from unpod_bridge.link import Link
 from unpod_bridge.log_watch import LogWatch
 from unpod_bridge.outputs import Output
+from unpod_bridge.outside import Asked
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.possession import Possession
@@ -63,6 +65,7 @@ class CallLine:
         self._subjects: CallSubjects | None = None
         self._reader: OwnerRecords | None = None
         self._ledger: Ledger | None = None
+        self._controls: ControlReader | None = None
         self._care = care
         self._succession: Succession | None = None
         self._link = Link(services.dialer, job.job_id, lambda: with_token(job.bridge_url, job.call_token), self)
@@ -189,6 +192,10 @@ class CallLine:
             self._on_record(message)
 
     def _on_record(self, message: Message) -> None:
+        if self._subjects is not None and message.subject == self._subjects.ctl:
+            if self._controls is not None and self._controls.hint(message):
+                self._spawn(self._controls.read())
+            return
         owned = None if self._reader is None else self._reader.read(message)
         if owned is None:
             return
@@ -270,6 +277,18 @@ class CallLine:
         self._succession = Succession(wanted, self._services, care, subjects, estate)
         return self._succession
 
+    def _hear_controls(self, subjects: CallSubjects, since: int) -> None:
+        """Answer what is asked from outside, from here on and since `since`."""
+        services = self._services
+        self._controls = ControlReader(
+            services.log, self._clock, services.subjects, subjects, since=since, ask=self._on_control
+        )
+        if self._controls.hint(None):
+            self._spawn(self._controls.read())
+
+    def _on_control(self, asked: Asked) -> None:
+        self._feed(self._relay.outside.ask(asked, self._clock.now()))
+
     async def _listen(self, session_id: str) -> CallSubjects:
         """Hear the session's owner from here on."""
         bus, subjects = self._services.bus, self._services.subjects.call(self._job.agent_id, session_id)
@@ -281,6 +300,7 @@ class CallLine:
     def _open_ledger(self, writing: Writing) -> Ledger:
         services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
         self._possession.begin(subjects.line, writing.epoch)
+        self._relay.outside.tell_time(writing.offset_s)
         ledger = Ledger(
             services.log,
             services.bus,

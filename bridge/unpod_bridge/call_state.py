@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from unpod.core import events as ev
 from unpod_bridge.outputs import Output, Owned, Ping, Store, Write
 from unpod_bridge.speech import Speech
 
+_UNKNOWN: Final = "it may have been done, and nobody knows: the link, or the bridge, was lost at that moment"
 OUTCOMES: Final = 1_024
 """How many commands' outcomes are remembered: those that a takeover may ask for."""
 
@@ -45,6 +46,8 @@ class RelaySettings:
     transfer_grace_s: float = 10.0
     max_rejected: int = 1_000
     max_unknown: int = 10_000
+    control_burst: int = 100
+    controls_per_s: float = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +57,8 @@ class CallState:
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
     was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`:
     another bridge may still act on the call, until our own link is up. `doubtful`: the last turn of whose reply another
-    bridge may have sent the end; `had_end`: the last one of whose reply the worker has had it from there.
+    bridge may have sent the end; `had_end`: the last one of whose reply the worker has had it from there. `by` is who
+    wants the end. `offset_s` is the log's time less ours.
     """
 
     settings: RelaySettings
@@ -74,6 +78,8 @@ class CallState:
     said: bool = False
     asked: str | None = None
     ending: str | None = None
+    by: Literal["agent", "operator"] = "agent"
+    offset_s: float = 0.0
     epoch: int = 0
     unread_end: int = 0
     """The turn whose end was written last, as long as the worker may not have read it; 0 for none."""
@@ -116,6 +122,15 @@ class CallState:
             owner_index=owned.index, reason=reason,
         )  # fmt: skip
         self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
+        if owned.control and outcome != "claimed":
+            self.out.append(Store("ack", _answer(owned, outcome, reason), cause=owned.id))
+
+
+def _answer(owned: Owned, outcome: ev.CommandOutcome, reason: str) -> ev.ControlAnswered:
+    """Return what became of a control, as its receipt says."""
+    if outcome in ("written", "delivered", "ignored"):
+        return ev.ControlAnswered(control=owned.id, outcome="applied", reason=reason)
+    return ev.ControlAnswered(control=owned.id, outcome="failed", reason=reason or _UNKNOWN)
 
 
 def end_token(turn: int) -> bytes:

@@ -90,6 +90,10 @@ class Community:
         self._neighbours.look()
         return is_new
 
+    def takers(self) -> list[str]:
+        """Return the other bridges that take calls."""
+        return self._peers.takers(self._loop.time())
+
     def departed(self, process_id: str) -> None:
         """Some process has lost its connection."""
         self._neighbours.suspect(process_id)

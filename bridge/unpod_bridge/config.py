@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
+from unpod.jetstream import NatsOptions, StreamSettings, nats_options, parse_urls, stream_settings
+from unpod.ops import health_port
 from unpod_bridge.description import Description, describe
 from unpod_bridge.serving import Serving, serving
 
@@ -37,6 +38,8 @@ class BridgeConfig:
     log_level: str = "INFO"
     where: Description = field(default_factory=Description)
     serving: Serving | None = None
+    streams: StreamSettings = field(default_factory=StreamSettings)
+    health_port: int | None = None
 
     @classmethod
     def from_env(
@@ -46,6 +49,7 @@ class BridgeConfig:
         api_key: str | None = None,
         base_url: str | None = None,
         nats_url: str | None = None,
+        port: int | None = None,
     ) -> BridgeConfig:
         """Return the configuration; an argument that is given wins over its variable.
 
@@ -68,6 +72,8 @@ class BridgeConfig:
             log_level=log_level(found),
             where=describe(found),
             serving=serving(found.get("UNPOD_RUNNER_URL", ""), found.get("UNPOD_AGENT_SECRET", "")),
+            streams=stream_settings(found),
+            health_port=health_port(found, port),
         )
 
 
@@ -126,23 +132,12 @@ def _split(name: str, text: str) -> tuple[str, SplitResult]:
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
-    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
-    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
-    if not text and context is None:
+    options = nats_options(found, argument, no_echo=True)  # what this bridge has written it knows
+    if options is None:
         raise ConfigurationError(
             "UNPOD_NATS_URL is not set: a bridge needs the NATS server that its runners use, say nats://localhost:4222"
         )
-    credentials = context.credentials if context is not None else Credentials()
-    if "NATS_CREDS" in found:
-        credentials = Credentials(creds_file=found["NATS_CREDS"])
-    return NatsOptions(
-        urls=parse_urls(text) if text or context is None else context.urls,
-        name="unpod-bridge",
-        credentials=credentials,
-        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
-        no_echo=True,  # what this bridge has written it knows
-        variable="UNPOD_NATS_URL" if text else "NATS_CONTEXT",
-    )
+    return replace(options, name="unpod-bridge")
 
 
 def _system(found: Mapping[str, str]) -> NatsOptions | None:

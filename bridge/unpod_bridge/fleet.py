@@ -1,13 +1,13 @@
 """Which runners there are, and what is to be registered for them. Pure: `now` is an argument, in seconds.
 
 A runner is there while it announces itself; silent for 3 s, or `gone`, it is forgotten. Each pool (an agent id, dev or
-not) that has a runner which takes calls is registered as one worker with the runners' added capacity.
+not) that has a runner which takes calls is registered as one worker, with this bridge's share of what they add up to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from unpod.core.fleet import RunnerAnnounced
@@ -49,6 +49,16 @@ class Standing:
         return "draining" if self.draining and not self.serving else "at_capacity"
 
 
+def share(standing: Standing, bridge: str, others: Iterable[str]) -> Standing:
+    """Return what of a pool's capacity a bridge registers, so that all that take calls register all of it together.
+
+    What cannot be divided goes to the first by name: each bridge arrives at the same division by itself.
+    """
+    bridges = sorted({bridge, *others})
+    each, left = divmod(standing.capacity, len(bridges))
+    return replace(standing, capacity=each + (bridges.index(bridge) < left))
+
+
 @dataclass(frozen=True, slots=True)
 class _Heard:
     said: RunnerAnnounced
@@ -76,6 +86,10 @@ class Fleet:
         for runner in silent:
             del self._runners[runner]
         return silent
+
+    def excuse(self, now: float) -> None:
+        """Nobody could be heard until now: all have as long again as one who has just spoken."""
+        self._runners = {runner: replace(heard, at=now) for runner, heard in self._runners.items()}
 
     def standings(self) -> dict[Pool, Standing]:
         """Return what each pool amounts to."""

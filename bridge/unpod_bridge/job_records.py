@@ -14,10 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from unpod.core.codec import MALFORMED
-from unpod.errors import Fenced, LogError
+from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.jetstream import Entry, JobStore
 
 logger = logging.getLogger("unpod.bridge")
+
+
+TRIES = 6
+"""How often a record is written that is not answered; each waits as long as the store does."""
 
 
 class JobRecord(Struct, frozen=True, kw_only=True):
@@ -144,13 +148,24 @@ class Records:
         return None if entry is None else _read(entry)
 
     async def take(self, kept: Kept) -> Claim | None:
-        """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError."""
+        """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError.
+
+        A write without an answer may be stored: it is tried again, until the store has said whose the job is.
+        """
         state = "up" if kept.record.session else "dialing"
         record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state)
-        try:
-            return Claim(self._store, record, await self._store.update(record.job, _encode(record), kept.revision))
-        except Fenced:
-            return None
+        value, unanswered = _encode(record), 0
+        while True:
+            try:
+                return Claim(self._store, record, await self._store.update(record.job, value, kept.revision))
+            except Fenced:
+                entry = await self._store.get(record.job) if unanswered else None
+                ours = entry is not None and entry.value == value
+                return Claim(self._store, record, entry.revision) if entry is not None and ours else None
+            except LogUnavailable:
+                unanswered += 1
+                if unanswered >= TRIES:
+                    raise
 
     def _is_elsewhere(self, entry: Entry) -> bool:
         record = _read(entry)

@@ -109,6 +109,7 @@ class _Call:
     after: Aftercare | None = None
     task: asyncio.Task[None] | None = None
     noting: asyncio.Task[None] | None = None
+    session: str = ""
     lost: bool = False
 
 
@@ -140,6 +141,10 @@ class Jobs:
     def calls(self) -> int:
         """How many calls there are, those still being dialled among them."""
         return len(self._calls)
+
+    def sessions(self) -> list[tuple[str, str, str]]:
+        """Return job, session ("" while it is being dialled) and agent of each call."""
+        return [(job, call.session, call.job.agent_id) for job, call in self._calls.items()]
 
     async def until_idle(self) -> None:
         """Return once nothing is looked for, no call is there, and every record is written."""
@@ -314,6 +319,7 @@ class Jobs:
 
     async def _begun(self, call: _Call, session_id: str) -> None:
         """The call is up: its record says so before its log does. Raises Fenced where another bridge has the job."""
+        call.session = session_id
         call.books.up(call.job.job_id)
         note = call.noting = self._spawn(self._note(call, session_id), "unpod-record")
         await asyncio.shield(note)

@@ -56,6 +56,8 @@ class Line(CallLine):
                 return
         self._place_open = not placed
         self._feed(self._relay.begin())
+        if placed and self._subjects is not None and self._ledger is not None:
+            self._hear_controls(self._subjects, self._ledger.writing.epoch)
         if not placed:
             self._feed(self._relay.end("error", "no runner has taken the call", self._clock.now()))
 

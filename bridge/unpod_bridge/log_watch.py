@@ -58,7 +58,7 @@ class LogWatch:
         if ledger is None or ledger.backlog < self._settings.busy // 4:
             self._link.resume_reading()
         if not away and not self._cut_off:
-            self._feed(relay.log_back())
+            self._feed(relay.log_back(now))
             return
         self._feed(relay.log_away(now))
         if ledger is not None and ledger.unstored_bytes > self._settings.relay.buffer_bytes:
@@ -69,7 +69,7 @@ class LogWatch:
         if self._cut_off:
             self._feed(self._relay.log_away(self._clock.now() + GRACE_S))
         elif self._ledger is not None and not self._ledger.backlog:
-            self._feed(self._relay.log_back())
+            self._feed(self._relay.log_back(self._clock.now()))
 
     @property
     def _cut_off(self) -> bool:

@@ -328,7 +328,11 @@ class Neighbours:
         async with self._taking:
             if self.closed_to_orphans:
                 return False
-            claim = await self._records.take(kept)
+            try:
+                claim = await self._records.take(kept)
+            except LogError as error:
+                logger.warning("job %s: whether it is ours cannot be known: %s", kept.record.job, error)
+                return False
         if claim is None:
             return False
         self._household.adopt(make(kept.record, claim))

@@ -16,6 +16,7 @@ class Owned(Struct, frozen=True):
     """A record of the owner as the bridge needs it: a command, or None for one that only takes an index.
 
     `refusal` is why a command cannot be read; `settled` is up to which of our records all handlers have returned.
+    A `control` is no record of the owner, but asked for from outside, and not done after `latest`.
     """
 
     epoch: int
@@ -24,6 +25,8 @@ class Owned(Struct, frozen=True):
     command: AnyCommand | None = None
     refusal: str = ""
     settled: int = 0
+    control: bool = False
+    latest: float = 0.0
 
 
 class Dial(Struct, frozen=True):

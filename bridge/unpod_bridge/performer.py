@@ -23,6 +23,7 @@ from unpod_bridge.speech import Key
 _REMEMBERED: Final = 4_096
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 _TOO_MUCH: Final = "too much waits for the worker"
+_LATE: Final = "it came too late: the worker could not be reached before its deadline"
 _ENDED: Final = "the call ended before it could be done"
 _QUIET: Final = frozenset({"idle", "listening"})
 DOUBT: Final = "doubt"
@@ -76,6 +77,11 @@ class Performer:
             self._call.out.append(Fetch(self.index + 1, min(self._early) - 1))
             self._call.timers["fetch"] = now + self._call.settings.fetch_s
 
+    def control(self, identifier: str, command: cmd.AnyCommand, latest: float, now: float) -> None:
+        """Perform what was asked for from outside, after all that the owner has asked for so far."""
+        self._arrived(Owned(self._call.epoch, self.index, identifier, command, control=True, latest=latest))
+        self.pump(now)
+
     def inherit(self, records: Sequence[Owned], last: int, now: float) -> list[str]:
         """The owner is gone: take what it has stored, up to `last`, and forget what else it has sent.
 
@@ -102,7 +108,7 @@ class Performer:
         """Go on where another bridge has stopped: of what the owners have stored up to `last`, these are to be done."""
         self._seen.update(dict.fromkeys(self._call.outcomes, 0))
         for owned in records:
-            self._arrived(owned)
+            self._arrived(replace(owned, index=min(owned.index, last)) if owned.control else owned)
         self.index = last
         self.performed = self._queue[0].index - 1 if self._queue else last
 
@@ -128,9 +134,9 @@ class Performer:
             command = owned.command
             if owned.index <= last:
                 kept.append(owned)
-            elif owned.id == self._claim or isinstance(command, cmd.PauseRecording):
+            elif owned.control or owned.id == self._claim or isinstance(command, cmd.PauseRecording):
                 kept.append(replace(owned, index=last))
-                unlogged.append(owned.id)
+                unlogged += [] if owned.control else [owned.id]
             elif isinstance(command, cmd.Say):
                 self._queued_size -= len(command.text or "")
             elif isinstance(command, cmd.EndCall):
@@ -143,10 +149,11 @@ class Performer:
 
     def _arrived(self, owned: Owned) -> None:
         command, call = owned.command, self._call
-        if isinstance(command, cmd.PauseRecording) and self._pausable():
+        if isinstance(command, cmd.PauseRecording) and self.pausable:
             call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
             call.speech.private = True
         elif isinstance(command, cmd.EndCall):
+            call.by = call.by if call.asked is not None else "operator" if owned.control else "agent"
             call.asked = call.asked or command.reason
         size = len(command.text or "") if isinstance(command, cmd.Say) else 0
         full = self._queued_size + size > call.settings.buffer_bytes or len(self._queue) >= call.settings.max_waiting
@@ -181,9 +188,14 @@ class Performer:
             self._call.acknowledge(owned, "refused", owned.refusal)
         if command is None or owned.id in self._seen:
             return True
+        if owned.control and now > owned.latest:
+            self._call.acknowledge(owned, "refused", _LATE)
+            if isinstance(command, cmd.EndCall):
+                self._call.asked = None
+            return True
         if not self._call.up or not _PERFORM[type(command)](self, owned, now):
             return False
-        self._seen[owned.id] = owned.index
+        self._seen[owned.id] = 0 if owned.control else owned.index
         if len(self._seen) > _REMEMBERED:
             del self._seen[next(iter(self._seen))]
         return True
@@ -208,6 +220,20 @@ class Performer:
         if lost is not None:
             call.out.append(AskAgain(lost))
             call.timers["again"] = now + call.settings.again_s
+
+    def lose_patience(self, now: float) -> None:
+        """Give up what is missing, unless nobody could be asked: NATS may be back, and its nodes not yet joined."""
+        if "log" in self._call.timers:
+            self._call.timers["give_up"] = now + self._call.settings.give_up_s
+        else:
+            self.give_up(now)
+
+    def log_back(self, now: float) -> None:
+        """The log answers again: from now on an owner that is asked can answer."""
+        timers = self._call.timers
+        if timers.pop("log", None) is not None and "give_up" in timers:
+            timers["give_up"] = now + self._call.settings.give_up_s
+            self.ask_again(now)
 
     def give_up(self, now: float) -> None:
         """What is missing will not come: the reply goes on, or ends, without it."""
@@ -325,6 +351,19 @@ class Performer:
             call.said = call.said or isinstance(command, cmd.Say)
         return True
 
+    def _interrupt(self, owned: Owned, now: float) -> bool:
+        """Stop what is playing; of a control, the owner may be gone, so the reply is ended here."""
+        done = self._send(owned, now)
+        if owned.control:
+            self._close_reply()
+        return done
+
+    def _close_reply(self) -> None:
+        speech = self._call.speech
+        if speech.open_key is not None:
+            speech.cut()
+            self._call.write(speech.end(speech.open_key))
+
     def _filler(self, owned: Owned, now: float) -> bool:
         command, call = owned.command, self._call
         if isinstance(command, cmd.SetFiller):
@@ -334,7 +373,9 @@ class Performer:
             call.filler = command.text or ""
         return self._send(owned, now)
 
-    def _pausable(self) -> bool:
+    @property
+    def pausable(self) -> bool:
+        """Whether a pause of the recording can be honoured."""
         return "recording.pause" in self._call.verbs or not self._call.recorded
 
     def _recording(self, owned: Owned, now: float) -> bool:
@@ -360,6 +401,8 @@ class Performer:
         if not self._claim_stored:
             return False
         self._claim = ""
+        if owned.control and _leaves(command):
+            self._close_reply()
         self._pings += 1
         token = command_token(self._pings)
         self._pending[token] = owned
@@ -381,11 +424,15 @@ class Performer:
         call.timers["ending"] = min(latest, call.timers.get("ending", latest))
 
 
+def _leaves(command: object) -> bool:
+    return isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
+
+
 _Act = Callable[[Performer, Owned, float], bool]
 _PERFORM: Final[dict[type[object], _Act]] = {
     cmd.EndReply: Performer._end_reply,  # noqa: SLF001 - the class's own table
     cmd.Say: Performer._send,  # noqa: SLF001
-    cmd.Interrupt: Performer._send,  # noqa: SLF001
+    cmd.Interrupt: Performer._interrupt,  # noqa: SLF001
     cmd.SetFiller: Performer._filler,  # noqa: SLF001
     cmd.PauseRecording: Performer._recording,  # noqa: SLF001
     cmd.ResumeRecording: Performer._recording,  # noqa: SLF001

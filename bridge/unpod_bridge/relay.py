@@ -30,6 +30,7 @@ from unpod_bridge.filler import Filler
 from unpod_bridge.frames import Frame
 from unpod_bridge.outbox import Outbox
 from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned
+from unpod_bridge.outside import Outside
 from unpod_bridge.performer import DOUBT, Performer
 from unpod_bridge.redial import HANG_UP, LET_GO, PAIRING_UNKNOWN, PROTOCOL_ERROR, REFUSED_STATUS, Redial
 from unpod_bridge.speech import Speech
@@ -56,6 +57,8 @@ class Relay:
         self._speak, self._spoken, self._receipt = accounts.speak, accounts.spoken, accounts.receipt
         self.owner = Tenure(self._call, self._performer, self._vacancy, self._outbox, self._spoken)
         """Who is heard as the session's owner, and what a new one has to know."""
+        self.outside = Outside(self._call, self._performer, self._take, self._spoken)
+        """What becomes of controls from outside."""
         self.phase: Phase = "idle"
         self.started = False
         self.session_id = ""
@@ -94,6 +97,7 @@ class Relay:
         """Go on with a call that another bridge had: dial the worker again."""
         self.started, self.session_id, self._reattached = True, past.session_id, past.attempts
         self._outbox.begin()
+        self.outside.go_on(past.controls)
         restore(past, self._call, self._performer, self._filler, now)
         self._redial.adopted(now)
         self._wait(0.0, now)
@@ -299,7 +303,7 @@ class Relay:
         if self.phase != "over":
             self._performer.stored(notify, now)
             self._spoken(now)
-        return self._take()
+        return [*self._take(), *self.outside.stored(notify, now)]
 
     def log_away(self, now: float) -> list[Output]:
         """The log does not answer."""
@@ -307,9 +311,9 @@ class Relay:
             self._call.timers.setdefault("log", now + self._settings.buffer_s)
         return self._take()
 
-    def log_back(self) -> list[Output]:
+    def log_back(self, now: float) -> list[Output]:
         """The log answers again."""
-        self._call.timers.pop("log", None)
+        self._performer.log_back(now)
         return self._take()
 
     def _log_gone(self, now: float) -> None:
@@ -348,7 +352,7 @@ class Relay:
         return self._take()
 
     def _give_up(self, now: float) -> None:
-        self._performer.give_up(now)
+        self._performer.lose_patience(now)
         self._spoken(now)
 
     def _vacant_too_long(self, now: float) -> None:
@@ -376,7 +380,7 @@ class Relay:
         call = self._call
         asked = call.ending or (call.asked if reason == "lost" else None)
         if asked is not None and reason in ("hangup", "lost"):
-            reason, by, detail = asked, "agent", ""
+            reason, by, detail = asked, call.by, ""
         if code not in HANG_UP and self.phase != "idle":
             call.out.append(Close(1000))
         self._receipt(now)
@@ -389,7 +393,7 @@ class Relay:
         call.timers.clear()
 
     def _overdue(self, now: float) -> None:
-        self._end(self._call.ending or "completed", now, detail="the worker did not close", by="agent")
+        self._end(self._call.ending or "completed", now, detail="the worker did not close", by=self._call.by)
 
 
 _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {

@@ -9,6 +9,9 @@
     ├── UnknownEvent              `on()` of an event that does not exist (also a ValueError)
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
+    ├── SessionUnknown            there is no session of this id in the log (also a LookupError)
+    ├── ControlRefused            a control from outside was not done: `reason` says why
+    ├── ControlUnanswered         nobody has said what became of a control; the same `command_id` may be sent again
     ├── StepFailed                a journaled step raised, now or in the process that ran it
     ├── AdapterError              the brain failed in a way that the adapter knows
     ├── APIError                  a request to the management API or the orchestrator failed: `status`, `reason`
@@ -65,6 +68,38 @@ class SessionClosed(UnpodError):  # noqa: N818 - a state
     """The call is over, so the verb could not be sent."""
 
 
+class SessionUnknown(UnpodError, LookupError):  # noqa: N818 - a fact
+    """The log has no session of this id; nothing was sent."""
+
+
+class ControlRefused(UnpodError):  # noqa: N818 - a refusal
+    """A control from outside was not done.
+
+    `outcome` is `refused` where it was not tried, `failed` where it was; `reason` is a sentence for people.
+    """
+
+    def __init__(self, verb: str, reason: str, *, outcome: Literal["refused", "failed"] = "refused") -> None:
+        super().__init__(f"{verb} was {outcome if outcome == 'refused' else 'not done'}: {reason}")
+        self.verb = verb
+        self.reason = reason
+        self.outcome = outcome
+
+
+class ControlUnanswered(UnpodError):  # noqa: N818 - a state
+    """Nobody has said in time what became of a control.
+
+    It is not done after its deadline. `accepted`: the bridge has admitted it. Sending it again with the same
+    `command_id` does nothing twice, and tells what became of it.
+    """
+
+    def __init__(self, verb: str, command_id: str, *, accepted: bool) -> None:
+        done = "was accepted, and not known to be done" if accepted else "was not answered by a bridge"
+        super().__init__(f"{verb} {done} in time; ask again with command_id={command_id!r}")
+        self.verb = verb
+        self.command_id = command_id
+        self.accepted = accepted
+
+
 class StepFailed(UnpodError):  # noqa: N818 - a fact
     """A journaled step raised; `error_type` is the name of its exception. A takeover raises the same again."""
 
@@ -72,6 +107,7 @@ class StepFailed(UnpodError):  # noqa: N818 - a fact
         super().__init__(f"step {name!r} failed: {error_type}: {error}")
         self.name = name
         self.error_type = error_type
+        self.error = error
 
 
 class AdapterError(UnpodError):

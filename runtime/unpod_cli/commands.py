@@ -35,6 +35,10 @@ _BRIDGE_EXAMPLE: Final = """\b
 Example:
   UNPOD_API_KEY=sk_... unpod bridge --nats-url nats://localhost:4222
 """
+_CONSUME_EXAMPLE: Final = """\b
+Example:
+  unpod consume metrics --nats-url nats://localhost:4222
+"""
 _METRICS_EXAMPLE: Final = """\b
 Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume metrics --nats-url nats://localhost:4222
@@ -131,7 +135,8 @@ def run(*, target: str, workers: int | None) -> int | None:
 @click.command(short_help="Run a bridge, which carries the runners' calls.", epilog=_BRIDGE_EXAMPLE)
 @click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
 @click.option("--orchestrator-url", metavar="URL", help="Where to register; else UNPOD_ORCHESTRATOR_URL.")
-def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
+@click.option("--health-port", type=_PORTS, help="Answer /healthz and /readyz there; else UNPOD_HEALTH_PORT.")
+def bridge(*, nats_url: str | None, orchestrator_url: str | None, health_port: int | None) -> int:
     """Run a bridge: it registers the runners' agents and carries their calls.
 
     It needs UNPOD_API_KEY. SIGTERM and Ctrl-C drain it: it ends with its last call.
@@ -142,12 +147,12 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None) -> int:
     from unpod_bridge.app import run_bridge  # noqa: PLC0415
     from unpod_bridge.config import BridgeConfig  # noqa: PLC0415
 
-    config = BridgeConfig.from_env(base_url=orchestrator_url, nats_url=nats_url)
+    config = BridgeConfig.from_env(base_url=orchestrator_url, nats_url=nats_url, port=health_port)
     enable_logging(config.log_level)
     return asyncio.run(run_bridge(config))
 
 
-@click.group(short_help="Derive metrics from the log.")
+@click.group(short_help="Derive metrics from the log.", epilog=_CONSUME_EXAMPLE)
 def consume() -> None:
     """Derive something from the log of the calls; the calls do not notice."""
 

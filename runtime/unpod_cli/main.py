@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from unpod.errors import ConfigurationError, UnpodError
-from unpod_cli import commands
+from unpod_cli import commands, session_commands, setup_commands
 from unpod_cli.failure import FAILED, INTERRUPTED, USAGE, Failure
 
 _EPILOG = """\b
@@ -35,7 +35,7 @@ def cli(context: click.Context, *, show_version: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in commands.ALL:
+for command in (*commands.ALL, *session_commands.ALL, *setup_commands.ALL):
     cli.add_command(command)
 
 

@@ -27,6 +27,8 @@ from unpod.jetstream import (
     ensure,
     spawn_child,
 )
+from unpod.jetstream.environment import NATS_VARIABLES
+from unpod.ops.health import VARIABLE as HEALTH_PORT
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig
 from unpod_cli.failure import USAGE, Failure
@@ -45,7 +47,6 @@ HELD_BACK_S: Final = 0.5
 LONGEST_REPORT: Final = 65_536
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_NATS_VARIABLES: Final = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
 
 
 def run_workers(target: str, count: int, config: RunnerConfig) -> int:
@@ -94,7 +95,7 @@ class Crew:
         async with connect(server.connection("unpod workers")) as nats:
             await ensure(nats, streams.calls)
             await ensure(nats, streams.jobs)
-        theirs = {name: value for name, value in os.environ.items() if name not in _NATS_VARIABLES}
+        theirs = {name: value for name, value in os.environ.items() if name not in NATS_VARIABLES}
         self._environment = theirs | {"UNPOD_NATS_URL": server.url}
         ours = {"UNPOD_NATS_URL": server.url, "UNPOD_NATS_SYSTEM_URL": server.system_url}
         bridge = BridgeChild(
@@ -142,7 +143,7 @@ class Crew:
         try:
             argv = [sys.executable, "-m", "unpod_cli.worker_process", self._target, str(writing)]
             try:
-                child = await spawn_child(argv, env=self._environment, pass_fds=(writing,))
+                child = await spawn_child(argv, env=self._environment_of(number), pass_fds=(writing,))
             finally:
                 os.close(writing)
             self._running[number] = child
@@ -155,6 +156,13 @@ class Crew:
             return status, _report(reading)
         finally:
             os.close(reading)
+
+    def _environment_of(self, number: int) -> Mapping[str, str]:
+        """Return a worker's environment: each tells its health on a port of its own, counted up from the one given."""
+        first = self._environment.get(HEALTH_PORT, "").strip()
+        if not first.isdigit() or int(first) == 0:
+            return self._environment
+        return {**self._environment, HEALTH_PORT: str(int(first) + number - 1)}
 
     def _refuse(self, refused: Refused) -> None:
         self._refused = self._refused or refused

@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -13,7 +14,7 @@ from msgspec.structs import fields as struct_fields
 from tests.docs import command_line, wire
 from tests.pages import ROOT, table
 
-from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session
+from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session, adapters
 from unpod.adapters import LLMCall, protocol
 from unpod.core import envelope
 from unpod.core.decide import TURN_FIELDS
@@ -182,6 +183,15 @@ def test_what_an_adapter_may_have() -> None:
     assert documented == {*protocol._OPTIONAL, "is_complete", "state"}
 
 
+def test_every_adapter_is_told_of() -> None:
+    page = (REFERENCE / "adapters.md").read_text()
+    told = set(re.findall(r"\w+", " ".join(CODE.findall(page))))
+    reports = {"ChatMessage", "LLMCall", "Pause", "Piece", "Rule", "ToolCall", "ToolResult"}
+    assert set(adapters.__all__) - reports <= told
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) - {"dev", "embedded"} - told <= {"prices"}
+
+
 def test_what_a_simulated_call_can() -> None:
     page = ROOT / "docs/how-to/test-an-agent.md"
     for row in [*table(page, "Test an agent"), *table(page, "Test an agent", 1)]:
@@ -220,7 +230,8 @@ def test_every_subject_that_the_code_can_build_is_described() -> None:
     subjects = Subjects()
     call = subjects.call("A", "S")
     built = [
-        *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.delta, call.again),
+        *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.ctl),
+        *(call.delta, call.again),
         *(subjects.runners, subjects.bridges, subjects.probations, subjects.dispatch("A"), subjects.resume("A")),
         *(subjects.queued("A"), subjects.runner("R"), f"{subjects.runner('R')}.ping", subjects.bridge("B")),
     ]

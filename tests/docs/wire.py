@@ -22,6 +22,7 @@ from msgspec.structs import FieldInfo, fields
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import fleet, live
+from unpod.core.controls import AnyControl
 from unpod.core.envelope import TYPE_PREFIX, VERSION
 
 REFERENCE: Final = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -39,8 +40,8 @@ _HEADERS: Final = {
     "ce-subject": "the session's id, percent-encoded",
     "ce-time": "the log's time",
     "Nats-Msg-Id": "`<ce-id>@<epoch>`: a record that is published twice stands in the log once",
-    "Unpod-Epoch": "the stream sequence of the placement under which it was written; 0 for placements",
-    "Unpod-Index": "its place among its writer's records of the session, from 1, without gaps; 0 for placements",
+    "Unpod-Epoch": "the stream sequence of the placement under which it was written; 0 for placements and controls",
+    "Unpod-Index": "its place among its writer's records of the session, from 1, without gaps; 0 for other writers'",
     "Unpod-Seen": "for an owner's record: the bridge's index that the owner had consumed",
     "Unpod-Settled": "the bridge's index up to which all the owner's handlers had returned",
     "Unpod-Settled-Own": "the owner's own index up to which the hooks on what it wrote itself had returned",
@@ -121,6 +122,15 @@ CHANNELS: Final = (
     ),
     Channel(
         "cmd", f"{CALL}.cmd", "owner", "bridge, consumers", "What shall be done.", union(cmd.AnyCommand), stored=True
+    ),
+    Channel(
+        "ctl",
+        f"{CALL}.ctl",
+        "client",
+        "bridge",
+        "What somebody outside wants done. It counts once the bridge has admitted it (`control.answered` on `ack`).",
+        union(AnyControl),
+        stored=True,
     ),
     Channel(
         "delta", f"{LIVE}.delta", "owner", "bridge", "Pieces of a reply on their way, as JSON arrays.", [live.Delta]

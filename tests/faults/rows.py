@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, hostile, nats, runners, sockets, talk
+from tests.faults.acts import bridges, controls, hostile, nats, runners, sockets, talk
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 21), *range(23, 34), *range(36, 44)})
-"""Those that are played here; 21 and 22 need three servers, 34 and 35 need accounts: `tests/integration`."""
+NUMBERS = frozenset({*range(1, 34), *range(36, 44)})
+"""Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`."""
 
 NOTHING: frozenset[str] = frozenset()
 DROPS = Allow(drops=True)
 ENDED = Allow(cut=True, unstored=True, reasons=frozenset({"error"}))
 FULL = replace(ENDED, unfinished=True, tracebacks=("LogFull",))
 SLOW_WORDS = Setup(runner_env={"UNPOD_FAULTS_PIECE_S": "0.03"})
+R3 = Setup(cluster=True)
 SKEWED = Setup(
     module="tests.faults.skewed",
     agent_module="tests.faults.skewed",
@@ -236,6 +237,34 @@ SOCKETS: tuple[Row, ...] = (
 
 LOG: tuple[Row, ...] = (
     Row(number=20, name="kill -9 of NATS, restarted", act=nats.killed_and_restarted, within_s=2.0),
+    Row(number=21, name="kill -9 of an R3 leader", act=nats.leader_killed, within_s=10.0, setup=R3),
+    Row(
+        number=21,
+        variant="follower",
+        name="kill -9 of an R3 follower",
+        act=nats.follower_killed,
+        within_s=1.0,
+        setup=R3,
+        slow=True,
+    ),
+    Row(
+        number=21,
+        variant="term",
+        name="SIGTERM of an R3 leader",
+        act=nats.leader_terminated,
+        within_s=1.0,
+        setup=R3,
+    ),
+    Row(
+        number=21,
+        variant="term-follower",
+        name="SIGTERM of an R3 follower",
+        act=nats.follower_terminated,
+        within_s=1.0,
+        setup=R3,
+        slow=True,
+    ),
+    Row(number=22, name="kill -9 of all three, restarted", act=nats.all_nodes_killed, within_s=10.0, setup=R3),
     Row(number=23, name="NATS away in mid-call", act=nats.away, within_s=2.0),
     Row(number=24, name="NATS away past the bound", act=nats.away_for_too_long, allow=ENDED),
     Row(number=25, name="the stream is full", act=nats.full, setup=Setup(max_mb=16), allow=FULL, closes=False),
@@ -265,6 +294,22 @@ TALK: tuple[Row, ...] = (
     Row(number=31, name="hostile frames", act=hostile.frames, within_s=2.0, allow=DROPS, orders=NOTHING),
     Row(number=32, name="hostile session ids", act=hostile.session_ids),
     Row(number=32, variant="agents", name="hostile agent ids", act=hostile.agent_ids, slow=True),
+    Row(
+        number=36,
+        name="one control three times, a thousand at one session",
+        act=controls.twice_and_many,
+        then=controls.each_was_done_once,
+        within_s=2.0,
+    ),
+    Row(
+        number=36,
+        variant="killed",
+        name="controls while a runner and a bridge are killed",
+        act=controls.while_they_die,
+        then=controls.they_were_told_the_truth,
+        within_s=12.0,  # a bridge that dies with a call on probation is remembered for 10 s
+        allow=DROPS,
+    ),
     Row(number=33, name="forged headers", act=hostile.headers, within_s=2.0, allow=Allow(forged=True)),
     Row(
         number=42,
@@ -305,7 +350,6 @@ ROWS: tuple[Row, ...] = tuple(
 
 NOT_YET: dict[str, str] = {
     "27": "there are no consumers yet",
-    "36": "there are no controls from outside yet",
 }
 """The key of a row, and why it is left out."""
 

@@ -56,6 +56,8 @@ class Scene:
         """What the fault itself has found to be wrong."""
         self.figures: dict[str, float] = {}
         self.expected_deaths: set[Process] = set()
+        self.told: dict[str, str] = {}
+        """What was said from outside, and what became of it as far as its sender was told."""
 
     def mark(self) -> None:
         """The fault is now."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
+from tests.cluster import Cluster, cluster, make_streams
 from tests.faults.process import PATIENCE_S, Process, start, until
 from tests.faults.wire import Wire
 
@@ -29,7 +30,6 @@ from unpod.jetstream import (
     JetStreamLog,
     Nats,
     connect,
-    ensure,
     open_log,
     topology,
 )
@@ -44,14 +44,16 @@ _ADDRESS: Final = re.compile(r"(?<=@127\.0\.0\.1:)\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a row runs on. `wired`: each process reaches NATS by a wire of its own, which can be cut.
+    """What a row runs on. `cluster`: three NATS nodes, each record on all of them.
 
-    `module` is what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The first
-    runner or bridge dies at the failpoint that is named for it, at a random one of the times in `failpoint_at`.
+    `wired`: each process reaches NATS by a wire of its own, which can be cut. `module` is what runs as a bridge and
+    `agent_module` what runs as a runner; `max_mb` bounds the stream. The first runner or bridge dies at the failpoint
+    that is named for it, at a random one of the times in `failpoint_at`.
     """
 
     runners: int = 2
     bridges: int = 2
+    cluster: bool = False
     runner_env: Mapping[str, str] = field(default_factory=dict)
     bridge_env: Mapping[str, str] = field(default_factory=dict)
     max_mb: int = 256
@@ -72,13 +74,13 @@ class Stack:
         self,
         setup: Setup,
         directory: Path,
-        server: EmbeddedServer,
+        place: EmbeddedServer | Cluster,
         orchestrator: LocalOrchestrator,
         exits: AsyncExitStack,
     ) -> None:
         self.setup = setup
         self.directory = directory
-        self.server = server
+        self._place = place
         self.orchestrator = orchestrator
         self.runners: list[Process] = []
         self.bridges: list[Process] = []
@@ -88,11 +90,27 @@ class Stack:
         self._exits = exits
         self._started = 0
 
+    @property
+    def server(self) -> EmbeddedServer:
+        """The single NATS server."""
+        if not isinstance(self._place, EmbeddedServer):
+            raise TypeError("this system has three NATS servers")
+        return self._place
+
+    @property
+    def cluster(self) -> Cluster:
+        """The three NATS servers."""
+        if not isinstance(self._place, Cluster):
+            raise TypeError("this system has one NATS server")
+        return self._place
+
     # ---------------------------------------------------------------------------------------------------- processes
 
     async def open(self, failpoint_at: int) -> None:
         """Start everything, and return once calls can be placed."""
         setup = self.setup
+        if setup.cluster:
+            await self._connect()  # whoever comes first makes the streams, and alone would make them otherwise
         starting = [
             self.start_runner(**_failing(setup.runner_failpoint, failpoint_at, number))
             for number in range(setup.runners)
@@ -101,13 +119,13 @@ class Stack:
             self.start_bridge(**_failing(setup.bridge_failpoint, failpoint_at, number))
             for number in range(setup.bridges)
         ]
-        await asyncio.gather(self._connect(), *starting)
+        await asyncio.gather(*([] if setup.cluster else [self._connect()]), *starting)
         await self.ready()
 
     async def _connect(self) -> None:
-        self.nats = await self._exits.enter_async_context(connect(self.server.connection("faults")))
-        streams = topology(max_bytes=self.setup.max_mb * MIB)
-        await ensure(self.nats, streams.calls, streams.jobs)
+        self.nats = await self._exits.enter_async_context(connect(self._place.connection("faults")))
+        streams = topology(max_bytes=self.setup.max_mb * MIB, replicas=3 if self.setup.cluster else 1)
+        await make_streams(self.nats, [streams.calls, streams.jobs])
         self.log = await open_log(self.nats, streams.calls)
 
     async def ready(self) -> None:
@@ -139,7 +157,7 @@ class Stack:
             {
                 "UNPOD_API_KEY": KEY,
                 "UNPOD_ORCHESTRATOR_URL": self.orchestrator.url,
-                "UNPOD_NATS_SYSTEM_URL": self.server.system_url,
+                "UNPOD_NATS_SYSTEM_URL": self._place.system_url,
                 **self.setup.bridge_env,
                 **environment,
             },
@@ -155,7 +173,7 @@ class Stack:
 
     async def _nats_url(self, label: str) -> str:
         if not self.setup.wired:
-            return self.server.url
+            return self._place.url
         wire = await self._exits.enter_async_context(Wire(self.server.port))
         self.wires[label] = wire
         return _ADDRESS.sub(str(wire.port), self.server.url)
@@ -238,12 +256,16 @@ async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int =
     """Run a system for as long as the block lasts."""
     setup = Setup() if setup is None else setup
     async with AsyncExitStack() as exits:
-        server = await exits.enter_async_context(EmbeddedServer(EmbeddedOptions(directory / "nats")))
+        place: EmbeddedServer | Cluster
+        if setup.cluster:
+            place = await exits.enter_async_context(cluster(directory / "nats"))
+        else:
+            place = await exits.enter_async_context(EmbeddedServer(EmbeddedOptions(directory / "nats")))
         orchestrator = LocalOrchestrator(
             speed=setup.speed, heartbeat_interval_s=1, warm_handoff_s=setup.warm_handoff_s, keep_ended_calls=1_000
         )
         await exits.enter_async_context(orchestrator)
-        made = Stack(setup, directory, server, orchestrator, exits)
+        made = Stack(setup, directory, place, orchestrator, exits)
         try:
             await made.open(failpoint_at)
             yield made

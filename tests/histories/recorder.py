@@ -19,6 +19,19 @@ from unpod import CallContext, LLMCall, ToolCall, ToolResult
 from unpod.adapters import Piece, Rule
 from unpod.core import codec
 from unpod.core.codec import Record
+from unpod.core.controls import (
+    EndSession,
+    HandBack,
+    InterruptAgent,
+    PauseAgent,
+    PauseSessionRecording,
+    ResumeAgent,
+    ResumeSessionRecording,
+    SaySomething,
+    TakeOver,
+    TransferSession,
+    Whisper,
+)
 from unpod.core.metrics import snapshot
 from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
@@ -129,7 +142,34 @@ async def takeover(call: SimulatedCall) -> None:
     await call.hang_up()
 
 
-CALLS: dict[str, Callable[[SimulatedCall], Awaitable[None]]] = {"conversation": conversation, "takeover": takeover}
+async def supervised(call: SimulatedCall) -> None:
+    """Let a supervisor whisper, pause, take the call over and hand it back, and end it, and a runner die meanwhile."""
+    await call.user("hello?")
+    await call.control(Whisper(actor="ann", text="offer the refund"))
+    await call.control(PauseAgent(actor="ann"))
+    await call.user("are you there?")
+    await call.control(ResumeAgent(actor="ann"))
+    await call.control(TakeOver(actor="ann", reason="angry caller"))
+    await call.control(TakeOver(actor="bob"))
+    await call.control(SaySomething(actor="ann", text="This is Ann."))
+    await call.user("at last")
+    await call.crash()
+    await call.control(HandBack(actor="ann"))
+    await call.control(PauseSessionRecording(actor="ann", reason="PII"))
+    await call.user("4111 1111 1111 1111")
+    await call.control(ResumeSessionRecording(actor="ann"))
+    await call.user("where is my order?", wait=False)
+    await call.control(InterruptAgent(actor="ann"))
+    await call.control(TransferSession(actor="ann", to_type="sip", to_config={"number": "+15551230000"}, mode="warm"))
+    await call.control(EndSession(actor="ann", reason="enough"))
+    await call.ended()
+
+
+CALLS: dict[str, Callable[[SimulatedCall], Awaitable[None]]] = {
+    "conversation": conversation,
+    "supervised": supervised,
+    "takeover": takeover,
+}
 
 
 def record(name: str, directory: Path) -> Path:

@@ -77,6 +77,7 @@ class FakeRunner:
         self.draining = False
         self.held: set[str] = set()
         self.started: dict[str, Start] = {}
+        self.hearing: set[str] = set()
         self.told: list[Hold | Start | Release] = []
         self._nats = nats
         self._log = log
@@ -150,6 +151,8 @@ class FakeRunner:
             f"{subjects.evt('x')[:-1]}>",
             lambda message: heard.put_nowait(codec.read(SUBJECTS, message.subject, message.headers, message.data)),
         )
+        self.hearing.add(start.job)
+        self._news.tell()
         turn = index = 0
         while True:
             record = await heard.get()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.integration.bridge_stack import BridgeProcess, Stack
+from tests.integration.bridge_stack import BridgeProcess, FakeRunner, Stack
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology
-from unpod_bridge.orchestrator import CallRefused, LocalOrchestrator
+from unpod_bridge.orchestrator import Call, CallRefused, LocalOrchestrator
 from unpod_bridge.orchestrator.dial_in import signed_url
 
 pytestmark = pytest.mark.integration
@@ -47,6 +47,14 @@ def served(port: int, **environment: str) -> dict[str, str]:
     return {"UNPOD_RUNNER_URL": f"ws://127.0.0.1:{port}", "UNPOD_AGENT_SECRET": SECRET, **environment}
 
 
+async def place(world: Stack, runner: FakeRunner, agent: str) -> Call:
+    """Place a call, and return once its runner hears it: it is a simple one, and does not read the log."""
+    call = await world.orchestrator.place_call(agent)
+    await call.connected()
+    await world.news.until(lambda: call.job_id in runner.hearing)
+    return call
+
+
 def is_clean(bridge: BridgeProcess) -> bool:
     return "Traceback" not in bridge.text and SECRET not in bridge.text and "signature=" not in bridge.text
 
@@ -57,8 +65,7 @@ async def test_a_call_that_is_dialled_in_from_its_start_to_its_end(world: Stack)
         worker = await world.orchestrator.wait_for_worker("agent")
         assert worker.capabilities.serving_url is not None
         assert worker.capabilities.transport is None
-        call = await world.orchestrator.place_call("agent")
-        await call.connected()
+        call = await place(world, runner, "agent")
         await call.user("good morning")
         assert await call.reply() == "good morning"
         assert list(runner.started) == [call.job_id]
@@ -80,10 +87,9 @@ async def test_a_call_that_is_dialled_in_from_its_start_to_its_end(world: Stack)
 
 async def test_a_worker_that_was_cut_off_dials_in_again_and_the_call_goes_on(world: Stack) -> None:
     async with world.bridge(**served(free_port())) as bridge:
-        await world.runner()
+        runner = await world.runner()
         await world.orchestrator.wait_for_worker("agent")
-        call = await world.orchestrator.place_call("agent")
-        await call.connected()
+        call = await place(world, runner, "agent")
         await call.user("one")
         assert await call.reply() == "one"
         call.drop()
@@ -131,8 +137,7 @@ async def test_two_agents_are_told_apart_by_what_the_call_says(world: Stack) -> 
         runners = {agent: await world.runner(f"runner-{agent}", agent=agent) for agent in ("one", "two")}
         for agent, runner in runners.items():
             await world.orchestrator.wait_for_worker(agent)
-            call = await world.orchestrator.place_call(agent)
-            await call.connected()
+            call = await place(world, runner, agent)
             await call.user("hi")
             assert await call.reply() == "hi"
             assert list(runner.started) == [call.job_id]
@@ -144,10 +149,9 @@ async def test_another_bridge_goes_on_when_the_worker_comes_to_it(world: Stack) 
     ports = free_port(), free_port()
     first = served(ports[0], UNPOD_RUNNER_URL=f"ws://127.0.0.1:{ports[0]}")
     async with world.bridge(**first) as former:
-        await world.runner()
+        runner = await world.runner()
         worker = await world.orchestrator.wait_for_worker("agent")
-        call = await world.orchestrator.place_call("agent")
-        await call.connected()
+        call = await place(world, runner, "agent")
         await call.user("one")
         assert await call.reply() == "one"
         async with world.bridge(**served(ports[1])) as heir:
@@ -183,10 +187,9 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port
 
 async def test_a_bridge_that_is_ending_lets_no_new_call_in(world: Stack) -> None:
     async with world.bridge(**served(free_port())) as bridge:
-        await world.runner()
+        runner = await world.runner()
         worker = await world.orchestrator.wait_for_worker("agent")
-        call = await world.orchestrator.place_call("agent")
-        await call.connected()
+        call = await place(world, runner, "agent")
         bridge.process.terminate()
         await bridge.said("no more calls are taken")
         assert worker.capabilities.serving_url is not None

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.controls import AnyControl
 from unpod.core.subjects import Channel
 
 FAMILIES: dict[Channel, object] = {
@@ -17,6 +18,7 @@ FAMILIES: dict[Channel, object] = {
     "ack": ev.Receipt,
     "run": ev.SessionEvent,
     "cmd": cmd.AnyCommand,
+    "ctl": AnyControl,
     "line": ev.Placement,
     "own": ev.Placement,
 }

@@ -10,6 +10,7 @@ from msgspec import Struct
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.commands import EndReply
+from unpod.core.events import tag_of
 from unpod.core.replay import merge
 
 
@@ -115,14 +116,13 @@ class CallFacts:
         return True
 
     def _control(self, record: Record, body: ev.ControlAnswered) -> None:
-        said = body.body if isinstance(body.body, dict) else {}
-        verb = said.get("verb") or said.get("command")
+        verb = "" if body.body is None else tag_of(body.body)
         time = record.envelope.time
         control = self.controls.setdefault(
             body.control,
             Control(body.control, "", time, time, body.outcome, self._outside.get(body.control, "")),
         )
-        control.verb = control.verb or (verb if isinstance(verb, str) else "")
+        control.verb = control.verb or verb
         control.ended, control.outcome = time, body.outcome
 
     def _turn(self, record: Record) -> bool:

@@ -3,35 +3,66 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from unpod.adapters.call_scope import CallScope, call_scope
+from unpod.adapters.chat import ChatAdapter
 from unpod.adapters.echo import EchoAdapter
+from unpod.adapters.fallback import FallbackAdapter
+from unpod.adapters.generator import GeneratorAdapter
+from unpod.adapters.http import HTTPAdapter
+from unpod.adapters.metering import Price
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.protocol import DialogAdapter
 from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
+from unpod.adapters.shared import close_clients
+from unpod.adapters.tools import Tool
 from unpod.adapters.view import AdapterView, check_adapter
 
 if TYPE_CHECKING:
+    from unpod.adapters.anthropic import AnthropicAdapter
+    from unpod.adapters.langchain import LangChainAdapter
+    from unpod.adapters.mcp import MCPAdapter, MCPServer
     from unpod.adapters.openai import OpenAIAdapter
-    from unpod.adapters.openai_clients import close_clients
+    from unpod.adapters.superdialog import SuperDialogAdapter
 
 __all__ = [
     "AdapterView",
+    "AnthropicAdapter",
+    "CallScope",
+    "ChatAdapter",
     "ChatMessage",
     "DialogAdapter",
     "EchoAdapter",
+    "FallbackAdapter",
+    "GeneratorAdapter",
+    "HTTPAdapter",
     "LLMCall",
+    "LangChainAdapter",
+    "MCPAdapter",
+    "MCPServer",
     "OpenAIAdapter",
     "Pause",
     "Piece",
+    "Price",
     "Rule",
     "ScriptedAdapter",
+    "SuperDialogAdapter",
+    "Tool",
     "ToolCall",
     "ToolResult",
+    "call_scope",
     "check_adapter",
     "close_clients",
 ]
 
 # The vendors' packages are extras, and slow to import: only for those who name the adapter.
-_VENDORS = {"OpenAIAdapter": "unpod.adapters.openai", "close_clients": "unpod.adapters.openai_clients"}
+_VENDORS = {
+    "AnthropicAdapter": "unpod.adapters.anthropic",
+    "LangChainAdapter": "unpod.adapters.langchain",
+    "MCPAdapter": "unpod.adapters.mcp",
+    "MCPServer": "unpod.adapters.mcp",
+    "SuperDialogAdapter": "unpod.adapters.superdialog",
+    "OpenAIAdapter": "unpod.adapters.openai",
+}
 
 
 def __getattr__(name: str) -> object:

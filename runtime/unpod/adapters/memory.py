@@ -1,30 +1,104 @@
-"""What was said so far, as far as the caller heard it: the memory that adapters in this package share."""
+"""What was said and done so far, as far as the caller heard it: the memory that adapters in this package share.
+
+A conversation is a list of entries: messages, and the tools that the brain has used between them. A tool that was used
+stays used: what the caller did not hear is forgotten, what was done is not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from unpod.adapters.pieces import ChatMessage
+from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult
+
+STILL_RUNNING = "(not finished yet)"
+
+
+class Said:
+    """One message."""
+
+    __slots__ = ("content", "role")
+
+    def __init__(self, role: Literal["user", "assistant", "system"], content: str) -> None:
+        self.role = role
+        self.content = content
+
+
+class Used:
+    """Tools that the brain used in one go, and what has come of each so far."""
+
+    __slots__ = ("calls", "results")
+
+    def __init__(self, calls: Sequence[ToolCall]) -> None:
+        self.calls = list(calls)
+        self.results: dict[str, ToolResult] = {}
+
+    def result_of(self, call: ToolCall) -> object:
+        """Return what a tool has returned, or a text that says that it has not yet."""
+        found = self.results.get(call.call_id)
+        return STILL_RUNNING if found is None else found.result
+
+
+Entry: TypeAlias = Said | Used
 
 
 class Memory:
-    """A conversation as chat messages. What the brain said but nobody heard does not stay in it."""
+    """A conversation. What the brain said but nobody heard does not stay in it."""
 
     def __init__(self) -> None:
-        self.messages: list[ChatMessage] = []
+        self.entries: list[Entry] = []
+
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """The messages, without the tools between them."""
+        return [{"role": e.role, "content": e.content} for e in self.entries if isinstance(e, Said)]
 
     def add(self, role: Literal["user", "assistant", "system"], content: str) -> None:
         """Append one message; an empty one is left out."""
         if content:
-            self.messages.append({"role": role, "content": content})
+            self.entries.append(Said(role, content))
+
+    def say(self, piece: str) -> None:
+        """Append a piece to the brain's reply."""
+        last = self.entries[-1] if self.entries else None
+        if isinstance(last, Said) and last.role == "assistant":
+            last.content += piece
+        else:
+            self.add("assistant", piece)
+
+    def use(self, calls: Sequence[ToolCall]) -> Used:
+        """Take note that the brain uses tools, and return where their results go."""
+        used = Used(calls)
+        self.entries.append(used)
+        return used
 
     def cut(self, heard: str) -> None:
         """Let the last reply be what the caller heard of it: nothing, where `heard` is empty."""
-        if self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        self.add("assistant", heard)
+        reply = self._last_reply()
+        kept: list[Entry] = []
+        said = "".join(entry.content for entry in reply if isinstance(entry, Said))
+        rest = heard
+        for entry in reply:
+            if isinstance(entry, Used):
+                kept.append(entry)
+            elif rest and said.startswith(heard):
+                kept.append(Said("assistant", rest[: len(entry.content)]))
+                rest = rest[len(entry.content) :]
+        if rest:
+            kept.append(Said("assistant", rest))
+        self.entries[len(self.entries) - len(reply) :] = kept
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Begin anew with what was said in another process."""
-        self.messages = [{"role": message["role"], "content": message["content"]} for message in history]
+        self.entries = [Said(message["role"], message["content"]) for message in history]
+
+    def _last_reply(self) -> list[Entry]:
+        """Return the entries at the end that are the brain's."""
+        start = len(self.entries)
+        while start and not _is_others(self.entries[start - 1]):
+            start -= 1
+        return self.entries[start:]
+
+
+def _is_others(entry: Entry) -> bool:
+    return isinstance(entry, Said) and entry.role != "assistant"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from unpod.adapters.memory import Memory
+from unpod.adapters.chat import GO_ON, HEARD_UNKNOWN, ChatAdapter, Prompt
+from unpod.adapters.memory import Entry, Said, Used
+from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
-from unpod.adapters.pieces import ChatMessage
+from unpod.adapters.pieces import ToolCall
+from unpod.adapters.tools import Tools, ToolSet, called, text_of
+from unpod.adapters.vendors import transport_error
 from unpod.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -22,17 +25,16 @@ if TYPE_CHECKING:
 with suppress(ImportError):  # the constructor says so, to those who use it
     import_module("openai")  # most of a second: at start-up, rather than in a call while others wait
 
-HEARD_UNKNOWN = "The caller cut in on your last reply; it is not known how much of it they heard."
-GO_ON = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
-_CHARS_PER_TOKEN = 4  # a rule of thumb for English, for replies that ended before the provider had counted
+__all__ = ["GO_ON", "HEARD_UNKNOWN", "OpenAIAdapter"]
 
 
-class OpenAIAdapter:
+class OpenAIAdapter(ChatAdapter):
     """Streams a chat model's replies; one adapter is one conversation.
 
-    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); `base_url` an endpoint
-    other than OpenAI's, `provider` its name in metrics; `options` go into each request (`{"temperature": 0.3}`).
-    `timeout_s` bounds the wait for the first piece and between two. `client` brings a client of your own.
+    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); `tools` are plain
+    functions that the model may call. `base_url` is an endpoint other than OpenAI's, `provider` its name in metrics;
+    `options` go into each request (`{"temperature": 0.3}`). `timeout_s` bounds the wait for the first piece and between
+    two. `client` brings a client of your own.
 
     Raises:
         ConfigurationError: the `openai` package or the key is missing.
@@ -43,163 +45,131 @@ class OpenAIAdapter:
         model: str = "gpt-4o-mini",
         *,
         instructions: str | None = None,
+        tools: Tools = (),
         api_key: str | None = None,
         base_url: str | None = None,
         provider: str = "openai",
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 20.0,
+        price: Price | None = None,
         client: openai.AsyncOpenAI | None = None,
     ) -> None:
-        self.model = model
-        self._instructions = instructions
-        self._provider = provider
+        super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self._options = dict(options or {})
         self._client = client or shared_client(api_key, base_url, timeout_s)
-        self._memory = Memory()
-        self._notes: list[str] = []
-        self._report: Callable[..., object] | None = None
 
-    @property
-    def history(self) -> list[ChatMessage]:
-        """The conversation without the instructions, with of each reply what the caller heard."""
-        return list(self._memory.messages)
-
-    @property
-    def state(self) -> dict[str, object]:
-        """Where the conversation stands."""
-        return {"model": self.model, "messages": len(self._memory.messages)}
-
-    async def stream(self, text: str, *, context: Mapping[str, object] | None = None) -> AsyncGenerator[str, None]:
-        """Yield the reply as the model makes it; closing the iterator closes the stream at the provider.
-
-        Raises:
-            AdapterError: with `code` rate_limited, auth, timeout, connection or provider_error.
-        """
-        async with aclosing(self._reply(text, context or {}, "")) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def continue_reply(self, text: str, said: str) -> AsyncGenerator[str, None]:
-        """Ask the model to go on with a reply that was cut off after `said`; as `stream`."""
-        async with aclosing(self._reply(text, {}, said)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _reply(self, text: str, context: Mapping[str, object], said: str) -> AsyncGenerator[str, None]:
+    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
         import openai  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
 
-        for note in self._notes:
-            self._memory.add("system", note)
-        self._notes.clear()
-        self._memory.add("user", text)
-        self._memory.add("assistant", said)
-        messages = self._prompt(context)
-        if said:
-            messages.append({"role": "system", "content": GO_ON})
-        meter = _Meter(self.model, self._provider, messages)
+        calls = _Calls()
         try:
-            stream = await self._client.chat.completions.create(**self._request(messages))
+            stream = await self._client.chat.completions.create(**self._request(prompt))
             async with stream:
                 async for chunk in stream:
-                    piece = meter.see(chunk)
+                    piece = _seen(chunk, meter, calls)
                     if piece:
                         yield piece
-            if not meter.answered:
-                raise AdapterError(f"{self._provider} sent no events; is the base URL right?", code="provider_error")
         except openai.OpenAIError as error:
             raise adapter_error(error, self._provider) from None
         except json.JSONDecodeError:
             raise AdapterError(f"{self._provider} sent an event that is not JSON", code="provider_error") from None
-        finally:
-            self._memory.cut(said + meter.text) if said else self._memory.add("assistant", meter.text)
-            if self._report is not None and meter.answered:
-                self._report(**meter.fields())
+        except Exception as error:
+            if (lost := transport_error(error, self._provider)) is None:
+                raise
+            raise lost from None
+        for call in calls:
+            yield call
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
-        """Return the reply as a whole."""
-        return "".join([piece async for piece in self.stream(text, context=context)])
+    def _request(self, prompt: Prompt) -> dict[str, Any]:
+        fixed = {"model": self.model, "messages": _messages(prompt), "stream": True}
+        offered = _offered(self.tools, prompt) if self.tools else {}
+        return {"stream_options": {"include_usage": True}} | self._options | offered | fixed
 
-    def assist(self, text: str) -> None:
-        """Put a system message before the caller's next text."""
-        self._notes.append(text)
 
-    def mark_interrupted(self, heard: str | None) -> None:
-        """Cut the last reply in memory to what the caller heard; where nobody knows, say so to the model."""
-        if heard is None:
-            self._notes.append(HEARD_UNKNOWN)
+class _Calls:
+    """The tool calls of a reply, which come in pieces."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[str]] = {}
+
+    def add(self, index: int, call_id: str | None, name: str | None, arguments: str | None) -> None:
+        part = self._parts.setdefault(index, ["", "", ""])
+        part[0] = call_id or part[0]
+        part[1] += name or ""
+        part[2] += arguments or ""
+
+    def __iter__(self) -> Iterator[ToolCall]:
+        for index, (call_id, name, arguments) in sorted(self._parts.items()):
+            yield called(name, arguments, call_id or f"call_{index}_{uuid4().hex[:8]}")  # some servers give none
+
+
+def _seen(chunk: ChatCompletionChunk, meter: Meter, calls: _Calls) -> str:
+    """Take note of a chunk, and return the text in it."""
+    meter.model = chunk.model or meter.model
+    if chunk.usage is not None:
+        details = chunk.usage.prompt_tokens_details
+        cost = getattr(chunk.usage, "cost", None)  # some gateways say it
+        meter.usage = Usage(
+            tokens_in=chunk.usage.prompt_tokens or 0,
+            tokens_out=chunk.usage.completion_tokens or 0,
+            cached=(details.cached_tokens or 0) if details is not None else 0,
+            cost=float(cost) if isinstance(cost, int | float) else None,
+        )
+    delta = chunk.choices[0].delta if chunk.choices else None
+    for part in (delta.tool_calls or ()) if delta is not None else ():
+        function = part.function
+        name, arguments = (function.name, function.arguments) if function is not None else (None, None)
+        calls.add(part.index, part.id, name, arguments)
+        meter.see(name or arguments or "")
+    piece = (delta.content or delta.refusal or "") if delta is not None else ""
+    meter.see(piece)
+    return piece
+
+
+def _offered(tools: ToolSet, prompt: Prompt) -> dict[str, Any]:
+    described = [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+        }
+        for tool in tools
+    ]
+    return {"tools": described} if prompt.use_tools else {"tools": described, "tool_choice": "none"}
+
+
+def _messages(prompt: Prompt) -> list[dict[str, Any]]:
+    head = [{"role": "system", "content": text} for text in prompt.system]
+    tail = [{"role": "system", "content": GO_ON}] if prompt.go_on else []
+    return [*head, *_turns(prompt.conversation), *tail]
+
+
+def _turns(conversation: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the conversation's messages; what was said before tools were asked for stands in one with that."""
+    messages: list[dict[str, Any]] = []
+    for before, entry in zip([None, *conversation], conversation, strict=False):
+        if isinstance(entry, Said):
+            messages.append({"role": entry.role, "content": entry.content})
+            continue
+        if isinstance(before, Said) and before.role == "assistant":
+            messages[-1] |= {"tool_calls": _asked_for(entry)}
         else:
-            self._memory.cut(heard)
-
-    def restore(self, history: Sequence[ChatMessage]) -> None:
-        """Take up a conversation that another process had."""
-        self._memory.restore(history)
-
-    def register_llm_callback(self, fn: Callable[..., object]) -> None:
-        """Call `fn` with the figures of each model call (fields as in `LLMCall`) when it is over."""
-        self._report = fn
-
-    def _prompt(self, context: Mapping[str, object]) -> list[ChatMessage]:
-        given = context.get("instructions") if self._instructions is None else self._instructions
-        head: list[ChatMessage] = [{"role": "system", "content": given}] if isinstance(given, str) and given else []
-        return head + self._memory.messages
-
-    def _request(self, messages: list[ChatMessage]) -> dict[str, Any]:
-        fixed = {"model": self.model, "messages": messages, "stream": True}
-        return {"stream_options": {"include_usage": True}} | self._options | fixed
+            messages.append({"role": "assistant", "content": None, "tool_calls": _asked_for(entry)})
+        messages += _returned(entry)
+    return messages
 
 
-class _Meter:
-    """What one model call took. Counts the provider's tokens, or estimates where it did not get to count."""
-
-    def __init__(self, model: str, provider: str, messages: Sequence[ChatMessage]) -> None:
-        self._model = model
-        self._provider = provider
-        self._prompt_chars = sum(len(message["content"]) for message in messages)
-        self._started = time.perf_counter()
-        self._first: float | None = None
-        self._usage: dict[str, int] | None = None
-        self._pieces: list[str] = []
-        self.answered = False
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
-
-    def see(self, chunk: ChatCompletionChunk) -> str:
-        """Take note of a chunk and return its text."""
-        self.answered = True
-        self._model = chunk.model or self._model
-        if chunk.usage is not None:
-            details = chunk.usage.prompt_tokens_details
-            self._usage = {
-                "tokens_in": chunk.usage.prompt_tokens or 0,
-                "tokens_out": chunk.usage.completion_tokens or 0,
-                "cached": (details.cached_tokens or 0) if details is not None else 0,
-            }
-        delta = chunk.choices[0].delta if chunk.choices else None
-        piece = (delta.content or delta.refusal or "") if delta is not None else ""
-        if piece:
-            self._first = self._first or time.perf_counter()
-            self._pieces.append(piece)
-        return piece
-
-    def fields(self) -> dict[str, object]:
-        """Return the figures, times up to now."""
-        counted = self._usage or {
-            "tokens_in": math.ceil(self._prompt_chars / _CHARS_PER_TOKEN),
-            "tokens_out": math.ceil(len(self.text) / _CHARS_PER_TOKEN),
-            "cached": 0,
+def _asked_for(used: Used) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.call_id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": text_of(call.arguments)},
         }
-        return {
-            "provider": self._provider,
-            "model": self._model,
-            "call_type": "chat",
-            "latency_ms": _ms(time.perf_counter() - self._started),
-            "ttft_ms": None if self._first is None else _ms(self._first - self._started),
-            "estimated": self._usage is None,
-            **counted,
-        }
+        for call in used.calls
+    ]
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+def _returned(used: Used) -> list[dict[str, Any]]:
+    return [
+        {"role": "tool", "tool_call_id": call.call_id, "content": text_of(used.result_of(call))} for call in used.calls
+    ]

@@ -7,8 +7,8 @@ Required: `stream`, `turn`, `assist`. Optional, looked for by name:
 - `register_llm_callback(fn)`: call `fn(**fields)` after each model call, fields as in `pieces.LLMCall`.
 - `is_complete`, attribute, property or method: true once the conversation is over; the call then ends with `completed`.
 - `state`: whatever the adapter wants to show of itself; never looked at by a session.
-- `continue_reply(text, said)`: as `stream`, but another process had begun the reply, and the caller has heard `said` of
-  it: yield only what comes after.
+- `continue_reply(text, said)`: as `stream` (`context` and `language` included), but another process had begun the
+  reply, and the caller has heard `said` of it: yield only what comes after.
 - `restore(history)`: take up a conversation that another process had; a list of `pieces.ChatMessage`.
 
 All of these, and `assist`, may be `async` or not (`is_complete` must not).

@@ -18,17 +18,19 @@ from msgspec.structs import asdict
 
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, llm_call, storable
 from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
+from unpod.adapters.wrapping import wrapped
 from unpod.errors import AdapterError
 
 logger = logging.getLogger("unpod.adapters")
 
 
-def check_adapter(adapter: object) -> AdapterView:
-    """Return the view of a dialog adapter.
+def check_adapter(found: object) -> AdapterView:
+    """Return the view of a dialog adapter, or of what `wrapping` knows how to make one of.
 
     Raises:
         TypeError: it is none; the text says what is missing and how to mend it.
     """
+    adapter = wrapped(found)
     problem = problem_with(adapter)
     if problem is not None or not isinstance(adapter, DialogAdapter):
         raise TypeError(f"dialog_machine: {problem}")
@@ -42,6 +44,8 @@ class AdapterView:
         self.adapter = adapter
         self.name = type(adapter).__name__
         self._options = accepted_options(adapter.stream)
+        goes_on: Callable[..., object] | None = getattr(adapter, "continue_reply", None)
+        self._options_to_go_on = frozenset[str]() if goes_on is None else accepted_options(goes_on)
         self._callback_registered = False
 
     @property
@@ -60,8 +64,7 @@ class AdapterView:
             AdapterError: the adapter's stream is no stream, or yields what is no piece.
             Exception: whatever the adapter raises, as it is.
         """
-        given: dict[str, object] = {"context": dict(context), "language": language}
-        source = await self._start(text, {name: given[name] for name in self._options}, said)
+        source = await self._start(text, {"context": dict(context), "language": language}, said)
         iterator = aiter(source)
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task else 0
@@ -125,9 +128,13 @@ class AdapterView:
 
         register(report)
 
-    async def _start(self, text: str, options: dict[str, object], said: str) -> AsyncIterable[object]:
+    async def _start(self, text: str, offered: dict[str, object], said: str) -> AsyncIterable[object]:
         goes_on: Callable[..., object] | None = getattr(self.adapter, "continue_reply", None) if said else None
-        started: object = goes_on(text, said) if goes_on is not None else self.adapter.stream(text, **options)
+        started: object
+        if goes_on is not None:
+            started = goes_on(text, said, **{name: offered[name] for name in self._options_to_go_on})
+        else:
+            started = self.adapter.stream(text, **{name: offered[name] for name in self._options})
         if inspect.isawaitable(started):
             started = await started
         if isinstance(started, AsyncIterable):

@@ -15,12 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from unpod.core.commands import AnyCommand
+from unpod.core.controls import AnyControl
 from unpod.core.envelope import VERSION, Envelope, from_headers
 from unpod.core.events import CallerEvent, Placement, Receipt, SessionEvent, Unknown, tag_of
 from unpod.core.subjects import Channel, Subjects
 from unpod.errors import ProtocolViolation
 
-Body = CallerEvent | Receipt | SessionEvent | AnyCommand | Placement | Unknown
+Body = CallerEvent | Receipt | SessionEvent | AnyCommand | AnyControl | Placement | Unknown
 
 MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What msgspec raises at hostile input: a nesting bomb is a RecursionError, bad UTF-8 a UnicodeDecodeError."""
@@ -49,6 +50,7 @@ _decoders: dict[str, msgspec.json.Decoder[Body]] = {
     "ack": msgspec.json.Decoder(Receipt),
     "run": msgspec.json.Decoder(SessionEvent),
     "cmd": msgspec.json.Decoder(AnyCommand),
+    "ctl": msgspec.json.Decoder(AnyControl),
     "line": msgspec.json.Decoder(Placement),
     "own": msgspec.json.Decoder(Placement),
 }
@@ -61,13 +63,18 @@ def _tags(union: UnionType) -> frozenset[str]:
 
 
 _KNOWN.update(
-    evt=_tags(CallerEvent), ack=_tags(Receipt), run=_tags(SessionEvent), cmd=_tags(AnyCommand), line=_tags(Placement)
+    evt=_tags(CallerEvent),
+    ack=_tags(Receipt),
+    run=_tags(SessionEvent),
+    cmd=_tags(AnyCommand),
+    ctl=_tags(AnyControl),
+    line=_tags(Placement),
 )
 _KNOWN["own"] = _KNOWN["line"]
 
 
 def encode(body: Struct) -> bytes:
-    """Return the payload of a fact or command."""
+    """Return the payload of a fact, a command or a control."""
     return _encoder.encode(body)
 
 
@@ -77,7 +84,7 @@ def decode(channel: Channel, event_type: str, version: int, data: bytes) -> Body
     Raises:
         ProtocolViolation: it cannot be read.
     """
-    if channel == "ctl" or event_type not in _KNOWN[channel] or version > VERSION:
+    if event_type not in _KNOWN[channel] or version > VERSION:
         return Unknown(type=event_type, data=data)
     try:
         if version < VERSION:

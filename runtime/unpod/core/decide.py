@@ -16,6 +16,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import metrics, turns
 from unpod.core.codec import Record
+from unpod.core.controls import InterruptAgent, TakeOver, ends_session
 from unpod.core.decision import (
     NOTHING,
     Append,
@@ -40,6 +41,7 @@ from unpod.core.decision import (
     Verb,
 )
 from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened
+from unpod.core.supervision import Waiting, note_for
 from unpod.core.turns import Turn
 
 
@@ -88,7 +90,7 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[str, float]]
         found.append(("metrics", max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s))
     if turn is not None and turn.replying and settings.reply_timeout_s is not None:
         found.append(("reply", max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s))
-    if settings.silence_timeout_s is not None and not state.speaking:
+    if settings.silence_timeout_s is not None and not state.speaking and not state.supervision.held:
         found.append(("silence", state.quiet_since + settings.silence_timeout_s * (state.silences + 1)))
     if settings.max_duration_s is not None:
         found.append(("max_duration", state.timed_from + settings.max_duration_s))
@@ -164,6 +166,40 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
     return steps
 
 
+def _control_answered(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
+    body = given.body
+    if not isinstance(body, ev.ControlAnswered) or body.outcome != "admitted" or body.body is None:
+        return []
+    if state.ended is not None:
+        return []
+    if ends_session(body.body):
+        return _ended_from_outside(state) if state.ender == body.control else []
+    if isinstance(body.body, InterruptAgent):
+        return _cut(state)
+    return [
+        step for waiting in state.supervision.waiting if waiting.id == body.control for step in fulfil(state, waiting)
+    ]
+
+
+def _ended_from_outside(state: SessionState) -> list[Step]:
+    """Stop talking; a transfer that leaves us no call ends it for this session."""
+    steps = _close_turn(state)
+    if state.dropped:
+        steps += [FireHooks("call_end", ("transferred",)), Finish("transferred")]
+    return steps
+
+
+def fulfil(state: SessionState, waiting: Waiting) -> list[Step]:
+    """Return what is left to do for an admitted control, after its fold, and the word that it is done."""
+    if waiting.refusal:
+        return [Append(ev.ControlPerformed(control=waiting.id, outcome="failed", reason=waiting.refusal))]
+    steps = _cut(state) if isinstance(waiting.control, TakeOver) else []
+    note = note_for(state.supervision, waiting.control)
+    if note:
+        steps.append(Nudge(note))
+    return [*steps, Append(ev.ControlPerformed(control=waiting.id))]
+
+
 # --- rules for local inputs -------------------------------------------------------------------------------------------
 
 
@@ -173,7 +209,7 @@ def _turn_hooks_returned(state: SessionState, given: Given, now: float, _: Setti
         return []
     if state.over:
         return []
-    if not given.has_brain or turn.user_text is None or turn.is_blank:
+    if not given.has_brain or turn.user_text is None or turn.is_blank or state.supervision.held:
         return _end_reply(turn, "unanswered")
     return [BrainAsked(turn.number, now), AskBrain(turn.number, turn.user_text, turn.language)]
 
@@ -390,6 +426,14 @@ def _end(state: SessionState, reason: str) -> list[Step]:
     return [] if state.over else [*_close_turn(state), Append(cmd.EndCall(reason=reason))]
 
 
+def _cut(state: SessionState) -> list[Step]:
+    """End the reply that is open, where somebody outside wants it to stop."""
+    turn = state.turn
+    if turn is None or not turn.replying:
+        return []
+    return [StopBrain(turn.number, mark=True), *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
+
+
 def _interrupt(state: SessionState) -> list[Step]:
     turn = state.turn
     playing: list[Step] = [Append(cmd.Interrupt())] if "agent.interrupt" in state.negotiated else []
@@ -409,6 +453,7 @@ _ON_RECORD: dict[type[object], _Rule] = {
     ev.TurnMetrics: _turn_metrics,
     ev.StateChanged: _state_changed,
     ev.CallEnded: _call_ended,
+    ev.ControlAnswered: _control_answered,
 }
 
 _ON_INPUT: dict[type[object], Callable[[SessionState, Given, float, Settings], list[Step]]] = {

@@ -14,6 +14,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from unpod.core.controls import AnyControl
+
 EndReason = str
 """One of `END_REASONS`, or what an agent passed to `end`."""
 
@@ -237,7 +239,7 @@ class ControlAnswered(Fact, frozen=True, tag="control.answered"):
     control: str
     outcome: Literal["admitted", "refused", "applied", "failed"]
     reason: str = ""
-    body: object = None
+    body: AnyControl | None = None
 
 
 Receipt = CommandAcknowledged | ReplySpoken | OwnerChanged | ControlAnswered
@@ -380,6 +382,14 @@ class EntrypointFailed(Fact, frozen=True, tag="entrypoint.failed"):
     error: str = ""
 
 
+class ControlPerformed(Fact, frozen=True, tag="control.performed"):
+    """The owner has done what an admitted control asks for, or could not; `reason` says why."""
+
+    control: str
+    outcome: Literal["applied", "failed"] = "applied"
+    reason: str = ""
+
+
 class CallCompleted(Fact, frozen=True, tag="call.completed"):
     """All that a call's row needs; written once the call has ended."""
 
@@ -426,6 +436,7 @@ SessionEvent = (
     | Diverged
     | Settled
     | EntrypointFailed
+    | ControlPerformed
     | CallCompleted
     | SessionFinished
 )

@@ -13,7 +13,10 @@ from msgspec import Struct
 
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.commands import Command
-from unpod.core.events import HookFailed, HookPoisoned, OwnerChanged, StepCompleted, tag_of
+from unpod.core.events import HookFailed, HookPoisoned, OwnerChanged, StepCompleted, ToolCalled, ToolReturned, tag_of
+
+BRAIN_STATE = "brain.state"
+"""The name of the step that holds what a brain has saved of itself."""
 
 REPLAYED_EVENTS = frozenset({"call_start", "user_turn", "user_partial", "interruption", "silence"})
 """Hooks on what the caller did: they rebuild state, so they run again. All others do not, once they are settled."""
@@ -53,6 +56,18 @@ class Past:
         self.settled_own = max((record.envelope.settled_own for record in owned), default=0)
         self.commands = self._performed(owned)
         self.steps = {record.body.step: record.body for record in owned if isinstance(record.body, StepCompleted)}
+        self.tools = _tools(owned)
+        """The tools that brains have begun to use, by the cause of the turn; those not kept are left out."""
+        self.brain_states = [
+            (record.envelope.cause, record.body.value)
+            for record in owned
+            if isinstance(record.body, StepCompleted) and record.body.name == BRAIN_STATE and not record.body.withheld
+        ][-2:]
+        """What the brain has saved of itself last, with the cause of the turn; the last may be of the open turn."""
+        self.tools_done = frozenset(
+            (record.envelope.cause, record.body.call_id) for record in owned if isinstance(record.body, ToolReturned)
+        )
+        """Which of them have returned, by cause and call id."""
         self.poisoned = frozenset(self._poisoned(owned))
         """The ids of the inputs whose handlers must not run again."""
         self._failures = {_failure(record.body, record.envelope.cause) for record in owned if _is_failure(record)}
@@ -127,6 +142,14 @@ def _points(merged: Sequence[Record]) -> Iterator[tuple[str, Point]]:
     for record in reversed(merged):
         if record.channel in BRIDGE_CHANNELS or record.channel in OWNER_CHANNELS:
             yield record.envelope.id, Point(record.envelope.index, own=record.channel in OWNER_CHANNELS)
+
+
+def _tools(owned: Sequence[Record]) -> dict[str, list[ToolCalled]]:
+    found: dict[str, list[ToolCalled]] = {}
+    for record in owned:
+        if isinstance(record.body, ToolCalled) and not record.body.withheld:
+            found.setdefault(record.envelope.cause, []).append(record.body)
+    return found
 
 
 def _is_failure(record: Record) -> bool:

@@ -19,7 +19,15 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import turns
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decide import complete, complete_in_full, completion_hooks, failure_hooks, report_hooks
+from unpod.core.controls import InterruptAgent, TakeOver, TransferSession, ends_session
+from unpod.core.decide import (
+    complete,
+    complete_in_full,
+    completion_hooks,
+    failure_hooks,
+    fulfil,
+    report_hooks,
+)
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -109,10 +117,21 @@ class Trace:
                 self.fatal = self.fatal or record
             case cmd.Transfer(mode="cold") if not self.state.over:
                 self.end = record
+            case ev.ControlAnswered() as body:
+                self._look_at_control(record, body)
             case ev.CallEnded() if self.end is None:
                 self.end = record
             case _:
                 return
+
+    def _look_at_control(self, record: Record, body: ev.ControlAnswered) -> None:
+        if body.outcome != "admitted" or body.body is None:
+            return
+        if isinstance(body.body, (InterruptAgent, TakeOver)) and self._turn:
+            self.interruption = ev.UserInterrupted()
+            self._unanswered = self._turn not in self.state.reply_ends
+        elif isinstance(body.body, TransferSession) and ends_session(body.body) and not self.state.over:
+            self.end = record
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
@@ -136,6 +155,8 @@ def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> D
     if state.ended is not None:
         return Decision(tuple(_over(state, trace, past, present.now)))
     steps = _open_turn(state, trace, past, present) if state.queue else []
+    for waiting in state.supervision.waiting:
+        steps += fulfil(replace(state, turn=None), waiting)
     if not state.dropped:
         return Decision((*steps, *_due_end(state, trace)))
     if trace.end is None:  # it was asked for meanwhile, and the rest of it is in line
@@ -210,10 +231,11 @@ def _open_turn(state: SessionState, trace: Trace, past: Past, present: Present) 
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
-    if not present.has_brain or (turn.is_blank and not turn.sent):
-        return [TurnResumed(turn), _end(turn, turn.part, "unanswered")]
-    if turn.interrupted:
+    mute = not present.has_brain or (turn.is_blank and not turn.sent)
+    if turn.interrupted and not mute:
         return _cut_by_caller(turn)
+    if mute or state.supervision.held:
+        return [TurnResumed(turn), _end(turn, turn.part, "unanswered" if mute or not turn.sent else "interrupted")]
     return _go_on(turn, spoken, present)
 
 

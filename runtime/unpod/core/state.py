@@ -16,9 +16,18 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import figures, metrics, turns, verbs
+from unpod.core import figures, metrics, supervision, turns, verbs
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
+from unpod.core.controls import (
+    AnyControl,
+    EndSession,
+    PauseSessionRecording,
+    ResumeSessionRecording,
+    SaySomething,
+    ends_session,
+)
 from unpod.core.metrics import MetricsState
+from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
 
 T = TypeVar("T")
@@ -38,7 +47,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     """All that is known of a session from its log.
 
     `tells_state`: the worker has sent `state` frames. `counts_turns`: nothing that it has sent contradicts that its
-    `turn_id` is the number of a final text, from 1.
+    `turn_id` is the number of a final text, from 1. `ender` is the control from outside that has ended it, or "".
     """
 
     session_id: str = ""
@@ -66,7 +75,9 @@ class SessionState(Struct, frozen=True, kw_only=True):
     silences: int = 0
     paused: bool = False
     resuming: str = ""
+    supervision: Supervision = Supervision()
     ending: str | None = None
+    ender: str = ""
     dropped: bool = False
     ended: ev.CallEnded | None = None
     ended_at: float = 0.0
@@ -213,6 +224,7 @@ def _user_text(state: SessionState, record: Record) -> SessionState:
     text, withheld = None if body.withheld else body.text, body.withheld or state.paused
     pending = PendingTurn(number, envelope.id, text, body.language_tag, envelope.time, withheld)
     queue = (*state.queue, pending)
+    state = replace(state, supervision=supervision.said(state.supervision, "Caller", None if withheld else text))
     return replace(state, queue=queue, turn_count=number, metrics=metrics.on_turn(state.metrics))
 
 
@@ -288,6 +300,41 @@ def _acknowledged(state: SessionState, record: Record) -> SessionState:
     if state.resuming and body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
         return replace(state, paused=False, resuming="")
     return state
+
+
+def _control_answered(state: SessionState, record: Record) -> SessionState:
+    body, at = _body(record, ev.ControlAnswered), record.envelope.time
+    control = body.body
+    if body.outcome != "admitted" or control is None or state.ended is not None:
+        return state
+    held, after = state.supervision.held, supervision.admitted(state.supervision, body.control, control)
+    state = replace(state, supervision=after)
+    if held and not after.held:
+        state = replace(state, quiet_since=at, silences=0)
+    if ends_session(control):
+        return _ended_from_outside(state, body.control, control)
+    match control:
+        case PauseSessionRecording():
+            return _pause(state, record)
+        case ResumeSessionRecording():
+            return replace(state, resuming=body.control) if state.paused else state
+        case SaySomething():
+            return replace(state, quiet_since=at, silences=0)
+        case _:
+            return state
+
+
+def _ended_from_outside(state: SessionState, control_id: str, control: AnyControl) -> SessionState:
+    if state.over:
+        return state
+    if isinstance(control, EndSession):
+        return replace(state, ending=control.reason or "completed", ender=control_id)
+    return replace(state, ending="transferred", dropped=True, ender=control_id)
+
+
+def _control_performed(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.ControlPerformed)
+    return replace(state, supervision=supervision.performed(state.supervision, body.control))
 
 
 def _turn_completed(state: SessionState, record: Record) -> SessionState:
@@ -391,10 +438,12 @@ _FOLDS: dict[type[object], Callable[[SessionState, Record], SessionState]] = {
     ev.OwnerAppointed: _owner_appointed,
     ev.OwnerChanged: _owner_changed,
     ev.CommandAcknowledged: _acknowledged,
+    ev.ControlAnswered: _control_answered,
     ev.TurnCompleted: _turn_completed,
     ev.LLMCalled: _llm_called,
     ev.SilenceNoticed: _silence,
     ev.EntrypointFailed: _entrypoint_failed,
+    ev.ControlPerformed: _control_performed,
     ev.CallCompleted: _call_completed,
     ev.SessionFinished: _session_finished,
     cmd.Say: _say,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
+from urllib.parse import unquote
 
 from unpod.core.ids import derive
 from unpod.errors import ProtocolViolation, UnsafeIdentifier
@@ -42,6 +43,13 @@ def token(identifier: str) -> str:
     return text if len(text) <= MAX_TOKEN else f"=~{derive('token', identifier)}"
 
 
+def identifier(text: str) -> str:
+    """Return the id that a token stands for; of one that was too long, the token."""
+    if "=" not in text or text.startswith("=~"):
+        return text
+    return unquote(text.replace("=", "%"), errors="replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """What a subject of the log says: whose record it is and on which channel; agent and session as tokens."""
@@ -53,14 +61,15 @@ class Address:
 
 
 class CallSubjects:
-    """The subjects of one session."""
+    """The subjects of one session, whose agent and id are given as tokens."""
 
-    __slots__ = ("_base", "ack", "again", "all", "cmd", "ctl", "delta", "line", "live", "own", "text")
+    __slots__ = ("_base", "ack", "again", "agent", "all", "cmd", "ctl", "delta", "line", "live", "own", "text")
 
-    def __init__(self, prefix: str, agent_id: str, session_id: str) -> None:
-        tail = f"{token(agent_id)}.{token(session_id)}"
+    def __init__(self, prefix: str, agent: str, session: str) -> None:
+        tail = f"{agent}.{session}"
         base, live = f"{prefix}.call.{tail}", f"{prefix}.live.{tail}"
         self._base = base
+        self.agent = agent
         self.all = f"{base}.>"
         self.line = f"{base}.line"
         self.own = f"{base}.own"
@@ -96,7 +105,16 @@ class Subjects:
 
     def call(self, agent_id: str, session_id: str) -> CallSubjects:
         """Return the subjects of one session."""
-        return CallSubjects(self.prefix, agent_id, session_id)
+        return CallSubjects(self.prefix, token(agent_id), token(session_id))
+
+    def at(self, address: Address) -> CallSubjects:
+        """Return the subjects of the session that a record belongs to."""
+        return CallSubjects(self.prefix, address.agent, address.session)
+
+    def of_type(self, channel: Channel, event_type: str, *, agent_id: str = "", session_id: str = "") -> str:
+        """Return the pattern of the records of one type, in all sessions, those of an agent, or one."""
+        agent, session = (token(name) if name else "*" for name in (agent_id, session_id))
+        return f"{self.prefix}.call.{agent}.{session}.{channel}.{_checked(event_type)}"
 
     def session(self, session_id: str) -> str:
         """Return the pattern of one session's records, whatever its agent."""

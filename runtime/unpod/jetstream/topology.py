@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream.api import IN_USE, NOT_FOUND, ApiError, call
+from unpod.jetstream.options import PermissionDenied
 
 if TYPE_CHECKING:
     from unpod.jetstream.connection import Nats
@@ -16,6 +17,9 @@ MIB: Final = 1024 * 1024
 _PREFIX: Final = re.compile(r"(?!.*--)[a-z0-9_-]+(\.[a-z0-9_-]+)*\Z")
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 86_400
+DEFAULT_BYTES: Final = 8 * 1024 * MIB
+_NO_ROOM: Final = frozenset({10047, 10023, 10028, 10002})  # the server's storage, its resources, memory, the account's
+_NO_PEERS: Final = frozenset({10005, 10074})  # too few nodes, no cluster at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def topology(
     prefix: str = "unpod",
     *,
     replicas: int = 1,
-    max_bytes: int = 8 * 1024 * MIB,
+    max_bytes: int = DEFAULT_BYTES,
     max_msg_size: int = 1 * MIB,
     max_age_days: float = 7.0,
 ) -> Topology:
@@ -153,27 +157,28 @@ async def _create(nats: Nats, spec: StreamSpec) -> None:
         await call(nats, f"STREAM.CREATE.{spec.name}", spec.config(), timeout_s=10.0)
     except ApiError as error:
         if error.code != IN_USE:  # else somebody else has created it in between
-            raise ConfigurationError(f"the stream {spec.name} cannot be created: {error}") from error
+            raise ConfigurationError(
+                f"the stream {spec.name} cannot be created: {error}{_remedy(spec, error.code)}"
+            ) from error
+    except PermissionDenied as error:
+        raise ConfigurationError(
+            f"the stream {spec.name} is missing, and this NATS user may not create it: "
+            "run `unpod streams init` as a user who may (the operator's role)"
+        ) from error
 
 
-async def check(nats: Nats, *specs: StreamSpec) -> list[str]:
-    """Return how the streams differ from what they should be, one readable line each; [] when they do not."""
-    lines: list[str] = []
-    for spec in specs:
-        found = await info(nats, spec.name)
-        if found is None:
-            lines.append(f"{spec.name}: missing")
-        else:
-            lines += _differences(spec, found["config"])
-    return lines
-
-
-def _differences(spec: StreamSpec, found: dict[str, Any]) -> list[str]:
-    return [
-        f"{spec.name}: {key} is {found.get(key)!r}, expected {wanted!r}"
-        for key, wanted in spec.config().items()
-        if found.get(key, False) != wanted
-    ]
+def _remedy(spec: StreamSpec, code: int) -> str:
+    if code in _NO_ROOM:
+        return (
+            f": {spec.max_bytes // MIB} MiB on each node are asked for; set UNPOD_STREAM_SIZE to less (say 512MiB), "
+            "run `unpod streams init --size 512MiB`, or raise max_file_store in the server's jetstream block"
+        )
+    if code in _NO_PEERS:
+        return (
+            f": {spec.replicas} replicas need a cluster of as many nodes; start them, set UNPOD_STREAM_REPLICAS=1, or "
+            "run `unpod streams init --replicas 1`"
+        )
+    return ""
 
 
 def with_limits_of(spec: StreamSpec, found: dict[str, Any]) -> StreamSpec:

@@ -1,10 +1,12 @@
-"""The management API: act on live sessions from outside their call."""
+"""Live sessions from outside their call: act on them, look them up, follow them."""
 
 from unpod.errors import APIError
 from unpod.management.client import AsyncClient, Client
 from unpod.management.models import (
+    ControlApplied,
     MergeOutcome,
     SessionEnded,
+    SessionEvent,
     SessionRecord,
     SessionsMerged,
     SessionTransferred,
@@ -15,8 +17,10 @@ __all__ = [
     "APIError",
     "AsyncClient",
     "Client",
+    "ControlApplied",
     "MergeOutcome",
     "SessionEnded",
+    "SessionEvent",
     "SessionRecord",
     "SessionTransferred",
     "SessionsMerged",

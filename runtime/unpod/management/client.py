@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
+from typing import Literal, Self
 
+from unpod.management.background import Background
 from unpod.management.blocking import BlockingSessions
+from unpod.management.fleet import Fleet, fleet_settings
+from unpod.management.over_nats import FleetSessions
+from unpod.management.over_rest import RestSessions
 from unpod.management.sessions import Sessions
 from unpod.management.settings import resolve
 from unpod.management.transport import HttpTransport
-
-T = TypeVar("T")
 
 _TIMEOUT_S = 10.0
 
 
 class AsyncClient:
-    """The management API, for code in an event loop; `async with` closes its connections.
+    """Live sessions from outside, for code in an event loop; `async with` closes its connections.
 
-    What is not passed comes from the environment: `UNPOD_API_KEY` (but `UNPOD_PLATFORM_TOKEN` wins over any key),
-    `UNPOD_SERVICE_BASE_URL` or `UNPOD_BASE_URL`, `UNPOD_ORCHESTRATOR_BASE_URL`.
+    Over NATS where that is configured (`nats_url`, `UNPOD_NATS_URL`, `NATS_URL` or `NATS_CONTEXT`, with `NATS_CREDS`),
+    else, and with `nats_url=False`, over REST: then what is not passed comes from `UNPOD_API_KEY` (but
+    `UNPOD_PLATFORM_TOKEN` wins over any key), `UNPOD_SERVICE_BASE_URL` or `UNPOD_BASE_URL`, and
+    `UNPOD_ORCHESTRATOR_BASE_URL`. `actor` is who acts, for the record.
 
     Raises:
-        ConfigurationError: there is no credential, or a base URL cannot be used.
+        ConfigurationError: there is no credential, or a URL cannot be used.
     """
 
     def __init__(
@@ -34,11 +35,20 @@ class AsyncClient:
         base_url: str | None = None,
         orchestrator_base_url: str | None = None,
         *,
+        nats_url: str | Literal[False] | None = None,
+        actor: str = "",
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        settings = resolve(api_key, base_url, orchestrator_base_url, os.environ)
-        self._transport = HttpTransport(settings.headers, timeout_s)
-        self.sessions = Sessions(self._transport, settings)
+        fleet = None if nats_url is False else fleet_settings(os.environ, nats_url, actor)
+        self.sessions: Sessions
+        self._way: Fleet | HttpTransport
+        if fleet is not None:
+            self._way = Fleet(fleet)
+            self.sessions = FleetSessions(self._way)
+        else:
+            settings = resolve(api_key, base_url, orchestrator_base_url, os.environ)
+            self._way = HttpTransport(settings.headers, timeout_s)
+            self.sessions = RestSessions(self._way, settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,13 +58,13 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.close()
+        await self._way.close()
 
 
 class Client:
-    """The management API, for code without an event loop; `with` closes its connections.
+    """Live sessions from outside, for code without an event loop; `with` closes its connections.
 
-    Arguments and errors are `AsyncClient`'s. May be used from several threads; requests go one at a time.
+    Arguments and errors are `AsyncClient`'s. May be used from several threads.
     """
 
     def __init__(
@@ -63,15 +73,15 @@ class Client:
         base_url: str | None = None,
         orchestrator_base_url: str | None = None,
         *,
+        nats_url: str | Literal[False] | None = None,
+        actor: str = "",
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        self._client = AsyncClient(api_key, base_url, orchestrator_base_url, timeout_s=timeout_s)
-        # A loop of its own, which is not made the thread's: what else runs in the process must not notice.
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._lock = threading.Lock()
-        self._used = False
-        self._closed = False
-        self.sessions = BlockingSessions(self._client.sessions, self._run)
+        self._client = AsyncClient(
+            api_key, base_url, orchestrator_base_url, nats_url=nats_url, actor=actor, timeout_s=timeout_s
+        )
+        self._background = Background()
+        self.sessions = BlockingSessions(self._client.sessions, self._background.run)
 
     def __enter__(self) -> Self:
         return self
@@ -81,24 +91,4 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        if self._used and not self._closed:
-            self._run(self._client.close())
-            self._runner.close()
-        self._closed = True
-
-    def _run(self, request: Coroutine[Any, Any, T]) -> T:
-        problem = "unpod.Client is closed" if self._closed else _problem_here()
-        if problem is not None:
-            request.close()
-            raise RuntimeError(problem)
-        with self._lock:
-            self._used = True
-            return self._runner.run(request)
-
-
-def _problem_here() -> str | None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return "unpod.Client blocks, so it cannot be used inside a running event loop; use unpod.AsyncClient and `await`"
+        self._background.close(self._client.close)

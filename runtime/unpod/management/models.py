@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from unpod.core.codec import Body
+
 Moment = str | float | None
 """A time as the server writes it: ISO 8601, or seconds since 1970."""
 
@@ -49,7 +51,12 @@ class TranscriptLine(Struct, frozen=True, kw_only=True):
 
 
 class SessionRecord(Struct, frozen=True, kw_only=True):
-    """A session as the management API knows it."""
+    """A session as the management API knows it, or, over NATS, as its log says.
+
+    From the log only: `agent_id`; `owner`, the runner that has it; `bridge`, which holds its line; `turns`;
+    `takeovers` by other runners; `paused`: the agent answers nothing; `supervisor`, who has taken the call over;
+    `recording_paused`. `status` is then `active` or `ended`.
+    """
 
     session_id: str
     status: str | None = None
@@ -58,3 +65,33 @@ class SessionRecord(Struct, frozen=True, kw_only=True):
     duration_s: float | None = None
     end_reason: str | None = None
     transcript: tuple[TranscriptLine, ...] | None = None
+    agent_id: str | None = None
+    owner: str | None = None
+    bridge: str | None = None
+    turns: int | None = None
+    takeovers: int | None = None
+    paused: bool | None = None
+    supervisor: str | None = None
+    recording_paused: bool | None = None
+
+
+class ControlApplied(Struct, frozen=True, kw_only=True):
+    """A control was done; `reason` is a word on how, often empty."""
+
+    session_id: str
+    command_id: str
+    verb: str
+    reason: str = ""
+
+
+class SessionEvent(Struct, frozen=True, kw_only=True):
+    """One record of a session's log.
+
+    `body` is a fact or command (`unpod.core.events`, `unpod.core.commands`), or an `Unknown` of another version. `at`
+    is in seconds since 1970, in the log's time.
+    """
+
+    type: str
+    at: float
+    body: Body
+    id: str

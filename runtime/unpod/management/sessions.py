@@ -1,32 +1,42 @@
-"""Live sessions from outside: end, transfer, merge, look up."""
+"""Live sessions from outside: what a client can do with them, whichever way it reaches them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-from urllib.parse import quote
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal, NoReturn
 
-from unpod.management.models import SessionEnded, SessionRecord, SessionsMerged, SessionTransferred
-from unpod.management.settings import Settings
-from unpod.management.transport import HttpTransport
+from unpod.errors import UnsupportedControl
+from unpod.management.models import (
+    ControlApplied,
+    SessionEnded,
+    SessionEvent,
+    SessionRecord,
+    SessionsMerged,
+    SessionTransferred,
+)
 
 SessionRecords = list[SessionRecord]  # within the class, `list` is the verb
 TransferMode = Literal["cold", "warm"]
+Since = Literal["start", "now"]
+
+_NEEDS_NATS = "this needs the fleet's NATS: set UNPOD_NATS_URL, or pass nats_url="
 
 
-class Sessions:
-    """`client.sessions`. Every method raises `APIError` where the request fails."""
+class Sessions(ABC):
+    """`client.sessions`.
 
-    def __init__(self, transport: HttpTransport, settings: Settings) -> None:
-        self._transport = transport
-        self._settings = settings
+    A `command_id` makes a control idempotent: the same one for the same session is done once. Over NATS, each verb
+    returns once the control is applied, and raises `SessionUnknown`, `SessionClosed`, `ControlRefused`,
+    `ControlUnanswered` or `LogError`; over REST, `APIError`. The verbs that REST does not have raise
+    `UnsupportedControl` there.
+    """
 
-    async def end(self, session_id: str, reason: str | None = None) -> SessionEnded:
-        """Hang up; `reason` is for the server's records and goes out only where it is given."""
-        body = None if reason is None else {"reason": reason}
-        url = self._control(f"{_path(session_id)}/end")
-        return await self._transport.request("POST", url, SessionEnded, body=body, empty={"session_id": session_id})
+    @abstractmethod
+    async def end(self, session_id: str, reason: str | None = None, *, command_id: str | None = None) -> SessionEnded:
+        """Hang up, once what is being said is said."""
 
+    @abstractmethod
     async def transfer(
         self,
         session_id: str,
@@ -36,63 +46,102 @@ class Sessions:
         *,
         warm_handoff_ms: int = 0,
         drop_participant_id: str | None = None,
+        command_id: str | None = None,
     ) -> SessionTransferred:
         """Bring a new participant into a call in the agent's place.
 
-        `to_type` is sip, agent, webrtc or livekit, `to_config` what that needs (`{"number": "+15551230000"}`). A warm
-        transfer lets both speak for `warm_handoff_ms` first.
+        `to_type` is sip, agent, human, webrtc or livekit, `to_config` what that needs (`{"number": "+15551230000"}`).
+        A warm transfer lets both speak for `warm_handoff_ms` first.
         """
-        body: dict[str, object] = {
-            "to": {"type": to_type, "config": dict(to_config or {})},
-            "mode": mode,
-            "warm_handoff_ms": warm_handoff_ms,
-        }
-        if drop_participant_id is not None:
-            body["drop_participant_id"] = drop_participant_id
-        url = self._control(f"{_path(session_id)}/transfer")
-        empty = {"session_id": session_id, "mode": mode}
-        return await self._transport.request("POST", url, SessionTransferred, body=body, empty=empty)
 
+    @abstractmethod
     async def merge(
         self,
         primary_session_id: str,
         secondary_session_ids: Sequence[str],
         drop_participants: Sequence[object] | None = None,
+        *,
+        command_id: str | None = None,
     ) -> SessionsMerged:
         """Bring the participants of other sessions into a primary one."""
-        body: dict[str, object] = {
-            "primary_session_id": primary_session_id,
-            "secondary_session_ids": _ids(secondary_session_ids),
-        }
-        if drop_participants is not None:
-            body["drop_participants"] = list(drop_participants)
-        empty = {"primary_session_id": primary_session_id}
-        return await self._transport.request("POST", self._control("merge"), SessionsMerged, body=body, empty=empty)
 
+    @abstractmethod
     async def list(self, **query: str | int) -> SessionRecords:
-        """Return the sessions that the management API knows; `query` goes out as it stands."""
-        url = f"{self._settings.base_url}/v1/sessions"
-        parameters = {name: str(value) for name, value in query.items()}
-        return await self._transport.request("GET", url, SessionRecords, query=parameters, empty=[])
+        """Return sessions, newest first.
 
+        Over NATS, `query` may have `status` (`active` or `ended`), `agent_id` and `limit` (100); over REST it goes out
+        as it stands.
+        """
+
+    @abstractmethod
     async def get(self, session_id: str) -> SessionRecord:
-        """Return one session."""
-        url = f"{self._settings.base_url}/v1/sessions/{_path(session_id)}"
-        return await self._transport.request("GET", url, SessionRecord, empty={"session_id": session_id})
+        """Return one session, with its transcript."""
 
-    def _control(self, path: str) -> str:
-        return f"{self._settings.orchestrator_base_url}/v1/sessions/{path}"
+    def tail(self, session_id: str, *, since: Since = "start") -> AsyncIterator[SessionEvent]:
+        """Yield a session's events: what has happened (unless `since="now"`), then what happens, until it is over."""
+        del session_id, since
+        _unsupported("tail")
+
+    async def say(self, session_id: str, text: str, *, command_id: str | None = None) -> ControlApplied:
+        """Speak a text to the caller, verbatim; after `takeover`, as the supervisor."""
+        del session_id, text, command_id
+        _unsupported("say")
+
+    async def interrupt(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
+        """Stop the reply that is being spoken."""
+        del session_id, command_id
+        _unsupported("interrupt")
+
+    async def whisper(self, session_id: str, text: str, *, command_id: str | None = None) -> ControlApplied:
+        """Tell the agent's brain something that the caller does not hear; it counts from its next reply on."""
+        del session_id, text, command_id
+        _unsupported("whisper")
+
+    async def pause(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
+        """Let the agent answer nothing; what it is saying it says to its end."""
+        del session_id, command_id
+        _unsupported("pause")
+
+    async def resume(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
+        """Let the agent answer again; its brain is told what was said meanwhile."""
+        del session_id, command_id
+        _unsupported("resume")
+
+    async def takeover(
+        self, session_id: str, reason: str | None = None, *, command_id: str | None = None
+    ) -> ControlApplied:
+        """Take the agent's place: it stops, `say` speaks to the caller, and `tail` has what the caller says."""
+        del session_id, reason, command_id
+        _unsupported("takeover")
+
+    async def handback(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
+        """Give the call back to the agent, whose brain is told what was said."""
+        del session_id, command_id
+        _unsupported("handback")
+
+    async def pause_recording(
+        self, session_id: str, reason: str | None = None, *, command_id: str | None = None
+    ) -> ControlApplied:
+        """Stop recording, and keep no text until it is resumed."""
+        del session_id, reason, command_id
+        _unsupported("recording.pause")
+
+    async def resume_recording(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
+        """Record again."""
+        del session_id, command_id
+        _unsupported("recording.resume")
 
 
-def _path(session_id: str) -> str:
-    """Return an id as one segment of a path, whatever stands in it."""
-    if not session_id:
-        raise ValueError("the session id is empty")
-    encoded = quote(session_id, safe="")
-    return encoded.replace(".", "%2E") if set(session_id) == {"."} else encoded
+def ids(session_ids: Sequence[str]) -> list[str]:
+    """Return the ids of the sessions to be merged.
 
-
-def _ids(session_ids: Sequence[str]) -> list[str]:
+    Raises:
+        TypeError: it is one string.
+    """
     if isinstance(session_ids, str):
         raise TypeError("secondary_session_ids is one string; pass a list of session ids")
     return [*session_ids]
+
+
+def _unsupported(verb: str) -> NoReturn:
+    raise UnsupportedControl(verb, _NEEDS_NATS)

@@ -39,6 +39,7 @@ class HttpTransport:
         empty: object,
         body: Mapping[str, object] | None = None,
         query: Mapping[str, str] | None = None,
+        request_id: str | None = None,
     ) -> T:
         """Send one request and return what the answer says; `empty` is what an empty one means.
 
@@ -47,7 +48,7 @@ class HttpTransport:
         Raises:
             APIError: no answer, an HTTP error, or an answer that cannot be read.
         """
-        request_id = str(uuid4())
+        request_id = request_id or str(uuid4())
         request = self._client.build_request(
             method, url, json=body, params=query, headers={"X-Request-Id": request_id, "Accept": "application/json"}
         )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import UnpodError
@@ -26,6 +27,17 @@ _CHECKS: Final = 64
 
 
 _on_behalf_of: ContextVar[tuple[Inside, ...]] = ContextVar("unpod_on_behalf_of", default=())
+
+
+@dataclass(frozen=True, slots=True)
+class SessionShown:
+    """A session that runs here, as operators see it; `replaying` while its past is gone through."""
+
+    session: str
+    agent: str
+    bridge: str
+    epoch: int
+    replaying: bool
 
 
 class Inside:
@@ -62,6 +74,13 @@ class Calls:
     def sessions(self) -> list[str]:
         """Return the ids of the sessions that are running."""
         return [start.session for _, start in self._calls.values()]
+
+    def shown(self) -> list[SessionShown]:
+        """Return how each session stands, for operators."""
+        return [
+            SessionShown(start.session, start.agent, call.bridge or start.bridge, start.epoch, not call.live)
+            for call, start in self._calls.values()
+        ]
 
     def find(self, session_id: str) -> Call | None:
         """Return the call of a session that runs here; may be called from any thread."""

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream.credentials import Credentials, load_context, parse_urls
+from unpod.jetstream.environment import NATS_VARIABLES, nats_options
 from unpod.jetstream.options import NatsOptions
+from unpod.jetstream.sizing import StreamSettings, stream_settings
+from unpod.ops.health import VARIABLE as HEALTH_PORT
+from unpod.ops.health import health_port
 
-_NATS_VARIABLES = ("UNPOD_NATS_URL", "NATS_URL", "NATS_CREDS", "NATS_CONTEXT")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _DATA_DIR = ".unpod"
 
@@ -29,6 +31,8 @@ class RunnerConfig:
     prefix: str = DEFAULT_PREFIX
     data_dir: Path = Path(_DATA_DIR)
     log_level: str = ""
+    streams: StreamSettings = field(default_factory=StreamSettings)
+    health_port: int | None = None
     bridge_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def connection(self, name: str) -> NatsOptions:
@@ -48,6 +52,7 @@ def read_config(
     base_url: str | None = None,
     nats_url: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    port: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunnerConfig:
     """Return the configuration; an argument that is given wins over its variable.
@@ -62,7 +67,7 @@ def read_config(
         Subjects(prefix)
     except UnsafeIdentifier as error:
         raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
-    nats = _nats(found, (nats_url or "").strip())
+    nats = nats_options(found, (nats_url or "").strip(), no_echo=True)
     key = (api_key or "").strip() or found.get("UNPOD_API_KEY", "")
     if nats is None and not key:
         raise ConfigurationError(
@@ -73,6 +78,8 @@ def read_config(
         prefix=prefix,
         data_dir=Path(data_dir if data_dir is not None else found.get("UNPOD_DATA_DIR", _DATA_DIR)),
         log_level=_log_level(found),
+        streams=stream_settings(found),
+        health_port=health_port(found, port),
         bridge_environment=_bridge_environment(full, key, (base_url or "").strip()) if nats is None else {},
     )
 
@@ -84,26 +91,9 @@ def _log_level(found: Mapping[str, str]) -> str:
     return level
 
 
-def _nats(found: Mapping[str, str], argument: str) -> NatsOptions | None:
-    variable = "nats_url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
-    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
-    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
-    if not text and context is None:
-        return None
-    credentials = context.credentials if context is not None else Credentials()
-    if "NATS_CREDS" in found:
-        credentials = Credentials(creds_file=found["NATS_CREDS"])
-    return NatsOptions(
-        urls=parse_urls(text) if text or context is None else context.urls,
-        credentials=credentials,
-        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
-        no_echo=True,
-        variable=variable if text else "NATS_CONTEXT",
-    )
-
-
 def _bridge_environment(full: Mapping[str, str], api_key: str, base_url: str) -> dict[str, str]:
-    environment = {name: value for name, value in full.items() if name not in _NATS_VARIABLES}
+    ours = {*NATS_VARIABLES, HEALTH_PORT}
+    environment = {name: value for name, value in full.items() if name not in ours}
     environment["UNPOD_API_KEY"] = api_key
     if base_url:
         environment["UNPOD_ORCHESTRATOR_URL"] = base_url

@@ -23,13 +23,16 @@ from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
-from unpod.jetstream.topology import embedded_topology, ensure, info, topology
+from unpod.jetstream.rights import check_rights
+from unpod.jetstream.topology import embedded_topology, ensure, info
 from unpod.logs import enable_logging
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
 from unpod.runner.drain import DrainMode, Stop
+from unpod.runner.front import Front
 from unpod.runner.pulse import PulseThread
+from unpod.runner.rights import runner_rights
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
@@ -73,6 +76,8 @@ class AgentRunner:
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
     runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`.
 
+    With `health_port` (else `UNPOD_HEALTH_PORT`; 0 takes a free one) `/healthz` and `/readyz` are answered there.
+
     Raises:
         ConfigurationError: a value that cannot be.
         TypeError: an argument of the wrong kind, such as an entrypoint that is not async.
@@ -95,6 +100,7 @@ class AgentRunner:
         hook_timeout_s: float = 1.0,
         max_call_duration_s: float | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        health_port: int | None = None,
         drain: DrainMode = "wait",
         on_resume: OnResume = "continue",
         resume_apology: str = RESUME_APOLOGY,
@@ -134,7 +140,7 @@ class AgentRunner:
             version=_version(),
         )
         self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url
-        self._data_dir = data_dir
+        self._data_dir, self._health_port = data_dir, health_port
         self._hooks = RunnerHooks(hook_timeout_s)
         self._last_hour = LastHour()
         self._clock = LogClock()
@@ -240,7 +246,11 @@ class AgentRunner:
             ConfigurationError: a setting is missing or wrong.
         """
         return read_config(
-            api_key=self._api_key, base_url=self._base_url, nats_url=self._nats_url, data_dir=self._data_dir
+            api_key=self._api_key,
+            base_url=self._base_url,
+            nats_url=self._nats_url,
+            data_dir=self._data_dir,
+            port=self._health_port,
         )
 
     async def _run(self, config: RunnerConfig, stop: Stop) -> None:
@@ -260,10 +270,14 @@ class AgentRunner:
             server = await stack.enter_async_context(EmbeddedServer(EmbeddedOptions(config.data_dir)))
         options = self._options(config, server)
         nats = await stack.enter_async_context(connect(options))
-        streams = topology(config.prefix)
+        streams = config.streams.topology(config.prefix)
         if server is not None:
             streams = embedded_topology(config.prefix)
             await ensure(nats, streams.jobs)
+        else:
+            plan, calls = self._plan, streams.calls.name
+            subjects = Subjects(config.prefix)
+            await check_rights(nats, runner_rights(subjects, calls, plan.agent_id, plan.agent_key, self.runner_id))
         log = await open_log(nats, streams.calls)
         await self._anchor(nats, streams.calls.name)
         ground = Ground(log, nats, self._clock, Subjects(config.prefix))
@@ -283,8 +297,11 @@ class AgentRunner:
         pulse = PulseThread(options, f"{ground.subjects.runner(self.runner_id)}.ping", self.runner_id, service.find)
         stack.push_async_callback(pulse.stop)
         stack.push_async_callback(service.close)
+        front = Front(service, nats, ground.subjects, stop, config.health_port)
+        stack.push_async_callback(front.close)
         await pulse.start()
         await service.open()
+        await front.open()
         if child is not None:
             await child.start()
         return service

@@ -22,7 +22,7 @@ from unpod.core.fleet import (
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, UnpodError
 from unpod.runner.bridges import Bridges, Standing
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
-from unpod.runner.calls import Calls, Inside
+from unpod.runner.calls import Calls, Inside, SessionShown
 from unpod.runner.capacity import Capacity
 from unpod.runner.dispatch import Dispatch
 from unpod.runner.drain import Drain, DrainMode, Stop
@@ -95,6 +95,7 @@ class Service:
         self._standing: Standing | None = None
         self._was_ready = False
         self._settled = threading.Event()
+        self._up = True
         self._subscriptions: list[Subscription] = []
         self._patience: Timer | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -147,6 +148,7 @@ class Service:
 
     def connected(self, up: bool) -> None:  # noqa: FBT001 - a listener of the connection
         """The connection is lost, or back: then each session looks for what it has missed."""
+        self._up = up
         if not up:
             return
         if self._checking is not None:
@@ -159,6 +161,22 @@ class Service:
         return self._last_hour.snapshot(
             now, in_flight=len(self._calls), queued=self._bridges.queued(now), capacity=self._capacity.limit
         )
+
+    def sessions(self) -> list[SessionShown]:
+        """Return the sessions that run here."""
+        return self._calls.shown()
+
+    def missing(self) -> list[str]:
+        """Return what is missing for new calls to come, [] for nothing; may be called from any thread."""
+        missing = [] if self._up else ["no connection to NATS"]
+        if self._dispatch.draining:
+            missing.append("it drains")
+        standing = self._standing
+        if standing is None:
+            missing.append(f"no bridge speaks for agent {self.plan.agent_key}")
+        elif standing.registration != "registered":
+            missing.append(f"the orchestrator: {standing.registration}")
+        return missing
 
     def _announcement(self, *, gone: bool = False) -> RunnerAnnounced:
         return RunnerAnnounced(

@@ -42,6 +42,7 @@ from unpod.errors import Fenced, LogError
 from unpod.session.agenda import Agenda, End, HooksDue
 from unpod.session.alarm import Alarm
 from unpod.session.asking import Asking
+from unpod.session.brain_scope import BrainScope
 from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
@@ -186,6 +187,7 @@ class Driver:
                 while self._agenda or not (self.state.completed or self.lost):
                     await self._next()
             await self.hook_runner.over(0.0 if self.lost else self.settings.hook_grace_s)
+            await self.brain.over(0.0 if self.lost else self.settings.hook_grace_s)
             if self.lost is None:
                 self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
                 async with asyncio.timeout(self.settings.end_timeout_s):
@@ -371,7 +373,8 @@ class Driver:
                 delta = self.journal.delta(step.turn, step.part, step.n, step.text)
                 self._replies.keep(delta, self.seat.clock.now())
             case d.AskBrain():
-                self.brain.ask(step, cause, {**self.context, "turn_number": step.turn})
+                context = {**self.context, "turn_number": step.turn}
+                self.brain.ask(step, cause, context, BrainScope(self, cause, step.turn, context))
             case d.StopBrain():
                 self.brain.stop(mark=step.mark, heard=step.heard)
             case d.MarkInterrupted():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -156,7 +157,7 @@ class Rehearsal:
         driver = self._driver
         if record.channel in OWNER_CHANNELS:
             return list(owner_hooks(record, self._texts))
-        if isinstance(record.body, ev.CallEnded):
+        if isinstance(record.body, ev.CallEnded) or record is self._trace.end:
             return []
         if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self._trace.stray:
             return []
@@ -223,7 +224,7 @@ class Rehearsal:
         )
         steps = resume(state, self._trace, past, present).steps
         if view is not None:
-            await _restore(view, [*state.history, *_last_words(steps)])
+            await _restore(view, [*state.history, *_last_words(steps)], state.supervision.notes)
         return steps
 
 
@@ -241,18 +242,20 @@ def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
     return []
 
 
-async def _restore(view: AdapterView, history: list[Exchange]) -> None:
-    """Give the brain its memory back; a failure of its own code is logged, and the call goes on."""
+async def _restore(view: AdapterView, history: list[Exchange], notes: Sequence[str]) -> None:
+    """Give the brain its memory back, and what it was told from outside; a failure of its own code is logged."""
     messages = _messages(history)
-    if not messages:
+    if not messages and not notes:
         return
     try:
         async with asyncio.timeout(RESTORE_S):
-            if view.has_restore:
+            if messages and view.has_restore:
                 await view.restore(messages)
-            else:
+            elif messages:
                 lines = [f"{message['role']}: {message['content']}" for message in messages]
                 await view.assist("The conversation so far:\n" + "\n".join(lines))
+            for note in notes:
+                await view.assist(note)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code
         logger.error("the brain could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 
+from unpod.adapters.call_scope import CallScope, in_call
 from unpod.adapters.pieces import LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.view import AdapterView
 from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
@@ -36,6 +37,7 @@ class TurnStream:
         self._stream: asyncio.Task[None] | None = None
         self._chores: asyncio.Task[None] | None = None
         self._turn = 0
+        self._tools: set[asyncio.Task[None]] = set()
 
     @property
     def view(self) -> AdapterView | None:
@@ -48,11 +50,13 @@ class TurnStream:
         if view is not None:
             view.register_llm_callback(self._on_llm_call)
 
-    def ask(self, question: AskBrain, cause: str, context: Mapping[str, object]) -> None:
-        """Start the reply to a turn."""
+    def ask(
+        self, question: AskBrain, cause: str, context: Mapping[str, object], scope: CallScope | None = None
+    ) -> None:
+        """Start the reply to a turn; `scope` is what the brain's tools may use of the call."""
         self._turn = question.turn
         self._stream = asyncio.get_running_loop().create_task(
-            self._run(question, cause, context), name=f"unpod-turn-{question.turn}"
+            self._run(question, cause, context, scope), name=f"unpod-turn-{question.turn}"
         )
         belongs(self._stream, self._session)
 
@@ -79,9 +83,30 @@ class TurnStream:
         if self._view is not None:
             self._later(self._guarded("assist", self._view.assist(note)))
 
+    def begin_tool(self, work: Coroutine[object, object, None]) -> None:
+        """Run a tool of the brain's; a cut reply does not cancel it."""
+        task = asyncio.get_running_loop().create_task(work, name="unpod-tool")
+        belongs(task, self._session)
+        self._tools.add(task)
+        task.add_done_callback(self._tools.discard)
+        task.add_done_callback(lambda _: work.close())  # one that is cancelled before it began is never awaited
+
+    def report(self, piece: Piece, turn: int) -> None:
+        """Hand on what a brain has to report of a turn whose reply is over."""
+        self._tell(_given(piece, turn), None)
+
+    async def over(self, grace_s: float) -> None:
+        """Return once all tools have returned, or after `grace_s`."""
+        if self._tools:
+            await asyncio.wait(tuple(self._tools), timeout=grace_s)
+
     async def close(self) -> None:
-        """Cut the reply and wait for what is left to be done."""
+        """Cut the reply, cancel its tools, and wait for what is left to be done."""
         self.cut()
+        running = tuple(self._tools)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         if self._chores is not None:
             await self._chores
 
@@ -108,7 +133,9 @@ class TurnStream:
         except Exception as error:
             logger.error("the brain's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
 
-    async def _run(self, question: AskBrain, cause: str, context: Mapping[str, object]) -> None:
+    async def _run(
+        self, question: AskBrain, cause: str, context: Mapping[str, object], scope: CallScope | None
+    ) -> None:
         view, turn = self._view, question.turn
         if self._chores is not None:
             with suppress(asyncio.CancelledError):
@@ -116,7 +143,8 @@ class TurnStream:
         if view is None or self._stale():
             return
         try:
-            with entered(Scope(cause, "brain")), in_turn(self._session, turn):
+            inside = nullcontext() if scope is None else in_call(scope)
+            with entered(Scope(cause, "brain")), in_turn(self._session, turn), inside:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
                 await self._hand_on(stream, turn)
                 complete = view.is_complete()

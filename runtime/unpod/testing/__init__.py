@@ -4,15 +4,21 @@ from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
 from unpod.session.settings import SessionSettings
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock
+from unpod.testing.contract import ADAPTER_PROMISES, adapter_contract
+from unpod.testing.fake_model import Answer, FakeModel, ModelFailed
 from unpod.testing.line import ALL_VERBS, Reply, Spoken
 from unpod.testing.memory import MemoryLog
 from unpod.testing.simulate import SimulatedCall, simulate_call
 from unpod.testing.survive import assert_survives_crashes
 
 __all__ = [
+    "ADAPTER_PROMISES",
     "ALL_VERBS",
+    "Answer",
+    "FakeModel",
     "MemoryBroker",
     "MemoryLog",
+    "ModelFailed",
     "Pause",
     "Reply",
     "Rule",
@@ -21,6 +27,7 @@ __all__ = [
     "SimulatedCall",
     "Spoken",
     "VirtualClock",
+    "adapter_contract",
     "assert_survives_crashes",
     "simulate_call",
 ]

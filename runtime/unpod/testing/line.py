@@ -18,6 +18,7 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Body, Record
+from unpod.core.controls import AnyControl, command_of, ends_session
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
@@ -82,6 +83,8 @@ class MemoryLine:
         self._owner = Tail()
         self._waiting: deque[Delta] = deque()
         self._ending: asyncio.Task[None] | None = None
+        self._controls = 0
+        self._ended_by = "agent"
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
         """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
@@ -147,6 +150,28 @@ class MemoryLine:
     async def acknowledge(self, receipt: ev.Receipt) -> int:
         """Record a receipt."""
         return await self._append("ack", ev.tag_of(receipt), codec.encode(receipt))
+
+    async def control(self, control: AnyControl) -> None:
+        """Admit a control from outside, and do what a bridge does for it; nothing happens after the call's end."""
+        if self.ended is not None:
+            return
+        self._controls += 1
+        identifier = derive("control", self.session_id, self._controls)
+        await self.acknowledge(ev.ControlAnswered(control=identifier, outcome="admitted", body=control))
+        command = command_of(control)
+        if not isinstance(command, cmd.Command):
+            return
+        open_reply = self.replies.get(max(self.replies, default=0))
+        if open_reply is not None and (isinstance(command, cmd.Interrupt) or ends_session(control)):
+            open_reply.ended = True
+        self._ended_by = "operator" if isinstance(command, cmd.EndCall) else self._ended_by
+        self._carry_out(command)
+        if isinstance(command, cmd.ResumeRecording):
+            written = ev.CommandAcknowledged(
+                command=identifier, verb=ev.tag_of(command), outcome="written", owner_index=self._owner.index
+            )
+            self._later(self.acknowledge(written))
+        self._later(self.acknowledge(ev.ControlAnswered(control=identifier, outcome="applied")))
 
     async def end(self, reason: str, by: str = "caller") -> None:
         """Record the end of the call, once."""
@@ -229,6 +254,11 @@ class MemoryLine:
         self.changed.set()
 
     def _perform(self, record: Record, body: Body) -> None:
+        self._carry_out(body)
+        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
+            self._receipt(record, ev.tag_of(body))
+
+    def _carry_out(self, body: Body) -> None:
         self.commands.append(body)  # type: ignore[arg-type]  # a Command, and AnyCommand is all of them
         if isinstance(body, cmd.Say):
             self.spoken.append(("say", body.text or ""))
@@ -243,8 +273,6 @@ class MemoryLine:
             self._end_soon(body.reason)
         elif isinstance(body, cmd.Transfer) and body.mode == "cold":
             self._end_soon("transferred")
-        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
-            self._receipt(record, ev.tag_of(body))
 
     def _receipt(self, record: Record, verb: str) -> None:
         receipt = ev.CommandAcknowledged(
@@ -254,9 +282,9 @@ class MemoryLine:
 
     def _end_soon(self, reason: str) -> None:
         if self.closing_s:
-            self._clock.call_later(self.closing_s, lambda: self._later(self.end(reason, by="agent")))
+            self._clock.call_later(self.closing_s, lambda: self._later(self.end(reason, by=self._ended_by)))
         else:
-            self._later(self.end(reason, by="agent"))
+            self._later(self.end(reason, by=self._ended_by))
 
     def _later(self, work: Coroutine[object, object, object]) -> None:
         before = self._ending

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core.codec import Record
+from unpod.core.controls import AnyControl
 from unpod.core.envelope import from_headers
 from unpod.core.fleet import Start
 from unpod.core.live import DELTA
@@ -93,6 +94,11 @@ class SimulatedCall:
         """Send any frame of the speech worker."""
         await self.line.record({"event": event, **fields}, event)
         await settle()
+
+    async def control(self, control: AnyControl) -> None:
+        """Do something from outside (`unpod.core.controls`): it is admitted, and done."""
+        await self.line.control(control)
+        await self.settled()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass."""

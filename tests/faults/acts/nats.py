@@ -1,12 +1,13 @@
-"""Faults of NATS and of clocks: rows 20, 23 to 26."""
+"""Faults of NATS and of clocks: rows 20 to 26."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
 
+from tests.cluster import NODES, leader_of
 from tests.faults.load import PATIENCE_S, Caller
-from tests.faults.process import eventually
+from tests.faults.process import eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
@@ -25,6 +26,43 @@ async def killed_and_restarted(scene: Scene) -> None:
     await scene.some_words()
     scene.mark()
     await scene.stack.server.kill()
+
+
+async def leader_killed(scene: Scene) -> None:
+    """Kill -9 of the node that leads the stream of calls: the others must choose one first."""
+    await _lose(scene, leader=True, kill=True)
+
+
+async def follower_killed(scene: Scene) -> None:
+    """Kill -9 of a node that follows."""
+    await _lose(scene, leader=False, kill=True)
+
+
+async def leader_terminated(scene: Scene) -> None:
+    """SIGTERM of the node that leads the stream of calls: it hands over first."""
+    await _lose(scene, leader=True, kill=False)
+
+
+async def follower_terminated(scene: Scene) -> None:
+    """SIGTERM of a node that follows."""
+    await _lose(scene, leader=False, kill=False)
+
+
+async def _lose(scene: Scene, *, leader: bool, kill: bool) -> None:
+    nodes = scene.stack.cluster
+    await scene.some_words()
+    leads = await leader_of(scene.stack.nats, scene.stack.log.spec.name)
+    lost = leads if leader else scene.rng.choice([node for node in NODES if node != leads])
+    scene.mark()
+    await (nodes.kill(lost) if kill else nodes.terminate(lost))
+
+
+async def all_nodes_killed(scene: Scene) -> None:
+    """Kill -9 of all three nodes, started again at once."""
+    await scene.some_words()
+    await scene.stack.cluster.kill()
+    await scene.stack.cluster.start()
+    scene.mark()
 
 
 async def away(scene: Scene) -> None:
@@ -56,9 +94,13 @@ async def away_for_too_long(scene: Scene) -> None:
         outcome = caller.call.outcome
         scene.expect(outcome is not None and outcome.reason == "ended_by_agent", f"a call ended with {outcome}")
     await scene.stack.closed([caller.session for caller in scene.load.callers])
-    said = "".join(bridge.text for bridge in scene.stack.bridges)
-    ends = said.count("agent agent: error, after")
-    scene.expect(ends == len(scene.load.callers), f"the bridges tell of {ends} calls that ended with an error")
+    calls = len(scene.load.callers)
+    await until(lambda: _errors_told(scene) >= calls, f"the bridges tell of {calls} calls that ended with an error")
+    scene.expect(_errors_told(scene) == calls, f"the bridges tell of {_errors_told(scene)}")
+
+
+def _errors_told(scene: Scene) -> int:
+    return sum(bridge.text.count("agent agent: error, after") for bridge in scene.stack.bridges)
 
 
 async def _flood(caller: Caller) -> None:

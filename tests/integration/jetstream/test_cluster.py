@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cluster import Cluster, cluster, leader_of, make_streams
 from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
 
-from unpod.errors import Fenced, LogUnavailable
-from unpod.jetstream import ChildProcess, JetStreamLog, Nats, NatsOptions, connect, open_log, spawn_child, topology
-from unpod.jetstream.embedded import find_binary
-from unpod.jetstream.topology import MIB, info
+from unpod.errors import Fenced
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log, topology
+from unpod.jetstream.topology import MIB
 from unpod.ports import Fence
 
 if TYPE_CHECKING:
@@ -22,79 +21,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-NODES = ("n1", "n2", "n3")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(taken.getsockname()[1]) for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
-
-
-class Cluster:
-    """Three nat-servers that know each other."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._clients = dict(zip(NODES, free_ports(3), strict=True))
-        self._routes = dict(zip(NODES, free_ports(3), strict=True))
-        self._children: dict[str, ChildProcess] = {}
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        return tuple(f"nats://127.0.0.1:{port}" for port in self._clients.values())
-
-    async def start(self, node: str) -> None:
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes.values())
-        home = self._directory / node
-        home.mkdir(parents=True, exist_ok=True)
-        file = home / "nats.conf"
-        file.write_text(
-            f'server_name: {node}\nlisten: "127.0.0.1:{self._clients[node]}"\nlog_file: "{home}/log"\n'
-            f'jetstream {{ store_dir: "{home}/js", max_file_store: 256MB }}\n'
-            f'cluster {{ name: c, listen: "127.0.0.1:{self._routes[node]}", routes: [{routes}] }}\n'
-        )
-        self._children[node] = await spawn_child([find_binary(), "-c", str(file)])
-
-    async def kill(self, node: str) -> None:
-        self._children[node].kill()
-        await self._children[node].wait()
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(child.stop(1.0) for child in self._children.values()))
-
 
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[tuple[Cluster, Nats, JetStreamLog]]:
-    cluster = Cluster(directory)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(cluster.stop)
-        await asyncio.gather(*(cluster.start(node) for node in NODES))
-        nats = await stack.enter_async_context(connect(NatsOptions(cluster.urls, connect_timeout_s=10)))
+    async with cluster(directory) as nodes, connect(nodes.connection()) as nats:
         spec = topology(max_bytes=64 * MIB, replicas=3).calls
-        log = None
-        while log is None:
-            try:  # until the nodes have chosen who leads them
-                log = await open_log(nats, spec)
-            except LogUnavailable:
-                await asyncio.sleep(0.05)
-        yield cluster, nats, log
-
-
-async def leader_of(nats: Nats, log: JetStreamLog) -> str:
-    while True:
-        try:
-            found = await info(nats, log.spec.name)
-        except LogUnavailable:
-            continue
-        if found is not None and (leader := found["cluster"].get("leader")):
-            return str(leader)
+        await make_streams(nats, [spec])
+        yield nodes, nats, await open_log(nats, spec)
 
 
 async def test_the_leader_is_killed_in_mid_write(directory: Path) -> None:
-    async with running(directory) as (cluster, nats, log):
+    async with running(directory) as (nodes, nats, log):
         own = await log.append(OWN, b"", msg_id("own"), fence=Fence(OWN, 0))
         fence = Fence(OWN, own.seq)
         writers = [log.writer(fence=fence) for _ in range(4)]
@@ -110,10 +47,10 @@ async def test_the_leader_is_killed_in_mid_write(directory: Path) -> None:
 
         writing = asyncio.ensure_future(write())
         await until(lambda: put >= 100)
-        leader = await leader_of(nats, log)
-        await cluster.kill(leader)
+        leader = await leader_of(nats, log.spec.name)
+        await nodes.kill(leader)
         await writing
-        await cluster.start(leader)
+        await nodes.start(leader)
         await asyncio.gather(*(writer.flush() for writer in writers))
         newest = await log.append(CMD, b"the last", msg_id("last"), fence=fence, timeout_s=10)
         messages = await read(log, until_seq=newest.seq)

@@ -11,7 +11,8 @@ import pytest
 from tests.integration.jetstream.servers import msg_id
 
 from unpod.errors import ConfigurationError
-from unpod.jetstream import check, connect, ensure, open_log, topology
+from unpod.jetstream import StreamSettings, connect, differences, ensure, open_log, stream_settings, topology
+from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, info
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
 async def test_what_is_missing_is_created_as_it_must_be(nats: Nats) -> None:
     streams = topology(max_bytes=64 * MIB)
-    assert await check(nats, streams.calls, streams.jobs) == ["UNPOD_CALLS: missing", "KV_UNPOD_JOBS: missing"]
+    missing = await differences(nats, StreamSettings(), streams.calls, streams.jobs)
+    assert [str(each) for each in missing] == ["UNPOD_CALLS: missing", "KV_UNPOD_JOBS: missing"]
+    assert {each.fix for each in missing} == {"unpod streams init"}
     await ensure(nats, streams.calls, streams.jobs)
-    assert await check(nats, streams.calls, streams.jobs) == []
+    assert await differences(nats, StreamSettings(), streams.calls, streams.jobs) == []
     found = await info(nats, "UNPOD_CALLS")
     assert found is not None
     config = found["config"]
@@ -38,13 +41,36 @@ async def test_what_is_there_is_never_changed(nats: Nats) -> None:
     await ensure(nats, spec)
     wanted = replace(spec, max_bytes=32 * MIB, max_age_s=3600)
     await ensure(nats, wanted)
-    lines = await check(nats, wanted)
-    assert lines == [
-        f"UNPOD_CALLS: max_bytes is {64 * MIB}, expected {32 * MIB}",
-        f"UNPOD_CALLS: max_age is {7 * 86_400 * 10**9}, expected {3600 * 10**9}",
-    ]
+    assert await differences(nats, StreamSettings(), wanted) == []  # how large it is, its operator has chosen
+    (found,) = await differences(nats, StreamSettings(max_bytes=32 * MIB), wanted)
+    assert str(found) == f"UNPOD_CALLS: max_bytes is {64 * MIB}, expected {32 * MIB}"
+    assert found.fix == f"nats stream edit UNPOD_CALLS --max-bytes={32 * MIB}"
     log = await open_log(nats, wanted)
     assert log.spec.max_bytes == 64 * MIB  # what is there counts
+
+
+async def test_what_breaks_the_rules_is_told_with_what_sets_it_right(nats: Nats) -> None:
+    spec = topology(max_bytes=64 * MIB).calls
+    wrong = {
+        **spec.config(),
+        "discard": "old",
+        "max_msgs": 10,
+        "duplicate_window": 10**9,
+        "max_age": 0,
+        "max_bytes": -1,
+    }
+    del wrong["deny_delete"]
+    await call(nats, f"STREAM.CREATE.{spec.name}", wrong)
+    found = {each.setting: each.fix for each in await differences(nats, StreamSettings(replicas=3), spec)}
+    assert found == {
+        "discard": "nats stream edit UNPOD_CALLS --discard=new",
+        "deny_delete": "nats stream edit UNPOD_CALLS --deny-delete",
+        "max_bytes": f"nats stream edit UNPOD_CALLS --max-bytes={64 * MIB}",
+        "num_replicas": "nats stream edit UNPOD_CALLS --replicas=3",
+        "max_age": "nats stream edit UNPOD_CALLS --max-age=604800s",
+        "duplicate_window": "nats stream edit UNPOD_CALLS --dupe-window=300s",
+        "max_msgs": "nats stream edit UNPOD_CALLS --max-msgs=-1",
+    }
 
 
 async def test_many_create_it_at_once(embedded: EmbeddedServer) -> None:
@@ -56,8 +82,32 @@ async def test_many_create_it_at_once(embedded: EmbeddedServer) -> None:
 
 
 async def test_no_room_is_told(nats: Nats) -> None:
-    with pytest.raises(ConfigurationError, match="UNPOD_CALLS cannot be created"):
+    with pytest.raises(ConfigurationError, match=r"UNPOD_CALLS cannot be created.*UNPOD_STREAM_SIZE.*--size"):
         await ensure(nats, topology(max_bytes=1024 * 1024 * MIB).calls)
+    with pytest.raises(ConfigurationError, match=r"UNPOD_CALLS cannot be created.*UNPOD_STREAM_REPLICAS.*--replicas"):
+        await ensure(nats, topology(max_bytes=64 * MIB, replicas=3).calls)
+
+
+def test_sizes_and_replicas_come_from_the_environment() -> None:
+    found = stream_settings({"UNPOD_STREAM_SIZE": "512MiB", "UNPOD_STREAM_REPLICAS": "3"})
+    assert found == StreamSettings(max_bytes=512 * MIB, replicas=3)
+    streams = found.topology("unpod")
+    assert (streams.calls.max_bytes, streams.jobs.max_bytes, streams.jobs.replicas) == (512 * MIB, 32 * MIB, 3)
+    assert StreamSettings().topology("unpod").calls.max_bytes == 8 * 1024 * MIB
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("UNPOD_STREAM_SIZE", "much"),
+        ("UNPOD_STREAM_SIZE", "-1"),
+        ("UNPOD_STREAM_SIZE", "1K"),
+        ("UNPOD_STREAM_REPLICAS", "2"),
+    ],
+)
+def test_a_size_that_cannot_be(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        stream_settings({variable: text})
 
 
 async def test_two_prefixes_share_a_server(nats: Nats) -> None:

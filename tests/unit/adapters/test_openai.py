@@ -79,6 +79,8 @@ async def test_a_model_call_is_reported_with_what_the_provider_counted(server: C
         "tokens_in": 21,
         "tokens_out": 5,
         "cached": 8,
+        "cache_write": 0,
+        "cost": None,
     }
 
 
@@ -211,7 +213,7 @@ async def test_an_error_code_that_is_none_is_left_out(server: ChatServer) -> Non
 async def test_the_provider_hangs_up(server: ChatServer, after: int) -> None:
     server.hang_up_after = after
     adapter = adapter_for(server)
-    got: list[str] = []
+    got: list[object] = []
 
     async def reply() -> None:
         async for piece in adapter.stream("hello"):
@@ -275,7 +277,7 @@ async def test_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ConfigurationError, match=r'pip install "unpod\[openai\]"'):
+    with pytest.raises(ConfigurationError, match=r"pip install 'unpod\[openai\]'"):
         OpenAIAdapter("tiny", api_key=KEY)
 
 

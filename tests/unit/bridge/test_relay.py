@@ -263,6 +263,17 @@ def test_an_end_whose_pieces_never_come_is_sent_after_two_seconds() -> None:
     assert wire.speaks(1, 2, "b") == []
 
 
+def test_missing_pieces_are_not_given_up_while_the_log_is_away() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 3)
+    wire.feed(wire.relay.log_away(wire.now))
+    assert not spoken(wire.passes(10))
+    assert wire.feed(wire.relay.log_back(wire.now)) == [do.AskAgain(Again(7, 1, 0, 2))]
+    assert do.AskAgain(Again(7, 1, 0, 2)) in wire.passes(1.9)
+    wire.speaks(1, 2, "b", after=0)
+    assert spoken(wire.speaks(1, 3, "c", after=0)) == ["bc", None]
+
+
 def test_a_gap_in_the_middle_is_asked_for_and_then_left_out() -> None:
     wire = Wire().up()
     wire.speaks(1, 1, "a")
@@ -814,6 +825,6 @@ def test_a_log_that_comes_back_in_time_changes_nothing() -> None:
     wire = Wire().up()
     wire.feed(wire.relay.log_away(wire.now))
     wire.passes(29)
-    wire.feed(wire.relay.log_back())
+    wire.feed(wire.relay.log_back(wire.now))
     wire.passes(29)
     assert wire.relay.phase == "open"

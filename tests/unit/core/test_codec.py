@@ -8,6 +8,7 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
+from unpod.core.controls import EndSession
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.events import tag_of
 from unpod.core.subjects import Channel, Subjects
@@ -60,8 +61,9 @@ def test_a_newer_version_passes_with_its_bytes() -> None:
     assert record.body == ev.Unknown("user.text", data)
 
 
-def test_a_control_from_outside_is_not_read_here() -> None:
-    assert codec.decode("ctl", "end", 1, b"{}") == ev.Unknown("end", b"{}")
+def test_a_control_from_outside() -> None:
+    assert codec.decode("ctl", "end", 1, b'{"control":"end"}') == EndSession()
+    assert codec.decode("ctl", "levitate", 1, b"{}") == ev.Unknown("levitate", b"{}")
 
 
 def test_a_type_of_another_channel_is_unknown_here() -> None:

@@ -1,0 +1,234 @@
+"""A brain at Anthropic: its messages API, with its own client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from unpod.adapters.chat import ChatAdapter, Prompt
+from unpod.adapters.memory import Entry, Said
+from unpod.adapters.metering import Meter, Price, Usage
+from unpod.adapters.pieces import ToolCall
+from unpod.adapters.shared import shared
+from unpod.adapters.tools import Tools, called, text_of
+from unpod.adapters.vendors import broken_off, disconnected, http_error, missing, timed_out, transport_error
+from unpod.errors import AdapterError, ConfigurationError
+
+if TYPE_CHECKING:
+    import anthropic
+    from anthropic.types import RawMessageStreamEvent
+
+with suppress(ImportError):  # the constructor says so, to those who use it
+    import_module("anthropic")  # most of a second: at start-up, rather than in a call while others wait
+
+BEGUN: Final = "Before the caller said anything, you said to them: {said}"
+CUT_OFF: Final = (
+    "You had begun to answer the caller's last message, and were cut off after: {said}\n"
+    "Go on right there; repeat nothing of it."
+)
+_CONNECT_S: Final = 5.0
+
+
+class AnthropicAdapter(ChatAdapter):
+    """Streams a model's replies; one adapter is one conversation.
+
+    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); notes and the caller's
+    language go there, too, so that no turn of the conversation is made up. `tools` are plain functions that the model
+    may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the wait for the first
+    piece and between two. `client` brings a client of your own.
+
+    Raises:
+        ConfigurationError: the `anthropic` package or the key is missing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        instructions: str | None = None,
+        tools: Tools = (),
+        api_key: str | None = None,
+        base_url: str | None = None,
+        provider: str = "anthropic",
+        max_tokens: int = 1024,
+        options: Mapping[str, Any] | None = None,
+        timeout_s: float = 20.0,
+        price: Price | None = None,
+        client: anthropic.AsyncAnthropic | None = None,
+    ) -> None:
+        super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
+        self._options = {"max_tokens": max_tokens, **(options or {})}
+        self._client = client or shared_client(api_key, base_url, timeout_s)
+
+    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+        import anthropic  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
+
+        reader = _Reader(meter)
+        try:
+            stream = await self._client.messages.create(**self._request(prompt))
+            async with stream:
+                async for event in stream:
+                    piece = reader.see(event)
+                    if piece:
+                        yield piece
+        except anthropic.AnthropicError as error:
+            raise adapter_error(error, self._provider) from None
+        except json.JSONDecodeError:
+            raise AdapterError(f"{self._provider} sent an event that is not JSON", code="provider_error") from None
+        except Exception as error:
+            if (lost := transport_error(error, self._provider)) is None:
+                raise
+            raise lost from None
+        if not reader.is_over and meter.answered:
+            raise disconnected(self._provider)
+
+    def _request(self, prompt: Prompt) -> dict[str, Any]:
+        system, messages = _messages(prompt)
+        fixed: dict[str, Any] = {"model": self.model, "messages": messages, "stream": True}
+        if system:
+            fixed["system"] = [{"type": "text", "text": text} for text in system]
+        if self.tools:
+            fixed["tools"] = [
+                {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+                for tool in self.tools
+            ]
+        if self.tools and not prompt.use_tools:
+            fixed["tool_choice"] = {"type": "none"}
+        return self._options | fixed
+
+
+class _Reader:
+    """One reply's events."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.is_over = False
+        self._meter = meter
+        self._tool: tuple[str, str] | None = None
+        self._arguments = ""
+
+    def see(self, event: RawMessageStreamEvent) -> str | ToolCall:
+        """Take note of an event, and return what of the reply it completes: text, or a tool call, or ""."""
+        self._meter.see("")
+        match event.type:
+            case "message_start":
+                self._meter.model = event.message.model or self._meter.model
+                self._meter.usage = _usage(event.message.usage, None)
+            case "content_block_start" if event.content_block.type == "tool_use":
+                self._tool, self._arguments = (event.content_block.name, event.content_block.id), ""
+            case "content_block_delta":
+                return self._delta(event.delta)
+            case "content_block_stop" if self._tool is not None:
+                (name, call_id), self._tool = self._tool, None
+                return called(name, self._arguments, call_id)
+            case "message_delta":
+                self._meter.usage = _usage(event.usage, self._meter.usage)
+            case "message_stop":
+                self.is_over = True
+            case _:
+                pass  # thinking, citations, and what is yet to come
+        return ""
+
+    def _delta(self, delta: Any) -> str:  # noqa: ANN401 - a union that grows with each version
+        if delta.type == "input_json_delta":
+            self._arguments += delta.partial_json
+            self._meter.see(delta.partial_json)
+        if delta.type != "text_delta":
+            return ""
+        text: str = delta.text
+        self._meter.see(text)
+        return text
+
+
+def _usage(counted: Any, before: Usage | None) -> Usage:  # noqa: ANN401 - two classes with the same fields
+    """Return the tokens so far: the last count holds, and what it leaves out stands as it was."""
+    was = before or Usage()
+    cached = counted.cache_read_input_tokens
+    written = counted.cache_creation_input_tokens
+    cached = was.cached if cached is None else cached
+    written = was.cache_write if written is None else written
+    fresh = was.tokens_in - was.cached - was.cache_write if counted.input_tokens is None else counted.input_tokens
+    return Usage(
+        tokens_in=fresh + cached + written, tokens_out=counted.output_tokens, cached=cached, cache_write=written
+    )
+
+
+# --- the prompt -------------------------------------------------------------------------------------------------------
+
+
+def _messages(prompt: Prompt) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the system's texts and the turns: those that are not the caller's or the brain's go to the system.
+
+    The conversation must begin with the caller and end with them; neither is made up.
+    """
+    system, entries = list(prompt.system), list(prompt.conversation)
+    while entries and isinstance(first := entries[0], Said) and first.role == "assistant":
+        system.append(BEGUN.format(said=first.content))
+        del entries[0]
+    last = entries[-1] if entries else None
+    if prompt.go_on and isinstance(last, Said):
+        entries.pop()
+    system += [entry.content for entry in entries if isinstance(entry, Said) and entry.role == "system"]
+    if prompt.go_on and isinstance(last, Said):
+        system.append(CUT_OFF.format(said=last.content))
+    return system, [message for entry in entries for message in _turns(entry)]
+
+
+def _turns(entry: Entry) -> Sequence[dict[str, Any]]:
+    if isinstance(entry, Said):
+        return [] if entry.role == "system" else [{"role": entry.role, "content": entry.content}]
+    uses = [
+        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _object(call.arguments)}
+        for call in entry.calls
+    ]
+    results = [
+        {"type": "tool_result", "tool_use_id": call.call_id, "content": text_of(entry.result_of(call))}
+        for call in entry.calls
+    ]
+    return [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+
+
+def _object(arguments: object) -> dict[str, object]:
+    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -> anthropic.AsyncAnthropic:
+    """Return the running event loop's client for these settings, made when it is first asked for.
+
+    Raises:
+        ConfigurationError: the package or the key is missing.
+    """
+    try:
+        import anthropic  # noqa: PLC0415 - comes with an extra
+    except ImportError:
+        raise missing("AnthropicAdapter", "anthropic", "anthropic") from None
+
+    def make() -> anthropic.AsyncAnthropic:
+        timeout = anthropic.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
+        # No retries: a caller waits, and a provider may ask for a minute. The call goes on after an error.
+        client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+        if client.api_key is None and client.auth_token is None:
+            raise ConfigurationError("AnthropicAdapter has no API key: set ANTHROPIC_API_KEY, or pass api_key=")
+        return client
+
+    return shared(anthropic.AsyncAnthropic, (api_key, base_url, timeout_s), make)
+
+
+def adapter_error(error: anthropic.AnthropicError, provider: str) -> AdapterError:
+    """Return what a provider's error means; `code`: rate_limited, auth, timeout, connection or provider_error."""
+    import anthropic  # noqa: PLC0415 - see above
+
+    if isinstance(error, anthropic.APITimeoutError):
+        return timed_out(provider)
+    if isinstance(error, anthropic.APIConnectionError):
+        return disconnected(provider)
+    if isinstance(error, anthropic.APIStatusError):
+        if error.response.is_success:  # an `error` event in a stream that had begun
+            return broken_off(provider, error.type)
+        return http_error(provider, error.status_code, error.type)
+    return AdapterError(f"{provider}: {type(error).__name__}", code="provider_error")

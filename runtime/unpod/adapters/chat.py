@@ -1,0 +1,238 @@
+"""What all brains at a chat model have in common: memory, notes, tools and metering around single model calls.
+
+A subclass makes one model call (`_ask`); it is asked again with what the tools have returned, until it has no more
+tools to use. A tool that runs when the caller cuts in is finished rather than cancelled: half an order helps nobody.
+What comes of it is recorded, and the model knows of it at the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from unpod.adapters.call_scope import call_scope
+from unpod.adapters.memory import Entry, Memory, Said
+from unpod.adapters.metering import Meter, Price
+from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
+from unpod.adapters.tools import Tools, ToolSet, text_of
+from unpod.errors import AdapterError
+
+HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
+GO_ON: Final = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
+LANGUAGE: Final = "The caller speaks {language} now; answer in it."
+MAX_ROUNDS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is shown: `system` instructions, and the conversation.
+
+    With `go_on`, the last entry is a reply that was cut off, to be gone on with. Without `use_tools`, the model must
+    answer in words.
+    """
+
+    system: tuple[str, ...]
+    conversation: Sequence[Entry]
+    go_on: bool = False
+    use_tools: bool = True
+
+    @property
+    def chars(self) -> int:
+        """How long it is, roughly."""
+        return sum(map(len, self.system)) + sum(_length(entry) for entry in self.conversation)
+
+
+class ChatAdapter(ABC):
+    """A conversation with a chat model; one adapter is one conversation.
+
+    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); `tools` are plain
+    functions, or anything with the face of `Tool`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        provider: str,
+        instructions: str | None = None,
+        tools: Tools = (),
+        price: Price | None = None,
+    ) -> None:
+        self.model = model
+        self.tools = ToolSet(tools)
+        self._provider = provider
+        self._instructions = instructions
+        self._price = price
+        self._memory = Memory()
+        self._notes: list[str] = []
+        self._report: Callable[..., object] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+        """Make one model call: yield its text as it comes, and its tool calls, each when it is complete.
+
+        Raises:
+            AdapterError: the provider failed.
+        """
+
+    @property
+    def history(self) -> list[ChatMessage]:
+        """The conversation without the instructions and the tools, with of each reply what the caller heard."""
+        return self._memory.messages
+
+    @property
+    def state(self) -> dict[str, object]:
+        """Where the conversation stands."""
+        return {"model": self.model, "messages": len(self._memory.messages)}
+
+    async def stream(
+        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the reply as the model makes it; closing the iterator closes the stream at the provider.
+
+        Raises:
+            AdapterError: with `code` rate_limited, auth, timeout, connection or provider_error.
+        """
+        async with aclosing(self._reply(text, self._system(context or {}, language), "")) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def continue_reply(
+        self, text: str, said: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Ask the model to go on with a reply that was cut off after `said`; as `stream`."""
+        async with aclosing(self._reply(text, self._system(context or {}, language), said)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def turn(self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None) -> str:
+        """Return the reply as a whole."""
+        pieces = self.stream(text, context=context, language=language)
+        return "".join([piece async for piece in pieces if isinstance(piece, str)])
+
+    def assist(self, text: str) -> None:
+        """Put a system message before the caller's next text."""
+        self._notes.append(text)
+
+    def mark_interrupted(self, heard: str | None) -> None:
+        """Cut the last reply in memory to what the caller heard; where nobody knows, say so to the model."""
+        if heard is None:
+            self._notes.append(HEARD_UNKNOWN)
+        else:
+            self._memory.cut(heard)
+
+    def restore(self, history: Sequence[ChatMessage]) -> None:
+        """Take up a conversation that another process had."""
+        self._memory.restore(history)
+
+    def register_llm_callback(self, fn: Callable[..., object]) -> None:
+        """Call `fn` with the figures of each model call (fields as in `LLMCall`) when it is over."""
+        self._report = fn
+
+    # --- one reply ----------------------------------------------------------------------------------------------------
+
+    async def _reply(self, text: str, system: tuple[str, ...], said: str) -> AsyncGenerator[Piece, None]:
+        for note in self._notes:
+            self._memory.add("system", note)
+        self._notes.clear()
+        self._memory.add("user", text)
+        async for result in self._again():
+            yield result
+        self._memory.add("assistant", said)
+        for left in range(MAX_ROUNDS, -1, -1):
+            prompt = Prompt(system, self._memory.entries, go_on=bool(said) and left == MAX_ROUNDS, use_tools=left > 0)
+            calls: list[ToolCall] = []
+            async with aclosing(self._metered(prompt)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, ToolCall):
+                        calls.append(piece)
+                        continue
+                    self._memory.say(piece)
+                    yield piece
+            if not calls or not prompt.use_tools:
+                return
+            for call in calls:
+                yield call
+            async for result in self._use(calls):
+                yield result
+
+    async def _metered(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall, None]:
+        meter = Meter(model=self.model, provider=self._provider, prompt_chars=prompt.chars, price=self._price)
+        try:
+            async with aclosing(self._ask(prompt, meter)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            if not meter.answered:
+                raise AdapterError(f"{self._provider} sent no events; is the base URL right?", code="provider_error")
+        finally:
+            if self._report is not None and meter.answered:
+                self._report(**meter.fields())
+
+    async def _again(self) -> AsyncGenerator[ToolResult, None]:
+        """Go again through the tools that another process has used for this reply: what they returned is recorded.
+
+        The model could ask for the same thing in other words, and it would be done twice.
+        """
+        scope = call_scope()
+        if scope is not None and scope.earlier:
+            recorded = {call.call_id for call in scope.earlier if scope.is_reported(call)}
+            async for result in self._use(scope.earlier):
+                if result.call_id not in recorded:
+                    yield result
+
+    async def _use(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult, None]:
+        """Run tools side by side, and yield what they return, each when it does."""
+        used = self._memory.use(calls)
+        results: asyncio.Queue[ToolResult | Exception] = asyncio.Queue()
+        listens = True
+
+        async def run(call: ToolCall) -> None:
+            try:
+                result = await self.tools.call(call)
+            except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+                results.put_nowait(error)
+                return
+            used.results[call.call_id] = result
+            scope = call_scope()
+            if listens:
+                results.put_nowait(result)
+            elif scope is not None:
+                scope.report(result)
+
+        for call in calls:
+            self._begin(run(call))
+        try:
+            for _ in calls:
+                result = await results.get()
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+        finally:
+            listens = False
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        scope = call_scope()
+        if scope is not None:
+            scope.begin(work)
+            return
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _system(self, context: Mapping[str, object], language: str | None) -> tuple[str, ...]:
+        given = context.get("instructions") if self._instructions is None else self._instructions
+        texts = [given] if isinstance(given, str) and given else []
+        return (*texts, LANGUAGE.format(language=language)) if language else tuple(texts)
+
+
+def _length(entry: Entry) -> int:
+    if isinstance(entry, Said):
+        return len(entry.content)
+    return sum(
+        len(call.name) + len(text_of(call.arguments)) + len(text_of(entry.result_of(call))) for call in entry.calls
+    )

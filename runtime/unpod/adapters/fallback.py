@@ -1,0 +1,191 @@
+"""Several brains, of which one answers: the next, where one fails or is silent for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+
+from unpod.adapters.memory import Memory
+from unpod.adapters.pieces import ChatMessage, LLMCall, Piece
+from unpod.adapters.view import AdapterView, check_adapter
+from unpod.errors import AdapterError, ConfigurationError
+
+logger = logging.getLogger("unpod.adapters")
+
+REST_S = 30.0
+"""For how long a brain that has failed is asked last."""
+
+
+class FallbackAdapter:
+    """Asks the first of `adapters`, and the next where that fails, or says nothing for `first_token_s` seconds.
+
+    The last one that is asked may take its time: there is nobody to wait for.
+
+    Once a brain has begun, with a word or with a tool, the reply is its own: an error then is the reply's error, and
+    nobody hears half of each. A brain that has failed is asked last for half a minute. All of them know the whole
+    conversation, whoever answered. What is said of the brains goes for what they are assigned as to a session, too.
+
+    Raises:
+        ConfigurationError: there are none.
+        TypeError: one of them is no brain.
+    """
+
+    def __init__(self, adapters: Sequence[object], *, first_token_s: float = 3.0) -> None:
+        if not adapters:
+            raise ConfigurationError("FallbackAdapter needs at least one adapter")
+        self._brains = [_Brain(check_adapter(adapter)) for adapter in adapters]
+        self._first_token_s = first_token_s
+        self._memory = Memory()
+        self._answering = self._brains[0]
+        self._notes: list[str] = []
+        if all(brain.view.can_continue for brain in self._brains):
+            self.continue_reply = self._continue
+
+    @property
+    def history(self) -> list[ChatMessage]:
+        """The conversation, with of each reply what the caller heard."""
+        return self._memory.messages
+
+    @property
+    def state(self) -> dict[str, object]:
+        """Who answered last."""
+        return {"answering": self._answering.view.name}
+
+    async def stream(
+        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the reply of the first brain that begins one.
+
+        Raises:
+            Exception: what the one raised that had begun, or the last, where none has.
+        """
+        async with aclosing(self._reply(text, context or {}, language, "")) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _continue(
+        self, text: str, said: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield what comes after `said`; as `stream`."""
+        async with aclosing(self._reply(text, context or {}, language, said)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _reply(
+        self, text: str, context: Mapping[str, object], language: str | None, said: str
+    ) -> AsyncGenerator[Piece, None]:
+        notes, self._notes = self._notes, []
+        before = self._memory.messages
+        for note in notes:
+            self._memory.add("system", note)
+        self._memory.add("user", text)
+        self._memory.add("assistant", said)
+        ranked = sorted(self._brains, key=_Brain.rests)
+        for number, brain in enumerate(ranked, start=1):
+            await brain.catch_up(before, notes)
+            async with aclosing(brain.view.open(text, context=context, language=language, said=said)) as pieces:
+                try:
+                    first = await self._begun(pieces, None if number == len(ranked) else self._first_token_s)
+                except Exception as error:
+                    brain.failed()
+                    if number == len(ranked):
+                        raise
+                    logger.warning("%s has not begun to answer: %s", brain.view.name, type(error).__name__)
+                    continue
+                self._answer_with(brain)
+                for piece in first:
+                    yield self._kept(piece)
+                async for piece in pieces:
+                    yield self._kept(piece)
+                return
+
+    async def _begun(self, pieces: AsyncIterator[Piece], limit_s: float | None) -> list[Piece]:
+        """Return the pieces up to the first with which the brain has begun; none, where it has nothing to say."""
+        first: list[Piece] = []
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                async for piece in pieces:
+                    first.append(piece)
+                    if not isinstance(piece, LLMCall):
+                        break
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise AdapterError(f"it said nothing for {limit_s:g} s", code="timeout") from None
+        return first
+
+    def _answer_with(self, brain: _Brain) -> None:
+        self._answering = brain
+        brain.answers()
+        for other in self._brains:
+            if other is not brain:
+                other.is_behind = True
+
+    def _kept(self, piece: Piece) -> Piece:
+        if isinstance(piece, str):
+            self._memory.say(piece)
+        return piece
+
+    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+        """Return the reply as a whole."""
+        return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
+
+    def assist(self, text: str) -> None:
+        """Give a note to whoever answers next."""
+        self._notes.append(text)
+
+    async def mark_interrupted(self, heard: str | None) -> None:
+        """Tell the one that answered last, and remember what was heard for the others."""
+        if heard is not None:
+            self._memory.cut(heard)
+        await self._answering.view.mark_interrupted(heard)
+
+    def restore(self, history: Sequence[ChatMessage]) -> None:
+        """Take up a conversation that another process had."""
+        self._memory.restore(history)
+        for brain in self._brains:
+            brain.is_behind = True
+
+    def is_complete(self) -> bool:
+        """Whether the one that answered last has said all that it has to say on this call."""
+        return self._answering.view.is_complete()
+
+    def register_llm_callback(self, fn: Callable[..., object]) -> None:
+        """Let all of them report their model calls, those that failed as well."""
+        for brain in self._brains:
+            brain.view.register_llm_callback(fn)
+
+
+class _Brain:
+    """One of several, and how far it knows the conversation."""
+
+    def __init__(self, view: AdapterView) -> None:
+        self.view = view
+        self.is_behind = False
+        self._rests_until = 0.0
+
+    def rests(self) -> bool:
+        return time.monotonic() < self._rests_until
+
+    def failed(self) -> None:
+        self.is_behind = True
+        self._rests_until = time.monotonic() + REST_S
+
+    def answers(self) -> None:
+        self.is_behind = False
+        self._rests_until = 0.0
+
+    async def catch_up(self, history: Sequence[ChatMessage], notes: Sequence[str]) -> None:
+        """Make the conversation known to a brain that has not led it; one without `restore` gets it as a note."""
+        with suppress(AdapterError):
+            if self.is_behind and self.view.has_restore:
+                await self.view.restore(history)
+            elif self.is_behind and history:
+                lines = [f"{message['role']}: {message['content']}" for message in history]
+                await self.view.assist("The conversation so far:\n" + "\n".join(lines))
+        for note in notes:
+            await self.view.assist(note)

@@ -1,0 +1,280 @@
+"""compose/nats, run by a real server: each role does its work, and nothing else. Rows 34 and 35 of the faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.faults.process import Process, start
+from tests.faults.stack import SUBJECTS
+from tests.integration.jetstream.servers import RANDOM_PORT, server
+from tests.integration.pty_rig import environment, run
+from tests.pages import ROOT
+
+from unpod.errors import ConfigurationError
+from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
+from unpod.jetstream.api import call
+from unpod.jetstream.topology import MIB, info
+from unpod.ports import Message
+from unpod_bridge.orchestrator import LocalOrchestrator
+
+pytestmark = pytest.mark.integration
+
+CONFIGS = ROOT / "compose" / "nats"
+PASSWORD = "secret"
+KEY = "sk_local"
+AGENT = "agent"
+"""Whose runner tests.faults.agent is."""
+OURS = SUBJECTS.call(AGENT, "s1")
+THEIRS = SUBJECTS.call("agent-b", "s1")
+SMALL = topology(max_bytes=64 * MIB)
+
+
+class Place:
+    """A server with one of the shipped configurations."""
+
+    def __init__(self, url: str) -> None:
+        self.address = url.removeprefix("nats://")
+
+    def options(self, user: str, inbox: str) -> NatsOptions:
+        credentials = Credentials(user=user, password=PASSWORD)
+        return NatsOptions((f"nats://{self.address}",), credentials=credentials, inbox_prefix=inbox)
+
+    def variables(self, user: str, inbox: str) -> dict[str, str]:
+        return {"UNPOD_NATS_URL": f"nats://{user}:{PASSWORD}@{self.address}", "UNPOD_NATS_INBOX_PREFIX": inbox}
+
+
+@asynccontextmanager
+async def place(directory: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    """Run a server with a shipped file, for the agent of the tests, its passwords in the environment."""
+    text = (CONFIGS / name).read_text().replace("my-agent", AGENT)
+    for variable in ("RUNNER", "BRIDGE", "OPERATOR", "CONSUMER", "SYSTEM"):
+        for account in ("", "A_", "B_"):
+            monkeypatch.setenv(f"{account}{variable}_PASSWORD", PASSWORD)
+    (directory / name).write_text(text)
+    async with server(directory, f'{RANDOM_PORT}include "../{name}"\n') as (_, url):
+        yield Place(url)
+
+
+@pytest.fixture
+async def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    async with place(tmp_path, "roles.conf", monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    async with place(tmp_path, "accounts.conf", monkeypatch) as made:
+        yield made
+
+
+async def make_streams(variables: Mapping[str, str]) -> None:
+    done = await run("streams", "init", "--size", "64MiB", env=environment(**variables))
+    assert done.status == 0, done.err
+
+
+async def denied(nats: Nats, subject: str, reply: str = "") -> bool:
+    """Whether the server refuses a publish, which it says only to whoever listens for it."""
+    found: list[PermissionDenied] = []
+    stop = nats.on_denied(found.append)
+    nats.send(subject, b"{}", {"Nats-Msg-Id": subject}, reply=reply)
+    await nats.flush(timeout_s=5)
+    stop()
+    return bool(found)
+
+
+async def stored(nats: Nats) -> int:
+    found = await info(nats, SMALL.calls.name)
+    assert found is not None
+    return int(found["state"]["messages"])
+
+
+async def a_call_is_answered(
+    directory: Path, orchestrator: LocalOrchestrator, bridge_at: Mapping[str, str], runner_at: Mapping[str, str]
+) -> None:
+    bridge = await start(
+        "bridge",
+        "unpod_bridge",
+        directory / "bridge.log",
+        {**bridge_at, "UNPOD_API_KEY": KEY, "UNPOD_ORCHESTRATOR_URL": orchestrator.url, "UNPOD_LOG_LEVEL": "INFO"},
+    )
+    notes = {"UNPOD_FAULTS_NOTES": str(directory / "notes"), "UNPOD_LOG_LEVEL": "INFO"}
+    runner = await start("runner", "tests.faults.agent", directory / "runner.log", {**runner_at, **notes})
+    try:
+        await runner.said("ready: agent")
+        placed = await orchestrator.place_call(AGENT)
+        await placed.connected()
+        await placed.user("call 1 turn 1: say")
+        assert "c1t1w8" in await placed.reply()
+        await placed.hang_up()
+        await bridge.said("call ended")
+        for process in (runner, bridge):
+            process.terminate()
+        assert await runner.exited() == 0
+        assert await bridge.exited() == 0
+        assert "may not" not in runner.text + bridge.text
+    finally:
+        for process in (runner, bridge):
+            if process.alive:
+                await process.kill()
+
+
+# ---------------------------------------------------------------------------------------------------- one account
+
+
+async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
+    await make_streams(roles.variables("operator", "_INBOX.operator"))
+    async with LocalOrchestrator(speed=100) as orchestrator:
+        bridge = roles.variables("bridge", "_INBOX.bridge")
+        bridge["UNPOD_NATS_SYSTEM_URL"] = f"nats://system:{PASSWORD}@{roles.address}"
+        await a_call_is_answered(
+            tmp_path, orchestrator, bridge, roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")
+        )
+    async with connect(roles.options("consumer", "_INBOX.consumer")) as consumer:
+        config = {"durable_name": "metrics", "ack_policy": "explicit", "filter_subject": "unpod.call.>"}
+        await call(
+            consumer, "CONSUMER.DURABLE.CREATE.UNPOD_CALLS.metrics", {"stream_name": "UNPOD_CALLS", "config": config}
+        )
+        got: asyncio.Queue[Message] = asyncio.Queue()
+        await consumer.subscribe("_INBOX.consumer.next", got.put_nowait)
+        consumer.send("$JS.API.CONSUMER.MSG.NEXT.UNPOD_CALLS.metrics", b"1", reply="_INBOX.consumer.next")
+        first = await asyncio.wait_for(got.get(), 5)
+        assert first.subject.startswith("unpod.call.agent.")
+        await consumer.request(first.reply, b"+ACK", timeout_s=5)
+    done = await run("doctor", "--json", env=environment(**roles.variables("operator", "_INBOX.operator")))
+    found = {each["name"]: each["status"] for each in json.loads(done.out)["checks"]}
+    assert {found[name] for name in ("NATS", "JetStream", "stream UNPOD_CALLS", "stream KV_UNPOD_JOBS")} == {"ok"}
+
+
+async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
+    async with (
+        connect(roles.options("operator", "_INBOX.operator")) as operator,
+        connect(roles.options(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")) as runner,
+    ):
+        await open_log(operator, SMALL.calls)
+        assert not await denied(runner, OURS.cmd)
+        before = await stored(operator)
+        for subject in (THEIRS.cmd, THEIRS.run("turn.completed"), THEIRS.delta):
+            assert await denied(runner, subject), subject  # commands and speaks for another agent
+        for subject in (
+            OURS.own,
+            OURS.line,
+            OURS.ack,
+            OURS.evt("user.text"),
+            OURS.ctl,
+            THEIRS.own,
+            THEIRS.ack,
+            THEIRS.ctl,
+        ):
+            assert await denied(runner, subject), (
+                subject
+            )  # claims, acknowledges, pretends to be a caller or an operator
+        for subject in (
+            "$KV.UNPOD_JOBS.x",
+            "$JS.API.DIRECT.GET.KV_UNPOD_JOBS",
+            "$JS.API.STREAM.PURGE.UNPOD_CALLS",
+            "$JS.API.STREAM.DELETE.UNPOD_CALLS",
+            "$JS.API.STREAM.UPDATE.UNPOD_CALLS",
+            "$JS.API.CONSUMER.CREATE.UNPOD_CALLS.x",
+            "unpod.dispatch.agent-b",
+            "unpod.runner.somebody",
+        ):
+            assert await denied(runner, subject), subject
+        for subject in (
+            THEIRS.all,
+            THEIRS.live,
+            "unpod.call.>",
+            "unpod.dispatch.agent-b",
+            "_INBOX.>",
+            "$KV.UNPOD_JOBS.>",
+        ):
+            with pytest.raises(PermissionDenied):
+                await runner.subscribe(subject, lambda _: None)
+        assert await stored(operator) == before
+
+
+@pytest.mark.parametrize("user", ["consumer", f"runner-{AGENT}", "bridge"])
+async def test_row_35_who_is_no_operator_controls_nothing(roles: Place, user: str) -> None:
+    inbox = {"consumer": "_INBOX.consumer", "bridge": "_INBOX.bridge"}.get(user, f"_INBOX.runner.{AGENT}")
+    async with (
+        connect(roles.options("operator", "_INBOX.operator")) as operator,
+        connect(roles.options(user, inbox)) as nats,
+    ):
+        log = await open_log(operator, SMALL.calls)
+        with pytest.raises(PermissionDenied):  # at once, not after a time-out
+            await nats.request(OURS.ctl, b"{}", timeout_s=20)
+        assert await log.last(OURS.ctl) is None
+        for subject in ("unpod.bridge.b1.drain", "unpod.runner.r1.drain"):
+            if user != "bridge":
+                assert await denied(nats, subject)
+
+
+@pytest.mark.parametrize("who", ["bridge", "runner"])
+async def test_what_a_role_lacks_is_named_at_start_up(roles: Place, tmp_path: Path, who: str) -> None:
+    wrong = roles.variables("consumer", "_INBOX.consumer")
+    if who == "bridge":
+        process = await start(who, "unpod_bridge", tmp_path / "log", {**wrong, "UNPOD_API_KEY": KEY})
+    else:
+        notes = {"UNPOD_FAULTS_NOTES": str(tmp_path / "notes")}
+        process = await start(who, "tests.faults.agent", tmp_path / "log", {**wrong, **notes})
+    assert await process.exited() in (1, 2)
+    line = _complaint(process)
+    lacking = {
+        "bridge": ("unpod.call.rights-probe.rights-probe.line", "$KV.UNPOD_JOBS.rights-probe", "unpod.bridge."),
+        "runner": ("unpod.call.agent.rights-probe.cmd", "unpod.dispatch.agent", "unpod.live.agent.rights-probe.>"),
+    }[who]
+    assert all(subject in line for subject in lacking), line
+
+
+def _complaint(process: Process) -> str:
+    return next(line for line in process.text.splitlines() if "lacks rights of the role" in line)
+
+
+async def test_a_role_that_may_not_create_the_streams_says_who_may(roles: Place) -> None:
+    async with connect(roles.options(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")) as runner:
+        with pytest.raises(ConfigurationError, match="unpod streams init"):
+            await open_log(runner, SMALL.calls)
+
+
+# ----------------------------------------------------------------------------------------------- an account per agent
+
+
+async def test_an_account_per_agent_serves_calls(accounts: Place, tmp_path: Path) -> None:
+    await make_streams(accounts.variables("a-operator", "_INBOX.operator"))
+    async with LocalOrchestrator(speed=100) as orchestrator:
+        await a_call_is_answered(
+            tmp_path,
+            orchestrator,
+            accounts.variables("a-bridge", "_INBOX.bridge"),
+            accounts.variables("a-runner", "_INBOX.runner"),
+        )
+
+
+async def test_row_34_nothing_gets_from_one_account_to_another(accounts: Place) -> None:
+    """It reads, commands, claims, acknowledges, and has the server answer into the other's log."""
+    async with (
+        connect(accounts.options("a-operator", "_INBOX.operator")) as ours,
+        connect(accounts.options("b-operator", "_INBOX.operator")) as theirs,
+        connect(accounts.options("a-runner", "_INBOX.runner")) as runner,
+    ):
+        await open_log(ours, SMALL.calls)
+        log = await open_log(theirs, SMALL.calls)
+        await log.append(THEIRS.cmd, b"theirs", {"Nats-Msg-Id": "1"})
+        heard: list[str] = []
+        await theirs.subscribe("unpod.>", lambda message: heard.append(message.subject))
+        for subject in (THEIRS.own, THEIRS.ack, THEIRS.line, THEIRS.ctl):
+            assert await denied(runner, subject)
+        await denied(runner, THEIRS.cmd)  # it stands in a log of ours, if anywhere
+        for asked in ("$JS.API.STREAM.INFO.UNPOD_CALLS", "$JS.API.DIRECT.GET.UNPOD_CALLS", "$SRV.PING"):
+            await denied(runner, asked, reply=THEIRS.own)
+            await denied(runner, asked, reply=THEIRS.ctl)
+        read = [message.data async for message in (await open_log(runner, SMALL.calls)).read("unpod.call.>")]
+        assert b"theirs" not in read
+        await runner.flush(timeout_s=5)
+        await theirs.flush(timeout_s=5)
+        assert await stored(theirs) == 1
+        assert heard == []
