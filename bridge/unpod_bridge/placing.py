@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Protocol
+from typing import Final, Protocol
 
 from unpod.core import events as ev
 from unpod.core import ids
 from unpod.core.codec import encode
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.subjects import CallSubjects, Subjects
-from unpod.errors import Fenced
-from unpod.ports import Bus, Clock, EventLog, Fence
+from unpod.errors import Fenced, LogUnavailable
+from unpod.ports import Bus, Clock, EventLog, Fence, Message
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
 from unpod_bridge.sockets import Dialer
 from unpod_bridge.steadiness import Steadiness
+
+LAG_S: Final = 5.0
+LAG_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,25 @@ async def take_line(
     headers = placement_headers(services, "line", taken, session_id)
     stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, after))
     asked_at = clock.now()
-    record = await log.last(subjects.line)
-    if record is None or record.seq != stored.seq:
+    record = await _newest(services, subjects.line, stored.seq)
+    if record.seq != stored.seq:
         raise Fenced("another bridge has taken the line")
     offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
     return Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s)
+
+
+async def _newest(services: LineServices, subject: str, seq: int) -> Message:
+    """Return the last record on a subject on which `seq` is stored.
+
+    Any replica may answer, and one that lags knows of an older record or of none: it is asked again.
+    """
+    until = services.clock.now() + LAG_S
+    while services.clock.now() < until:
+        record = await services.log.last(subject)
+        if record is not None and record.seq >= seq:
+            return record
+        await services.clock.sleep(LAG_PAUSE_S)
+    raise LogUnavailable(f"the log does not show what it has stored, for {LAG_S:g} s")
 
 
 async def appoint(

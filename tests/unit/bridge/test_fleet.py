@@ -116,6 +116,14 @@ def test_a_pool_without_runners_leaves_once_and_may_come_back_before_it_has_left
     assert roster.update({AGENT: Standing(10, serving=1)}, 6.0) == [Join(AGENT)]
 
 
+def test_a_silence_that_nobody_could_have_heard_is_excused() -> None:
+    fleet = Fleet()
+    fleet.hear(said("r1"), 0.0)
+    fleet.excuse(30.0)
+    assert fleet.expire(32.9) == []
+    assert fleet.expire(33.0) == ["r1"]
+
+
 def test_bridges_register_all_of_a_pool_together() -> None:
     standing = Standing(11, serving=2, draining=1)
     names = ["b3", "b1", "b2"]
@@ -124,11 +132,3 @@ def test_bridges_register_all_of_a_pool_together() -> None:
     assert all((each.serving, each.draining) == (2, 1) for each in shares.values())
     assert share(standing, "b1", []) == standing
     assert [share(Standing(1, serving=1), name, ["b1", "b2"]).capacity for name in ("b1", "b2")] == [1, 0]
-
-
-def test_a_silence_that_nobody_could_have_heard_is_excused() -> None:
-    fleet = Fleet()
-    fleet.hear(said("r1"), 0.0)
-    fleet.excuse(30.0)
-    assert fleet.expire(32.9) == []
-    assert fleet.expire(33.0) == ["r1"]
