@@ -115,14 +115,13 @@ class CallFacts:
         return True
 
     def _control(self, record: Record, body: ev.ControlAnswered) -> None:
-        said = body.body if isinstance(body.body, dict) else {}
-        verb = said.get("verb") or said.get("command")
+        verb = ev.tag_of(body.body) if body.body is not None else ""
         time = record.envelope.time
         control = self.controls.setdefault(
             body.control,
             Control(body.control, "", time, time, body.outcome, self._outside.get(body.control, "")),
         )
-        control.verb = control.verb or (verb if isinstance(verb, str) else "")
+        control.verb = control.verb or verb
         control.ended, control.outcome = time, body.outcome
 
     def _turn(self, record: Record) -> bool:
