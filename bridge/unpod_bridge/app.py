@@ -269,6 +269,7 @@ class Bridge:
 
     def _on_departed(self, process_id: str) -> None:
         self._owners.watch.said_gone(process_id)
+        self._owners.probations.departed(process_id)
         self._community.departed(process_id)
 
     def _on_bridge(self, message: Message) -> None:

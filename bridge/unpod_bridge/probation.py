@@ -25,7 +25,7 @@ FIRST_S: Final = 0.5
 NEXT_S: Final = 0.05
 SETTLE_S: Final = 0.02
 """How long the others' wishes may be on their way."""
-FORGET_S: Final = 10.0
+FORGET_S: Final = 3.0
 """How long it counts what another bridge has said and not taken back: it may have died."""
 
 
@@ -158,6 +158,12 @@ class Probations:
         for_s = PROBATION_S if said.phase in ("begun", "lets_in") else FORGET_S
         remote.timer = self._clock.call_later(for_s, lambda: self._forget(said.runner, key))
         self._tell()
+
+    def departed(self, bridge_id: str) -> None:
+        """A bridge is gone, and nothing that it has said counts."""
+        for runner_id, remotes in tuple(self._remote.items()):
+            for key in [key for key in remotes if key[0] == bridge_id]:
+                self._forget(runner_id, key)
 
     def _forget(self, runner_id: str, key: tuple[str, str]) -> None:
         remote = self._remote.get(runner_id, {}).pop(key, None)

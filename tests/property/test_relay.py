@@ -79,8 +79,6 @@ class Play:
 
     def step(self, step: Step) -> None:
         if isinstance(step, Command):
-            if isinstance(step.command, cmd.EndReply):
-                self.pong()  # it reads one end before it is sent the next
             self.wire.does(step.command, index=step.place)
         else:
             self.wire.speaks(step.turn, step.n, step.text, after=step.after)
@@ -120,8 +118,9 @@ class Play:
     def disturb(self, what: str) -> None:
         wire = self.wire
         if what in ("drop", "cut") and wire.relay.phase == "open":
-            if what == "cut":  # the worker has read nothing of what no pong has answered
-                self.unread |= set(range(self.read, len(wire.out)))
+            if what == "cut":  # it has read nothing of what no pong has answered, but for all ends before the last one
+                ends = [place for place in range(self.read, len(wire.out)) if self.is_end(place)]
+                self.unread |= set(range(ends[-1] if ends else self.read, len(wire.out)))
             wire.lost(None)
         elif what == "back" and wire.relay.phase == "dialling":
             wire.passes(0.0)
@@ -155,12 +154,12 @@ class Play:
 
     def owes_an_end(self) -> bool:
         """Whether the end that was written last was not read."""
-        ends = [
-            place
-            for place, output in enumerate(self.wire.out)
-            if isinstance(output, do.Write) and output.data == TEXT_END
-        ]
+        ends = [place for place in range(len(self.wire.out)) if self.is_end(place)]
         return bool(ends) and ends[-1] in self.unread
+
+    def is_end(self, place: int) -> bool:
+        output = self.wire.out[place]
+        return isinstance(output, do.Write) and output.data == TEXT_END
 
     @property
     def frames(self) -> list[dict[str, object]]:

@@ -128,6 +128,19 @@ async def test_a_bridge_that_dies_in_the_middle_is_not_waited_for_for_ever(bridg
     assert bridges.a.count("r") == 0
 
 
+async def test_what_a_bridge_has_said_that_is_gone_does_not_count(bridges: Bridges) -> None:
+    bridges.a.hear(ProbationAnnounced(bridge="dead", runner="r", session="x", phase="entered"))
+    bridges.a.hear(ProbationAnnounced(bridge="dead", runner="other", session="y", phase="wants"))
+    waiting = bridges.enter(bridges.a, "s", 1.0)
+    await settle()
+    await bridges.clock.advance(SETTLE_S)
+    assert not waiting.done()
+    bridges.a.departed("dead")
+    await settle()
+    (await waiting)[0].end()
+    assert bridges.a.count("r") == 0
+
+
 async def test_a_bridge_that_is_alone_waits_for_nobodys_word() -> None:
     probations = Probations(VirtualClock())
     probation, waited = await probations.enter("r", "s", 0.0)
