@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from unpod.core import codec
@@ -22,6 +22,10 @@ from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_j
 from unpod.jetstream.api import ApiError
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import SpanSender, open_sender
+from unpod_consumers.exporters.prometheus import serving
+from unpod_consumers.projections.instruments import LAG
+from unpod_consumers.projections.series import NANO, Point
+from unpod_consumers.projections.snapshot import Snapshot
 from unpod_consumers.projections.traces import CallTrace
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "traces"
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+PORT: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 ABANDONED_AFTER_S: Final = 900.0
 
 _LOG: Final = logging.getLogger("unpod.consumers")
@@ -42,6 +47,7 @@ _WAIT_S: Final = 1.0
 _AGAIN_S: Final = 0.5
 _ACK_WAIT_S: Final = 30.0
 _WATCHED: Final = 50_000
+_LAG_EVERY_S: Final = 2.0
 _TRIES: Final = 5
 _DELIVERIES: Final = 20
 
@@ -234,6 +240,26 @@ class Watch(TraceConsumer):
         return (await self._reader.read(record, self._reader.agent(message), until_seq=message.seq)).whole()
 
 
+class Lag:
+    """How many records wait, asked for every few seconds; `shown` is the newest answer, None before the first."""
+
+    def __init__(self, consumer: TraceConsumer) -> None:
+        self._consumer = consumer
+        self.shown: Snapshot | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ask until `stop`."""
+        while not stop.is_set():
+            try:
+                waiting = await self._consumer.lag()
+                points = (((("consumer", NAME),), Point(waiting * NANO)),)
+                self.shown = Snapshot(((LAG, points),), 0, time.time_ns())
+            except (LogUnavailable, ApiError) as error:
+                _LOG.debug("the lag cannot be asked for now: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LAG_EVERY_S)
+
+
 def consumers(
     nats: Nats,
     log: JetStreamLog,
@@ -276,7 +302,11 @@ async def run_traces(config: ConsumerConfig) -> int:
         log = await open_log(nats, topology(config.prefix).calls)
         parked = Checkpoint(await open_jobs(nats, checkpoints(log.spec)), NAME)
         running = consumers(nats, log, subjects, sender, parked, content=captures(os.environ))
+        lag = Lag(running[0])
+        if config.prometheus and os.environ.get(PORT, "").strip():  # without it the port is that of the metrics
+            stack.enter_context(serving(lambda: lag.shown, config.host, config.port))
         async with asyncio.TaskGroup() as group:
+            group.create_task(lag.run(stop))
             for consumer in running:
                 group.create_task(consumer.run(stop))
             await stop.wait()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 from tests.integration.consumers.span_collector import Spans, over_grpc, over_http
@@ -228,13 +230,29 @@ async def test_a_call_without_its_end_gets_its_root(
     assert await watch.lag() == 0
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def scraped(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
 async def test_poison_is_parked_and_blocks_nothing(server: EmbeddedServer, nats: Nats, log: JetStreamLog) -> None:
     poison = message("s0", "evt", CallStarted(session_id="s0"), 1, 0.0)
     await log.append(poison.subject, b"[" * 100_000, poison.headers)
     await whole_call(log, "s1")
     wanted, received = await expected(log, "s1"), Spans()
+    port = free_port()
+    listening = {"OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
     with over_http(received) as endpoint:
-        async with consuming(server, endpoint):
+        async with consuming(server, endpoint, **listening):
             await until(lambda: received.ids() >= wanted)
+            async with asyncio.timeout(20):
+                while 'unpod_consumer_lag{consumer="traces"} 0.0' not in await asyncio.to_thread(scraped, port):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.05)
     store = await open_jobs(nats, checkpoints(log.spec))
     assert "parked/traces/1" in await store.keys()
