@@ -155,39 +155,36 @@ class TraceConsumer:
 
     async def _deliver(self, ready: Sequence[_Ready], stop: asyncio.Event) -> None:
         """Send and acknowledge; what the collector does not take after a few tries is delivered again later."""
+        sent = self.sent
         for attempt in range(_TRIES):
+            ready = await self._try(ready)
             if not ready or stop.is_set():
                 return
-            if await self._send([span for _, spans in ready for span in spans]):
-                for delivery, _ in ready:
-                    self._consumer.acknowledge(delivery)
-                return
-            ready = await self._one_by_one(ready) if len(ready) > 1 else ready
-            if ready:  # nothing goes through: it is the collector, not what it is sent
-                await self._pause(ready, _AGAIN_S * 2**attempt, stop)
-
-    async def _one_by_one(self, ready: Sequence[_Ready]) -> Sequence[_Ready]:
-        """Send each on its own, so that one that the collector refuses holds up no other; return what must wait.
-
-        What is refused while others go through is left to be delivered again, and parked when that has not helped.
-        """
-        refused: list[_Ready] = []
-        taken = False
-        for delivery, spans in ready:
-            if await self._send(spans):
-                self._consumer.acknowledge(delivery)
-                taken = taken or bool(spans)
-            else:
-                refused.append((delivery, spans))
-                if len(refused) >= _TRIES and not taken:
-                    return ready
-        if not taken:
-            return refused
-        for delivery, _ in refused:
+            await self._pause(ready, _AGAIN_S * 2**attempt, stop)
+        # While nothing goes through it is the collector, not what it is sent.
+        for delivery, _ in ready if self.sent > sent else ():
             if delivery.times >= _DELIVERIES:
                 await self._park(delivery.message, "the collector refuses its spans")
                 self._consumer.acknowledge(delivery)
-        return []
+
+    async def _try(self, ready: Sequence[_Ready]) -> Sequence[_Ready]:
+        """Send all in one, else each on its own, so that one that is refused holds up no other; return what is left."""
+        if await self._send([span for _, spans in ready for span in spans]):
+            for delivery, _ in ready:
+                self._consumer.acknowledge(delivery)
+            return []
+        if len(ready) == 1:
+            return ready
+        refused: list[_Ready] = []
+        sent = self.sent
+        for delivery, spans in ready:
+            if await self._send(spans):
+                self._consumer.acknowledge(delivery)
+            else:
+                refused.append((delivery, spans))
+                if len(refused) >= _TRIES and self.sent == sent:
+                    return ready  # it takes nothing at all
+        return refused
 
     async def _pause(self, left: Sequence[_Ready], seconds: float, stop: asyncio.Event) -> None:
         _LOG.warning("the collector does not take the spans of %d records; trying again in %g s", len(left), seconds)
@@ -238,7 +235,14 @@ class Watch(TraceConsumer):
 
 
 def consumers(
-    nats: Nats, log: JetStreamLog, subjects: Subjects, sender: SpanSender, parked: Checkpoint, *, content: bool = False
+    nats: Nats,
+    log: JetStreamLog,
+    subjects: Subjects,
+    sender: SpanSender,
+    parked: Checkpoint,
+    *,
+    content: bool = False,
+    abandoned_after_s: float = ABANDONED_AFTER_S,
 ) -> tuple[TraceConsumer, Watch]:
     """Return what one process runs, not opened yet."""
     reader = TraceReader(log, subjects, content=content)
@@ -253,7 +257,9 @@ def consumers(
     watched = PullConsumer(
         nats, PullSpec(stream, f"unpod-{NAME}-ends", starts, ack_wait_s=2 * _ACK_WAIT_S, max_pending=_WATCHED)
     )
-    return TraceConsumer(spans, reader, sender, parked), Watch(watched, reader, sender, parked)
+    return TraceConsumer(spans, reader, sender, parked), Watch(
+        watched, reader, sender, parked, after_s=abandoned_after_s
+    )
 
 
 async def run_traces(config: ConsumerConfig) -> int:

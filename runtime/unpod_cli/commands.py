@@ -76,8 +76,9 @@ def demo(*, speed: float, no_color: bool, as_json: bool) -> int:
     """Put six calls through a whole system on this machine, at once.
 
     Starts a local orchestrator with its speech worker, a nats-server, a bridge process and a runner process with an
-    example agent; shows the conversations, then one call's event log, its metrics, and the runner's stats. It needs no
-    key and no network, and leaves nothing behind. The exit status is 0 if every call went as its script says.
+    example agent; shows the conversations, then one call's event log, its metrics and its trace, and the runner's
+    stats. It needs no key and no network, and leaves nothing behind. The exit status is 0 if every call went as its
+    script says.
     """
     with extras():
         from unpod_cli.demo.run import run_demo  # noqa: PLC0415 - slow to import

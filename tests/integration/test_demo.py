@@ -51,6 +51,8 @@ async def test_six_calls_a_log_metrics_and_stats(scratch: dict[str, str], tmp_pa
         "run.call.completed",
         "Its metrics",
         "(pizza-1)",
+        "Its trace",
+        "    invoke_agent pizzeria",
         "The runner's stats",
         "6 completed, 0 failed",
         "6 of 6 calls went as their scripts say",

@@ -10,6 +10,7 @@ from msgspec import Struct
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.commands import EndReply
+from unpod.core.events import tag_of
 from unpod.core.replay import merge
 
 
@@ -115,7 +116,7 @@ class CallFacts:
         return True
 
     def _control(self, record: Record, body: ev.ControlAnswered) -> None:
-        verb = ev.tag_of(body.body) if body.body is not None else ""
+        verb = "" if body.body is None else tag_of(body.body)
         time = record.envelope.time
         control = self.controls.setdefault(
             body.control,

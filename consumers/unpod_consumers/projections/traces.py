@@ -149,7 +149,9 @@ class CallTrace:
         asked, end = within
         key, name = f"turn:{turn.number}", f"invoke_agent {self._agent}"
         inner = span_id(self._trace, key, name)
-        chats = [self._chat(record, inner) for record in turn.models]
+        # Of a single call without a figure of its own the session has measured the time.
+        measured = done.llm_total_ms if len(turn.models) == 1 else None
+        chats = [self._chat(record, inner, measured) for record in turn.models]
         if not chats and _known(done.llm_total_ms):
             attributes = _model(done.model, done.provider, done.llm_ttft_ms, (done.tokens_in, done.tokens_out))
             until = asked + _seconds(done.llm_total_ms)
@@ -160,7 +162,7 @@ class CallTrace:
         parent = turn_span(self._session, turn.number)
         return [self._span(name, key, parent, (asked, closed), agent), *inside]
 
-    def _chat(self, record: Record, parent: str) -> Span:
+    def _chat(self, record: Record, parent: str, measured_ms: float | None) -> Span:
         body = record.body if isinstance(record.body, LLMCalled) else LLMCalled()
         end = record.envelope.time
         attributes = _model(body.model, body.provider, body.ttft_ms, (body.tokens_in, body.tokens_out))
@@ -168,7 +170,7 @@ class CallTrace:
             attributes["gen_ai.usage.cache_read.input_tokens"] = body.cached
         if body.cache_write:
             attributes["gen_ai.usage.cache_creation.input_tokens"] = body.cache_write
-        start = end - _seconds(body.latency_ms)
+        start = end - _seconds(measured_ms if body.latency_ms is None else body.latency_ms)
         return self._span(_chat_name(body.model), record.envelope.id, parent, (start, end), attributes)
 
     def _tool(self, tool: Tool, parent: str, turn_end: float) -> Span:

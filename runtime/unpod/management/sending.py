@@ -20,6 +20,7 @@ from unpod.core.subjects import CallSubjects
 from unpod.errors import ControlRefused, ControlUnanswered, LogError, SessionClosed
 from unpod.management.hearing import Hearings
 from unpod.management.models import ControlApplied
+from unpod.management.tracing import current_traceparent
 
 _LOOK_S: Final = 1.0
 _MARGIN_S: Final = 1.0
@@ -82,6 +83,7 @@ class Control:
             time=time.time(),
             epoch=0,
             index=0,
+            traceparent=current_traceparent(),
         )
         return to_headers(envelope)
 

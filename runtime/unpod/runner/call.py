@@ -19,6 +19,7 @@ from unpod.session.scope import entered
 from unpod.session.seat import Seat
 from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
+from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
 
 logger = logging.getLogger("unpod.runner")
@@ -209,7 +210,7 @@ class Call:
 
     async def _run_entrypoint(self, context: CallContext) -> BaseException | None:
         """Run the developer's code and return what it raised; once another runner owns the call, it is stopped."""
-        with entered(self._driver.main):
+        with entered(self._driver.main), in_turn(context.session_id):
             work = asyncio.create_task(self._attempt(context), name=f"unpod-entrypoint-{context.session_id}")
         belongs(work, context.session_id)
         self._driver.on_fenced = work.cancel

@@ -13,6 +13,7 @@ from unpod.core.decision import FireHooks
 from unpod.session.frame_view import FrameView
 from unpod.session.hooks import Hooks, Runs, every
 from unpod.session.scope import Scope
+from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
 
 logger = logging.getLogger("unpod.session")
@@ -58,7 +59,8 @@ class HookRunner:
             self._raised(event, function, error, cause)
 
         work = self._hooks.fire(fire.event, args, fire.kwargs, cause=cause, report=report, runs=runs, begun=begun)
-        task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
+        with in_turn(self._session, fire.turn):
+            task = asyncio.get_running_loop().create_task(work, name=f"unpod-hook-{fire.event}")
         belongs(task, self._session)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

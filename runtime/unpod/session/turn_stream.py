@@ -19,6 +19,7 @@ from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainRepor
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
 from unpod.errors import AdapterError
 from unpod.session.scope import Scope, entered
+from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
 
 logger = logging.getLogger("unpod.session")
@@ -142,7 +143,8 @@ class TurnStream:
         if view is None or self._stale():
             return
         try:
-            with entered(Scope(cause, "brain")), nullcontext() if scope is None else in_call(scope):
+            inside = nullcontext() if scope is None else in_call(scope)
+            with entered(Scope(cause, "brain")), in_turn(self._session, turn), inside:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
                 await self._hand_on(stream, turn)
                 complete = view.is_complete()

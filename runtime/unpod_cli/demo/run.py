@@ -24,6 +24,7 @@ from unpod_cli.demo.show import Show
 from unpod_cli.failure import FAILED, Failure
 from unpod_cli.stack import Agent, Stack
 from unpod_cli.transcript import Spoken, Transcriber
+from unpod_cli.waterfall import spans_of
 
 AGENT_FILE: Final = Path(__file__).with_name("pizzeria.py")
 
@@ -154,6 +155,9 @@ class Demo:
         if recorded.call is not None:
             self._show.log(recorded.demo, f"unpod.call.pizzeria.{recorded.call.session_id}.>", recorded.records)
             self._show.metrics(figures.call_metrics(recorded.records, time.time()))
+            spans = spans_of(recorded.call.session_id, "pizzeria", recorded.records)
+            if spans:
+                self._show.trace(spans)
         if stats is not None:
             self._show.stats(stats)
         self._show.verdict([(one.demo, one.problems) for one in played], seconds)

@@ -18,6 +18,8 @@ from unpod_cli.demo.calls import DemoCall
 from unpod_cli.layout import Cell, Columns, facts
 from unpod_cli.summary import WITHHELD
 from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken
+from unpod_cli.waterfall import waterfall
+from unpod_consumers.projections.spans import Span
 
 _WORDS_SHOWN: Final = 2
 
@@ -74,6 +76,11 @@ class Show:
         """Show the same call's metrics."""
         self.heading("Its metrics", "folded from that log; session.metrics.live() gives the same")
         self._console.print(figures.metrics_lines(metrics))
+
+    def trace(self, spans: Sequence[Span]) -> None:
+        """Show the same call's trace."""
+        self.heading("Its trace", f"out of the same log, as `unpod consume traces` sends it: {spans[0].trace_id}")
+        self._console.print(waterfall(spans))
 
     def stats(self, stats: RunnerStats) -> None:
         """Show the runner's stats."""
