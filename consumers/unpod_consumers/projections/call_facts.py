@@ -10,7 +10,6 @@ from msgspec import Struct
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.commands import EndReply
-from unpod.core.events import tag_of
 from unpod.core.replay import merge
 
 
@@ -116,7 +115,7 @@ class CallFacts:
         return True
 
     def _control(self, record: Record, body: ev.ControlAnswered) -> None:
-        verb = "" if body.body is None else tag_of(body.body)
+        verb = ev.tag_of(body.body) if body.body is not None else ""
         time = record.envelope.time
         control = self.controls.setdefault(
             body.control,

@@ -14,7 +14,8 @@ from tests.histories.recorder import Line
 
 from unpod.core import codec
 from unpod.core.codec import Record
-from unpod.core.events import CallEnded, CallStarted, TurnCompleted
+from unpod.core.controls import EndSession
+from unpod.core.events import CallEnded, CallStarted, ControlAnswered, TurnCompleted
 from unpod.core.subjects import Subjects
 from unpod.core.traces import root_span, trace_id, turn_span
 from unpod_consumers.exporters.otlp_traces import to_otel
@@ -151,3 +152,25 @@ def test_order_and_repeats_change_no_span(shuffled: list[Record], again: list[Re
     trace = trace_of([*shuffled, *again])
     for record in [*TRIGGERS, *again]:
         assert trace.spans_of(record) == expected.spans_of(record)
+
+
+def test_a_command_from_outside_is_a_span_linked_to_who_gave_it() -> None:
+    started = next(record for record in CONVERSATION if isinstance(record.body, CallStarted))
+    told = next(record for record in CONVERSATION if record.envelope.type == "ack.command.acknowledged")
+    asked = msgspec.structs.replace(
+        told,
+        channel="ctl",
+        envelope=msgspec.structs.replace(told.envelope, id="c1", type="ctl.end", traceparent=PARENT, epoch=0, index=0),
+        body=EndSession(),
+    )
+    admitted = msgspec.structs.replace(
+        told, body=ControlAnswered(control="c1", outcome="admitted", body=EndSession(actor="somebody"))
+    )
+    rest = [record for record in CONVERSATION if record is not told]
+    span = named(trace_of([*rest, asked, admitted]).whole(), "control end")[0]
+    assert (span.parent_id, span.links, span.error) == (root_span("history-conversation"), (PARENT,), "")
+    assert span.attributes["unpod.outcome"] == "admitted"
+    assert "somebody" not in str(span)
+    refused = msgspec.structs.replace(told, body=ControlAnswered(control="c1", outcome="refused", body=EndSession()))
+    assert named(trace_of([*rest, asked, refused]).whole(), "control end")[0].error == "refused"
+    assert started.envelope.time <= span.start
