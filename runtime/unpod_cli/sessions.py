@@ -189,7 +189,8 @@ def _show(found: Iterable[SessionRecord], *, as_json: bool, line: bool) -> None:
         (row.session_id, row.agent_id or "", state_of(row), age(row.duration_s), str(row.turns or 0), row.owner or "")
         for row in rows
     ]
-    make_console().print(Columns(cells, head=_HEAD, right=(3, 4)) if cells else "no sessions")
+    # Ids are to be copied: a narrow terminal wraps a row, and nothing of it is cut off.
+    make_console().print(Columns(cells, head=_HEAD, right=(3, 4)) if cells else "no sessions", soft_wrap=True)
 
 
 def _print_json(value: object, *, line: bool = False) -> None:

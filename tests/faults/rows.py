@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, controls, hostile, nats, runners, sockets, talk
+from tests.faults.acts import bridges, consumers, controls, hostile, nats, runners, sockets, talk
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
@@ -273,6 +273,13 @@ LOG: tuple[Row, ...] = (
 
 TALK: tuple[Row, ...] = (
     Row(
+        number=27,
+        name="the metrics consumer is killed and run again",
+        act=consumers.killed_and_rerun,
+        then=consumers.it_counts_what_the_log_says,
+        within_s=2.0,
+    ),
+    Row(
         number=28,
         name="hooks that raise, hang, flood",
         act=talk.hooks_misbehave,
@@ -348,9 +355,7 @@ ROWS: tuple[Row, ...] = tuple(
     sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *TALK), key=lambda row: (row.number, row.variant))
 )
 
-NOT_YET: dict[str, str] = {
-    "27": "there are no consumers yet",
-}
+NOT_YET: dict[str, str] = {}
 """The key of a row, and why it is left out."""
 
 PLAYED: tuple[Row, ...] = tuple(row for row in ROWS if row.key not in NOT_YET)

@@ -27,6 +27,15 @@ async def client(talk: Talk, actor: str = "ann") -> AsyncIterator[AsyncClient]:
         yield opened
 
 
+async def in_the_log(talk: Talk, session: str) -> None:
+    """Return once the log tells of a session, which it does a moment after the worker does."""
+
+    async def known() -> bool:
+        return await talk.stack.owner(session) is not None
+
+    await eventually(known, "the session in the log")
+
+
 async def test_what_is_said_from_outside_is_said_once(tmp_path: Path) -> None:
     async with a_call(tmp_path) as talk, client(talk) as outside:
         for _ in range(2):
@@ -133,6 +142,7 @@ async def test_a_transfer_and_a_merge(tmp_path: Path) -> None:
     async with a_call(tmp_path) as talk, client(talk) as outside:
         other = await talk.stack.orchestrator.place_call("agent")
         await other.connected()
+        await in_the_log(talk, other.session_id)
         with pytest.raises(ControlRefused, match="webrtc and livekit go through"):
             await outside.sessions.transfer(talk.session, to_type="webrtc", to_config={})
         merged = await outside.sessions.merge(talk.session, secondary_session_ids=[other.session_id, "nobody"])
@@ -153,6 +163,7 @@ async def test_the_example_of_a_seed_page(tmp_path: Path, page: Path, monkeypatc
         primary, other = [await talk.stack.orchestrator.place_call("agent") for _ in range(2)]
         for call in (primary, other):
             await call.connected()
+            await in_the_log(talk, call.session_id)
         await outside.sessions.say(talk.session, LONG[:3000])  # what ends a call waits until it is said
         await talk.call.observed(lambda call: call.state == "speaking", "it speaks")
         await snippet(

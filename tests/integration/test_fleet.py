@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from tests.faults.load import Load, load
 from tests.faults.process import eventually
 from tests.faults.stack import Setup, Stack, stack
 
+from unpod import AsyncClient
+
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 RUNNERS, BRIDGES = 4, 2
 EACH = -(-int(os.environ.get("FLEET_CALLS", "16")) // RUNNERS)
 CALLS = RUNNERS * EACH
+PER_S, LATE_S = 100, 10.0
 FLEET = Setup(
     cluster=True,
     runners=RUNNERS,
@@ -57,6 +62,28 @@ async def finished(world: Stack, talking: Load, allow: Allow) -> None:
         assert not findings, str(findings)
 
 
+async def controls(world: Stack, talking: Load, count: int) -> None:
+    """Say things on all calls from outside, 100 a second; each is answered, and nothing is said twice."""
+    loop = asyncio.get_running_loop()
+    took: list[float] = []
+    async with AsyncClient(nats_url=world.cluster.url) as client:
+
+        async def say(number: int) -> None:
+            begun = loop.time()
+            caller = talking.callers[number % len(talking.callers)]
+            await client.sessions.say(caller.session, f"from outside {number}", command_id=f"outside-{number}")
+            took.append(loop.time() - begun)
+
+        sending: list[asyncio.Task[None]] = []
+        for number in range(count):
+            sending.append(asyncio.create_task(say(number)))
+            await asyncio.sleep(1 / PER_S)
+        await asyncio.gather(*sending)  # one that was refused, or not answered, raises
+    said = Counter(frame.raw.get("text") for caller in talking.callers for frame in caller.call.frames)
+    assert {said[f"from outside {number}"] for number in range(count)} == {1}
+    assert max(took) < LATE_S  # a control that is later than its deadline is refused, never done late
+
+
 async def test_a_fleet_registers_what_it_has_and_fills_the_runners_with_room(tmp_path: Path) -> None:
     rng = random.Random(1)  # noqa: S311 - a schedule that can be run again
     async with stack(tmp_path, FLEET) as world, load(world.orchestrator, rng) as talking:
@@ -75,5 +102,5 @@ async def test_a_fleet_registers_what_it_has_and_fills_the_runners_with_room(tmp
 
         await eventually(full, "every runner has as many calls as it has room for")
         await talking.begin()
-        await talking.answers(2)
+        await asyncio.gather(controls(world, talking, 3 * CALLS), talking.answers(2))
         await finished(world, talking, Allow())

@@ -315,9 +315,16 @@ class Nats:
             with suppress(asyncio.CancelledError, OSError, NatsError):
                 await connecting
         self._down()
-        with suppress(OSError, NatsError, TimeoutError, LogUnavailable):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._client.close()
+        try:
+            with suppress(OSError, NatsError, TimeoutError, LogUnavailable):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._client.close()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if (
+                task is None or task.cancelling()
+            ):  # else it is asyncio's own, of a TLS socket that was lost as it closed
+                raise
         self.replies.close(LogUnavailable("this connection is closed"))
 
     def _down(self) -> None:

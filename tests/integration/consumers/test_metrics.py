@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.consumers.collector import Received, over_grpc, over_http
+from tests.integration.consumers.process import consuming
 from tests.unit.consumers.records import call_of
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
 from unpod.jetstream.topology import MIB, topology
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
@@ -46,64 +42,6 @@ async def log(nats: Nats) -> JetStreamLog:
     return await open_log(nats, topology(max_bytes=64 * MIB).calls)
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-class Consumer:
-    """The process and its endpoint."""
-
-    def __init__(self, process: Process, port: int) -> None:
-        self.process = process
-        self._port = port
-
-    async def samples(self) -> dict[str, float]:
-        try:
-            text = await asyncio.to_thread(self._scrape)
-        except OSError:
-            return {}  # it has not come up yet
-        found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
-        return found
-
-    def _scrape(self) -> str:
-        with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-
-    async def until(self, name: str, value: float) -> dict[str, float]:
-        async with asyncio.timeout(20):
-            while (found := await self.samples()).get(name) != value:
-                assert self.process.returncode is None
-                await asyncio.sleep(0.05)
-        return found
-
-
-@asynccontextmanager
-async def consuming(server: EmbeddedServer, **settings: str) -> AsyncIterator[Consumer]:
-    port = free_port()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-        "UNPOD_NATS_URL": server.url,
-        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
-        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
-        "OTEL_METRIC_EXPORT_INTERVAL": "100",
-        **settings,
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "unpod_cli", "consume", "metrics", env=environment
-    )
-    try:
-        yield Consumer(process, port)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
 async def write(log: JetStreamLog, *messages: Message) -> None:
     for one in messages:
         await log.append(one.subject, one.data, one.headers)
@@ -125,7 +63,7 @@ async def test_killed_in_mid_run_it_counts_nothing_twice_and_loses_nothing(
 ) -> None:
     total = 0
     for batch in range(3):
-        async with consuming(server) as consumer:
+        async with consuming(server.url) as consumer:
             await write(log, *both(f"first-{batch}"))
             total += 1
             await consumer.until("unpod_calls_total", total)
@@ -134,7 +72,7 @@ async def test_killed_in_mid_run_it_counts_nothing_twice_and_loses_nothing(
             await consumer.process.wait()
             await writing
             total += 20
-    async with consuming(server) as consumer:
+    async with consuming(server.url) as consumer:
         found = await consumer.until("unpod_calls_total", total)
         assert found["unpod_turn_e2e_latency_seconds_count"] == 2 * total
         assert found["unpod_turn_interruptions_total"] == total
@@ -149,7 +87,7 @@ async def test_a_collector_gets_what_it_first_refused(server: EmbeddedServer, lo
     await write(log, *both("s1"))
     with (over_grpc if protocol == "grpc" else over_http)(received) as endpoint:
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-        async with consuming(server, OTEL_SERVICE_NAME="unpod-test", **settings):
+        async with consuming(server.url, OTEL_SERVICE_NAME="unpod-test", **settings):
             await until(lambda: "unpod.calls" in received.metrics())
         calls = received.metrics()["unpod.calls"].sum.data_points[0]
     assert received.refused == 2
@@ -163,7 +101,7 @@ async def test_poison_and_unknown_records_block_nothing(server: EmbeddedServer, 
     await log.append(poison.subject, b"[" * 100_000, {**poison.headers, "Nats-Msg-Id": "poison"})
     await log.append("unpod.call.support.s1.evt.never.heard.of", b"{}", {})
     await write(log, *both("s1"))
-    async with consuming(server) as consumer:
+    async with consuming(server.url) as consumer:
         found = await consumer.until("unpod_calls_total", 1)
     assert found["unpod_consumer_parked_total"] == 2
     store = await open_jobs(nats, checkpoints(log.spec))
@@ -173,7 +111,7 @@ async def test_poison_and_unknown_records_block_nothing(server: EmbeddedServer, 
 
 async def test_nats_killed_and_back_only_delays(server: EmbeddedServer, log: JetStreamLog) -> None:
     await write(log, *both("s1"))
-    async with consuming(server) as consumer:
+    async with consuming(server.url) as consumer:
         await consumer.until("unpod_calls_total", 1)
         await server.down(kill=True)
         await server.up()

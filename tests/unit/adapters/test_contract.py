@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 import pytest
 from httpx import AsyncClient
 from langgraph.graph import START, MessagesState, StateGraph
+from tests.providers import mcp_server
 from tests.providers.anthropic_wire import AnthropicWire, anthropic_client
 from tests.providers.chat_model import PlayedChatModel
 from tests.providers.http_wire import ChunksWire, EventsWire
@@ -20,8 +21,10 @@ from unpod.adapters import (
     EchoAdapter,
     FallbackAdapter,
     HTTPAdapter,
+    MCPAdapter,
     OpenAIAdapter,
     ScriptedAdapter,
+    close_clients,
 )
 from unpod.testing import ADAPTER_PROMISES, Answer, FakeModel, adapter_contract
 
@@ -64,6 +67,13 @@ async def fallback(model: FakeModel) -> AsyncIterator[FallbackAdapter]:
         yield FallbackAdapter([broken, brain], first_token_s=30.0)
 
 
+@asynccontextmanager
+async def mcp(model: FakeModel) -> AsyncIterator[MCPAdapter]:
+    async with mcp_server.served() as url, openai(model) as brain:
+        yield MCPAdapter(brain, url)
+        await close_clients()
+
+
 def langchain(model: FakeModel) -> PlayedChatModel:
     return PlayedChatModel(played=model)
 
@@ -85,6 +95,7 @@ MODELS: dict[str, Callable[[FakeModel], object]] = {
     "generator": generator,
     "langchain": langchain,
     "langgraph": langgraph,
+    "mcp": mcp,
     "openai": openai,
     "anthropic": anthropic,
 }
