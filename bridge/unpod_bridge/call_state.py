@@ -40,6 +40,7 @@ class RelaySettings:
     receipt_s: float = 0.25
     again_s: float = 0.5
     give_up_s: float = 2.0
+    rejoin_s: float = 10.0
     fetch_s: float = 0.2
     doubt_s: float = 0.25
     end_grace_s: float = 30.0
@@ -85,6 +86,8 @@ class CallState:
     """The turn whose end was written last, as long as the worker may not have read it; 0 for none."""
     pings: list[bytes] = field(default_factory=list)
     """The tokens of pings that no pong has answered, in order."""
+    rejoined_by: float = 0.0
+    """Until when the owner may be at a NATS node that has not joined ours again."""
     last_receipt: float = 0.0
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""

@@ -223,7 +223,7 @@ class Performer:
 
     def lose_patience(self, now: float) -> None:
         """Give up what is missing, unless nobody could be asked: NATS may be back, and its nodes not yet joined."""
-        if "log" in self._call.timers:
+        if "log" in self._call.timers or now < self._call.rejoined_by:
             self._call.timers["give_up"] = now + self._call.settings.give_up_s
         else:
             self.give_up(now)
@@ -231,7 +231,10 @@ class Performer:
     def log_back(self, now: float) -> None:
         """The log answers again: from now on an owner that is asked can answer."""
         timers = self._call.timers
-        if timers.pop("log", None) is not None and "give_up" in timers:
+        if timers.pop("log", None) is None:
+            return
+        self._call.rejoined_by = now + self._call.settings.rejoin_s
+        if "give_up" in timers:
             timers["give_up"] = now + self._call.settings.give_up_s
             self.ask_again(now)
 
