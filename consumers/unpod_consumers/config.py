@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
-
-Protocol = Literal["grpc", "http/protobuf"]
+from unpod.jetstream import NatsOptions, nats_options
+from unpod_consumers.telemetry import Protocol, protocol_of
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _MAX_PORT: Final = 65_535
 
 
@@ -50,7 +48,7 @@ class ConsumerConfig:
             nats=_nats(found, (nats_url or "").strip()),
             prefix=prefix,
             log_level=found.get("UNPOD_LOG_LEVEL", "INFO").upper(),
-            otlp=_protocol(found) if "otlp" in exporters else None,
+            otlp=protocol_of(found, "METRICS") if "otlp" in exporters else None,
             otlp_interval_s=_number(found, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1_000,
             prometheus="prometheus" in exporters,
             host=found.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"),
@@ -72,16 +70,6 @@ def _exporters(found: Mapping[str, str]) -> frozenset[str]:
     return names
 
 
-def _protocol(found: Mapping[str, str]) -> Protocol:
-    name = next((name for name in _PROTOCOLS if name in found), _PROTOCOLS[-1])
-    text = found.get(name, "http/protobuf")
-    if text == "grpc":
-        return "grpc"
-    if text == "http/protobuf":
-        return "http/protobuf"
-    raise ConfigurationError(f"{name} is {text[:40]!r}: give grpc or http/protobuf")
-
-
 def _number(found: Mapping[str, str], name: str, default: int) -> int:
     text = found.get(name, str(default))
     if not (text.isascii() and text.isdigit()) or not int(text):
@@ -97,18 +85,8 @@ def _port(found: Mapping[str, str]) -> int:
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
-    variable = "--nats-url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
-    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
-    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
-    if not text and context is None:
+    options = nats_options(found, argument)
+    if options is None:
         raise ConfigurationError("UNPOD_NATS_URL is not set: export the URL of the NATS server that has the calls")
-    credentials = context.credentials if context is not None else Credentials()
-    if "NATS_CREDS" in found:
-        credentials = Credentials(creds_file=found["NATS_CREDS"])
-    return NatsOptions(
-        urls=parse_urls(text) if text or context is None else context.urls,
-        name="unpod-consumer",
-        credentials=credentials,
-        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
-        variable=variable if text else "NATS_CONTEXT",
-    )
+    variable = "--nats-url" if argument else options.variable
+    return replace(options, name="unpod-consumer", variable=variable)

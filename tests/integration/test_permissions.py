@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.faults.process import Process, start
 from tests.faults.stack import SUBJECTS
+from tests.integration.consumers.process import consuming
+from tests.integration.consumers.span_collector import Spans, over_http
 from tests.integration.jetstream.servers import RANDOM_PORT, server
 from tests.integration.pty_rig import environment, run
 from tests.pages import ROOT
@@ -126,6 +128,22 @@ async def a_call_is_answered(
 # ---------------------------------------------------------------------------------------------------- one account
 
 
+async def consumers_work(roles: Place) -> None:
+    """Run the consumers in their role: both come to the end of the log."""
+    received = Spans()
+    variables = roles.variables("consumer", "_INBOX.consumer")
+    url = variables.pop("UNPOD_NATS_URL")
+    with over_http(received) as endpoint:
+        for name in ("metrics", "traces"):
+            async with consuming(
+                url, name, **variables, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{endpoint}/v1/traces"
+            ) as one:
+                await one.until("unpod_consumer_lag", 0)
+                one.process.terminate()
+                assert await one.process.wait() == 0
+    assert "conversation" in {span.name for span in received.all()}
+
+
 async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
     await make_streams(roles.variables("operator", "_INBOX.operator"))
     async with LocalOrchestrator(speed=100) as orchestrator:
@@ -145,6 +163,7 @@ async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
         first = await asyncio.wait_for(got.get(), 5)
         assert first.subject.startswith("unpod.call.agent.")
         await consumer.request(first.reply, b"+ACK", timeout_s=5)
+    await consumers_work(roles)
     done = await run("doctor", "--json", env=environment(**roles.variables("operator", "_INBOX.operator")))
     found = {each["name"]: each["status"] for each in json.loads(done.out)["checks"]}
     assert {found[name] for name in ("NATS", "JetStream", "stream UNPOD_CALLS", "stream KV_UNPOD_JOBS")} == {"ok"}
