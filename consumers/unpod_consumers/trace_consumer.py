@@ -28,8 +28,10 @@ _LOG: Final = logging.getLogger("unpod.consumers")
 _BATCH: Final = 256
 _WAIT_S: Final = 1.0
 _AGAIN_S: Final = 0.5
-_TRIES: Final = 5
+_TRIES: Final = 3
+_LATER_S: Final = 5.0
 _DELIVERIES: Final = 20
+_REFUSED: Final = 10_000
 
 _Ready: TypeAlias = "tuple[Delivery, list[Span]]"
 """A record and the spans that it gives."""
@@ -46,22 +48,24 @@ class TraceConsumer:
         self._sender = sender
         self._parked = parked
         self._hold_s = hold_s
+        self._refused: dict[int, int] = {}
+        """How many spans had been taken when a record, by its sequence, was refused first."""
         self.sent = 0
         """Spans that the collector has taken."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop`; what NATS or the collector cannot take now is tried again."""
-        opened = False
-        while not stop.is_set():
-            try:
-                if not opened:
+        try:
+            while not stop.is_set():
+                try:
                     await self._consumer.open()
-                    opened = True
-                await self._round(stop)
-            except (LogUnavailable, ApiError) as error:
-                _LOG.warning("the log cannot be read now: %s", error)
-                opened = False
-                await asyncio.sleep(_AGAIN_S)
+                    while not stop.is_set():
+                        await self._round(stop)
+                except (LogUnavailable, ApiError) as error:
+                    _LOG.warning("the log cannot be read now: %s", error)
+                    await asyncio.sleep(_AGAIN_S)
+        finally:
+            await self._consumer.close()
 
     async def lag(self) -> int:
         """Return how many records wait or are being worked on."""
@@ -119,41 +123,56 @@ class TraceConsumer:
     # -------------------------------------------------------------------------------------------------------- deliver
 
     async def _deliver(self, ready: Sequence[_Ready], left: dict[int, Delivery], stop: asyncio.Event) -> None:
-        """Send and acknowledge; what the collector does not take after a few tries is delivered again later."""
-        sent = self.sent
-        for attempt in range(_TRIES):
+        """Send and acknowledge; what the collector does not take after a few tries comes again a little later."""
+        tries = _TRIES if any(delivery.times == 1 for delivery, _ in ready) else 1
+        for attempt in range(tries):
             ready = await self._try(ready, left, stop)
             if not ready or stop.is_set():
                 return
-            seconds = _AGAIN_S * 2**attempt
-            _LOG.warning("the collector does not take the spans of %d records; again in %g s", len(ready), seconds)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds)
-        # While nothing goes through it is the collector, not what it is sent.
-        for delivery, _ in ready if self.sent > sent else ():
-            if delivery.times >= _DELIVERIES:
-                await note(self._parked, delivery.message, "the collector refuses its spans")
-                self._done(delivery, left)
+            _LOG.warning("the collector does not take the spans of %d records; they are sent again", len(ready))
+            if attempt + 1 < tries:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _AGAIN_S * 2**attempt)
+        for delivery, _ in ready:
+            await self._give_up(delivery, left)
+
+    async def _give_up(self, delivery: Delivery, left: dict[int, Delivery]) -> None:
+        """Put a record off, or park it where it was refused for long: while others went through, it is to blame."""
+        sent = self._refused.get(delivery.message.seq, self.sent)
+        if delivery.times >= _DELIVERIES and self.sent > sent:
+            await note(self._parked, delivery.message, "the collector refuses its spans")
+            self._done(delivery, left)
+        else:
+            left.pop(delivery.place, None)
+            self._consumer.postpone(delivery, _LATER_S)
 
     async def _try(self, ready: Sequence[_Ready], left: dict[int, Delivery], stop: asyncio.Event) -> Sequence[_Ready]:
-        """Send all in one, else each on its own, so that one that is refused holds up no other; return what is left."""
+        """Send all in one, else each on its own, so that one that is refused holds up no other.
+
+        Return what is left, what was refused behind what was not tried.
+        """
         if await self._send([span for _, spans in ready for span in spans]):
             for delivery, _ in ready:
                 self._done(delivery, left)
             return []
-        if len(ready) == 1:
-            return ready
         refused: list[_Ready] = []
         sent = self.sent
+        ready = sorted(ready, key=lambda one: one[0].message.seq in self._refused)
         for at, (delivery, spans) in enumerate(ready):
-            if await self._send(spans):
+            if len(ready) > 1 and await self._send(spans):
                 self._done(delivery, left)
                 continue
             refused.append((delivery, spans))
+            self._note_refused(delivery)
             # Two in a row, and none that went through: it takes nothing at all.
             if stop.is_set() or (len(refused) > 1 and self.sent == sent):
-                return [*refused, *ready[at + 1 :]]
+                return [*ready[at + 1 :], *refused]
         return refused
+
+    def _note_refused(self, delivery: Delivery) -> None:
+        self._refused.setdefault(delivery.message.seq, self.sent)
+        if len(self._refused) > _REFUSED:
+            del self._refused[next(iter(self._refused))]
 
     async def _send(self, spans: list[Span]) -> bool:
         taken = await asyncio.to_thread(self._sender.send, spans)
@@ -163,6 +182,7 @@ class TraceConsumer:
     def _done(self, delivery: Delivery, left: dict[int, Delivery]) -> None:
         self._consumer.acknowledge(delivery)
         left.pop(delivery.place, None)
+        self._refused.pop(delivery.message.seq, None)
 
 
 class Watch(TraceConsumer):

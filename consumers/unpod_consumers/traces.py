@@ -67,6 +67,16 @@ class Lag:
                 await asyncio.wait_for(stop.wait(), _LAG_EVERY_S)
 
 
+def specs(stream: str, subjects: Subjects, *, ack_wait_s: float = _ACK_WAIT_S) -> tuple[PullSpec, PullSpec]:
+    """Return what the two consumers on the server are."""
+    started = subjects.every("evt", "call.started")
+    ends = (started, subjects.every("run", "turn.completed"), subjects.every("evt", "call.ended"))
+    return (
+        PullSpec(stream, f"unpod-{NAME}", ends, ack_wait_s=ack_wait_s, max_pending=_PENDING),
+        PullSpec(stream, f"unpod-{NAME}-ends", (started,), ack_wait_s=2 * ack_wait_s, max_pending=_WATCHED),
+    )
+
+
 def consumers(
     nats: Nats,
     log: JetStreamLog,
@@ -78,17 +88,7 @@ def consumers(
     abandoned_after_s: float = ABANDONED_AFTER_S,
 ) -> tuple[TraceConsumer, Watch]:
     """Return what one process runs, not opened yet."""
-    ends = (
-        subjects.every("evt", "call.started"),
-        subjects.every("run", "turn.completed"),
-        subjects.every("evt", "call.ended"),
-    )
-    stream = log.spec.name
-    spans = PullConsumer(nats, PullSpec(stream, f"unpod-{NAME}", ends, ack_wait_s=_ACK_WAIT_S, max_pending=_PENDING))
-    starts = (subjects.every("evt", "call.started"),)
-    watched = PullConsumer(
-        nats, PullSpec(stream, f"unpod-{NAME}-ends", starts, ack_wait_s=2 * _ACK_WAIT_S, max_pending=_WATCHED)
-    )
+    spans, watched = (PullConsumer(nats, spec) for spec in specs(log.spec.name, subjects))
     return (
         TraceConsumer(spans, reader, sender, parked, hold_s=_HOLD_S),
         Watch(watched, reader, sender, parked, hold_s=_HOLD_S, after_s=abandoned_after_s),

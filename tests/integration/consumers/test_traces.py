@@ -18,7 +18,16 @@ from unpod.core import codec
 from unpod.core.envelope import format_time
 from unpod.core.events import CallEnded, CallStarted, LineTaken, LLMCalled, OwnerAppointed, OwnerChanged, TurnCompleted
 from unpod.core.traces import root_span, trace_id
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream import (
+    EmbeddedOptions,
+    EmbeddedServer,
+    JetStreamLog,
+    PullConsumer,
+    checkpoints,
+    connect,
+    open_jobs,
+    open_log,
+)
 from unpod.jetstream.topology import MIB, topology
 from unpod_consumers import traces
 from unpod_consumers.checkpoint import Checkpoint
@@ -156,18 +165,12 @@ async def test_replicas_share_the_work(server: EmbeddedServer, log: JetStreamLog
 
 
 async def test_killed_in_mid_run_no_span_is_missing_and_none_is_new(
-    server: EmbeddedServer, nats: Nats, log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, nats: Nats, log: JetStreamLog
 ) -> None:
-    monkeypatch.setattr(traces, "_ACK_WAIT_S", 1.0)  # what the dead one held comes again after that
     received = Spans()
     names = [f"s{n}" for n in range(20)]
-    parked = Checkpoint(await open_jobs(nats, checkpoints(log.spec)), "traces")
+    await impatient(nats, log)
     with over_http(received) as endpoint:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        sender = open_sender(TraceSettings())
-        reader = TraceReader(log, SUBJECTS, Sampling())
-        spans, _ = traces.consumers(nats, log, reader, sender, parked, subjects=SUBJECTS)
-        await spans._consumer.open()  # with the short wait: the processes find it as it is
         async with consuming(server, endpoint) as process:
             writing = asyncio.gather(*(whole_call(log, name) for name in names))
             await until(lambda: bool(received.all()))
@@ -177,8 +180,13 @@ async def test_killed_in_mid_run_no_span_is_missing_and_none_is_new(
         wanted = await expected(log, *names)
         async with consuming(server, endpoint):
             await until(lambda: received.ids() >= wanted)
-        sender.close()
     assert received.ids() == wanted
+
+
+async def impatient(nats: Nats, log: JetStreamLog) -> None:
+    """Make the consumers, so that what a dead process held comes again after a second; processes find them as is."""
+    for spec in traces.specs(log.spec.name, SUBJECTS, ack_wait_s=1.0):
+        await PullConsumer(nats, spec).open()
 
 
 async def test_sent_again_the_spans_have_the_same_ids(server: EmbeddedServer, log: JetStreamLog) -> None:
