@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -22,7 +23,7 @@ from unpod.errors import ProtocolViolation
 TYPE_PREFIX = "io.unpod."
 VERSION = 1
 _TYPE = re.compile(r"io\.unpod\.([a-z][a-z_.]*)\.v([0-9]{1,4})\Z")
-_NUMBER = re.compile(r"[0-9]{1,18}\Z")
+_DIGITS = 18
 _ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
@@ -80,33 +81,40 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
     Raises:
         ProtocolViolation: a header that must be there is missing or malformed.
     """
-    match = _TYPE.match(headers.get("ce-type", ""))
-    identifier = headers.get("ce-id", "")
-    if match is None or not _ID.match(identifier):
+    get = headers.get
+    known = _versioned(get("ce-type", ""))
+    identifier = get("ce-id", "")
+    if known is None or not _ID.match(identifier):
         msg = "a record without a well-formed ce-type and ce-id"
         raise ProtocolViolation(msg)
-    traceparent = headers.get("traceparent", "")
+    traceparent = get("traceparent", "")
     try:
-        session = unquote(headers.get("ce-subject", ""), errors="surrogatepass")
+        session = unquote(get("ce-subject", ""), errors="surrogatepass")
     except UnicodeDecodeError as error:
         msg = "a record without a well-formed ce-subject"
         raise ProtocolViolation(msg) from error
     return Envelope(
         id=identifier,
-        type=match[1],
-        version=int(match[2]),
-        source=unquote(headers.get("ce-source", "")),
+        type=known[0],
+        version=known[1],
+        source=unquote(get("ce-source", "")),
         session=session,
-        time=parse_time(headers.get("ce-time", "")),
+        time=parse_time(get("ce-time", "")),
         epoch=_number(headers, "Unpod-Epoch"),
         index=_number(headers, "Unpod-Index"),
         seen=_number(headers, "Unpod-Seen"),
         settled=_number(headers, "Unpod-Settled"),
         settled_own=_number(headers, "Unpod-Settled-Own"),
-        cause=headers.get("Unpod-Cause", ""),
-        handler=unquote(headers.get("Unpod-Handler", "")),
-        traceparent=traceparent if _TRACEPARENT.match(traceparent) else "",
+        cause=get("Unpod-Cause", ""),
+        handler=unquote(get("Unpod-Handler", "")),
+        traceparent=traceparent if traceparent and _TRACEPARENT.match(traceparent) else "",
     )
+
+
+@lru_cache(maxsize=512)  # there are some fifty types
+def _versioned(text: str) -> tuple[str, int] | None:
+    match = _TYPE.match(text)
+    return None if match is None else (match[1], int(match[2]))
 
 
 def format_time(seconds: float) -> str:
@@ -133,8 +141,10 @@ def parse_time(text: str) -> float:
 
 
 def _number(headers: Mapping[str, str], name: str) -> int:
-    text = headers.get(name, "0")
-    if not _NUMBER.match(text):
+    text = headers.get(name)
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
         msg = f"header {name} is not a number"
         raise ProtocolViolation(msg)
     return int(text)
