@@ -49,6 +49,7 @@ faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print 
 docs: $(READY) ## write the pages of the reference that are made from the code
 	@$(BIN)/python tests/docs/command_line.py
 	@$(BIN)/python tests/docs/wire.py
+	@$(BIN)/python -m tests.docs.analytics
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .

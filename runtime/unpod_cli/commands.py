@@ -50,6 +50,12 @@ Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume traces --nats-url nats://localhost:4222
   unpod consume traces --session demo-ada
 """
+_ANALYTICS_EXAMPLE: Final = """\b
+Examples:
+  unpod consume analytics --nats-url nats://localhost:4222 --directory /data/analytics
+  unpod consume analytics --from-start --directory /tmp/rows
+  duckdb -c "select * from '/tmp/rows/turns/*/*.parquet' order by ttfa_ms desc limit 10"
+"""
 _ORCHESTRATOR_EXAMPLE: Final = """\b
 Example:
   unpod orchestrator --port 9000
@@ -210,6 +216,51 @@ def traces(*, nats_url: str | None, from_start: bool, since: str | None, session
         return asyncio.run(run_traces(config))
     calls, spans = asyncio.run(rewind_traces(config, since=_moment(since), session=session or ""))
     click.echo(f"sent {spans} spans of {calls} calls")
+    return 0
+
+
+@consume.command(short_help="Analytics: rows in Parquet files.", epilog=_ANALYTICS_EXAMPLE)
+@click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
+@click.option(
+    "--directory",
+    default="analytics",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the files go.",
+)
+@click.option(
+    "--every",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="How long rows are gathered for a file.",
+)
+@click.option("--from-start", is_flag=True, help="Write the rows of all that is in the log, and exit.")
+@click.option("--since", metavar="TIME", help="The same, of what was stored since, as 2026-01-31T08:00:00Z.")
+@click.option("--session", metavar="ID", help="The same, of one session.")
+def analytics(
+    *, nats_url: str | None, directory: Path, every: float, from_start: bool, since: str | None, session: str | None
+) -> int:
+    """Write a row for each call, turn and tool call into Parquet files, by day: see docs/reference/analytics.md.
+
+    Stopped or killed and started again it goes on where it was: each row is there once. Run one at a time. With
+    --from-start, --since or --session it writes what the log gives now, into an empty directory, and exits.
+    """
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from unpod.logs import enable_logging  # noqa: PLC0415
+
+    with extras():
+        from unpod_consumers.analytics import rewind_analytics, run_analytics  # noqa: PLC0415
+        from unpod_consumers.config import ConsumerConfig  # noqa: PLC0415
+
+    config = ConsumerConfig.from_env(nats_url=nats_url)
+    enable_logging(config.log_level)
+    if not (from_start or since or session):
+        return asyncio.run(run_analytics(config, directory, every))
+    rows = asyncio.run(rewind_analytics(config, directory, since=_moment(since), session=session or ""))
+    click.echo(f"wrote {rows} rows below {directory}")
     return 0
 
 

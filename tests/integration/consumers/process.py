@@ -63,7 +63,7 @@ class Consumer:
 
 
 @asynccontextmanager
-async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIterator[Consumer]:
+async def consuming(url: str, name: str = "metrics", *arguments: str, **settings: str) -> AsyncIterator[Consumer]:
     port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
@@ -73,7 +73,8 @@ async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIt
         "OTEL_METRIC_EXPORT_INTERVAL": "100",
         **settings,
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "unpod_cli", "consume", name, env=environment)
+    command = (sys.executable, "-m", "unpod_cli", "consume", name, *arguments)
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
     try:
         yield Consumer(process, port)
     finally:
