@@ -26,9 +26,9 @@ UTC, `turns/day=2026-01-31/part-5f0c1a2b-00000042.parquet`. A file never changes
 Columns are only ever added. Any of them may be null but those of the key.
 """
 _ABOUT: Final[dict[Table, str]] = {
-    "calls": "A row for each call, key `session_id`, by the day on which it began. It is there when the runner has written\n"
-    "its summary, or a minute after the call's end if none comes; a call whose log falls silent without an end has its row\n"
-    "after six hours.",
+    "calls": "A row for each call, key `session_id`, by the day on which it began. It is there when the runner has\n"
+    "written its summary, or a minute after the call's end if none comes; a call whose log falls silent without an end\n"
+    "has its row after six hours.",
     "turns": "A row for each completed turn, key `session_id`, `turn`, by the day on which it ended.",
     "tools": "A row for each tool call of the brain, key `session_id`, `call_id`, by the day on which it returned.",
 }
