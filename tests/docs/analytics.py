@@ -20,15 +20,15 @@ _HEAD: Final = """\
 <!-- Written by `make docs` from consumers/unpod_consumers/projections/tables.py. -->
 
 What `unpod consume analytics` writes: three tables below `--directory`, in Parquet (zstd), a folder for each day in
-UTC, `turns/day=2026-01-31/part-5f0c1a2b-00000042.parquet`. A file never changes once it is there; each row is in one file.
-[How to ask them things](../how-to/analyse-calls.md).
+UTC, `turns/day=2026-01-31/part-5f0c1a2b-00000042.parquet`. A file never changes once it is there;
+each row is in one file. [How to ask them things](../how-to/analyse-calls.md).
 
 Columns are only ever added. Any of them may be null but those of the key.
 """
 _ABOUT: Final[dict[Table, str]] = {
     "calls": "A row for each call, key `session_id`, by the day on which it began. It is there when the runner has\n"
-    "written its summary, or a minute after the call's end if none comes; a call whose log falls silent without an end\n"
-    "has its row after six hours.",
+    "written its summary, or a minute after the call's end if none comes; a call whose log falls silent without an\n"
+    "end has its row after six hours.",
     "turns": "A row for each completed turn, key `session_id`, `turn`, by the day on which it ended.",
     "tools": "A row for each tool call of the brain, key `session_id`, `call_id`, by the day on which it returned.",
 }
