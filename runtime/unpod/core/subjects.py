@@ -8,9 +8,11 @@ carry a wildcard, a separator or a control character into a subject. The id itse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from unpod.core.ids import derive
 from unpod.errors import ProtocolViolation, UnsafeIdentifier
@@ -50,8 +52,7 @@ def identifier(text: str) -> str:
     return unquote(text.replace("=", "%"), errors="replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """What a subject of the log says: whose record it is and on which channel; agent and session as tokens."""
 
     agent: str
@@ -98,6 +99,7 @@ class Subjects:
             msg = f"subject prefix {prefix!r}: use letters, digits, '_' and '-', in parts joined by dots"
             raise UnsafeIdentifier(msg)
         self.prefix = prefix
+        self._head = f"{prefix}.call."
         self.calls = f"{prefix}.call.>"
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
@@ -158,7 +160,7 @@ class Subjects:
         Raises:
             ProtocolViolation: it is not a subject of the log under this prefix.
         """
-        head = f"{self.prefix}.call."
+        head = self._head
         parts = subject[len(head) :].split(".") if subject.startswith(head) else []
         if len(parts) < 3 or not all(parts):  # noqa: PLR2004 - agent, session, channel
             msg = f"not a subject of the log: {subject[:200]!r}"
@@ -166,22 +168,30 @@ class Subjects:
         agent, session, channel = parts[:3]
         typed = ".".join(parts[3:])
         known = _channel(channel, subject)
-        if (known in TYPED) != bool(typed) or (typed and not _TYPE.match(typed)):
+        if (known in TYPED) != bool(typed) or (typed and not _is_type(typed)):
             msg = f"an event type where none may be, or none where one must be: {subject[:200]!r}"
             raise ProtocolViolation(msg)
         return Address(agent, session, known, typed)
 
 
+_BY_NAME: dict[str, Channel] = {channel: channel for channel in CHANNELS}
+
+
 def _channel(text: str, subject: str) -> Channel:
-    for known in CHANNELS:
-        if text == known:
-            return known
+    known = _BY_NAME.get(text)
+    if known is not None:
+        return known
     msg = f"unknown channel in subject: {subject[:200]!r}"
     raise ProtocolViolation(msg)
 
 
+@lru_cache(maxsize=1024)
+def _is_type(text: str) -> bool:
+    return _TYPE.match(text) is not None
+
+
 def _checked(event_type: str) -> str:
-    if not _TYPE.match(event_type):
+    if not _is_type(event_type):
         msg = f"not an event type: {event_type[:100]!r}"
         raise ProtocolViolation(msg, whose="local")
     return event_type

@@ -60,6 +60,8 @@ def check_subject(subject: str) -> None:
     Raises:
         ProtocolViolation: empty, too long, or with a space or a control character.
     """
+    if len(subject) <= _MAX_SUBJECT and subject.isprintable() and subject.isascii() and subject and " " not in subject:
+        return
     if len(subject) > _MAX_SUBJECT or not _SUBJECT.match(subject):
         raise ProtocolViolation("a subject is empty, over 3,000 characters, or has a control character", whose="local")
 
