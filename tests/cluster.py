@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -64,9 +65,9 @@ class Cluster:
         """All nodes, as the system account."""
         return ",".join(f"nats://system:system@127.0.0.1:{port}" for port in self._clients.values())
 
-    def connection(self, name: str = "test") -> NatsOptions:
-        """Return how to connect from here."""
-        urls = tuple(f"nats://127.0.0.1:{port}" for port in self._clients.values())
+    def connection(self, name: str = "test", *nodes: str) -> NatsOptions:
+        """Return how to connect from here, to one of these nodes, or to any."""
+        urls = tuple(f"nats://127.0.0.1:{self._clients[node]}" for node in nodes or NODES)
         return NatsOptions(
             urls, name=name, credentials=Credentials(user="unpod", password="calls"), connect_timeout_s=UP_S
         )
@@ -91,6 +92,17 @@ class Cluster:
         for node in chosen:
             self._children[node].kill()
         await asyncio.gather(*(self._children[node].wait() for node in chosen))
+
+    @contextmanager
+    def frozen(self, *nodes: str) -> Iterator[None]:
+        """SIGSTOP these nodes for as long as the block lasts."""
+        for node in nodes:
+            self._children[node].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self._children[node].send_signal(signal.SIGCONT)
 
     async def terminate(self, node: str) -> None:
         """SIGTERM a node; return when it is gone."""

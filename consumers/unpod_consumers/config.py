@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
+from unpod.jetstream import NatsOptions, nats_options
 
 Protocol = Literal["grpc", "http/protobuf"]
 
@@ -97,18 +97,7 @@ def _port(found: Mapping[str, str]) -> int:
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
-    variable = "--nats-url" if argument else "UNPOD_NATS_URL" if "UNPOD_NATS_URL" in found else "NATS_URL"
-    text = argument or found.get("UNPOD_NATS_URL") or found.get("NATS_URL") or ""
-    context = load_context(found["NATS_CONTEXT"], found) if "NATS_CONTEXT" in found else None
-    if not text and context is None:
+    options = nats_options(found, argument)
+    if options is None:
         raise ConfigurationError("UNPOD_NATS_URL is not set: export the URL of the NATS server that has the calls")
-    credentials = context.credentials if context is not None else Credentials()
-    if "NATS_CREDS" in found:
-        credentials = Credentials(creds_file=found["NATS_CREDS"])
-    return NatsOptions(
-        urls=parse_urls(text) if text or context is None else context.urls,
-        name="unpod-consumer",
-        credentials=credentials,
-        inbox_prefix=(context.inbox_prefix if context is not None else "") or "_INBOX",
-        variable=variable if text else "NATS_CONTEXT",
-    )
+    return replace(options, name="unpod-consumer")

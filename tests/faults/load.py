@@ -315,9 +315,9 @@ class Load:
 
 
 @asynccontextmanager
-async def load(orchestrator: LocalOrchestrator, rng: random.Random) -> AsyncIterator[Load]:
-    """Callers for as long as the block lasts."""
-    made = Load(orchestrator, rng)
+async def load(orchestrator: LocalOrchestrator, rng: random.Random, *, pause_s: float = 0.05) -> AsyncIterator[Load]:
+    """Callers for as long as the block lasts, who think for up to `pause_s` before they ask."""
+    made = Load(orchestrator, rng, pause_s=pause_s)
     try:
         yield made
     finally:

@@ -28,6 +28,8 @@ RUNNERS, BRIDGES = 4, 2
 EACH = -(-int(os.environ.get("FLEET_CALLS", "16")) // RUNNERS)
 CALLS = RUNNERS * EACH
 PER_S, LATE_S = 100, 10.0
+THINK_S = CALLS / 50
+"""How long a caller may think: some 50 to 100 questions a second come from all of them, however many they are."""
 FLEET = Setup(
     cluster=True,
     runners=RUNNERS,
@@ -86,7 +88,7 @@ async def controls(world: Stack, talking: Load, count: int) -> None:
 
 async def test_a_fleet_registers_what_it_has_and_fills_the_runners_with_room(tmp_path: Path) -> None:
     rng = random.Random(1)  # noqa: S311 - a schedule that can be run again
-    async with stack(tmp_path, FLEET) as world, load(world.orchestrator, rng) as talking:
+    async with stack(tmp_path, FLEET) as world, load(world.orchestrator, rng, pause_s=THINK_S) as talking:
 
         async def whole() -> bool:
             return await registered(world) == [CALLS // BRIDGES] * BRIDGES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,15 +10,15 @@ from pathlib import Path
 import pytest
 from tests.faults.process import Process, start
 from tests.faults.stack import SUBJECTS
+from tests.integration.consumers.process import consuming
+from tests.integration.consumers.span_collector import Spans, over_http
 from tests.integration.jetstream.servers import RANDOM_PORT, server
 from tests.integration.pty_rig import environment, run
 from tests.pages import ROOT
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
-from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, info
-from unpod.ports import Message
 from unpod_bridge.orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
@@ -94,7 +93,11 @@ async def stored(nats: Nats) -> int:
 
 
 async def a_call_is_answered(
-    directory: Path, orchestrator: LocalOrchestrator, bridge_at: Mapping[str, str], runner_at: Mapping[str, str]
+    directory: Path,
+    orchestrator: LocalOrchestrator,
+    bridge_at: Mapping[str, str],
+    runner_at: Mapping[str, str],
+    operator_at: Mapping[str, str],
 ) -> None:
     bridge = await start(
         "bridge",
@@ -110,7 +113,7 @@ async def a_call_is_answered(
         await placed.connected()
         await placed.user("call 1 turn 1: say")
         assert "c1t1w8" in await placed.reply()
-        await placed.hang_up()
+        await an_operator_ends_it(placed.session_id, environment(**operator_at))
         await bridge.said("call ended")
         for process in (runner, bridge):
             process.terminate()
@@ -123,6 +126,14 @@ async def a_call_is_answered(
                 await process.kill()
 
 
+async def an_operator_ends_it(session: str, env: dict[str, str]) -> None:
+    there = await run("ps", "--json", env=env)
+    assert session in there.out, there.err
+    for command in (("say", session, "Hello."), ("show", session), ("end", session)):
+        done = await run("sessions", *command, env=env)
+        assert done.status == 0, done.err
+
+
 # ---------------------------------------------------------------------------------------------------- one account
 
 
@@ -132,19 +143,21 @@ async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
         bridge = roles.variables("bridge", "_INBOX.bridge")
         bridge["UNPOD_NATS_SYSTEM_URL"] = f"nats://system:{PASSWORD}@{roles.address}"
         await a_call_is_answered(
-            tmp_path, orchestrator, bridge, roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")
+            tmp_path,
+            orchestrator,
+            bridge,
+            roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}"),
+            roles.variables("operator", "_INBOX.operator"),
         )
-    async with connect(roles.options("consumer", "_INBOX.consumer")) as consumer:
-        config = {"durable_name": "metrics", "ack_policy": "explicit", "filter_subject": "unpod.call.>"}
-        await call(
-            consumer, "CONSUMER.DURABLE.CREATE.UNPOD_CALLS.metrics", {"stream_name": "UNPOD_CALLS", "config": config}
-        )
-        got: asyncio.Queue[Message] = asyncio.Queue()
-        await consumer.subscribe("_INBOX.consumer.next", got.put_nowait)
-        consumer.send("$JS.API.CONSUMER.MSG.NEXT.UNPOD_CALLS.metrics", b"1", reply="_INBOX.consumer.next")
-        first = await asyncio.wait_for(got.get(), 5)
-        assert first.subject.startswith("unpod.call.agent.")
-        await consumer.request(first.reply, b"+ACK", timeout_s=5)
+    consumer = roles.variables("consumer", "_INBOX.consumer")
+    async with consuming(consumer.pop("UNPOD_NATS_URL"), **consumer) as metrics:
+        await metrics.until("unpod_calls_total", 1)
+    spans = Spans()
+    with over_http(spans) as collector:
+        consumer = roles.variables("consumer", "_INBOX.consumer") | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+        sent = await run("consume", "traces", "--from-start", env=environment(**consumer))
+        assert sent.status == 0, sent.err
+    assert spans.all()
     done = await run("doctor", "--json", env=environment(**roles.variables("operator", "_INBOX.operator")))
     found = {each["name"]: each["status"] for each in json.loads(done.out)["checks"]}
     assert {found[name] for name in ("NATS", "JetStream", "stream UNPOD_CALLS", "stream KV_UNPOD_JOBS")} == {"ok"}
@@ -251,6 +264,7 @@ async def test_an_account_per_agent_serves_calls(accounts: Place, tmp_path: Path
             orchestrator,
             accounts.variables("a-bridge", "_INBOX.bridge"),
             accounts.variables("a-runner", "_INBOX.runner"),
+            accounts.variables("a-operator", "_INBOX.operator"),
         )
 
 

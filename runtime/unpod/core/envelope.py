@@ -87,14 +87,15 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
     Raises:
         ProtocolViolation: a header that must be there is missing or malformed.
     """
-    known = _type_of(headers.get("ce-type", ""))
-    identifier = headers.get("ce-id", "")
+    get = headers.get
+    known = _type_of(get("ce-type", ""))
+    identifier = get("ce-id", "")
     if known is None or not _is_id(identifier):
         msg = "a record without a well-formed ce-type and ce-id"
         raise ProtocolViolation(msg)
-    traceparent = headers.get("traceparent", "")
+    traceparent = get("traceparent", "")
     try:
-        session = unquote(headers.get("ce-subject", ""), errors="surrogatepass")
+        session = unquote(get("ce-subject", ""), errors="surrogatepass")
     except UnicodeDecodeError as error:
         msg = "a record without a well-formed ce-subject"
         raise ProtocolViolation(msg) from error
@@ -102,17 +103,17 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
         id=identifier,
         type=known[0],
         version=known[1],
-        source=unquote(headers.get("ce-source", "")),
+        source=unquote(get("ce-source", "")),
         session=session,
-        time=parse_time(headers.get("ce-time", "")),
+        time=parse_time(get("ce-time", "")),
         epoch=_number(headers, "Unpod-Epoch"),
         index=_number(headers, "Unpod-Index"),
         seen=_number(headers, "Unpod-Seen"),
         settled=_number(headers, "Unpod-Settled"),
         settled_own=_number(headers, "Unpod-Settled-Own"),
-        cause=headers.get("Unpod-Cause", ""),
-        handler=unquote(headers.get("Unpod-Handler", "")),
-        traceparent=traceparent if _TRACEPARENT.match(traceparent) else "",
+        cause=get("Unpod-Cause", ""),
+        handler=unquote(get("Unpod-Handler", "")),
+        traceparent=traceparent if traceparent and _TRACEPARENT.match(traceparent) else "",
     )
 
 

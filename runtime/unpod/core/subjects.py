@@ -19,6 +19,7 @@ from unpod.errors import ProtocolViolation, UnsafeIdentifier
 
 Channel = Literal["line", "own", "evt", "ack", "run", "cmd", "ctl"]
 CHANNELS: frozenset[Channel] = frozenset(get_args(Channel))
+_CHANNELS: dict[str, Channel] = {channel: channel for channel in CHANNELS}
 TYPED: frozenset[Channel] = frozenset({"evt", "run"})
 """Channels whose subjects end in an event type."""
 
@@ -160,34 +161,23 @@ class Subjects:
         Raises:
             ProtocolViolation: it is not a subject of the log under this prefix.
         """
-        head = self._head
-        parts = subject[len(head) :].split(".") if subject.startswith(head) else []
+        parts = subject[len(self._head) :].split(".", 3) if subject.startswith(self._head) else []
         if len(parts) < 3 or not all(parts):  # noqa: PLR2004 - agent, session, channel
             msg = f"not a subject of the log: {subject[:200]!r}"
             raise ProtocolViolation(msg)
-        agent, session, channel = parts[:3]
-        typed = ".".join(parts[3:])
-        known = _channel(channel, subject)
-        if (known in TYPED) != bool(typed) or (typed and not _is_type(typed)):
+        channel, typed = _CHANNELS.get(parts[2]), parts[3] if len(parts) > 3 else ""  # noqa: PLR2004 - and a type
+        if channel is None:
+            msg = f"unknown channel in subject: {subject[:200]!r}"
+            raise ProtocolViolation(msg)
+        if (channel in TYPED) != bool(typed) or (typed and not _is_type(typed)):
             msg = f"an event type where none may be, or none where one must be: {subject[:200]!r}"
             raise ProtocolViolation(msg)
-        return Address(agent, session, known, typed)
+        return Address(parts[0], parts[1], channel, typed)
 
 
-_BY_NAME: dict[str, Channel] = {channel: channel for channel in CHANNELS}
-
-
-def _channel(text: str, subject: str) -> Channel:
-    known = _BY_NAME.get(text)
-    if known is not None:
-        return known
-    msg = f"unknown channel in subject: {subject[:200]!r}"
-    raise ProtocolViolation(msg)
-
-
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)  # there are some fifty types
 def _is_type(text: str) -> bool:
-    return _TYPE.match(text) is not None
+    return bool(_TYPE.match(text))
 
 
 def _checked(event_type: str) -> str:

@@ -19,7 +19,7 @@ IN_USE: Final = 10058
 """The stream exists already, with other settings."""
 
 _WRONG_LAST: Final = 10071  # the fence does not hold
-_BEING_DECIDED: Final = 10164  # another record with this fence is on its way through the replicas
+_BEING_DECIDED: Final = frozenset({10164, 10158})  # one with this fence, or this id, is on its way through the replicas
 _FULL: Final = frozenset({10077, 10047, 10023, 10002, 10028})  # stream, server's storage, server, account, memory
 
 
@@ -32,7 +32,7 @@ class ApiError(LogError):
 
 
 class Undecided(LogUnavailable):
-    """Another record under the same fence is being decided (10164): try again at once."""
+    """Another record under the same fence, or the first try of this one, is being decided: try again at once."""
 
 
 class _Error(msgspec.Struct):
@@ -66,7 +66,7 @@ def _meaning(error: _Error) -> LogError:
     code = error.err_code
     if code == _WRONG_LAST:
         return Fenced(f"the fence does not hold: {error.description}")
-    if code == _BEING_DECIDED:
+    if code in _BEING_DECIDED:
         return Undecided(error.description)
     if code in _FULL:
         return LogFull(f"the log is full: {error.description} ({code})")

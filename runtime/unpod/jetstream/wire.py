@@ -92,10 +92,19 @@ def decode_headers(block: bytes) -> Mapping[str, str]:
 
 def decode_lines(text: str) -> dict[str, str]:
     """Return the headers of a block's text without its first line and its end."""
+    lines = text.split("\r\n")
+    try:
+        return dict([line.split(": ", 1) for line in lines])  # a pair each, or ValueError
+    except ValueError:
+        return _decode_loosely(lines)
+
+
+def _decode_loosely(lines: list[str]) -> dict[str, str]:
+    """Read what others may write: "Key:value" is allowed, and rare."""
     headers: dict[str, str] = {}
-    for line in text.split("\r\n"):
+    for line in lines:
         key, colon, value = line.partition(": ")
-        if not colon:  # "Key:value" is allowed, and rare
+        if not colon:
             key, colon, value = line.partition(":")
         if colon:
             headers[key] = value

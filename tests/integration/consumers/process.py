@@ -84,7 +84,7 @@ async def consuming(url: str, **settings: str) -> AsyncIterator[Consumer]:
         await process.wait()
 
 
-async def from_start(url: str) -> dict[str, float]:
+async def from_start(url: str, **settings: str) -> dict[str, float]:
     """Return what the whole log gives."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -96,6 +96,7 @@ async def from_start(url: str) -> dict[str, float]:
         url,
         "--from-start",
         stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **settings},
     )
     out, _ = await process.communicate()
     assert process.returncode == 0

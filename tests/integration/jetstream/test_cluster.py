@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cluster import Cluster, cluster, leader_of, make_streams
+from tests.cluster import NODES, Cluster, cluster, leader_of, make_streams
 from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
 
 from unpod.errors import Fenced
@@ -62,6 +62,22 @@ async def test_the_leader_is_killed_in_mid_write(directory: Path) -> None:
         assert (await log.append(CMD, b"the last", msg_id("last"), fence=fence)).duplicate
         with pytest.raises(Fenced):
             await log.append(CMD, b"zombie", msg_id("zombie"), fence=fence)
+
+
+async def test_a_second_try_while_the_first_is_being_decided_is_no_refusal(directory: Path) -> None:
+    async with running(directory) as (nodes, nats, log):
+        leader = await leader_of(nats, log.spec.name)
+        others = [node for node in NODES if node != leader]
+        async with connect(nodes.connection("test", leader)) as straight:
+            near = await open_log(straight, log.spec)
+            writer = near.writer()
+            with nodes.frozen(*others):  # nothing is acknowledged, so each record is sent again under its id
+                appending = asyncio.ensure_future(near.append(CMD, b"one", msg_id("one"), timeout_s=20))
+                writer.put("unpod.call.a.s.run.x", b"two", msg_id("two"))
+                await until(lambda: writer.waiting_s > 1.5, 10)  # a try is given one second
+            await appending
+            await writer.flush()
+            assert sorted(message.data for message in await read(near)) == [b"one", b"two"]
 
 
 async def test_one_of_many_wins(directory: Path) -> None:
