@@ -106,11 +106,11 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
         source=unquote(get("ce-source", "")),
         session=session,
         time=parse_time(get("ce-time", "")),
-        epoch=_number(headers, "Unpod-Epoch"),
-        index=_number(headers, "Unpod-Index"),
-        seen=_number(headers, "Unpod-Seen"),
-        settled=_number(headers, "Unpod-Settled"),
-        settled_own=_number(headers, "Unpod-Settled-Own"),
+        epoch=_number(headers, "Unpod-Epoch") if "Unpod-Epoch" in headers else 0,
+        index=_number(headers, "Unpod-Index") if "Unpod-Index" in headers else 0,
+        seen=_number(headers, "Unpod-Seen") if "Unpod-Seen" in headers else 0,
+        settled=_number(headers, "Unpod-Settled") if "Unpod-Settled" in headers else 0,
+        settled_own=_number(headers, "Unpod-Settled-Own") if "Unpod-Settled-Own" in headers else 0,
         cause=get("Unpod-Cause", ""),
         handler=unquote(get("Unpod-Handler", "")),
         traceparent=traceparent if traceparent and _TRACEPARENT.match(traceparent) else "",
@@ -148,9 +148,7 @@ def parse_time(text: str) -> float:
 
 
 def _number(headers: Mapping[str, str], name: str) -> int:
-    text = headers.get(name)
-    if text is None:
-        return 0
+    text = headers[name]
     if len(text) > _MAX_DIGITS or not (text.isdecimal() and text.isascii()):
         msg = f"header {name} is not a number"
         raise ProtocolViolation(msg)
