@@ -83,6 +83,8 @@ class RunnerPlace:
         self, dispatcher: Dispatcher, *, runner_id: str, job_id: str, pool: Pool, patience_s: float = START_S
     ) -> None:
         self.runner_id = runner_id
+        self.waited_s: float | None = None
+        """How long it was looked for; set by who has found it."""
         self.pool = pool
         self.on_begin: Callable[[str], Awaitable[None]] | None = None
         self._bus = dispatcher.bus
@@ -228,6 +230,13 @@ class Dispatcher:
         Raises:
             LogError: NATS does not let us ask.
         """
+        began = asyncio.get_running_loop().time()
+        found = await self._find(ask)
+        if isinstance(found, RunnerPlace):
+            found.waited_s = asyncio.get_running_loop().time() - began
+        return found
+
+    async def _find(self, ask: Ask) -> RunnerPlace | Reason:
         heard: set[Answer] = set()
         change = self._change
         found = await self._try(ask, heard)
@@ -268,18 +277,19 @@ class Dispatcher:
         No new job is offered meanwhile. `avoid` is a runner that has just failed: it is not taken at once again.
         """
         loop = asyncio.get_running_loop()
-        avoid_until = loop.time() + AVOID_S
+        began = loop.time()
         self._resuming[wanted.pool] += 1
         try:
-            if (place := await self._try_resume(wanted, avoid)) is not None:
-                return place
-            async with self.queue.entry(wanted.pool.name):
-                while True:
-                    place = await self._try_resume(wanted, avoid if loop.time() < avoid_until else "")
-                    if place is not None:
-                        return place
+            place = await self._try_resume(wanted, avoid)
+            if place is None:
+                async with self.queue.entry(wanted.pool.name):
+                    while place is None:
+                        avoided = avoid if loop.time() < began + AVOID_S else ""
+                        place = await self._try_resume(wanted, avoided)
         finally:
             self._resuming[wanted.pool] -= 1
+        place.waited_s = loop.time() - began
+        return place
 
     async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
         """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""

@@ -15,7 +15,7 @@ from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Fence
 from unpod_bridge.owner_records import OwnerRecords
-from unpod_bridge.placing import LineServices, placement_headers
+from unpod_bridge.placing import LineServices, Place, placement_headers, waited_ms
 from unpod_bridge.takeover import Inputs, Owner, Tip
 
 logger = logging.getLogger("unpod.bridge.succession")
@@ -41,7 +41,7 @@ class Inheritance:
         """Nothing of an owner stands before this sequence."""
         self._since = self._inputs.next_seq = since
 
-    async def appoint(self, former: Owner, runner_id: str) -> Owner:
+    async def appoint(self, former: Owner, place: Place) -> Owner:
         """Append to `own`, which makes a runner the owner; tried again under one id, it is there once.
 
         A bridge that was stopped while it did this may have done it since, though the line is ours. Nobody was told to
@@ -53,7 +53,7 @@ class Inheritance:
         """
         while True:
             try:
-                return await self._append(former, runner_id)
+                return await self._append(former, place)
             except Fenced:
                 newest = await self._newest_of_others(former)
                 if newest is None:
@@ -61,14 +61,14 @@ class Inheritance:
                 logger.warning("session %s: a bridge that has lost its line has appointed an owner", self._session)
                 former = newest
 
-    async def _append(self, former: Owner, runner_id: str) -> Owner:
-        body = ev.OwnerAppointed(runner=runner_id, takeover=former.takeover + 1)
+    async def _append(self, former: Owner, place: Place) -> Owner:
+        body = ev.OwnerAppointed(runner=place.runner_id, takeover=former.takeover + 1, waited_ms=waited_ms(place))
         headers = placement_headers(self._services, "own", body, self._session)
         fence = Fence(self._subjects.own, former.epoch)
         stored = await self._persist(
             lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
         )
-        return Owner(runner_id, stored.seq, body.takeover)
+        return Owner(place.runner_id, stored.seq, body.takeover)
 
     async def _newest_of_others(self, known: Owner) -> Owner | None:
         """Return the newest appointment, where it is not the one that we know, and the line is still ours."""

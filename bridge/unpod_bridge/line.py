@@ -67,7 +67,7 @@ class Line(CallLine):
         await self._place.begin(session)
         line, own = await self._former(subjects)
         self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session, after=line))
-        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place.runner_id, after=own)
+        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place, after=own)
         self._feed(self._relay.owner.appoint(epoch))
         started = await self._place.start(session, epoch, first)
         if self._care is None:

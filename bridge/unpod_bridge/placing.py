@@ -48,6 +48,11 @@ class Place(Protocol):
         """Which runner holds it."""
         ...
 
+    @property
+    def waited_s(self) -> float | None:
+        """How long it was looked for, None where that is not known."""
+        ...
+
     async def begin(self, session_id: str) -> None:
         """The call is up; return once its session is known to whoever would go on with it."""
         ...
@@ -112,7 +117,7 @@ async def _newest(services: LineServices, subject: str, seq: int) -> Message:
 
 
 async def appoint(
-    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, runner_id: str, *, after: int = 0
+    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, place: Place, *, after: int = 0
 ) -> tuple[int, int]:
     """Store what the worker said and make the runner the owner; return its epoch and where its history begins.
 
@@ -124,11 +129,17 @@ async def appoint(
     ledger.put(Store("evt", begin.hello.body, begin.hello.data))
     ledger.put(Store("evt", begin.started.body, begin.started.data))
     await ledger.flush()
-    owner = ev.OwnerAppointed(runner=runner_id)
+    runner_id = place.runner_id
+    owner = ev.OwnerAppointed(runner=runner_id, waited_ms=waited_ms(place))
     headers = placement_headers(services, "own", owner, begin.session_id)
     own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, after))
     first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))
     return own.seq, first.seq
+
+
+def waited_ms(place: Place) -> float | None:
+    """Return how long a place was looked for, as a record has it."""
+    return None if place.waited_s is None else place.waited_s * 1_000
 
 
 def placement_headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> dict[str, str]:

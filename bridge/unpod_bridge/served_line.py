@@ -46,6 +46,7 @@ class _Nowhere:
     """The place of a call whose agent is not known yet (`placing.Place`)."""
 
     runner_id = ""
+    waited_s = None
 
     async def begin(self, session_id: str) -> None:
         """Nobody is told."""

@@ -315,7 +315,7 @@ class Succession:
         self._committed = True
         self._cleanups += self._estate.ended
         self._estate.dismiss()
-        owner = self.owner = await self._log.appoint(former, place.runner_id)
+        owner = self.owner = await self._log.appoint(former, place)
         tip = await self._log.tip(owner.epoch, self._estate.owner_index)
         legacy = self._estate.inherit(tip.records, self._log.last)
         self._settled = max(self._settled, tip.settled)

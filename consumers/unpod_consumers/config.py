@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream import NatsOptions, nats_options
-
-Protocol = Literal["grpc", "http/protobuf"]
+from unpod_consumers.telemetry import Protocol, protocol_of
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _MAX_PORT: Final = 65_535
 
 
@@ -50,7 +48,7 @@ class ConsumerConfig:
             nats=_nats(found, (nats_url or "").strip()),
             prefix=prefix,
             log_level=found.get("UNPOD_LOG_LEVEL", "INFO").upper(),
-            otlp=_protocol(found) if "otlp" in exporters else None,
+            otlp=protocol_of(found, "METRICS") if "otlp" in exporters else None,
             otlp_interval_s=_number(found, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1_000,
             prometheus="prometheus" in exporters,
             host=found.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"),
@@ -72,16 +70,6 @@ def _exporters(found: Mapping[str, str]) -> frozenset[str]:
     return names
 
 
-def _protocol(found: Mapping[str, str]) -> Protocol:
-    name = next((name for name in _PROTOCOLS if name in found), _PROTOCOLS[-1])
-    text = found.get(name, "http/protobuf")
-    if text == "grpc":
-        return "grpc"
-    if text == "http/protobuf":
-        return "http/protobuf"
-    raise ConfigurationError(f"{name} is {text[:40]!r}: give grpc or http/protobuf")
-
-
 def _number(found: Mapping[str, str], name: str, default: int) -> int:
     text = found.get(name, str(default))
     if not (text.isascii() and text.isdigit()) or not int(text):
@@ -100,4 +88,5 @@ def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:
     options = nats_options(found, argument)
     if options is None:
         raise ConfigurationError("UNPOD_NATS_URL is not set: export the URL of the NATS server that has the calls")
-    return replace(options, name="unpod-consumer")
+    variable = "--nats-url" if argument else options.variable
+    return replace(options, name="unpod-consumer", variable=variable)

@@ -1,8 +1,9 @@
 """The loop of a consumer: pull, project, keep, publish, then ack. What cannot be taken is parked and blocks nothing.
 
 The checkpoint holds the state together with the stream sequence up to which it was folded, so a record counts once
-whatever is killed where. Only what is in a stored checkpoint is published: no figure ever goes back. The place of the
-consumer on the server is derived from the checkpoint, never the other way round.
+whatever is killed where. It is stored once a second, not for each record. Only what is in a stored checkpoint is
+published: no figure ever goes back. The place of the consumer on the server is derived from the checkpoint, never the
+other way round.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from unpod.errors import LogError, LogUnavailable, ProtocolViolation
+from unpod.errors import LogUnavailable, ProtocolViolation
 from unpod.jetstream.api import ApiError
+from unpod_consumers.checkpoint import load_patiently, note
 
 if TYPE_CHECKING:
     from unpod.jetstream import Delivery, PullConsumer
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("unpod.consumers")
 _BATCH: Final = 1_000
 _WAIT_S: Final = 1.0
+_SAVE_EVERY_S: Final = 1.0
+_LAST_SAVE_S: Final = 5.0
+_SHORTEST_S: Final = 0.05
 _AGAIN_S: Final = 0.5
 
 
@@ -49,11 +55,14 @@ class Projection(Protocol):
         """Go on from what `dump` returned."""
 
     def publish(self, lag: int) -> None:
-        """Show what is known by now; `lag` is how many records wait."""
+        """Show what is known by now, all of which is stored; `lag` is how many records wait."""
 
 
 class Loop:
-    """Runs a projection over the stream. `consumer_at` gives its pull consumer, to begin at a stream sequence."""
+    """Runs a projection over the stream.
+
+    `consumer_at` gives its pull consumer, to begin at a stream sequence, with acknowledgements that cover all before.
+    """
 
     def __init__(
         self, projection: Projection, checkpoint: Checkpoint, consumer_at: Callable[[int], PullConsumer]
@@ -62,6 +71,12 @@ class Loop:
         self._checkpoint = checkpoint
         self._consumer_at = consumer_at
         self._place = 0
+        self._pending = 0
+        self._unsaved = False
+        """Whether records were taken that are in no checkpoint."""
+        self._newest: Delivery | None = None
+        """The newest of them that this consumer has delivered."""
+        self._saved_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop`; what NATS cannot answer now is asked again.
@@ -69,7 +84,9 @@ class Loop:
         Raises:
             Superseded: another process of this consumer has gone on.
         """
-        await self._restore()
+        data = await load_patiently(self._checkpoint)
+        if data is not None:
+            self._projection.load(data)
         consumer: PullConsumer | None = None
         while not stop.is_set():
             try:
@@ -81,29 +98,23 @@ class Loop:
                 _LOG.warning("the log cannot be read now: %s", error)
                 consumer = None
                 await asyncio.sleep(_AGAIN_S)
-
-    async def _restore(self) -> None:
-        while True:
-            try:
-                data = await self._checkpoint.load()
-            except LogUnavailable as error:
-                _LOG.warning("the checkpoint cannot be read now: %s", error)
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            if data is not None:
-                self._projection.load(data)
-            return
+        if self._unsaved:
+            with suppress(TimeoutError):  # what is not saved is taken again
+                async with asyncio.timeout(_LAST_SAVE_S):
+                    await self._save(consumer)
 
     async def _open(self) -> PullConsumer:
         consumer = self._consumer_at(self._projection.position + 1)
         await consumer.open(afresh=True)
-        self._place = 0
-        self._projection.publish(await consumer.waiting() or 0)
+        self._place, self._newest = 0, None
+        if not self._unsaved:
+            self._projection.publish(await consumer.waiting() or 0)
         return consumer
 
     async def _round(self, consumer: PullConsumer) -> bool:
         """Take what has come; return False where something was lost on the way, so that it is read again."""
-        batch = await consumer.fetch(_BATCH, _WAIT_S)
+        due_in = self._saved_at + _SAVE_EVERY_S - _now() if self._unsaved else _WAIT_S
+        batch = await consumer.fetch(_BATCH, min(max(due_in, _SHORTEST_S), _WAIT_S))
         whole = 0
         for delivery in batch:
             if delivery.place != self._place + 1:
@@ -112,13 +123,19 @@ class Loop:
             await self._take(delivery)
             whole += 1
         if whole:
-            await self._checkpoint.save(self._projection.dump())
-            self._projection.publish(batch[whole - 1].pending)
-            for delivery in batch[:whole]:
-                consumer.acknowledge(delivery)
-        else:
+            self._newest, self._unsaved, self._pending = batch[whole - 1], True, batch[whole - 1].pending
+        if not self._unsaved:
             self._projection.publish(await consumer.waiting() or 0)
+        elif _now() >= self._saved_at + _SAVE_EVERY_S:
+            await self._save(consumer)
         return whole == len(batch)
+
+    async def _save(self, consumer: PullConsumer | None) -> None:
+        await self._checkpoint.save(self._projection.dump())
+        self._saved_at, self._unsaved = _now(), False
+        self._projection.publish(self._pending)
+        if consumer is not None and self._newest is not None:
+            consumer.acknowledge(self._newest)
 
     async def _take(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -131,7 +148,8 @@ class Loop:
 
     async def _park(self, message: Message, word: str, reason: str) -> None:
         self._projection.park(message, word)
-        try:
-            await self._checkpoint.park(message, reason)
-        except LogError as error:
-            _LOG.warning("what was parked at %d could not be noted: %s", message.seq, error)
+        await note(self._checkpoint, message, reason)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

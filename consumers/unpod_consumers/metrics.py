@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 import zlib
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from unpod.core import codec
+from unpod.core.fleet import QUEUED_ANNOUNCED, RUNNER_ANNOUNCED
 from unpod.core.subjects import Subjects
 from unpod.errors import ProtocolViolation
 from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_jobs, open_log, topology
@@ -19,23 +22,26 @@ from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp import OtlpPusher, open_exporter
 from unpod_consumers.exporters.prometheus import as_text, serving
 from unpod_consumers.loop import Loop
+from unpod_consumers.projections.fleet import Fleet
 from unpod_consumers.projections.metrics import MetricsState, park, take
 from unpod_consumers.projections.snapshot import Snapshot, snapshot
+from unpod_consumers.telemetry import MetricsSettings
 
 if TYPE_CHECKING:
+    from unpod.jetstream import JetStreamLog, Nats
     from unpod.ports import Message
     from unpod_consumers.config import ConsumerConfig
 
 NAME: Final = "metrics"
+_MAX_PENDING: Final = 100_000
 _LOG: Final = logging.getLogger("unpod.consumers")
 
 
-class Saved(msgspec.Struct):
+class Saved(msgspec.Struct, tag_field="version", tag=2):
     """What stands in the checkpoint."""
 
     position: int
     state: MetricsState
-    version: int = 1
 
 
 class MetricsProjection:
@@ -65,8 +71,12 @@ class MetricsProjection:
         return zlib.compress(msgspec.msgpack.encode(Saved(self.position, self._state)), 1)
 
     def load(self, data: bytes) -> None:
-        """Go on from a checkpoint (`loop.Projection.load`)."""
-        saved = msgspec.msgpack.decode(zlib.decompress(data), type=Saved)
+        """Go on from a checkpoint (`loop.Projection.load`); one of another version is as good as none."""
+        try:
+            saved = msgspec.msgpack.decode(zlib.decompress(data), type=Saved)
+        except (msgspec.MsgspecError, zlib.error):
+            _LOG.warning("the checkpoint is of another version: counting from the start of the log")
+            return
         self.position, self._state = saved.position, saved.state
 
     def publish(self, lag: int) -> None:
@@ -75,7 +85,12 @@ class MetricsProjection:
 
 
 async def run_metrics(config: ConsumerConfig) -> int:
-    """Consume until SIGTERM or SIGINT; return the exit status."""
+    """Consume until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ConfigurationError: a variable asks for what cannot be done.
+    """
+    settings = MetricsSettings.from_env()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,20 +101,49 @@ async def run_metrics(config: ConsumerConfig) -> int:
         nats = await stack.enter_async_context(connect(config.nats))
         log = await open_log(nats, topology(config.prefix).calls)
         checkpoint = Checkpoint(await open_jobs(nats, checkpoints(log.spec)), NAME)
-        consuming = Loop(
-            projection,
-            checkpoint,
-            lambda seq: PullConsumer(nats, PullSpec(log.spec.name, f"unpod-{NAME}", (subjects.calls,), seq)),
-        )
+        consuming = Loop(projection, checkpoint, lambda seq: PullConsumer(nats, _pulled(log, subjects, seq)))
+        fleet = await hear_fleet(stack, nats, subjects)
+
+        def shown() -> Snapshot | None:
+            return None if projection.shown is None else settings.filtered(with_fleet(projection.shown, fleet))
+
         if config.prometheus:
-            port = stack.enter_context(serving(lambda: projection.shown, config.host, config.port))
+            port = stack.enter_context(serving(shown, config.host, config.port))
             _LOG.info("metrics on http://%s:%d/metrics", config.host, port)
         async with asyncio.TaskGroup() as group:
             if config.otlp is not None:
-                pusher = OtlpPusher(open_exporter(config.otlp), lambda: projection.shown, config.otlp_interval_s)
+                pusher = OtlpPusher(open_exporter(config.otlp), shown, config.otlp_interval_s)
                 group.create_task(pusher.run(stop))
             await consuming.run(stop)
     return 0
+
+
+def _pulled(log: JetStreamLog, subjects: Subjects, seq: int) -> PullSpec:
+    return PullSpec(log.spec.name, f"unpod-{NAME}", (subjects.calls,), seq, max_pending=_MAX_PENDING, ack="all")
+
+
+async def hear_fleet(stack: AsyncExitStack, nats: Nats, subjects: Subjects) -> Fleet:
+    """Listen, for the length of `stack`, to what runners and bridges say of themselves."""
+    fleet = Fleet()
+
+    def runner(message: Message) -> None:
+        with suppress(*codec.MALFORMED):
+            fleet.heard(RUNNER_ANNOUNCED.decode(message.data), time.monotonic())
+
+    def queued(message: Message) -> None:
+        with suppress(*codec.MALFORMED):
+            fleet.heard_queued(QUEUED_ANNOUNCED.decode(message.data), time.monotonic())
+
+    for subject, handler in ((subjects.runners, runner), (subjects.all_queued, queued)):
+        subscription = await nats.subscribe(subject, handler)
+        stack.push_async_callback(subscription.close)
+    return fleet
+
+
+def with_fleet(snapshot: Snapshot, fleet: Fleet) -> Snapshot:
+    """Return a snapshot with the fleet as of now, and the present as its time: what it says is true now."""
+    now_ns = max(time.time_ns(), snapshot.at_ns)
+    return replace(snapshot, points=(*snapshot.points, *fleet.rows(time.monotonic())), at_ns=now_ns)
 
 
 async def rewind_metrics(config: ConsumerConfig, *, since: float = 0.0, session: str = "") -> str:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from unpod.core.codec import Record
     from unpod.jetstream import Delivery, JetStreamLog, Nats
     from unpod.ports import Message
-    from unpod_consumers.config import ConsumerConfig, Protocol
+    from unpod_consumers.config import ConsumerConfig
     from unpod_consumers.projections.spans import Span
+    from unpod_consumers.telemetry import Protocol
 
 NAME: Final = "traces"
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

@@ -194,6 +194,11 @@ def _(_body: ev.Settled) -> str:
 
 
 @summary.register
+def _(body: ev.ReplayCompleted) -> str:
+    return joined(f"{body.records} records", milliseconds(body.duration_ms))
+
+
+@summary.register
 def _(body: ev.CallCompleted) -> str:
     return joined(body.reason, counted(body.turns, "turn"), f"{body.duration_s:.1f} s")
 

@@ -20,6 +20,11 @@ async def test_between_turns(tmp_path: Path, hears_deaths: bool) -> None:  # noq
         await talk.turns()
         bodies = await talk.over()
         assert sum(isinstance(body, ev.OwnerChanged) for body in bodies) == 2
+        waits = [body.waited_ms for body in bodies if isinstance(body, ev.OwnerAppointed)]
+        assert len(waits) == 2
+        assert all(wait is not None and 0 < wait < 2_000 for wait in waits)
+        replays = [body for body in bodies if isinstance(body, ev.ReplayCompleted)]
+        assert [0 < replay.duration_ms < 2_000 and replay.records > 10 for replay in replays] == [True]
 
 
 async def test_in_the_middle_of_a_reply(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.contract.places import Client
+from tests.unit.bridge.call_rig import FakePlace
 
 from unpod.core import codec
 from unpod.core import commands as cmd
@@ -105,7 +106,7 @@ class Bridge:
         self.ledger = self._ledger(writing)
         started = read_frame(b'{"event":"call.started","session_id":"%s"}' % self.session.encode(), binary=False)
         begin = Begin(self.session, HELLO, started)
-        epoch, first = await appoint(self.services, self.subjects, begin, self.ledger, "runner-0")
+        epoch, first = await appoint(self.services, self.subjects, begin, self.ledger, FakePlace("runner-0"))
         self.owner = Owner("runner-0", epoch)
         self.inheritance.begin(epoch)
         return Runner(client, self.session, self.owner, first, 0)
@@ -134,7 +135,7 @@ class Bridge:
         """Appoint another owner."""
         assert self.ledger is not None
         assert self.owner is not None
-        self.owner = await self.inheritance.appoint(self.owner, name)
+        self.owner = await self.inheritance.appoint(self.owner, FakePlace(name))
         await self.inheritance.tip(self.owner.epoch, 0)
         stored = await self.ledger.append(owner_changed(self.owner, self.inheritance.last, Legacy()))
         return Runner(client, self.session, self.owner, stored.seq, self.inheritance.last)

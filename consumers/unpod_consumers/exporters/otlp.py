@@ -31,9 +31,9 @@ from unpod_consumers.projections.series import NANO, Attributes, Point, Sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from unpod_consumers.config import Protocol
     from unpod_consumers.projections.instruments import Instrument
     from unpod_consumers.projections.snapshot import Snapshot
+    from unpod_consumers.telemetry import Protocol
 
 _LOG: Final = logging.getLogger("unpod.consumers")
 _SCOPE: Final = InstrumentationScope("unpod")
@@ -54,27 +54,31 @@ class OtlpPusher:
         self._resource = Resource.create()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until `stop`, and once more then."""
+        """Send until `stop`, and once more then, unless the collector takes nothing."""
         stopping = asyncio.create_task(stop.wait())
+        taken = True
         try:
             while not stopping.done():
                 await asyncio.wait([stopping], timeout=self._interval_s)
-                await asyncio.to_thread(self._send)
+                if taken or not stopping.done():
+                    taken = await asyncio.to_thread(self._send)
         finally:
             stopping.cancel()
             await asyncio.to_thread(self._exporter.shutdown)
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
+        """Return whether the collector has what is known by now."""
         snapshot = self._snapshot()
         if snapshot is None:
-            return
+            return True
         try:
             result = self._exporter.export(to_otlp(snapshot, self._resource))
         except Exception as error:  # noqa: BLE001 - whatever a collector's answer does to its client, the next may go through
             _LOG.warning("the metrics could not be sent: %s", type(error).__name__)
-            return
+            return False
         if result is not MetricExportResult.SUCCESS:
             _LOG.warning("the collector did not take the metrics; they are in the next export")
+        return result is MetricExportResult.SUCCESS
 
 
 def to_otlp(snapshot: Snapshot, resource: Resource) -> MetricsData:

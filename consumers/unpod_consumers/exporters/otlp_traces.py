@@ -17,8 +17,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unpod_consumers.config import Protocol
     from unpod_consumers.projections.spans import Moment, Span
+    from unpod_consumers.telemetry import Protocol
 
 _LOG: Final = logging.getLogger("unpod.consumers")
 _SCOPE: Final = InstrumentationScope("unpod")

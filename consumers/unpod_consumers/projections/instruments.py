@@ -10,6 +10,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 _TURN: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0)
 _CALL: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
+_WAIT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _OPERATION: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = tuple(float(4**power) for power in range(14))
 
@@ -28,7 +29,11 @@ E2E = Instrument("unpod.turn.e2e_latency", "histogram", "s", "From the caller's 
 STT = Instrument("unpod.turn.stt_latency", "histogram", "s", "Time that speech recognition took in a turn", _TURN)
 TTFT = Instrument("unpod.turn.llm_ttft", "histogram", "s", "Time to the model's first token in a turn", _TURN)
 TTFB = Instrument("unpod.turn.tts_ttfb", "histogram", "s", "Time to the first byte of synthesised speech", _TURN)
-COMMAND = Instrument("unpod.command.latency", "histogram", "s", "From a command to the receipt of its writing", _TURN)
+COMMAND = Instrument("unpod.command.latency", "histogram", "s", "From a command to the receipt of its writing", _WAIT)
+WAIT = Instrument("unpod.dispatch.wait", "histogram", "s", "How long a call waited for its runner", _WAIT)
+REPLAY = Instrument(
+    "unpod.replay.duration", "histogram", "s", "How long a new runner took to go through a call's past", _WAIT
+)
 DURATION = Instrument("unpod.call.duration", "histogram", "s", "How long calls took", _CALL)
 CALLS = Instrument("unpod.calls", "counter", "{call}", "Calls that have ended")
 ACTIVE = Instrument("unpod.calls.active", "gauge", "{call}", "Calls in progress")
@@ -38,6 +43,10 @@ OPERATION = Instrument(
     "gen_ai.client.operation.duration", "histogram", "s", "How long calls of the model took", _OPERATION
 )
 TOKENS = Instrument("gen_ai.client.token.usage", "histogram", "{token}", "Tokens of each call of the model", _TOKENS)
+CAPACITY = Instrument("unpod.runner.capacity", "gauge", "{call}", "Calls that a runner takes at once")
+IN_FLIGHT = Instrument("unpod.runner.in_flight", "gauge", "{call}", "Calls that a runner has")
+DRAINING = Instrument("unpod.runner.draining", "gauge", "1", "1 where a runner drains, else 0")
+QUEUED = Instrument("unpod.runner.queued", "gauge", "{call}", "Calls that wait at the bridges for a runner")
 LAG = Instrument("unpod.consumer.lag", "gauge", "{record}", "Records in the log that the consumer has not taken yet")
 PARKED = Instrument("unpod.consumer.parked", "counter", "{record}", "Records that the consumer could not take")
 
@@ -47,6 +56,8 @@ DERIVED: Final = (
     TTFT,
     TTFB,
     COMMAND,
+    WAIT,
+    REPLAY,
     DURATION,
     CALLS,
     ACTIVE,
@@ -57,5 +68,8 @@ DERIVED: Final = (
     PARKED,
 )
 """What stands in a checkpoint; the lag is the process's own."""
+
+FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED)
+"""What the fleet says of itself; it is in no log."""
 
 BY_NAME: Final = {instrument.name: instrument for instrument in DERIVED}

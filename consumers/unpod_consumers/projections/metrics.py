@@ -1,20 +1,21 @@
 """Records to metrics: which values each record gives, and each counted once.
 
-A repeat is told by what the record is about: a turn by its number, a receipt by its command, a model call by its id and
-epoch. What arrives before `call.started` is held until it does; a session that never starts counts nothing. A session
-is forgotten a while after its end, in the log's time, and whatever comes of it later is ignored.
+A repeat is told by its writer's index, and what a takeover has done again by what it is about: a turn by its number.
+These are numbers without gaps, so what is kept of a call does not grow with its length. What arrives before
+`call.started` is held until it does; a session that never starts counts nothing. A session is forgotten a while after
+its end, in the log's time, and whatever comes of it later is ignored.
 """
 
 from __future__ import annotations
 
 from math import isfinite
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from unpod.core.codec import Body, Record
-from unpod.core.commands import Command
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Body, Record
+from unpod.core.commands import Command, EndReply
 from unpod.core.events import (
     END_REASONS,
     CallEnded,
@@ -22,33 +23,45 @@ from unpod.core.events import (
     CommandAcknowledged,
     LLMCalled,
     OwnerAppointed,
+    ReplayCompleted,
     TurnCompleted,
     tag_of,
 )
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
-from unpod_consumers.projections import instruments
+from unpod_consumers.projections import instruments, intervals
 from unpod_consumers.projections.instruments import Instrument
+from unpod_consumers.projections.intervals import Intervals
 from unpod_consumers.projections.series import Attributes, Sample, Series, Value
 
 KEPT_AFTER_END_S: Final = 900.0
 FORGOTTEN_S: Final = 21_600.0
 _SWEEP_S: Final = 60.0
+_MAX_HELD: Final = 1_000
+"""How many values wait for the start of a call, and how many commands for their receipts, at most."""
 _OTHER: Final = "other"
 _MS: Final = 1_000
 
+_Held = TypeVar("_Held")
 
-class SessionState(Struct, array_like=True):
-    """What is known of one session: times in the log's time, what was counted, what waits for the start."""
+
+class SessionState(Struct, array_like=True, omit_defaults=True):
+    """What is known of one session: times in the log's time, what was counted, what waits for something.
+
+    `told` and `written` are the indexes of the bridge's and the owner's records that were taken, by epoch.
+    """
 
     agent: str = ""
     last_time: float = 0.0
     started: float | None = None
     ended: float | None = None
-    counted: set[str] = msgspec.field(default_factory=set)
-    commands: dict[str, tuple[float, str]] = msgspec.field(default_factory=dict)
-    receipts: dict[str, tuple[float, str]] = msgspec.field(default_factory=dict)
-    waiting: list[tuple[str, float, Attributes, Sample]] = msgspec.field(default_factory=list)
-    reason: str = ""
+    told: dict[int, Intervals] = {}
+    written: dict[int, Intervals] = {}
+    turns: Intervals = []
+    takeovers: Intervals = []
+    appointed: set[str] = set()
+    asked: dict[str, tuple[float, str]] = {}
+    receipts: dict[str, float] = {}
+    waiting: list[tuple[str, float, Attributes, Sample]] = []
 
 
 class MetricsState(Struct):
@@ -68,11 +81,11 @@ def take(state: MetricsState, record: Record, agent: str) -> None:
     state.time = max(state.time, envelope.time)
     session = state.sessions.setdefault(envelope.session, SessionState(agent))
     session.last_time = max(session.last_time, envelope.time)
-    for value in _values(session, record):
-        if session.started is None:
-            session.waiting.append((value.instrument.name, value.value, value.attributes, value.sample))
-        else:
+    for value in _values(session, record) if _first_time(session, record) else ():
+        if session.started is not None:
             state.series.add(value)
+        elif len(session.waiting) < _MAX_HELD:
+            session.waiting.append((value.instrument.name, value.value, value.attributes, value.sample))
     if session.started is not None and session.waiting:
         for name, amount, attributes, sample in session.waiting:
             state.series.add(Value(instruments.BY_NAME[name], amount, attributes, sample))
@@ -106,22 +119,23 @@ def _sweep(state: MetricsState) -> None:
 
 def _values(session: SessionState, record: Record) -> list[Value]:
     body: Body = record.body
-    envelope = record.envelope
     values: list[Value] = []
     match body:
         case CallStarted():
             values = _started(session, record)
         case CallEnded(reason=reason):
             values = _ended(session, record, reason)
-        case OwnerAppointed(takeover=takeover) if takeover and _first(session, f"takeover:{takeover}"):
-            values = [_value(session, record, instruments.TAKEOVERS, 1, span="takeover")]
-        case TurnCompleted(turn_id=turn) if _first(session, f"turn:{turn}"):
+        case OwnerAppointed():
+            values = _appointed(session, record, body)
+        case ReplayCompleted() if _is_figure(body.duration_ms):
+            values = [_value(session, record, instruments.REPLAY, body.duration_ms / _MS)]
+        case TurnCompleted(turn_id=turn) if intervals.add(session.turns, turn):
             values = _turn(session, record, body)
-        case LLMCalled() if _first(session, f"llm:{envelope.id}@{envelope.epoch}"):
+        case LLMCalled():
             values = _model(session, record, body)
-        case CommandAcknowledged(outcome="written" | "delivered"):
+        case CommandAcknowledged() if body.outcome != "claimed":
             values = _receipt(session, record, body)
-        case Command():
+        case Command() if not isinstance(body, EndReply):  # of which the receipts of the reply tell
             values = _command(session, record, body)
         case _:
             pass  # counted nowhere: most records, and the types that this build does not know
@@ -140,9 +154,24 @@ def _ended(session: SessionState, record: Record, reason: str) -> list[Value]:
     if session.ended is not None:
         return []
     session.ended = record.envelope.time
-    session.reason = reason if reason in END_REASONS else _OTHER
-    calls = _value(session, record, instruments.CALLS, 1, ("end_reason", session.reason))
+    known = reason if reason in END_REASONS else _OTHER
+    calls = _value(session, record, instruments.CALLS, 1, ("end_reason", known))
     return [calls, *(_duration(session, record) if session.started is not None else [])]
+
+
+def _appointed(session: SessionState, record: Record, owner: OwnerAppointed) -> list[Value]:
+    """Return what an appointment says: it may come to nothing, so there may be several of one takeover."""
+    identifier = record.envelope.id[:16]
+    if identifier in session.appointed:
+        return []
+    session.appointed.add(identifier)
+    values: list[Value] = []
+    if owner.takeover and intervals.add(session.takeovers, owner.takeover):
+        values.append(_value(session, record, instruments.TAKEOVERS, 1, span="takeover"))
+    if _is_figure(owner.waited_ms):
+        kind = ("kind", "takeover" if owner.takeover else "new")
+        values.append(_value(session, record, instruments.WAIT, (owner.waited_ms or 0.0) / _MS, kind))
+    return values
 
 
 def _duration(session: SessionState, record: Record) -> list[Value]:
@@ -162,7 +191,7 @@ def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Va
     values = [
         _value(session, record, instrument, figure / _MS, span="turn")
         for instrument, figure in figures
-        if figure is not None and isfinite(figure) and figure >= 0
+        if figure is not None and _is_figure(figure)
     ]
     if turn.interrupted:
         values.append(_value(session, record, instruments.INTERRUPTIONS, 1, span="turn"))
@@ -182,39 +211,51 @@ def _model(session: SessionState, record: Record, call: LLMCalled) -> list[Value
         for kind, count in (("input", call.tokens_in), ("output", call.tokens_out))
         if count > 0
     ]
-    if call.latency_ms is not None and isfinite(call.latency_ms) and call.latency_ms >= 0:
+    if call.latency_ms is not None and _is_figure(call.latency_ms):
         values.append(_value(session, record, instruments.OPERATION, call.latency_ms / _MS, *labels, span=span))
     return values
 
 
 def _command(session: SessionState, record: Record, command: Command) -> list[Value]:
     identifier = record.envelope.id
-    if identifier in session.counted or identifier in session.commands:
-        return []
-    session.commands[identifier] = (record.envelope.time, tag_of(command))
+    session.asked.setdefault(identifier, (record.envelope.time, tag_of(command)))
+    _bound(session.asked)
     return _latency(session, record, identifier)
 
 
 def _receipt(session: SessionState, record: Record, receipt: CommandAcknowledged) -> list[Value]:
-    if receipt.command in session.counted or receipt.command in session.receipts:
+    if receipt.outcome not in ("written", "delivered"):
+        session.asked.pop(receipt.command, None)
         return []
-    session.receipts[receipt.command] = (record.envelope.time, receipt.verb)
+    session.receipts.setdefault(receipt.command, record.envelope.time)
+    _bound(session.receipts)
     return _latency(session, record, receipt.command)
 
 
 def _latency(session: SessionState, record: Record, command: str) -> list[Value]:
-    if command not in session.commands or command not in session.receipts:
+    if command not in session.asked or command not in session.receipts:
         return []
-    session.counted.add(command)
-    (asked, verb), (done, _) = session.commands.pop(command), session.receipts.pop(command)
+    (asked, verb), done = session.asked.pop(command), session.receipts.pop(command)
     return [_value(session, record, instruments.COMMAND, max(done - asked, 0.0), ("verb", verb), at=done)]
 
 
-def _first(session: SessionState, key: str) -> bool:
-    if key in session.counted:
-        return False
-    session.counted.add(key)
+def _bound(held: dict[str, _Held]) -> None:
+    if len(held) > _MAX_HELD:
+        del held[next(iter(held))]
+
+
+def _first_time(session: SessionState, record: Record) -> bool:
+    """Whether a record is no repeat; placements have no index, and tell their repeats themselves."""
+    envelope = record.envelope
+    if record.channel in BRIDGE_CHANNELS:
+        return intervals.add(session.told.setdefault(envelope.epoch, []), envelope.index)
+    if record.channel in OWNER_CHANNELS:
+        return intervals.add(session.written.setdefault(envelope.epoch, []), envelope.index)
     return True
+
+
+def _is_figure(figure: float | None) -> bool:
+    return figure is not None and isfinite(figure) and figure >= 0
 
 
 def _value(

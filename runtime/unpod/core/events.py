@@ -376,6 +376,13 @@ class Settled(Fact, frozen=True, tag="settled"):
     """All handlers of the inputs up to the envelope's `settled` have returned."""
 
 
+class ReplayCompleted(Fact, frozen=True, tag="replay.completed"):
+    """A new owner has gone through the past of its session, so many `records`, and takes part in the call from here."""
+
+    records: int = 0
+    duration_ms: float = 0.0
+
+
 class EntrypointFailed(Fact, frozen=True, tag="entrypoint.failed"):
     """The user's entrypoint raised; the call ends with `error`."""
 
@@ -435,6 +442,7 @@ SessionEvent = (
     | SilenceNoticed
     | Diverged
     | Settled
+    | ReplayCompleted
     | EntrypointFailed
     | ControlPerformed
     | CallCompleted
@@ -453,10 +461,14 @@ class LineTaken(Fact, frozen=True, tag="line.taken"):
 
 
 class OwnerAppointed(Fact, frozen=True, tag="owner.appointed"):
-    """A runner owns the session from here on; the record's stream sequence is the epoch."""
+    """A runner owns the session from here on; the record's stream sequence is the epoch.
+
+    `waited_ms` is how long the bridge has looked for that runner, None where it is not known.
+    """
 
     runner: str
     takeover: int = 0
+    waited_ms: float | None = None
 
 
 Placement = LineTaken | OwnerAppointed

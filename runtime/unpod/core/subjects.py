@@ -105,6 +105,7 @@ class Subjects:
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
         self.probations = f"{prefix}.bridges.probations"
+        self.all_queued = f"{prefix}.dispatch.*.queued"
 
     def call(self, agent_id: str, session_id: str) -> CallSubjects:
         """Return the subjects of one session."""

@@ -89,10 +89,15 @@ class JetStreamLog:
                 block += _EXPECTED_ON % fence.subject.encode()
             block += b"\r\n"
         size = len(subject) + len(block) + len(data)
-        limit = min(self._nats.max_payload, self.spec.max_msg_size or self._nats.max_payload)
+        limit = self.max_record
         if size > limit:
             raise RecordTooLarge(size, limit)
         return Record(subject, data, block, size, headers.get(_MSG_ID, ""), fence)
+
+    @property
+    def max_record(self) -> int:
+        """How large a record may be, its subject and headers included, in bytes."""
+        return min(self._nats.max_payload, self.spec.max_msg_size or self._nats.max_payload)
 
     def transmit(
         self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _OPERATION: Final = "KV-Operation"
 _KEY: Final = "Unpod-Key"
 _MAX_KEY: Final = 2_000
+_OVERHEAD: Final = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class JobStore:
     def __init__(self, log: JetStreamLog) -> None:
         self._log = log
         self._base = log.spec.subjects[0].removesuffix(">")
+
+    @property
+    def room(self) -> int:
+        """How many bytes a value may have, under a key of up to 200 characters."""
+        return max(self._log.max_record - _OVERHEAD, 1)
 
     async def create(self, key: str, value: bytes) -> int:
         """Store a new record and return its revision.

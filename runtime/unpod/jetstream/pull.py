@@ -7,7 +7,7 @@ import json
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from unpod.errors import LogUnavailable
 from unpod.jetstream.api import ApiError, call
@@ -34,13 +34,15 @@ class PullSpec:
     start_seq: int = 1
     ack_wait_s: float = 30.0
     max_pending: int = 1_000
+    ack: Literal["explicit", "all"] = "explicit"
+    """With `all`, acknowledging a record acknowledges all before it."""
 
     def config(self) -> dict[str, Any]:
         """Return JetStream's form of it."""
         return {
             "durable_name": self.name,
             "name": self.name,
-            "ack_policy": "explicit",
+            "ack_policy": self.ack,
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": max(self.start_seq, 1),
             "filter_subjects": list(self.filters),

@@ -106,6 +106,7 @@ class Driver:
             Fenced: another runner owns the session already.
             LogError: the log cannot be read; it may be tried again.
         """
+        since = self.seat.clock.now()
         records = await self.inbox.open(self.seat.until_seq)
         past = Past(records, self.seat.epoch)
         if past.superseded or self.lost is not None:
@@ -114,7 +115,7 @@ class Driver:
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index)
         self._agenda.begin_with(past.later)
-        self.rehearsal = Rehearsal(self, past)
+        self.rehearsal = Rehearsal(self, past, since)
 
     @property
     def replaying(self) -> bool:
@@ -158,8 +159,8 @@ class Driver:
         self.settling.start()
         past.forget()
         self._follow_up(CORE)
-        if rehearsal.was_needed:
-            self._say_settled()
+        if rehearsal.was_needed and self.lost is None:
+            self.record(rehearsal.summary(self._now()), CORE)
 
     async def check_owner(self) -> None:
         """Look in the log for a newer owner; where it does not answer, nothing is known."""

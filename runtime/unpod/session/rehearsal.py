@@ -40,9 +40,11 @@ RESTORE_S: Final = 5.0
 class Rehearsal:
     """One session's way through its past. For a new call there is none, and it ends as soon as `run()` is called."""
 
-    def __init__(self, driver: Driver, past: Past) -> None:
+    def __init__(self, driver: Driver, past: Past, since: float) -> None:
         self._driver = driver
         self._past = past
+        self._since = since
+        self._length = len(past.prefix) + len(past.records)
         self._trace = Trace(driver.state, past.records)
         self._texts = dict(self._trace.texts)
         if past.takeover is not None and past.takeover.text:
@@ -72,6 +74,10 @@ class Rehearsal:
         if state.paused or any(pending.withheld for pending in state.queue):
             return True
         return any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
+
+    def summary(self, now: float) -> ev.ReplayCompleted:
+        """Return how long it has taken, from before the log was read to `now`."""
+        return ev.ReplayCompleted(records=self._length, duration_ms=max(now - self._since, 0.0) * 1_000)
 
     def keep(self, record: Record) -> None:
         """Take a record that was written meanwhile: it comes after all of the past."""

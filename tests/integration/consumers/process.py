@@ -54,7 +54,7 @@ class Consumer:
                 assert self.process.returncode is None
                 await asyncio.sleep(0.05)
 
-    async def until(self, name: str, value: float) -> dict[str, float]:
+    async def until(self, name: str, value: float | None) -> dict[str, float]:
         async with asyncio.timeout(20):
             while (found := await self.samples()).get(name) != value:
                 assert self.process.returncode is None
@@ -63,7 +63,7 @@ class Consumer:
 
 
 @asynccontextmanager
-async def consuming(url: str, **settings: str) -> AsyncIterator[Consumer]:
+async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIterator[Consumer]:
     port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
@@ -73,9 +73,7 @@ async def consuming(url: str, **settings: str) -> AsyncIterator[Consumer]:
         "OTEL_METRIC_EXPORT_INTERVAL": "100",
         **settings,
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "unpod_cli", "consume", "metrics", env=environment
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "unpod_cli", "consume", name, env=environment)
     try:
         yield Consumer(process, port)
     finally:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.consumers.collector import Received, over_grpc, over_http
-from tests.integration.consumers.process import consuming
+from tests.integration.consumers.process import consuming, from_start
 from tests.unit.consumers.records import call_of
 
+from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced, encode
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
 from unpod.jetstream.topology import MIB, topology
 
@@ -158,3 +161,45 @@ async def test_since_leaves_out_what_is_older(server: EmbeddedServer, log: JetSt
     out, _ = await process.communicate()
     assert process.returncode == 0
     assert "unpod_calls_total" not in out.decode()
+
+
+async def test_what_runners_and_bridges_announce_is_shown(
+    server: EmbeddedServer, nats: Nats, log: JetStreamLog
+) -> None:
+    await write(log, *both("s1"))
+    async with consuming(server.url) as consumer:
+        await consumer.until("unpod_calls_total", 1)
+        runner = RunnerAnnounced(runner="r1", agent="support", capacity=8, in_flight=3, draining=True)
+        async with asyncio.timeout(20):
+            while (found := await consumer.samples()).get("unpod_runner_capacity") != 8:
+                await nats.publish("unpod.runners", b"[" * 100_000)
+                await nats.publish("unpod.runners", encode(runner))
+                await nats.publish(
+                    "unpod.dispatch.support.queued", encode(QueuedAnnounced(bridge="b", agent="support", count=2))
+                )
+                await asyncio.sleep(0.05)
+        assert (found["unpod_runner_in_flight"], found["unpod_runner_draining"]) == (3, 1)
+        assert (await consumer.until("unpod_runner_queued", 2))["unpod_runner_capacity"] == 8
+        await nats.publish("unpod.runners", encode(replace(runner, gone=True)))
+        await consumer.until("unpod_runner_capacity", None)
+
+
+async def test_more_calls_than_fit_into_a_record_are_kept_in_parts(
+    server: EmbeddedServer, nats: Nats, log: JetStreamLog
+) -> None:
+    spec = dataclasses.replace(checkpoints(log.spec), max_msg_size=4_096)
+    store = await open_jobs(nats, spec)
+    calls = 300
+    await asyncio.gather(*(write(log, *both(f"3f2504e0-4f89-11d3-9a0c-{number:06d}")) for number in range(calls)))
+    for _ in range(2):
+        async with consuming(server.url) as consumer:
+            await consumer.until("unpod_calls_total", calls)
+            await write(log, *both(f"more-{calls}"))
+            calls += 1
+            await consumer.until("unpod_calls_total", calls)
+            consumer.process.kill()
+            await consumer.process.wait()
+    keys = [key for key in await store.keys() if key.startswith("metrics/part/")]
+    assert len(keys) > 4
+    assert len({key.split("/")[2] for key in keys}) == 1  # what the first process left is gone
+    assert (await from_start(server.url))["unpod_calls_total"] == calls

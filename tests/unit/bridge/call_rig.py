@@ -140,6 +140,7 @@ class FakePlace:
     """A runner's place."""
 
     runner_id: str = "runner-1"
+    waited_s: float | None = None
     willing: bool = True
     begun: list[str] = field(default_factory=list)
     started: list[tuple[str, int, int]] = field(default_factory=list)

@@ -228,7 +228,9 @@ async def test_another_runner_takes_over_in_this_order(house: House) -> None:
     assert second.offers == [Offer(job="job-1", bridge="bridge-1", agent="agent-1", resume=True, session="session-1")]
     assert [type(told) for told in second.told] == [Hold, Start]
     first, own = house.records(ev.OwnerAppointed)
-    assert own.body == ev.OwnerAppointed(runner="runner-2", takeover=1)
+    assert isinstance(own.body, ev.OwnerAppointed)
+    assert (own.body.runner, own.body.takeover) == ("runner-2", 1)
+    assert own.body.waited_ms is not None
     change = house.records(ev.OwnerChanged)[-1]
     assert change.body == ev.OwnerChanged(epoch=own.seq, runner="runner-2", takeover=1)
     assert (change.seq, change.envelope.index) == (own.seq + 1, 4)

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import zlib
+from typing import Literal
+
+import msgspec
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.resources import Resource
@@ -9,7 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 from tests.unit.consumers.records import SUBJECTS, call_of, message
 
-from unpod.core.events import CallEnded, CallStarted, TurnCompleted
+from unpod.core.commands import EndReply, Say
+from unpod.core.events import (
+    CallEnded,
+    CallStarted,
+    CommandAcknowledged,
+    LLMCalled,
+    OwnerAppointed,
+    ReplayCompleted,
+    TurnCompleted,
+)
 from unpod.core.traces import trace_id
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
@@ -129,3 +143,72 @@ def test_exemplars_lead_to_the_call_s_trace() -> None:
     assert metrics["unpod.calls"].sum.is_monotonic
     assert metrics["unpod.calls.active"].gauge.data_points[0].as_int == 0
     assert metrics["unpod.turn.e2e_latency"].unit == "s"
+
+
+def test_how_long_runners_were_looked_for_goes_by_new_calls_and_takeovers() -> None:
+    found = samples(
+        project(
+            message("s", "evt", CallStarted(session_id="s"), 1, 0),
+            message("s", "own", OwnerAppointed(runner="r1", waited_ms=4.0), 0, 0, identifier="a" * 32, epoch=0),
+            message("s", "own", OwnerAppointed(runner="r1", waited_ms=4.0), 0, 0, identifier="a" * 32, epoch=0),
+            message("s", "own", OwnerAppointed(runner="r2", takeover=1), 0, 5, identifier="b" * 32, epoch=0),
+            message("s", "own", OwnerAppointed(runner="r3", takeover=2, waited_ms=800), 0, 6, identifier="c" * 32),
+        )
+    )
+    assert found["unpod_dispatch_wait_seconds_count{kind=new}"] == 1
+    assert found["unpod_dispatch_wait_seconds_bucket{kind=new,le=0.005}"] == 1
+    assert found["unpod_dispatch_wait_seconds_sum{kind=takeover}"] == 0.8
+    assert found["unpod_takeovers_total"] == 2
+
+
+def test_a_replay_is_timed_once() -> None:
+    done = message("s", "run", ReplayCompleted(records=80, duration_ms=12.0), 9, 1, epoch=7)
+    found = samples(project(message("s", "evt", CallStarted(session_id="s"), 1, 0), done, done))
+    assert found["unpod_replay_duration_seconds_sum"] == 0.012
+    assert found["unpod_replay_duration_seconds_count"] == 1
+
+
+def test_what_is_kept_of_a_call_does_not_grow_with_it() -> None:
+    projection = MetricsProjection(SUBJECTS)
+    sizes = []
+    seq = index = told = 0
+
+    def take(channel: Literal["cmd", "run", "ack", "evt"], body: Struct, identifier: str = "") -> None:
+        nonlocal seq, index, told
+        seq += 1
+        if channel in {"cmd", "run"}:
+            index += 1
+        else:
+            told += 1
+        at = index if channel in {"cmd", "run"} else told
+        projection.take(replace(message("s", channel, body, at, seq / 10, identifier=identifier), seq=seq))
+
+    take("evt", CallStarted(session_id="s"))
+    for turn in range(1, 501):
+        take("run", LLMCalled(turn_id=turn, model="m", latency_ms=300.0, tokens_in=10))
+        take("cmd", Say(text="hm"), f"say-{turn}")
+        take("ack", CommandAcknowledged(command=f"say-{turn}", verb="say", outcome="written", owner_index=index))
+        take("cmd", EndReply(turn=turn), f"end-{turn}")
+        take("run", TurnCompleted(turn_id=turn, ttfa_ms=300.0))
+        sizes.append(len(projection.dump()))
+    assert sizes[-1] - sizes[10] < 100
+    projection.publish(0)
+    assert samples(projection)["unpod_command_latency_seconds_count{verb=say}"] == 500
+
+
+def test_ten_thousand_calls_are_a_checkpoint_of_little_more_than_a_megabyte() -> None:
+    projection = MetricsProjection(SUBJECTS)
+    seq = 0
+    for number in range(2_000):
+        bridge, owner = call_of(f"3f2504e0-4f89-11d3-9a0c-{number:012d}")
+        for one in (*bridge[:-1], *owner):
+            seq += 1
+            projection.take(replace(one, seq=seq))
+    assert len(projection.dump()) / 2_000 < 110
+
+
+def test_a_checkpoint_of_another_version_is_as_good_as_none() -> None:
+    projection = MetricsProjection(SUBJECTS)
+    projection.load(zlib.compress(msgspec.msgpack.encode({"position": 5, "state": {}, "version": 1})))
+    projection.load(b"nonsense")
+    assert projection.position == 0

@@ -1,0 +1,61 @@
+"""What runners and bridges say of themselves each second, as points: it stands in no log, and old news is none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced
+from unpod_consumers.projections import instruments
+from unpod_consumers.projections.instruments import FLEET, Instrument
+from unpod_consumers.projections.series import NANO, Attributes, Point
+
+SILENT_S: Final = 5.0
+"""A process that has not announced itself for so long is not shown."""
+
+Rows = tuple[tuple[Instrument, tuple[tuple[Attributes, Point], ...]], ...]
+
+
+class Fleet:
+    """The newest announcement of each process; `now` is in seconds of any steady clock."""
+
+    def __init__(self) -> None:
+        self._runners: dict[str, tuple[float, RunnerAnnounced]] = {}
+        self._queued: dict[tuple[str, str], tuple[float, QueuedAnnounced]] = {}
+
+    def heard(self, runner: RunnerAnnounced, now: float) -> None:
+        """Take what a runner says."""
+        self._runners[runner.runner] = now, runner
+
+    def heard_queued(self, queued: QueuedAnnounced, now: float) -> None:
+        """Take what a bridge says of the calls that wait there."""
+        self._queued[queued.bridge, queued.agent] = now, queued
+
+    def rows(self, now: float) -> Rows:
+        """Return the points as of now."""
+        self._forget(now)
+        points: dict[str, dict[Attributes, Point]] = {instrument.name: {} for instrument in FLEET}
+        for _, runner in self._runners.values():
+            agent = _agent(f"{runner.agent}@dev" if runner.dev else runner.agent)
+            labels = (agent, ("unpod.runner", runner.runner))
+            for instrument, figure in (
+                (instruments.CAPACITY, runner.capacity),
+                (instruments.IN_FLIGHT, runner.in_flight),
+                (instruments.DRAINING, int(runner.draining)),
+            ):
+                points[instrument.name][labels] = Point(figure * NANO)
+            points[instruments.QUEUED.name].setdefault((agent,), Point())
+        for _, queued in self._queued.values():
+            points[instruments.QUEUED.name].setdefault((_agent(queued.agent),), Point()).total += queued.count * NANO
+        return tuple((one, tuple(sorted(points[one.name].items()))) for one in FLEET)
+
+    def _forget(self, now: float) -> None:
+        for runner, (at, said) in tuple(self._runners.items()):
+            if said.gone or now - at > SILENT_S:
+                del self._runners[runner]
+        for key, (at, waiting) in tuple(self._queued.items()):
+            if not waiting.count or now - at > SILENT_S:
+                del self._queued[key]
+
+
+def _agent(agent: str) -> tuple[str, str]:
+    return "gen_ai.agent.id", agent

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced
+from unpod_consumers.projections.fleet import Fleet
+from unpod_consumers.projections.series import NANO
+
+
+def figures(fleet: Fleet, now: float) -> dict[str, dict[tuple[str, ...], float]]:
+    return {
+        instrument.name: {tuple(value for _, value in attributes): point.total / NANO for attributes, point in points}
+        for instrument, points in fleet.rows(now)
+        if points
+    }
+
+
+def test_each_runner_s_room_is_shown_and_what_waits_is_counted_once() -> None:
+    fleet = Fleet()
+    for runner, dev in (("r1", False), ("r2", False), ("r3", True)):
+        # What waits at the bridges each of an agent's runners hears, and repeats.
+        fleet.heard(RunnerAnnounced(runner=runner, agent="a", capacity=10, in_flight=4, queued=3, dev=dev), 0.0)
+    fleet.heard(RunnerAnnounced(runner="r2", agent="a", capacity=10, in_flight=5, draining=True), 1.0)
+    fleet.heard_queued(QueuedAnnounced(bridge="b1", agent="a", count=2), 1.0)
+    fleet.heard_queued(QueuedAnnounced(bridge="b2", agent="a", count=1), 1.0)
+    assert figures(fleet, 1.0) == {
+        "unpod.runner.capacity": {("a", "r1"): 10, ("a", "r2"): 10, ("a@dev", "r3"): 10},
+        "unpod.runner.in_flight": {("a", "r1"): 4, ("a", "r2"): 5, ("a@dev", "r3"): 4},
+        "unpod.runner.draining": {("a", "r1"): 0, ("a", "r2"): 1, ("a@dev", "r3"): 0},
+        "unpod.runner.queued": {("a",): 3, ("a@dev",): 0},
+    }
+
+
+def test_what_waits_is_shown_where_no_runner_is_left() -> None:
+    fleet = Fleet()
+    fleet.heard_queued(QueuedAnnounced(bridge="b", agent="a", count=2), 0.0)
+    assert figures(fleet, 0.0) == {"unpod.runner.queued": {("a",): 2}}
+
+
+def test_who_says_that_it_is_gone_or_falls_silent_is_not_shown() -> None:
+    fleet = Fleet()
+    fleet.heard(RunnerAnnounced(runner="gone", agent="a", capacity=1), 0.0)
+    fleet.heard(RunnerAnnounced(runner="killed", agent="a", capacity=1), 0.0)
+    fleet.heard_queued(QueuedAnnounced(bridge="killed", agent="a", count=2), 0.0)
+    fleet.heard(RunnerAnnounced(runner="gone", agent="a", capacity=1, gone=True), 1.0)
+    assert list(figures(fleet, 1.0)["unpod.runner.capacity"]) == [("a", "killed")]
+    assert figures(fleet, 5.5) == {}
