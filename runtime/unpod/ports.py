@@ -7,7 +7,6 @@ against both. Everything here is bytes, headers and subjects: meaning is `unpod.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -31,16 +30,14 @@ class Message(Struct, frozen=True):
     reply: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(Struct, frozen=True):
     """The condition of an append: the last record on `subject` must have the stream sequence `seq` (0: none yet)."""
 
     subject: str
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """What the log says of an append.
 
     `seq` is the record's stream sequence; `duplicate` is true where the same id had been stored before.

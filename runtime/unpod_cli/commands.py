@@ -148,15 +148,14 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None, health_port: i
 
     It needs UNPOD_API_KEY. SIGTERM and Ctrl-C drain it: it ends with its last call.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
     from unpod_bridge.app import run_bridge  # noqa: PLC0415
     from unpod_bridge.config import BridgeConfig  # noqa: PLC0415
 
     config = BridgeConfig.from_env(base_url=orchestrator_url, nats_url=nats_url, port=health_port)
     enable_logging(config.log_level)
-    return asyncio.run(run_bridge(config))
+    return run_main(run_bridge(config))
 
 
 @click.group(short_help="Derive metrics from the log.", epilog=_CONSUME_EXAMPLE)
@@ -175,8 +174,7 @@ def metrics(*, nats_url: str | None, from_start: bool, since: str | None, sessio
     Stopped or killed and started again it goes on where it was, and counts nothing twice. Run one at a time. With
     --from-start, --since or --session it prints what the log gives now, as text for Prometheus, and changes nothing.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
 
     with extras():
@@ -186,8 +184,8 @@ def metrics(*, nats_url: str | None, from_start: bool, since: str | None, sessio
     config = ConsumerConfig.from_env(nats_url=nats_url)
     enable_logging(config.log_level)
     if not (from_start or since or session):
-        return asyncio.run(run_metrics(config))
-    click.echo(asyncio.run(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
+        return run_main(run_metrics(config))
+    click.echo(run_main(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
     return 0
 
 
@@ -202,8 +200,7 @@ def traces(*, nats_url: str | None, from_start: bool, since: str | None, session
     Run as many as you like: they share the work. Ids are derived, so what is sent twice has the same ids. With
     --from-start, --since or --session the traces are sent again, and the others that run do not notice.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
 
     with extras():
@@ -213,8 +210,8 @@ def traces(*, nats_url: str | None, from_start: bool, since: str | None, session
     config = ConsumerConfig.from_env(nats_url=nats_url)
     enable_logging(config.log_level)
     if not (from_start or since or session):
-        return asyncio.run(run_traces(config))
-    calls, spans = asyncio.run(rewind_traces(config, since=_moment(since), session=session or ""))
+        return run_main(run_traces(config))
+    calls, spans = run_main(rewind_traces(config, since=_moment(since), session=session or ""))
     click.echo(f"sent {spans} spans of {calls} calls")
     return 0
 

@@ -182,7 +182,7 @@ def _is_type(text: str) -> bool:
 
 
 def _checked(event_type: str) -> str:
-    if not _TYPE.match(event_type):
+    if not _is_type(event_type):
         msg = f"not an event type: {event_type[:100]!r}"
         raise ProtocolViolation(msg, whose="local")
     return event_type
