@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.txt
+IMAGE_LOCK := requirements/image.txt
 
 # `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
 PYTHON ?=
@@ -49,6 +50,7 @@ faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print 
 docs: $(READY) ## write the pages of the reference that are made from the code
 	@$(BIN)/python tests/docs/command_line.py
 	@$(BIN)/python tests/docs/wire.py
+	@$(BIN)/python -m tests.docs.analytics
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .
@@ -69,6 +71,9 @@ lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer 
 	"$$tmp/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --all-extras --group dev $(ARGS) pyproject.toml --output-file $(LOCK) > /dev/null; \
+	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --extra dev --extra fast --extra analytics --group image --constraint $(LOCK) \
+		$(ARGS) pyproject.toml --output-file $(IMAGE_LOCK) > /dev/null; \
 	echo "$(LOCK): $$(grep -c '==' $(LOCK)) packages"
 
 clean: ## remove .venv, caches, and the data of local runs

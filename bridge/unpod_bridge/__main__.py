@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from unpod.errors import ConfigurationError
+from unpod.event_loop import run_main
 from unpod.logs import enable_logging
 from unpod_bridge.app import run_bridge
 from unpod_bridge.config import BridgeConfig
@@ -21,7 +21,7 @@ def main() -> int:
         sys.stderr.write(f"unpod bridge: {error}\n")
         return USAGE
     enable_logging(config.log_level)
-    return asyncio.run(run_bridge(config))
+    return run_main(run_bridge(config))
 
 
 if __name__ == "__main__":

@@ -35,8 +35,13 @@ _AGAIN_S: Final = 0.5
 class Projection(Protocol):
     """What a consumer makes of the records; it is fed in stream order."""
 
-    position: int
-    """The stream sequence up to which records have been taken, 0 for none."""
+    @property
+    def position(self) -> int:
+        """The stream sequence up to which records have been taken, 0 for none."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether records may be taken now; while it is false, `publish` is called until it is not."""
 
     def take(self, message: Message) -> None:
         """Fold one record.
@@ -54,8 +59,11 @@ class Projection(Protocol):
     def load(self, data: bytes) -> None:
         """Go on from what `dump` returned."""
 
-    def publish(self, lag: int) -> None:
-        """Show what is known by now, all of which is stored; `lag` is how many records wait."""
+    def publish(self, lag: int) -> bool:
+        """Show what is known by now, all of which is stored; `lag` is how many records wait.
+
+        Returns whether that has changed the state, so that it must be stored again.
+        """
 
 
 class Loop:
@@ -107,10 +115,13 @@ class Loop:
         await consumer.open(afresh=True)
         self._place, self._newest = 0, None
         if not self._unsaved:
-            self._projection.publish(await consumer.waiting() or 0)
+            self._publish(await consumer.waiting() or 0)
 
     async def _round(self, consumer: PullConsumer) -> bool:
         """Take what has come; return False where something was lost on the way, so that it is read again."""
+        if not self._projection.has_room:
+            await self._wait_for_room(consumer)
+            return True
         due_in = self._saved_at + _SAVE_EVERY_S - _now() if self._unsaved else _WAIT_S
         batch = await consumer.fetch(_BATCH, min(max(due_in, _SHORTEST_S), _WAIT_S))
         whole = 0
@@ -123,7 +134,7 @@ class Loop:
         if whole:
             self._newest, self._unsaved, self._pending = batch[whole - 1], True, batch[whole - 1].pending
         if not self._unsaved:
-            self._projection.publish(await consumer.waiting() or 0)
+            self._publish(await consumer.waiting() or 0)
         elif _now() >= self._saved_at + _SAVE_EVERY_S:
             await self._save(consumer)
         return whole == len(batch)
@@ -131,9 +142,19 @@ class Loop:
     async def _save(self, consumer: PullConsumer | None) -> None:
         await self._checkpoint.save(self._projection.dump())
         self._saved_at, self._unsaved = _now(), False
-        self._projection.publish(self._pending)
+        self._publish(self._pending)
         if consumer is not None and self._newest is not None:
             consumer.acknowledge(self._newest)
+
+    def _publish(self, lag: int) -> None:
+        self._unsaved = self._projection.publish(lag)
+
+    async def _wait_for_room(self, consumer: PullConsumer) -> None:
+        if self._unsaved:
+            await self._save(consumer)
+        else:
+            self._publish(await consumer.waiting() or 0)
+        await asyncio.sleep(_AGAIN_S)
 
     async def _take(self, delivery: Delivery) -> None:
         message = delivery.message

@@ -79,9 +79,15 @@ class MetricsProjection:
             return
         self.position, self._state = saved.position, saved.state
 
-    def publish(self, lag: int) -> None:
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be taken: always, since points do not grow with records (`loop.Projection.has_room`)."""
+        return True
+
+    def publish(self, lag: int) -> bool:
         """Show what the checkpoint has (`loop.Projection.publish`)."""
         self.shown = snapshot(self._state, lag)
+        return False
 
 
 async def run_metrics(config: ConsumerConfig) -> int:

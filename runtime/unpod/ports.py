@@ -7,15 +7,15 @@ against both. Everything here is bytes, headers and subjects: meaning is `unpod.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from unpod.errors import LogError
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message, from the stream or from the live tail.
 
     `seq` is the stream sequence and `time_ns` the server's time of storing (nanoseconds since 1970), both 0 on the
@@ -24,22 +24,20 @@ class Message:
 
     subject: str
     data: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     seq: int = 0
     time_ns: int = 0
     reply: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(Struct, frozen=True):
     """The condition of an append: the last record on `subject` must have the stream sequence `seq` (0: none yet)."""
 
     subject: str
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """What the log says of an append.
 
     `seq` is the record's stream sequence; `duplicate` is true where the same id had been stored before.

@@ -6,7 +6,6 @@ in progress is never cut off for a reload.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 
 from unpod.errors import UnpodError
+from unpod.event_loop import run_main
 from unpod.logs import enable_logging
 from unpod.runner.runner import AgentRunner
 from unpod.runner.stats import RunnerStats
@@ -67,7 +67,7 @@ def main(target: str, descriptor: int) -> int:
     _report(descriptor, Loaded(runner.agent_id, _adopt(runner), runner.runner_id, files))
     enable_logging(os.environ.get("UNPOD_LOG_LEVEL") or "WARNING")
     try:
-        asyncio.run(runner.run())
+        run_main(runner.run())
     except (UnpodError, ConnectionError) as error:
         _report(descriptor, Unusable(str(error)))
         return FAILED

@@ -50,6 +50,12 @@ Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 unpod consume traces --nats-url nats://localhost:4222
   unpod consume traces --session demo-ada
 """
+_ANALYTICS_EXAMPLE: Final = """\b
+Examples:
+  unpod consume analytics --nats-url nats://localhost:4222 --directory /data/analytics
+  unpod consume analytics --from-start --directory /tmp/rows
+  duckdb -c "select * from '/tmp/rows/turns/*/*.parquet' order by ttfa_ms desc limit 10"
+"""
 _ORCHESTRATOR_EXAMPLE: Final = """\b
 Example:
   unpod orchestrator --port 9000
@@ -142,15 +148,14 @@ def bridge(*, nats_url: str | None, orchestrator_url: str | None, health_port: i
 
     It needs UNPOD_API_KEY. SIGTERM and Ctrl-C drain it: it ends with its last call.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
     from unpod_bridge.app import run_bridge  # noqa: PLC0415
     from unpod_bridge.config import BridgeConfig  # noqa: PLC0415
 
     config = BridgeConfig.from_env(base_url=orchestrator_url, nats_url=nats_url, port=health_port)
     enable_logging(config.log_level)
-    return asyncio.run(run_bridge(config))
+    return run_main(run_bridge(config))
 
 
 @click.group(short_help="Derive metrics from the log.", epilog=_CONSUME_EXAMPLE)
@@ -169,8 +174,7 @@ def metrics(*, nats_url: str | None, from_start: bool, since: str | None, sessio
     Stopped or killed and started again it goes on where it was, and counts nothing twice. Run one at a time. With
     --from-start, --since or --session it prints what the log gives now, as text for Prometheus, and changes nothing.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
 
     with extras():
@@ -180,8 +184,8 @@ def metrics(*, nats_url: str | None, from_start: bool, since: str | None, sessio
     config = ConsumerConfig.from_env(nats_url=nats_url)
     enable_logging(config.log_level)
     if not (from_start or since or session):
-        return asyncio.run(run_metrics(config))
-    click.echo(asyncio.run(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
+        return run_main(run_metrics(config))
+    click.echo(run_main(rewind_metrics(config, since=_moment(since), session=session or "")), nl=False)
     return 0
 
 
@@ -196,8 +200,7 @@ def traces(*, nats_url: str | None, from_start: bool, since: str | None, session
     Run as many as you like: they share the work. Ids are derived, so what is sent twice has the same ids. With
     --from-start, --since or --session the traces are sent again, and the others that run do not notice.
     """
-    import asyncio  # noqa: PLC0415 - slow to import
-
+    from unpod.event_loop import run_main  # noqa: PLC0415 - slow to import
     from unpod.logs import enable_logging  # noqa: PLC0415
 
     with extras():
@@ -207,9 +210,54 @@ def traces(*, nats_url: str | None, from_start: bool, since: str | None, session
     config = ConsumerConfig.from_env(nats_url=nats_url)
     enable_logging(config.log_level)
     if not (from_start or since or session):
-        return asyncio.run(run_traces(config))
-    calls, spans = asyncio.run(rewind_traces(config, since=_moment(since), session=session or ""))
+        return run_main(run_traces(config))
+    calls, spans = run_main(rewind_traces(config, since=_moment(since), session=session or ""))
     click.echo(f"sent {spans} spans of {calls} calls")
+    return 0
+
+
+@consume.command(short_help="Analytics: rows in Parquet files.", epilog=_ANALYTICS_EXAMPLE)
+@click.option("--nats-url", metavar="URL", help="The NATS server of the runners; else UNPOD_NATS_URL or NATS_URL.")
+@click.option(
+    "--directory",
+    default="analytics",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the files go.",
+)
+@click.option(
+    "--every",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="How long rows are gathered for a file.",
+)
+@click.option("--from-start", is_flag=True, help="Write the rows of all that is in the log, and exit.")
+@click.option("--since", metavar="TIME", help="The same, of what was stored since, as 2026-01-31T08:00:00Z.")
+@click.option("--session", metavar="ID", help="The same, of one session.")
+def analytics(
+    *, nats_url: str | None, directory: Path, every: float, from_start: bool, since: str | None, session: str | None
+) -> int:
+    """Write a row for each call, turn and tool call into Parquet files, by day: see docs/reference/analytics.md.
+
+    Stopped or killed and started again it goes on where it was: each row is there once. Run one at a time. With
+    --from-start, --since or --session it writes what the log gives now, into an empty directory, and exits.
+    """
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from unpod.logs import enable_logging  # noqa: PLC0415
+
+    with extras():
+        from unpod_consumers.analytics import rewind_analytics, run_analytics  # noqa: PLC0415
+        from unpod_consumers.config import ConsumerConfig  # noqa: PLC0415
+
+    config = ConsumerConfig.from_env(nats_url=nats_url)
+    enable_logging(config.log_level)
+    if not (from_start or since or session):
+        return asyncio.run(run_analytics(config, directory, every))
+    rows = asyncio.run(rewind_analytics(config, directory, since=_moment(since), session=session or ""))
+    click.echo(f"wrote {rows} rows below {directory}")
     return 0
 
 
@@ -226,18 +274,19 @@ def _moment(text: str | None) -> float:
 
 @click.command(short_help="Run the local orchestrator, for development.", epilog=_ORCHESTRATOR_EXAMPLE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--advertise", metavar="HOST", help="The host under which bridges reach it, where that is another.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
 @click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")
 @click.option("--speed", type=_SPEEDS, default=1.0, show_default=True, help="How much faster than real speech is.")
 @_json
-def orchestrator(*, host: str, port: int, key: str, speed: float, as_json: bool) -> None:
+def orchestrator(*, host: str, advertise: str | None, port: int, key: str, speed: float, as_json: bool) -> None:
     """Run the local orchestrator with its speech worker: the other side, for development.
 
     It prints the environment that points a runner at it, and serves until Ctrl-C. Calls are placed over HTTP.
     """
     with extras():
         from unpod_cli.orchestrator import serve  # noqa: PLC0415 - slow to import
-    serve(host=host, port=port, key=key, speed=speed, as_json=as_json)
+    serve(host=host, advertise=advertise, port=port, key=key, speed=speed, as_json=as_json)
 
 
 def _log_level() -> str:

@@ -21,6 +21,7 @@ _EXTRAS: Final = {
     "openai": "openai",
     "opentelemetry": "consumers",
     "prometheus_client": "consumers",
+    "pyarrow": "analytics",
 }
 
 

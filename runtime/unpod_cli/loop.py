@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from unpod.event_loop import new_runner
 from unpod_cli.failure import TERMINATED
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         KeyboardInterrupt: Ctrl-C; everything has been closed.
         SystemExit: SIGTERM; everything has been closed.
     """
-    with asyncio.Runner() as runner:
+    with new_runner() as runner:
         return runner.run(_terminable(work))
 
 

@@ -17,6 +17,7 @@ from unpod.jetstream import (
     Nats,
     NatsOptions,
     StreamSpec,
+    checkpoints,
     connect,
     differences,
     ensure,
@@ -88,8 +89,12 @@ async def _streams(request: Request) -> Report:
     if request.replicas is not None:
         settings = replace(settings, replicas=int(request.replicas))
     wanted = settings.topology(found.get("UNPOD_SUBJECT_PREFIX", DEFAULT_PREFIX))
-    specs = (wanted.calls, wanted.jobs)
+    specs: tuple[StreamSpec, ...] = (wanted.calls, wanted.jobs)
+    kept = checkpoints(wanted.calls)
     async with connect(connection(request.nats_url, found)) as nats:
+        # Calls do without the consumers' bucket, so a fleet that has none yet is whole.
+        if request.create or await info(nats, kept.name) is not None:
+            specs = (*specs, kept)
         before = await _there(nats, specs)
         if request.create:
             await ensure(nats, *specs)

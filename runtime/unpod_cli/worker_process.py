@@ -5,7 +5,6 @@ What `unpod run --workers` starts. A worker that cannot run at all says why ther
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 import msgspec
 
 from unpod.errors import ConfigurationError, UnpodError
+from unpod.event_loop import run_main
 from unpod.logs import enable_logging
 from unpod_cli.agent_file import AgentProblem, load_runner
 from unpod_cli.failure import FAILED, USAGE
@@ -36,7 +36,7 @@ def main(target: str, descriptor: int) -> int:
     try:
         runner = load_runner(target)
         enable_logging(os.environ.get("UNPOD_LOG_LEVEL") or "INFO")
-        asyncio.run(runner.run())
+        run_main(runner.run())
     except (AgentProblem, ConfigurationError) as error:
         return _refuse(descriptor, error, USAGE)
     except (UnpodError, ConnectionError) as error:

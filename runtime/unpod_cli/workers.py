@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final
 
 from unpod.core.codec import MALFORMED
+from unpod.event_loop import run_main
 from unpod.jetstream import (
     ChildProcess,
     EmbeddedOptions,
@@ -55,7 +56,7 @@ def run_workers(target: str, count: int, config: RunnerConfig) -> int:
     Raises:
         Failure: they cannot run; nothing is left running.
     """
-    return asyncio.run(Crew(target, count).run(config))
+    return run_main(Crew(target, count).run(config))
 
 
 class Crew:

@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import duckdb
 import pytest
 from tests.pages import ROOT, Block, blocks, run
+from tests.unit.consumers.analyst import stored
+from tests.unit.consumers.records import SUBJECTS, call_of, message
 
+from unpod.core.events import ToolCalled, ToolReturned, TurnCompleted
 from unpod_cli.main import cli
+from unpod_consumers.analytics import AnalyticsProjection
+from unpod_consumers.exporters.parquet import ParquetFiles
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -70,6 +76,34 @@ def page() -> Iterator[Page]:
     yield page
     for name in page.saved:
         del sys.modules[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------- SQL
+
+
+def calls_of_a_day(directory: Path) -> None:
+    """Write the files of a few calls, as `unpod consume analytics` does."""
+    projection = AnalyticsProjection(SUBJECTS, ParquetFiles(directory))
+    records = [one for name in ("a", "b", "c") for side in call_of(name) for one in side]
+    tool = [ToolCalled(name="book", call_id="t"), ToolReturned(name="book", call_id="t")]
+    records += [message("a", "run", body, 7 + index, 7.0 + index) for index, body in enumerate(tool)]
+    records.append(message("b", "run", TurnCompleted(turn_id=9, model="m", llm_ttft_ms=80.0), 9, 9.0))
+    for one in stored(records):
+        projection.take(one)
+    assert projection.finish() == len(["a", "b", "c"]) * 3 + 2
+
+
+def test_the_queries_of_the_pages_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls_of_a_day(tmp_path / "analytics")
+    monkeypatch.chdir(tmp_path)
+    queries = [block for page in PAGES for block in blocks(page, "sql")]
+    with duckdb.connect() as database:
+        answered = [bool(database.sql(block.text).fetchall()) for block in queries]
+    # Of the last days there is nothing: these calls are older.
+    assert [str(block) for block, found in zip(queries, answered, strict=True) if not found] == [
+        str(block) for block in queries if "current_date" in block.text
+    ]
+    assert any(answered)
 
 
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=named)

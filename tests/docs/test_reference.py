@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from msgspec.structs import fields as struct_fields
-from tests.docs import command_line, wire
+from tests.docs import analytics, command_line, wire
 from tests.pages import ROOT, table
 
 from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session, adapters
@@ -189,7 +189,7 @@ def test_every_adapter_is_told_of() -> None:
     reports = {"ChatMessage", "LLMCall", "Pause", "Piece", "Rule", "ToolCall", "ToolResult"}
     assert set(adapters.__all__) - reports <= told
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) - {"consumers", "dev", "embedded"} - told <= {"prices"}
+    assert set(extras) - {"analytics", "consumers", "dev", "embedded", "fast"} - told <= {"prices"}
 
 
 def test_what_a_simulated_call_can() -> None:
@@ -209,6 +209,10 @@ def test_what_a_simulated_call_can() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the wire
+
+
+def test_the_analytics_tables_are_current() -> None:
+    assert analytics.PAGE.read_text() == analytics.page(), "run make docs"
 
 
 def test_the_pages_of_the_wire_are_what_the_types_say() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,9 +18,7 @@ from tests.pages import ROOT
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
-from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, info
-from unpod.ports import Message
 from unpod_bridge.orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
@@ -96,7 +93,11 @@ async def stored(nats: Nats) -> int:
 
 
 async def a_call_is_answered(
-    directory: Path, orchestrator: LocalOrchestrator, bridge_at: Mapping[str, str], runner_at: Mapping[str, str]
+    directory: Path,
+    orchestrator: LocalOrchestrator,
+    bridge_at: Mapping[str, str],
+    runner_at: Mapping[str, str],
+    operator_at: Mapping[str, str],
 ) -> None:
     bridge = await start(
         "bridge",
@@ -112,7 +113,7 @@ async def a_call_is_answered(
         await placed.connected()
         await placed.user("call 1 turn 1: say")
         assert "c1t1w8" in await placed.reply()
-        await placed.hang_up()
+        await an_operator_ends_it(placed.session_id, environment(**operator_at))
         await bridge.said("call ended")
         for process in (runner, bridge):
             process.terminate()
@@ -123,6 +124,14 @@ async def a_call_is_answered(
         for process in (runner, bridge):
             if process.alive:
                 await process.kill()
+
+
+async def an_operator_ends_it(session: str, env: dict[str, str]) -> None:
+    there = await run("ps", "--json", env=env)
+    assert session in there.out, there.err
+    for command in (("say", session, "Hello."), ("show", session), ("end", session)):
+        done = await run("sessions", *command, env=env)
+        assert done.status == 0, done.err
 
 
 # ---------------------------------------------------------------------------------------------------- one account
@@ -150,19 +159,12 @@ async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
         bridge = roles.variables("bridge", "_INBOX.bridge")
         bridge["UNPOD_NATS_SYSTEM_URL"] = f"nats://system:{PASSWORD}@{roles.address}"
         await a_call_is_answered(
-            tmp_path, orchestrator, bridge, roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")
+            tmp_path,
+            orchestrator,
+            bridge,
+            roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}"),
+            roles.variables("operator", "_INBOX.operator"),
         )
-    async with connect(roles.options("consumer", "_INBOX.consumer")) as consumer:
-        config = {"durable_name": "metrics", "ack_policy": "explicit", "filter_subject": "unpod.call.>"}
-        await call(
-            consumer, "CONSUMER.DURABLE.CREATE.UNPOD_CALLS.metrics", {"stream_name": "UNPOD_CALLS", "config": config}
-        )
-        got: asyncio.Queue[Message] = asyncio.Queue()
-        await consumer.subscribe("_INBOX.consumer.next", got.put_nowait)
-        consumer.send("$JS.API.CONSUMER.MSG.NEXT.UNPOD_CALLS.metrics", b"1", reply="_INBOX.consumer.next")
-        first = await asyncio.wait_for(got.get(), 5)
-        assert first.subject.startswith("unpod.call.agent.")
-        await consumer.request(first.reply, b"+ACK", timeout_s=5)
     await consumers_work(roles)
     done = await run("doctor", "--json", env=environment(**roles.variables("operator", "_INBOX.operator")))
     found = {each["name"]: each["status"] for each in json.loads(done.out)["checks"]}
@@ -270,6 +272,7 @@ async def test_an_account_per_agent_serves_calls(accounts: Place, tmp_path: Path
             orchestrator,
             accounts.variables("a-bridge", "_INBOX.bridge"),
             accounts.variables("a-runner", "_INBOX.runner"),
+            accounts.variables("a-operator", "_INBOX.operator"),
         )
 
 

@@ -45,8 +45,10 @@ class GeneratorAdapter:
         for note in self._notes:
             self._memory.add("system", note)
         self._notes.clear()
-        offered = {"context": dict(context or {}), "language": language, "history": self._memory.messages}
-        given = {name: offered[name] for name in self._options}
+        given: dict[str, object] = {}
+        if self._options:
+            offered = {"context": dict(context or {}), "language": language, "history": self._memory.messages}
+            given = {name: offered[name] for name in self._options}
         self._memory.add("user", text)
         async with aclosing(self._function(text, **given)) as pieces:
             async for piece in pieces:

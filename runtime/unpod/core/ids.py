@@ -17,12 +17,16 @@ MAIN_HANDLER = "main"
 
 def derive(*parts: str | int) -> str:
     """Return 32 hex digits that are the same for the same parts and differ for any others."""
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        data = str(part).encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.hexdigest()
+    text = [str(part) for part in parts]
+    if all(map(str.isascii, text)):  # then a character is a byte
+        data = "".join([f"{len(part)}:{part}" for part in text]).encode()
+    else:
+        data = b"".join([b"%d:%b" % (len(part), part) for part in map(_encoded, text)])
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def record_id(session_id: str, writer: WriterName, index: int) -> str:

@@ -8,15 +8,18 @@ carry a wildcard, a separator or a control character into a subject. The id itse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from unpod.core.ids import derive
 from unpod.errors import ProtocolViolation, UnsafeIdentifier
 
 Channel = Literal["line", "own", "evt", "ack", "run", "cmd", "ctl"]
 CHANNELS: frozenset[Channel] = frozenset(get_args(Channel))
+_CHANNELS: dict[str, Channel] = {channel: channel for channel in CHANNELS}
 TYPED: frozenset[Channel] = frozenset({"evt", "run"})
 """Channels whose subjects end in an event type."""
 
@@ -50,8 +53,7 @@ def identifier(text: str) -> str:
     return unquote(text.replace("=", "%"), errors="replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """What a subject of the log says: whose record it is and on which channel; agent and session as tokens."""
 
     agent: str
@@ -98,6 +100,7 @@ class Subjects:
             msg = f"subject prefix {prefix!r}: use letters, digits, '_' and '-', in parts joined by dots"
             raise UnsafeIdentifier(msg)
         self.prefix = prefix
+        self._head = f"{prefix}.call."
         self.calls = f"{prefix}.call.>"
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
@@ -159,30 +162,27 @@ class Subjects:
         Raises:
             ProtocolViolation: it is not a subject of the log under this prefix.
         """
-        head = f"{self.prefix}.call."
-        parts = subject[len(head) :].split(".") if subject.startswith(head) else []
+        parts = subject[len(self._head) :].split(".", 3) if subject.startswith(self._head) else []
         if len(parts) < 3 or not all(parts):  # noqa: PLR2004 - agent, session, channel
             msg = f"not a subject of the log: {subject[:200]!r}"
             raise ProtocolViolation(msg)
-        agent, session, channel = parts[:3]
-        typed = ".".join(parts[3:])
-        known = _channel(channel, subject)
-        if (known in TYPED) != bool(typed) or (typed and not _TYPE.match(typed)):
+        channel, typed = _CHANNELS.get(parts[2]), parts[3] if len(parts) > 3 else ""  # noqa: PLR2004 - and a type
+        if channel is None:
+            msg = f"unknown channel in subject: {subject[:200]!r}"
+            raise ProtocolViolation(msg)
+        if (channel in TYPED) != bool(typed) or (typed and not _is_type(typed)):
             msg = f"an event type where none may be, or none where one must be: {subject[:200]!r}"
             raise ProtocolViolation(msg)
-        return Address(agent, session, known, typed)
+        return Address(parts[0], parts[1], channel, typed)
 
 
-def _channel(text: str, subject: str) -> Channel:
-    for known in CHANNELS:
-        if text == known:
-            return known
-    msg = f"unknown channel in subject: {subject[:200]!r}"
-    raise ProtocolViolation(msg)
+@lru_cache(maxsize=512)  # there are some fifty types
+def _is_type(text: str) -> bool:
+    return bool(_TYPE.match(text))
 
 
 def _checked(event_type: str) -> str:
-    if not _TYPE.match(event_type):
+    if not _is_type(event_type):
         msg = f"not an event type: {event_type[:100]!r}"
         raise ProtocolViolation(msg, whose="local")
     return event_type

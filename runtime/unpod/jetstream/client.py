@@ -4,7 +4,7 @@ nats-py keeps what it does well: connecting, TLS, credentials, the server pool, 
 and why, each found in nats-py 2.16:
 
 - Receiving: a queue and a task per subscription cost 3 KB and a turn of the event loop per message. Here a handler is
-  called where the message is parsed.
+  called where the message is parsed, and that is where the socket is read.
 - Sending: `publish` puts a command into a list which survives the connection, so what "failed" is sent after a
   reconnect. Here it goes to the socket's own buffer, which dies with the socket.
 - The read loop ends at the first exception it does not know; a pong for a flush that was given up raises one.
@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
-from nats.errors import UnexpectedEOF
 
 from unpod.errors import LogUnavailable, ProtocolViolation
 from unpod.jetstream.credentials import jwt_of
+from unpod.jetstream.intake import Intake
 from unpod.jetstream.wire import Framing, encode_subscribe, encode_unsubscribe
 
 if TYPE_CHECKING:
@@ -84,21 +84,6 @@ class NoTlsError(NatsError):
         super().__init__("nats: the server has no TLS")
 
 
-class _Parser:
-    """Stands in for nats-py's parser."""
-
-    def __init__(self, client: WireClient) -> None:
-        self._client = client
-        self._framing = Framing(client.on_message)
-
-    def reset(self) -> None:
-        self._framing.reset()
-
-    async def parse(self, data: bytes) -> None:
-        for line in self._framing.feed(data):
-            await self._client.on_control(line)
-
-
 class WireClient(Client):
     """A NATS client whose messages go from the socket to their handlers, and to the socket, without a detour."""
 
@@ -108,7 +93,8 @@ class WireClient(Client):
         self._on_denied = on_denied
         self._out: list[bytes] = []
         self._out_of: object = None
-        self._ps = cast("Any", _Parser(self))
+        self._framing = Framing(self.on_message)
+        self._ps = cast("Any", self._framing)  # nats-py resets its parser before each connection
 
     # -------------------------------------------------------------------------------------------------------- sending
 
@@ -193,17 +179,18 @@ class WireClient(Client):
 
     @override
     async def _read_loop(self) -> None:
-        while self._transport is not None and not self.is_closed and not self.is_reconnecting:
-            try:
-                chunk = await self._transport.read(_READ_BYTES)
-                if not chunk:
-                    raise UnexpectedEOF  # which ends like every other loss of the connection
-                await self._ps.parse(chunk)
-            except asyncio.CancelledError:
-                break
-            except Exception as error:  # noqa: BLE001 - whatever it is, a new connection is the way out
-                await self._process_op_err(error)
-                break
+        transport, intake = cast("Any", self._transport), Intake(self._framing.feed)
+        try:
+            await intake.begin(transport._io_reader, transport._io_writer)  # noqa: SLF001 - nats-py's own
+            while not self.is_closed and not self.is_reconnecting:
+                for line in await intake.control():
+                    await self.on_control(line)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, a new connection is the way out
+            await self._process_op_err(error)
+        finally:
+            intake.stop()
 
     @override
     async def _connect_to_server(self, s: Srv) -> None:

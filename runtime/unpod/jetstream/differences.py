@@ -79,7 +79,7 @@ def _of(spec: StreamSpec, settings: StreamSettings, found: dict[str, Any]) -> li
         expected["max_bytes"] = wanted["max_bytes"]
     if settings.replicas and found.get("num_replicas", 1) != settings.replicas:
         expected["num_replicas"] = settings.replicas
-    if found.get("max_age", 0) <= 0:
+    if (found.get("max_age", 0) > 0) != (wanted["max_age"] > 0):  # some age, or none where nothing may expire
         expected["max_age"] = wanted["max_age"]
     if found.get("duplicate_window", 0) < wanted["duplicate_window"]:
         expected["duplicate_window"] = wanted["duplicate_window"]

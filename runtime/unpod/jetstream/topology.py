@@ -182,6 +182,7 @@ def _remedy(spec: StreamSpec, code: int) -> str:
 
 
 def with_limits_of(spec: StreamSpec, found: dict[str, Any]) -> StreamSpec:
-    """Return `spec` with the bounds that the server's stream really has; a missing bound is 0."""
+    """Return `spec` with the bounds and replicas that the server's stream really has; a missing bound is 0."""
     config = found["config"]
-    return replace(spec, max_bytes=max(config["max_bytes"], 0), max_msg_size=max(config["max_msg_size"], 0))
+    bounds = {name: max(config[name], 0) for name in ("max_bytes", "max_msg_size")}
+    return replace(spec, **bounds, replicas=config.get("num_replicas", 1))

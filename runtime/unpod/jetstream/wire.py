@@ -34,16 +34,14 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     """
     if not headers:
         return b""
-    lines = ["NATS/1.0"]
-    for key, value in headers.items():
-        if key not in _known_keys:
+    if not headers.keys() <= _known_keys:
+        for key in headers:
             _learn(key)
-        lines.append(f"{key}: {value}")
-    text = "\r\n".join(lines)
-    ends = len(lines) - 1
+    text = "\r\n".join([f"{key}: {value}" for key, value in headers.items()])
+    ends = len(headers) - 1
     if not text.isascii() or text.count("\n") != ends or text.count("\r") != ends:
         raise ProtocolViolation("a header value holds CR, LF or a character that is not ASCII", whose="local")
-    return text.encode("ascii") + _END
+    return b"NATS/1.0\r\n%b\r\n\r\n" % text.encode("ascii")
 
 
 def _learn(key: str) -> None:
@@ -60,6 +58,8 @@ def check_subject(subject: str) -> None:
     Raises:
         ProtocolViolation: empty, too long, or with a space or a control character.
     """
+    if len(subject) <= _MAX_SUBJECT and subject.isprintable() and subject.isascii() and subject and " " not in subject:
+        return
     if len(subject) > _MAX_SUBJECT or not _SUBJECT.match(subject):
         raise ProtocolViolation("a subject is empty, over 3,000 characters, or has a control character", whose="local")
 
@@ -90,10 +90,19 @@ def decode_headers(block: bytes) -> Mapping[str, str]:
 
 def decode_lines(text: str) -> dict[str, str]:
     """Return the headers of a block's text without its first line and its end."""
+    lines = text.split("\r\n")
+    try:
+        return dict([line.split(": ", 1) for line in lines])  # a pair each, or ValueError
+    except ValueError:
+        return _decode_loosely(lines)
+
+
+def _decode_loosely(lines: list[str]) -> dict[str, str]:
+    """Read what others may write: "Key:value" is allowed, and rare."""
     headers: dict[str, str] = {}
-    for line in text.split("\r\n"):
+    for line in lines:
         key, colon, value = line.partition(": ")
-        if not colon:  # "Key:value" is allowed, and rare
+        if not colon:
             key, colon, value = line.partition(":")
         if colon:
             headers[key] = value

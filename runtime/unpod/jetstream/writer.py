@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
+
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
 from unpod.ports import Stored
 
@@ -26,8 +28,7 @@ _FIRST_TRY_S: Final = 1.0
 _LONGEST_TRY_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One record, checked and encoded; `size` counts subject, headers and payload in bytes."""
 
     subject: str

@@ -18,6 +18,7 @@ from unpod.core.envelope import parse_time
 from unpod.core.resume import OnResume
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, UnpodError
+from unpod.event_loop import run_main
 from unpod.jetstream.clock import LogClock
 from unpod.jetstream.connection import Nats, connect
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
@@ -195,7 +196,7 @@ class AgentRunner:
             raise ConfigurationError("start() blocks: within a running event loop, use `await runner.run()`")
         self._owns_process = True
         try:
-            asyncio.run(self.run())
+            run_main(self.run())
         except ConfigurationError as error:
             _exit(f"unpod: {error}", _USAGE)
         except (UnpodError, ConnectionError) as error:

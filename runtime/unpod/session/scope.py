@@ -6,7 +6,6 @@ used each verb. The scope travels with the code in a context variable, so verbs 
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ class Scope:
         self.cause = cause
         self.handler = handler
         self.loose = loose
-        self._uses: Counter[str] = Counter()
+        self._uses: dict[str, int] = {}
 
     def command_id(self, session_id: str, verb: str) -> str:
         """Return the id of the next use of `verb` in this scope."""
@@ -38,7 +37,7 @@ class Scope:
 
     def peek(self, session_id: str, verb: str) -> str:
         """Return the same without using it."""
-        return command_id(session_id, self.cause, self.handler, verb, self._uses[verb])
+        return command_id(session_id, self.cause, self.handler, verb, self._uses.get(verb, 0))
 
     def step_id(self, session_id: str, name: str) -> str:
         """Return the id of the next journaled step of that name in this scope."""
@@ -49,8 +48,8 @@ class Scope:
         return Scope(self.cause, f"{self.handler}/task:{name}:{self._next(f'task:{name}')}", loose=True)
 
     def _next(self, use: str) -> int:
-        nth = self._uses[use]
-        self._uses[use] += 1
+        nth = self._uses.get(use, 0)
+        self._uses[use] = nth + 1
         return nth
 
 

@@ -1,8 +1,9 @@
 """Brain against barge-in: one stream of the adapter at a time, stoppable at once.
 
-The pieces of a reply are handed on in the tick in which the brain yields them. A stream that is stopped hands on
-nothing more from that moment; its `aclose()`, and with it the end of the work at the brain's provider, follows at once
-in the background, and the adapter's memory is cut before it is asked again.
+The first piece of a reply is handed on in the tick in which the brain yields it; what follows closely is joined
+(`joining`). A stream that is stopped hands on nothing more from that moment; its `aclose()`, and with it the end of the
+work at the brain's provider, follows at once in the background, and the adapter's memory is cut before it is asked
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from unpod.adapters.view import AdapterView
 from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
 from unpod.errors import AdapterError
+from unpod.session.joining import Joining
 from unpod.session.scope import Scope, entered
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
@@ -35,8 +37,10 @@ class TurnStream:
         self._session = session_id
         self._view: AdapterView | None = None
         self._stream: asyncio.Task[None] | None = None
+        self._asked: object = None
         self._chores: asyncio.Task[None] | None = None
         self._turn = 0
+        self._speech = Joining(self._speak)
         self._tools: set[asyncio.Task[None]] = set()
 
     @property
@@ -55,6 +59,8 @@ class TurnStream:
     ) -> None:
         """Start the reply to a turn; `scope` is what the brain's tools may use of the call."""
         self._turn = question.turn
+        self._speech = Joining(self._speak)
+        self._asked = question
         self._stream = asyncio.get_running_loop().create_task(
             self._run(question, cause, context, scope), name=f"unpod-turn-{question.turn}"
         )
@@ -63,6 +69,8 @@ class TurnStream:
     def cut(self) -> None:
         """Hand on nothing more of the current reply, and cancel it at its provider."""
         stream, self._stream = self._stream, None
+        self._asked = None
+        self._speech.drop()
         if stream is not None and not stream.done():
             stream.cancel()
             self._later(self._closed(stream))
@@ -140,34 +148,49 @@ class TurnStream:
         if self._chores is not None:
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(self._chores)
-        if view is None or self._stale():
+        if view is None or self._stale(question):
             return
         try:
             inside = nullcontext() if scope is None else in_call(scope)
             with entered(Scope(cause, "brain")), in_turn(self._session, turn), inside:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
-                await self._hand_on(stream, turn)
+                await self._hand_on(stream, question)
                 complete = view.is_complete()
+            self._flush(question)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code; the call goes on
-            if not self._stale():
+            self._flush(question)
+            if not self._stale(question):
                 code = error.code if isinstance(error, AdapterError) else "adapter_error"
                 self._tell(BrainFailed(turn, code, f"{type(error).__name__}: {error}"[:500]), error)
             return
-        if not self._stale():
+        if not self._stale(question):
             self._tell(BrainFinished(turn, complete=complete), None)
 
-    def _stale(self) -> bool:
-        return self._stream is not asyncio.current_task()
+    def _stale(self, question: AskBrain) -> bool:
+        return self._asked is not question
 
-    async def _hand_on(self, stream: AsyncGenerator[Piece, None], turn: int) -> None:
+    async def _hand_on(self, stream: AsyncGenerator[Piece, None], question: AskBrain) -> None:
         async with aclosing(stream) as pieces:
             async for piece in pieces:
-                if not self._stale():
-                    self._tell(_given(piece, turn), None)
-                if self._stale():
+                if self._stale(question):
+                    return
+                if isinstance(piece, str):
+                    self._speech.add(piece)
+                else:
+                    self._speech.flush()
+                    self._tell(_given(piece, question.turn), None)
+                if self._stale(question):
                     return
 
+    def _flush(self, question: AskBrain) -> None:
+        if not self._stale(question):
+            self._speech.flush()
+
+    def _speak(self, text: str) -> None:
+        self._tell(BrainSpoke(self._turn, text), None)
+
     def _on_llm_call(self, **fields: object) -> None:
+        self._speech.flush()
         self._tell(_given(LLMCall(**fields), self._turn), None)  # type: ignore[arg-type]
 
 

@@ -69,7 +69,7 @@ class Consumer:
 
 
 @asynccontextmanager
-async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIterator[Consumer]:
+async def consuming(url: str, name: str = "metrics", *arguments: str, **settings: str) -> AsyncIterator[Consumer]:
     port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
@@ -79,7 +79,8 @@ async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIt
         "OTEL_METRIC_EXPORT_INTERVAL": "100",
         **settings,
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "unpod_cli", "consume", name, env=environment)
+    command = (sys.executable, "-m", "unpod_cli", "consume", name, *arguments)
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
     try:
         yield Consumer(process, port)
     finally:
@@ -88,7 +89,7 @@ async def consuming(url: str, name: str = "metrics", **settings: str) -> AsyncIt
         await process.wait()
 
 
-async def from_start(url: str) -> dict[str, float]:
+async def from_start(url: str, **settings: str) -> dict[str, float]:
     """Return what the whole log gives."""
     return samples_of(await again(url, "metrics"))
 
@@ -100,6 +101,7 @@ async def again(url: str, name: str, **settings: str) -> str:
         *("-m", "unpod_cli", "consume", name, "--nats-url", url, "--from-start"),
         env={**{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}, **settings},
         stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **settings},
     )
     out, _ = await process.communicate()
     assert process.returncode == 0

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.openmetrics.exposition import generate_latest

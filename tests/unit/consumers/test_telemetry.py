@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from tests.unit.consumers.records import SUBJECTS, call_of
 
 from unpod.core.traces import trace_id

@@ -42,7 +42,7 @@ async def test_a_call_moves_to_another_runner_and_is_counted_where_it_ends() -> 
         assert (one.service.stats().in_flight, two.service.stats().in_flight) == (0, 1)
         await line.record({"event": "user.text", "text": "hi", "is_final": True}, "user.text")
         await settle(100)
-        assert line.spoken == [("say", "Hello!"), ("reply", "You "), ("reply", "said: "), ("reply", "hi")]
+        assert line.spoken == [("say", "Hello!"), ("reply", "You "), ("reply", "said: hi")]
         await line.end("hangup")
         await settle(100)
         counted = [(on.service.stats().completed_last_hour, on.service.stats().failed_last_hour) for on in (one, two)]

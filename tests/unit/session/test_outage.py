@@ -73,7 +73,7 @@ async def test_replies_that_were_made_while_nats_was_away_arrive_whole_and_in_or
         await ask_again(call, 1)
         await ask_again(call, 2, first=2)
         await ask_again(call, 1, epoch=1)
-        assert [(piece.turn, piece.n) for piece in heard] == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]
+        assert [(piece.turn, piece.n) for piece in heard] == [(1, 1), (1, 2), (2, 2)]
         assert "".join(piece.text for piece in heard if piece.turn == 1) == "You said: one"
         owned = [record.envelope.index for record in await call.records() if record.channel in ("run", "cmd")]
         assert owned == list(range(1, len(owned) + 1))
@@ -90,12 +90,12 @@ async def test_what_the_bridge_has_handed_on_is_not_kept() -> None:
         await call.user("one")
         await call.user("two")
         del heard[:]
-        await call.line.acknowledge(ev.ReplySpoken(turn=1, deltas=3, chars=13, ended=True))
+        await call.line.acknowledge(ev.ReplySpoken(turn=1, deltas=2, chars=13, ended=True))
         await settle()
         await ask_again(call, 1)
         assert heard == []
         await ask_again(call, 2)
-        assert len(heard) == 3
+        assert len(heard) == 2
 
 
 def test_pieces_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ def ends(call: SimulatedCall) -> list[tuple[int, str]]:
 async def test_a_text_is_answered_in_pieces_and_ends_once() -> None:
     async with simulate_call(agent(brain=EchoAdapter())) as call:
         assert await call.user("hi there") == "You said: hi there"
-        assert call.line.replies[1].pieces == ["You ", "said: ", "hi ", "there"]
-        assert call.commands == (cmd.EndReply(turn=1, deltas=4, chars=18),)
+        assert call.line.replies[1].pieces == ["You ", "said: hi there"]
+        assert call.commands == (cmd.EndReply(turn=1, deltas=2, chars=18),)
 
 
 async def test_the_first_piece_is_out_before_the_second_is_made() -> None:

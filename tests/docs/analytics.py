@@ -1,0 +1,56 @@
+"""Writes docs/reference/analytics.md from the tables that the analytics consumer fills.
+
+::
+
+    .venv/bin/python tests/docs/analytics.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from unpod_consumers.projections.tables import TABLES, Kind, Table
+
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reference" / "analytics.md"
+
+_HEAD: Final = """\
+# Analytics tables
+
+<!-- Written by `make docs` from consumers/unpod_consumers/projections/tables.py. -->
+
+What `unpod consume analytics` writes: three tables below `--directory`, in Parquet (zstd), a folder for each day in
+UTC, `turns/day=2026-01-31/part-5f0c1a2b-00000042.parquet`. A file never changes once it is there;
+each row is in one file. [How to ask them things](../how-to/analyse-calls.md).
+
+Columns are only ever added. Any of them may be null but those of the key.
+"""
+_ABOUT: Final[dict[Table, str]] = {
+    "calls": "A row for each call, key `session_id`, by the day on which it began. It is there when the runner has\n"
+    "written its summary, or a minute after the call's end if none comes; a call whose log falls silent without an\n"
+    "end has its row after six hours.",
+    "turns": "A row for each completed turn, key `session_id`, `turn`, by the day on which it ended.",
+    "tools": "A row for each tool call of the brain, key `session_id`, `call_id`, by the day on which it returned.",
+}
+_PARQUET: Final[dict[Kind, str]] = {
+    "text": "string",
+    "whole": "int64",
+    "number": "double",
+    "flag": "boolean",
+    "time": "timestamp, microseconds, UTC",
+}
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [_HEAD]
+    for table, columns in TABLES.items():
+        rows = [f"| `{each.name}` | {_PARQUET[each.kind]} | {each.meaning} |" for each in columns]
+        parts.append(
+            "\n".join([f"## `{table}`", "", _ABOUT[table], "", "| column | type | |", "| --- | --- | --- |", *rows])
+        )
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
