@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from msgspec.structs import replace
 from tests.benchmarks.consumers import projected, whole_call
 from tests.unit.consumers.records import AGENT, SUBJECTS
 
