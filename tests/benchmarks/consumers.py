@@ -60,12 +60,8 @@ Figures = dict[str, float]
 
 
 def started(session: str) -> list[Message]:
-    """Return the first records of a call."""
-    own = ev.OwnerAppointed(runner="r", waited_ms=1.0)
-    return [
-        message(session, "evt", ev.CallStarted(session_id=session), 1, 0.0),
-        message(session, "own", own, 0, 0.0, identifier=f"own-{session}", epoch=0),
-    ]
+    """Return the first record of a call. Placements are left out: their sequences would be the others' epochs."""
+    return [message(session, "evt", ev.CallStarted(session_id=session), 1, 0.0)]
 
 
 def turn(session: str, number: int) -> list[Message]:
@@ -134,7 +130,7 @@ def whole_call(session: str, turns: int) -> list[Message]:
 
 def projected(records: int) -> dict[str, Figures]:
     """Return records a second of each projection alone, calls interleaved as in a log."""
-    calls = [whole_call(f"call-{number:06d}", _TURNS) for number in range(max(records // (9 * _TURNS + 5), 1))]
+    calls = [whole_call(f"call-{number:06d}", _TURNS) for number in range(max(records // (9 * _TURNS + 4), 1))]
     rows = zip(*calls, strict=True)
     log = [
         Message(one.subject, one.data, one.headers, seq, seq * 1_000_000)
@@ -240,7 +236,7 @@ async def _until(nats: Nats, log: JetStreamLog, names: Sequence[str], *, there: 
 
 async def consumed(records: int) -> dict[str, Figures]:
     """Return records a second of each consumer's process, over a log that is there already."""
-    calls = [whole_call(f"call-{number:06d}", _TURNS) for number in range(max(records // (9 * _TURNS + 5), 1))]
+    calls = [whole_call(f"call-{number:06d}", _TURNS) for number in range(max(records // (9 * _TURNS + 4), 1))]
     total = sum(len(messages) for messages in calls)
     figures: dict[str, Figures] = {}
     async with AsyncExitStack() as stack:
