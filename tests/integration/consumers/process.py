@@ -89,7 +89,7 @@ async def consuming(url: str, name: str = "metrics", *arguments: str, **settings
         await process.wait()
 
 
-async def from_start(url: str, **settings: str) -> dict[str, float]:
+async def from_start(url: str) -> dict[str, float]:
     """Return what the whole log gives."""
     return samples_of(await again(url, "metrics", **settings))
 
