@@ -91,7 +91,7 @@ async def consuming(url: str, name: str = "metrics", *arguments: str, **settings
 
 async def from_start(url: str) -> dict[str, float]:
     """Return what the whole log gives."""
-    return samples_of(await again(url, "metrics", **settings))
+    return samples_of(await again(url, "metrics"))
 
 
 async def again(url: str, name: str, **settings: str) -> str:
