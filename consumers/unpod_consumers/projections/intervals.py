@@ -24,3 +24,9 @@ def add(intervals: Intervals, number: int) -> bool:
     else:
         intervals[at:at] = [number, number]
     return True
+
+
+def has(intervals: Intervals, number: int) -> bool:
+    """Whether a number is there."""
+    at = bisect_left(intervals, number)
+    return at % 2 == 1 or (at < len(intervals) and intervals[at] == number)
