@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tests.faults.process import eventually
 from tests.faults.scene import Scene
-from tests.integration.consumers.process import consuming, from_start
+from tests.integration.consumers.process import consuming, from_start, rewound
+from tests.unit.consumers.analyst import everything
 
 KILLS = 3
 
@@ -30,3 +32,33 @@ async def it_counts_what_the_log_says(scene: Scene) -> None:
     for name, value in whole.items():
         if not name.startswith("unpod_consumer") and not name.endswith("_created"):
             scene.expect(abs(found.get(name, 0.0) - value) < 1e-6, f"{name} is {found.get(name)}, the log says {value}")
+
+
+async def analytics_killed_and_rerun(scene: Scene) -> None:
+    """The analytics consumer is killed in mid-call, while files are written, and started again, several times."""
+    for _ in range(KILLS):
+        async with consuming(scene.stack.server.url, "analytics", *_rows(scene)) as consumer:
+            await consumer.up()
+            await scene.some_words()
+            consumer.process.kill()
+            await consumer.process.wait()
+    scene.mark()
+
+
+async def its_rows_are_those_of_the_log(scene: Scene) -> None:
+    """Once all calls are over, its files have the rows that a run from the log's first record gives, each once."""
+    url, again = scene.stack.server.url, scene.stack.directory / "again"
+    status, said = await rewound(url, again, "--from-start")
+    scene.expect(status == 0, said)
+    whole = everything(again)
+    scene.expect(len(whole["calls"]) == len(scene.load.callers), f"{len(whole['calls'])} rows of calls")
+
+    async def is_there() -> bool:
+        return everything(scene.stack.directory / "rows") == whole
+
+    async with consuming(url, "analytics", *_rows(scene)):
+        await eventually(is_there, "the rows that the log gives")
+
+
+def _rows(scene: Scene) -> tuple[str, ...]:
+    return "--directory", str(scene.stack.directory / "rows"), "--every", "0.1"

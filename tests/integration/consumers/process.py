@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -100,3 +101,15 @@ async def from_start(url: str, **settings: str) -> dict[str, float]:
     out, _ = await process.communicate()
     assert process.returncode == 0
     return samples_of(out.decode())
+
+
+async def rewound(url: str, directory: Path, *options: str) -> tuple[int, str]:
+    """Let the analytics look back; return the exit status and what it has said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "unpod_cli", "consume", "analytics", "--nats-url", url),
+        *("--directory", str(directory), *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
 import pytest
 from msgspec.structs import replace
@@ -303,6 +305,27 @@ def test_a_disk_that_takes_nothing_stops_the_taking_and_loses_nothing(tmp_path: 
     rig.written()
     assert rig.projection.has_room
     assert len(rows(tmp_path, "turns")) == 8
+
+
+def test_a_full_disk_leaves_nothing_behind_and_says_what_helps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path)
+    rig.call("s1", TurnCompleted(turn_id=1))
+    while rig.projection.publish(0):
+        pass
+    rig.clock.now += 60
+    rig.projection.publish(0)  # sealed
+    run = msgspec.msgpack.decode(zlib.decompress(rig.projection.dump()))["run"]
+    folder = tmp_path / "calls" / "day=2023-11-14"
+    folder.mkdir(parents=True)
+    (folder / f".part-{run}-00000001.tmp").symlink_to("/dev/full")
+    rig.projection.publish(0)
+    assert list(folder.iterdir()) == []
+    assert "nothing is lost" in caplog.text
+    assert "No space left on device), free space there" in caplog.text
+    rig.written()
+    assert len(rows(tmp_path, "calls")) == 1
 
 
 def test_a_directory_of_another_run_is_refused(tmp_path: Path) -> None:
