@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.txt
+IMAGE_LOCK := requirements/image.txt
 
 # `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
 PYTHON ?=
@@ -21,6 +22,9 @@ PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 ROUNDS ?= 1
 ROWS ?=
 SEED ?=
+
+# `make bench QUICK=1`.
+QUICK ?=
 
 # Two at a time on two cores. `make test ARGS="-k takeover"` adds arguments, `make test JOBS=0` runs in one process.
 JOBS ?= auto
@@ -40,8 +44,8 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 test: $(READY) ## run the tests
 	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
 
-bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make bench ARGS=--json`
-	@$(BIN)/python -m tests.benchmarks.first_delta $(ARGS)
+bench: $(READY) ## measure it all beside a bare socket, < 20 min; QUICK=1: two minutes, ARGS=--only=turns: a part
+	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))
@@ -70,6 +74,9 @@ lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer 
 	"$$tmp/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --all-extras --group dev $(ARGS) pyproject.toml --output-file $(LOCK) > /dev/null; \
+	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --extra dev --extra fast --extra analytics --group image --constraint $(LOCK) \
+		$(ARGS) pyproject.toml --output-file $(IMAGE_LOCK) > /dev/null; \
 	echo "$(LOCK): $$(grep -c '==' $(LOCK)) packages"
 
 clean: ## remove .venv, caches, and the data of local runs

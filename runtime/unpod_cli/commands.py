@@ -274,18 +274,19 @@ def _moment(text: str | None) -> float:
 
 @click.command(short_help="Run the local orchestrator, for development.", epilog=_ORCHESTRATOR_EXAMPLE)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--advertise", metavar="HOST", help="The host under which bridges reach it, where that is another.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
 @click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")
 @click.option("--speed", type=_SPEEDS, default=1.0, show_default=True, help="How much faster than real speech is.")
 @_json
-def orchestrator(*, host: str, port: int, key: str, speed: float, as_json: bool) -> None:
+def orchestrator(*, host: str, advertise: str | None, port: int, key: str, speed: float, as_json: bool) -> None:
     """Run the local orchestrator with its speech worker: the other side, for development.
 
     It prints the environment that points a runner at it, and serves until Ctrl-C. Calls are placed over HTTP.
     """
     with extras():
         from unpod_cli.orchestrator import serve  # noqa: PLC0415 - slow to import
-    serve(host=host, port=port, key=key, speed=speed, as_json=as_json)
+    serve(host=host, advertise=advertise, port=port, key=key, speed=speed, as_json=as_json)
 
 
 def _log_level() -> str:

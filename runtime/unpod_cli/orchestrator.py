@@ -15,7 +15,7 @@ from unpod_cli import loop
 from unpod_cli.failure import INTERRUPTED, TERMINATED, Failure
 
 
-def serve(*, host: str, port: int, key: str, speed: float, as_json: bool) -> None:
+def serve(*, host: str, advertise: str | None, port: int, key: str, speed: float, as_json: bool) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:
@@ -32,7 +32,9 @@ def serve(*, host: str, port: int, key: str, speed: float, as_json: bool) -> Non
                 click.echo(f"export {name}={value}")
 
     try:
-        loop.run(lambda: serve_forever(host, port, api_keys={key}, speed=speed, on_ready=ready))
+        loop.run(
+            lambda: serve_forever(host, port, advertised_host=advertise, api_keys={key}, speed=speed, on_ready=ready)
+        )
     except OSError as error:
         raise Failure(_complaint(error, host, port)) from None
     except (KeyboardInterrupt, SystemExit) as end:

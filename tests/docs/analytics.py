@@ -31,9 +31,8 @@ A row for each call, key `session_id`, by the day on which it began. It is there
 written its summary, or ten minutes after the call's end if none comes; a call whose log falls silent without an
 end has its row after six hours. A session without `call.started` has no rows.""",
     "turns": """\
-A row for each completed turn, key `session_id`, `turn`, by the day on which it ended. It comes with the call. A turn that
-a takeover
-has made void has none; figures that came after the turn was complete fill what is missing.""",
+A row for each completed turn, key `session_id`, `turn`, by the day on which it ended. It comes with the call. A
+turn that a takeover has made void has none; figures that came after the turn was complete fill what is missing.""",
     "tools": """\
 A row for each tool call of the brain, key `session_id`, `number`, by the day on which it was called. Arguments and
 results are not written.""",

@@ -282,6 +282,14 @@ TALK: tuple[Row, ...] = (
     ),
     Row(
         number=27,
+        variant="traces",
+        name="the traces consumers are killed and run again",
+        act=consumers.traces_killed_and_rerun,
+        then=consumers.it_has_sent_what_the_log_says,
+        within_s=2.0,
+    ),
+    Row(
+        number=27,
         variant="analytics",
         name="the analytics consumer is killed and run again",
         act=consumers.analytics_killed_and_rerun,
