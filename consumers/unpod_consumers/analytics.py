@@ -8,6 +8,7 @@ follow from it. Killed anywhere, the next process writes the same files again, o
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -30,7 +31,8 @@ from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.parquet import ParquetFiles
 from unpod_consumers.exporters.prometheus import serving
 from unpod_consumers.loop import Loop
-from unpod_consumers.projections.analytics import AnalyticsState, New, finish, sweep, take
+from unpod_consumers.projections.analytics import AnalyticsState, finish, sweep, take
+from unpod_consumers.projections.call_rows import New
 from unpod_consumers.projections.instruments import LAG, PARKED
 from unpod_consumers.projections.series import NANO, Point
 from unpod_consumers.projections.snapshot import Snapshot
@@ -45,8 +47,12 @@ NAME: Final = "analytics"
 EVERY_S: Final = 60.0
 MAX_ROWS: Final = 20_000
 _PORT: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
+_SAVE_EVERY_S: Final = 5.0
 _MAX_PENDING: Final = 100_000
 _COMPLAIN_EVERY_S: Final = 10.0
+_MARGIN_S: Final = 30.0
+"""A record that was stored so long ago and has not been read does not exist, where there is no lag."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOG: Final = logging.getLogger("unpod.consumers")
 
 
@@ -64,6 +70,8 @@ class Saved(Struct, tag_field="version", tag=1):
 
     run: str
     position: int = 0
+    time: float = 0.0
+    """When the newest record was stored, seconds since 1970."""
     number: int = 0
     """How many files were sealed by now."""
     parked: int = 0
@@ -82,7 +90,7 @@ class AnalyticsProjection:
         every_s: float = EVERY_S,
         max_rows: int = MAX_ROWS,
         texts: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._subjects = subjects
         self._files = files
@@ -93,7 +101,8 @@ class AnalyticsProjection:
         self._saved = Saved(run=secrets.token_hex(4))
         self._claimed = False
         self._waits_since: float | None = None
-        self._complained_at = 0.0
+        self._complained_at = -_COMPLAIN_EVERY_S
+        self._heard_at = clock()
         self.shown: Snapshot | None = None
 
     @property
@@ -112,8 +121,10 @@ class AnalyticsProjection:
             return
         record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
         agent = self._subjects.parse(message.subject).agent
-        take(self._saved.state, record, agent, message.time_ns / NANO, texts=self._texts)
-        self._saved.position = message.seq
+        stored = message.time_ns / NANO
+        take(self._saved.state, record, agent, stored, texts=self._texts)
+        self._saved.position, self._saved.time = message.seq, max(self._saved.time, stored)
+        self._heard_at = self._clock()
 
     def park(self, message: Message, reason: str) -> None:
         """Count what cannot be taken (`loop.Projection.park`)."""
@@ -139,15 +150,28 @@ class AnalyticsProjection:
                 f"{NAME} of the consumers' bucket and begin anew in an empty --directory"
             ) from None
 
-    def publish(self, lag: int) -> bool:
-        """Write the files that are decided, and decide on more; return whether the checkpoint must be stored again."""
+    def claim(self) -> None:
+        """Make sure that the directory is for these rows alone.
+
+        Raises:
+            ConfigurationError: it cannot be used, or has files of another run.
+        """
         if not self._claimed:
             self._files.claim(self._saved.run)
             self._claimed = True
+
+    def trouble(self, error: OSError) -> str:
+        """Return what is wrong with the directory, and what helps."""
+        remedy = "free space there" if error.errno in _FULL else "make it writable"
+        return f"{self._files.directory} cannot be written ({error.strerror or type(error).__name__}), {remedy}"
+
+    def publish(self, lag: int) -> bool:
+        """Write the files that are decided, and decide on more; return whether the checkpoint must be stored again."""
+        self.claim()
         changed = self._write()
         rows = len(self._saved.state.rows)
-        if not lag:
-            sweep(self._saved.state, self._clock())  # else a call at the end of a silent log would wait for the next
+        if not lag:  # else a call at the end of a silent log would wait for the next
+            sweep(self._saved.state, self._saved.time + self._clock() - self._heard_at - _MARGIN_S)
             changed |= len(self._saved.state.rows) > rows
         changed |= self._seal_if_due()
         points = ((("consumer", NAME),),)
@@ -161,20 +185,28 @@ class AnalyticsProjection:
         )
         return changed
 
-    def finish(self) -> int:
-        """Decide on all that is known now, and write it; return how many rows there were.
+    def flush(self) -> int:
+        """Write the rows that are there, where they are enough for files; return how many: for one who keeps nothing.
 
         Raises:
             OSError: a file cannot be written.
+            ConfigurationError: the directory cannot be used, or has files of another run.
         """
-        self._files.claim(self._saved.run)
+        return self._flush() if len(self._saved.state.rows) >= self._max_rows else 0
+
+    def finish(self) -> int:
+        """Write all that is known now; return how many rows that were (as `flush`)."""
         finish(self._saved.state)
-        self._seal()
-        rows = sum(len(file.rows) for file in self._saved.sealed)
-        self._write_all()
-        return rows
+        return self._flush()
 
     # ------------------------------------------------------------------------------------------------------- private
+
+    def _flush(self) -> int:
+        self.claim()
+        rows = len(self._saved.state.rows)
+        self._seal()
+        self._write_all()
+        return rows
 
     def _seal_if_due(self) -> bool:
         rows = len(self._saved.state.rows)
@@ -207,10 +239,7 @@ class AnalyticsProjection:
             if now - self._complained_at >= _COMPLAIN_EVERY_S:
                 self._complained_at = now
                 _LOG.warning(
-                    "%d files wait in the checkpoint, nothing is lost: %s cannot be written (%s); free space there",
-                    len(self._saved.sealed),
-                    self._files.directory,
-                    error.strerror or type(error).__name__,
+                    "%d files wait in the checkpoint, nothing is lost: %s", len(self._saved.sealed), self.trouble(error)
                 )
         return len(self._saved.sealed) < waiting
 
@@ -245,7 +274,7 @@ async def run_analytics(config: ConsumerConfig, directory: Path, every_s: float)
             return PullConsumer(nats, spec)
 
         _LOG.info("analytics go to %s", directory)
-        await Loop(projection, checkpoint, consumer_at).run(stop)
+        await Loop(projection, checkpoint, consumer_at, save_every_s=min(every_s, _SAVE_EVERY_S)).run(stop)
     return 0
 
 
@@ -260,19 +289,28 @@ async def rewind_analytics(config: ConsumerConfig, directory: Path, *, since: fl
     """
     subjects = Subjects(config.prefix)
     projection = AnalyticsProjection(subjects, ParquetFiles(directory), texts=_wants_texts())
-    async with connect(config.nats) as nats:
-        log = await open_log(nats, topology(config.prefix).calls)
-        async for message in log.read(subjects.session(session) if session else subjects.calls):
-            if message.time_ns < since * NANO:
-                continue
-            try:
-                projection.take(message)
-            except ProtocolViolation:
-                projection.park(message, "malformed")
+    written = 0
     try:
-        return projection.finish()
+        projection.claim()
+        async with connect(config.nats) as nats:
+            log = await open_log(nats, topology(config.prefix).calls)
+            async for message in log.read(subjects.session(session) if session else subjects.calls):
+                if message.time_ns >= since * NANO:
+                    _take(projection, message)
+                    written += projection.flush()
+        return written + projection.finish()
     except OSError as error:
-        raise ConfigurationError(f"{directory} cannot be written ({error.strerror}): free space there") from None
+        raise ConfigurationError(f"{projection.trouble(error)} and begin anew in an empty --directory") from None
+
+
+def _take(projection: AnalyticsProjection, message: Message) -> None:
+    try:
+        projection.take(message)
+    except ProtocolViolation:
+        projection.park(message, "malformed")
+    except Exception as error:  # noqa: BLE001 - as in the loop: one record never stops the others
+        _LOG.warning("left out the record at %d: %s", message.seq, type(error).__name__)
+        projection.park(message, "failed")
 
 
 def _wants_texts() -> bool:

@@ -1,7 +1,7 @@
 """The loop of a consumer: pull, project, keep, publish, then ack. What cannot be taken is parked and blocks nothing.
 
 The checkpoint holds the state together with the stream sequence up to which it was folded, so a record counts once
-whatever is killed where. It is stored once a second, not for each record. Only what is in a stored checkpoint is
+whatever is killed where. It is stored every few seconds, not for each record. Only what is in a stored checkpoint is
 published: no figure ever goes back. The place of the consumer on the server is derived from the checkpoint, never the
 other way round.
 """
@@ -27,6 +27,8 @@ _LOG: Final = logging.getLogger("unpod.consumers")
 _BATCH: Final = 1_000
 _WAIT_S: Final = 1.0
 _SAVE_EVERY_S: Final = 1.0
+_SAVE_AFTER: Final = 50_000
+"""How many records are taken at most before the next save: well under what the server leaves unacknowledged."""
 _LAST_SAVE_S: Final = 5.0
 _SHORTEST_S: Final = 0.05
 _AGAIN_S: Final = 0.5
@@ -70,10 +72,16 @@ class Loop:
     """Runs a projection over the stream.
 
     `consumer_at` gives its pull consumer, to begin at a stream sequence, with acknowledgements that cover all before.
+    What was taken is saved after `save_every_s` at the latest: that much is taken again after a kill.
     """
 
     def __init__(
-        self, projection: Projection, checkpoint: Checkpoint, consumer_at: Callable[[int], PullConsumer]
+        self,
+        projection: Projection,
+        checkpoint: Checkpoint,
+        consumer_at: Callable[[int], PullConsumer],
+        *,
+        save_every_s: float = _SAVE_EVERY_S,
     ) -> None:
         self._projection = projection
         self._checkpoint = checkpoint
@@ -85,6 +93,9 @@ class Loop:
         self._newest: Delivery | None = None
         """The newest of them that this consumer has delivered."""
         self._saved_at = 0.0
+        self._save_every_s = save_every_s
+        self._taken = 0
+        """How many records since."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop`; what NATS cannot answer now is asked again.
@@ -122,7 +133,7 @@ class Loop:
         if not self._projection.has_room:
             await self._wait_for_room(consumer)
             return True
-        due_in = self._saved_at + _SAVE_EVERY_S - _now() if self._unsaved else _WAIT_S
+        due_in = self._saved_at + self._save_every_s - _now() if self._unsaved else _WAIT_S
         batch = await consumer.fetch(_BATCH, min(max(due_in, _SHORTEST_S), _WAIT_S))
         whole = 0
         for delivery in batch:
@@ -131,17 +142,18 @@ class Loop:
             self._place = delivery.place
             await self._take(delivery)
             whole += 1
+        self._taken += whole
         if whole:
             self._newest, self._unsaved, self._pending = batch[whole - 1], True, batch[whole - 1].pending
         if not self._unsaved:
             self._publish(await consumer.waiting() or 0)
-        elif _now() >= self._saved_at + _SAVE_EVERY_S:
+        elif _now() >= self._saved_at + self._save_every_s or self._taken >= _SAVE_AFTER:
             await self._save(consumer)
         return whole == len(batch)
 
     async def _save(self, consumer: PullConsumer | None) -> None:
         await self._checkpoint.save(self._projection.dump())
-        self._saved_at, self._unsaved = _now(), False
+        self._saved_at, self._unsaved, self._taken = _now(), False, 0
         self._publish(self._pending)
         if consumer is not None and self._newest is not None:
             consumer.acknowledge(self._newest)

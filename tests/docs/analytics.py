@@ -26,11 +26,16 @@ each row is in one file. [How to ask them things](../how-to/analyse-calls.md).
 Columns are only ever added. Any of them may be null but those of the key.
 """
 _ABOUT: Final[dict[Table, str]] = {
-    "calls": "A row for each call, key `session_id`, by the day on which it began. It is there when the runner has\n"
-    "written its summary, or a minute after the call's end if none comes; a call whose log falls silent without an\n"
-    "end has its row after six hours.",
-    "turns": "A row for each completed turn, key `session_id`, `turn`, by the day on which it ended.",
-    "tools": "A row for each tool call of the brain, key `session_id`, `call_id`, by the day on which it returned.",
+    "calls": """\
+A row for each call, key `session_id`, by the day on which it began. It is there when the runner has
+written its summary, or ten minutes after the call's end if none comes; a call whose log falls silent without an
+end has its row after six hours. A session without `call.started` has no rows.""",
+    "turns": """\
+A row for each completed turn, key `session_id`, `turn`, by the day on which it ended. It comes with the call. A
+turn that a takeover has made void has none; figures that came after the turn was complete fill what is missing.""",
+    "tools": """\
+A row for each tool call of the brain, key `session_id`, `number`, by the day on which it was called. Arguments and
+results are not written.""",
 }
 _PARQUET: Final[dict[Kind, str]] = {
     "text": "string",

@@ -289,6 +289,14 @@ TALK: tuple[Row, ...] = (
         within_s=2.0,
     ),
     Row(
+        number=27,
+        variant="analytics",
+        name="the analytics consumer is killed and run again",
+        act=consumers.analytics_killed_and_rerun,
+        then=consumers.its_rows_are_those_of_the_log,
+        within_s=2.0,
+    ),
+    Row(
         number=28,
         name="hooks that raise, hang, flood",
         act=talk.hooks_misbehave,

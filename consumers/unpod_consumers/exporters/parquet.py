@@ -49,7 +49,9 @@ class ParquetFiles:
             ConfigurationError: it cannot be used; the text says what to do.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                _sync(self.directory.resolve().parent)
             for table in TABLES:
                 for path in (self.directory / table).glob("day=*/*"):
                     named = _NAME.match(path.name)
@@ -73,8 +75,13 @@ class ParquetFiles:
         """
         folder = self.directory / table / f"day={day}"
         path = folder / f"part-{run}-{number:08d}.parquet"
-        if path.exists():
-            return
+        if not path.exists():
+            self._write(folder, path, table, rows)
+        for each in (folder, folder.parent, self.directory):  # a process that was killed may not have come so far
+            _sync(each)
+
+    @staticmethod
+    def _write(folder: Path, path: Path, table: Table, rows: Sequence[Row]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{path.stem}.tmp"  # no pattern for Parquet files finds it
         try:
@@ -87,8 +94,6 @@ class ParquetFiles:
             with suppress(OSError):
                 part.unlink()
             raise
-        for each in (folder, folder.parent, self.directory):
-            _sync(each)
 
 
 def _table(table: Table, rows: Sequence[Row]) -> pa.Table:

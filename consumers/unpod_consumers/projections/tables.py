@@ -84,9 +84,10 @@ TURNS: Final = (
 
 TOOLS: Final = (
     *_SESSION,
+    Column("number", "whole", "The call's number among those of the session, from 1."),
     Column("turn", "whole", "The turn in which the brain called it."),
     Column("name", "text", "The tool."),
-    Column("call_id", "text", "The model's id of the call; else the record's."),
+    Column("call_id", "text", "The model's id of the call, where it gives one."),
     Column("called_at", "time", "When it was called."),
     Column("returned_at", "time", "When it returned; null where it never did."),
     Column("duration_ms", "number", "Milliseconds from the one to the other."),

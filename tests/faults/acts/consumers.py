@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.faults.process import eventually
 from tests.faults.scene import Scene
-from tests.integration.consumers.process import Consumer, again, consuming, from_start
+from tests.integration.consumers.process import Consumer, again, consuming, from_start, rewound
 from tests.integration.consumers.span_collector import Spans, over_http
 from tests.integration.consumers.test_traces import impatient
+from tests.unit.consumers.analyst import everything
 
 KILLS = 3
 
@@ -72,3 +74,32 @@ async def it_has_sent_what_the_log_says(scene: Scene) -> None:
     roots = sum(name == "conversation" for _, _, name in whole.ids())
     scene.expect(roots == len(scene.load.callers), f"{roots} roots")
     scene.expect(sent == whole.ids(), f"{len(whole.ids() - sent)} spans are missing, {len(sent - whole.ids())} are new")
+
+
+async def analytics_killed_and_rerun(scene: Scene) -> None:
+    """The analytics consumer is killed in mid-call, while files are written, and started again, several times."""
+    for _ in range(KILLS):
+        async with consuming(scene.stack.server.url, "analytics", *_rows(scene)) as consumer:
+            await consumer.up()
+            await scene.some_words()
+            await _kill(consumer)
+    scene.mark()
+
+
+async def its_rows_are_those_of_the_log(scene: Scene) -> None:
+    """Once all calls are over, its files have the rows that a run from the log's first record gives, each once."""
+    url, rerun = scene.stack.server.url, scene.stack.directory / "again"
+    status, said = await rewound(url, rerun, "--from-start")
+    scene.expect(status == 0, said)
+    whole = everything(rerun)
+    scene.expect(len(whole["calls"]) == len(scene.load.callers), f"{len(whole['calls'])} rows of calls")
+
+    async def is_there() -> bool:
+        return everything(scene.stack.directory / "rows") == whole
+
+    async with consuming(url, "analytics", *_rows(scene)):
+        await eventually(is_there, "the rows that the log gives")
+
+
+def _rows(scene: Scene) -> tuple[str, ...]:
+    return "--directory", str(scene.stack.directory / "rows"), "--every", "0.1"

@@ -105,3 +105,15 @@ async def again(url: str, name: str, **settings: str) -> str:
     out, _ = await process.communicate()
     assert process.returncode == 0
     return out.decode()
+
+
+async def rewound(url: str, directory: Path, *options: str) -> tuple[int, str]:
+    """Let the analytics look back; return the exit status and what it has said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "unpod_cli", "consume", "analytics", "--nats-url", url),
+        *("--directory", str(directory), *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
-import sys
+import subprocess
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.integration.consumers.process import consuming
+from tests.integration.consumers.process import consuming, rewound
 from tests.unit.consumers.analyst import everything, rows
 from tests.unit.consumers.records import AGENT, call_of, message
 
@@ -17,7 +19,8 @@ from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, conne
 from unpod.jetstream.topology import MIB, topology
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from unpod.ports import Message
@@ -58,17 +61,6 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def rewound(url: str, directory: Path, *options: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "unpod_cli", "consume", "analytics", "--nats-url", url),
-        *("--directory", str(directory), *options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
-
-
 async def test_killed_in_mid_run_each_row_is_there_once(
     server: EmbeddedServer, log: JetStreamLog, tmp_path: Path
 ) -> None:
@@ -92,18 +84,74 @@ async def test_killed_in_mid_run_each_row_is_there_once(
     assert everything(live) == everything(again)
 
 
-async def test_a_full_disk_delays_and_loses_nothing(server: EmbeddedServer, log: JetStreamLog, tmp_path: Path) -> None:
-    directory = tmp_path / "rows"
-    await write(log, *(f"s{number}" for number in range(20)))
-    async with consuming(server.url, "analytics", "--directory", str(directory), "--every", "0.1") as consumer:
-        resource.prlimit(consumer.process.pid, resource.RLIMIT_FSIZE, (64, UNBOUNDED))  # no file gets longer than that
-        await consumer.until("unpod_consumer_lag", 0)
-        await write(log, "late")
-        await consumer.until("unpod_consumer_lag", 0)
-        assert rows(directory, "calls") == []
-        resource.prlimit(consumer.process.pid, resource.RLIMIT_FSIZE, (UNBOUNDED, UNBOUNDED))
-        await until(lambda: len(rows(directory, "calls")) == 21)
-    assert not list(directory.glob("*/*/.part-*"))
+class Limit:
+    """A process may write no file of more than 64 bytes, until it may."""
+
+    def fill(self, pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (64, UNBOUNDED))
+
+    def free(self, pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (UNBOUNDED, UNBOUNDED))
+
+
+class Ballast:
+    """A small disk is full of something else, until it is removed."""
+
+    def __init__(self, disk: Path) -> None:
+        self._file = disk / "ballast"
+
+    def fill(self, pid: int) -> None:
+        del pid
+        with suppress(OSError), self._file.open("ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def free(self, pid: int) -> None:
+        del pid
+        self._file.unlink()
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[Limit | Ballast]:
+    """Mount a disk of 256 KiB; where that is not for us to do, limit the process instead."""
+    directory.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=256k", "none", str(directory))
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        yield Limit()
+        return
+    try:
+        yield Ballast(directory)
+    finally:
+        unmount = ("umount", str(directory))
+        subprocess.run(unmount, check=True)
+
+
+@pytest.mark.parametrize("disk", [small_disk, lambda _: nullcontext(Limit())], ids=["mounted", "limited"])
+async def test_a_full_disk_delays_and_loses_nothing(
+    disk: Callable[[Path], AbstractContextManager[Limit | Ballast]],
+    server: EmbeddedServer,
+    log: JetStreamLog,
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "disk" / "rows"
+    await write(log, *(f"s{number}" for number in range(10)))
+    with disk(tmp_path / "disk") as fullness:
+        async with consuming(server.url, "analytics", "--directory", str(directory), "--every", "0.1") as consumer:
+            await until(lambda: len(rows(directory, "calls")) == 10)
+            fullness.fill(consumer.process.pid)
+            await write(log, *(f"t{number}" for number in range(10)))
+            await consumer.until("unpod_consumer_lag", 0)
+            consumer.process.kill()  # while it waits
+            await consumer.process.wait()
+        async with consuming(server.url, "analytics", "--directory", str(directory), "--every", "0.1") as consumer:
+            await consumer.up()
+            fullness.fill(consumer.process.pid)
+            await write(log, "late")
+            await consumer.until("unpod_consumer_lag", 0)
+            fullness.free(consumer.process.pid)
+            await until(lambda: len(rows(directory, "calls")) == 21)
+        assert not list(directory.glob("*/*/.part-*"))
+        assert [row["turn"] for row in rows(directory, "turns")] == [1, 2] * 21
 
 
 async def test_a_rewind_takes_one_session_or_what_is_new_and_refuses_a_directory_in_use(

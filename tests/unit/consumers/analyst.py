@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from unpod.ports import Message
 
-KEYS = {"calls": ("session_id",), "turns": ("session_id", "turn"), "tools": ("session_id", "call_id")}
+KEYS = {"calls": ("session_id",), "turns": ("session_id", "turn"), "tools": ("session_id", "number")}
 
 
 def rows(directory: Path, table: Table) -> list[dict[str, Any]]:
