@@ -69,7 +69,10 @@ async def unpod(*arguments: str) -> tuple[int | None, str]:
 async def test_the_streams_are_made_on_three_nodes_as_compose_makes_them(urls: str) -> None:
     command = [str(one) for one in SERVICES["streams"]["command"]]
     async with asyncio.timeout(PATIENCE_S):
-        while (await unpod(*command, "--nats-url", urls))[0] != 0:  # as `restart: on-failure` does
+        while True:  # as `restart: on-failure` does
+            status, _ = await unpod(*command, "--nats-url", urls)
+            if status == 0:
+                break
             await asyncio.sleep(0.2)
     status, out = await unpod("streams", "check", "--replicas", "3", "--size", "512MiB", "--nats-url", urls, "--json")
     assert status == 0, out
