@@ -23,6 +23,9 @@ ROUNDS ?= 1
 ROWS ?=
 SEED ?=
 
+# `make bench QUICK=1`.
+QUICK ?=
+
 # Two at a time on two cores. `make test ARGS="-k takeover"` adds arguments, `make test JOBS=0` runs in one process.
 JOBS ?= auto
 ARGS ?=
@@ -41,8 +44,8 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 test: $(READY) ## run the tests
 	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
 
-bench: $(READY) ## what a turn costs, beside a bare WebSocket client; `make bench ARGS=--json`
-	@$(BIN)/python -m tests.benchmarks.first_delta $(ARGS)
+bench: $(READY) ## measure it all beside a bare socket, < 20 min; QUICK=1: two minutes, ARGS=--only=turns: a part
+	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
+import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from unpod import AgentRunner, CallContext
@@ -21,18 +23,37 @@ from unpod import AgentRunner, CallContext
 DELTAS: Final = 20
 PIECES: Final = tuple(f"word {number} " for number in range(DELTAS))
 REPLY: Final = "".join(PIECES)
+DELTA_S: Final = 0.02
+
+STREAM: Final = "stream"
+"""A text: the reply's pieces come one after the other, other calls have their turn between them."""
+BURST: Final = "burst"
+"""A text: all pieces are there at once, as when a provider's packet holds many."""
+SPOKEN: Final = "spoken"
+"""A text: a piece each 20 ms, as a model writes them."""
+BORN: Final = "born"
+"""A text: the reply is when the entrypoint began, on the machine's monotonic clock."""
 
 _EVENTS: Final = ("user.text", "user.interrupted", "error", "metric", "turn.metrics", "state", "call.started")
 _VERBS: Final = ("agent.text.delta", "agent.text.end", "agent.say", "agent.transfer", "agent.end_call")
 
 
 class Brain:
-    """Answers with `DELTAS` pieces as fast as they can be taken; as a stream from a provider, it waits for each."""
+    """Answers with `DELTAS` pieces, in the manner that the text asks for."""
 
-    async def stream(self, _: str) -> AsyncGenerator[str, None]:
+    def __init__(self) -> None:
+        self._born = time.perf_counter()
+
+    async def stream(self, text: str) -> AsyncGenerator[str, None]:
         """Yield the reply."""
+        if text == BORN:
+            yield repr(self._born)
+            return
         for piece in PIECES:
-            await asyncio.sleep(0)
+            if text == STREAM:
+                await asyncio.sleep(0)
+            elif text == SPOKEN:
+                await asyncio.sleep(DELTA_S)
             yield piece
 
     async def turn(self, _: str) -> str:
@@ -55,7 +76,7 @@ async def handle_call(ctx: CallContext) -> None:
 def run_unpod() -> None:
     """Run the agent, in the fleet that the environment names."""
     AgentRunner(
-        handle_call, "unpod", max_sessions=1_000, permits_per_minute=None, drain_timeout_s=2, silence_timeout_s=None
+        handle_call, "unpod", max_sessions=20_000, permits_per_minute=None, drain_timeout_s=2, silence_timeout_s=None
     ).start()
 
 
@@ -97,6 +118,6 @@ async def send(call: ClientConnection, **frame: object) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "direct":
-        asyncio.run(run_direct(sys.argv[2]))
+        uvloop.run(run_direct(sys.argv[2]))
     else:
         run_unpod()

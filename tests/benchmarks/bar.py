@@ -1,0 +1,138 @@
+"""The bar: what is required, what the goal is, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tests.benchmarks.turns import BURST, DIRECT, PACED, SATURATED, SPOKEN, STREAM, UNPOD, cpu, row
+
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One line of the bar. `value` is in `unit`, "x" for a ratio to direct; None where it was not measured."""
+
+    what: str
+    required: float
+    goal: float
+    unit: str
+    value: float | None
+    best: Literal["low", "high"] = "low"
+    measured: str = ""
+
+    @property
+    def held(self) -> str:
+        """Whether it is held: the goal, what is required, or not even that."""
+        if self.value is None:
+            return "not measured"
+        sign = 1 if self.best == "low" else -1
+        if sign * self.value <= sign * self.goal:
+            return "goal"
+        return "yes" if sign * self.value <= sign * self.required else "NO"
+
+
+Figure = Callable[[dict[str, Any]], float]
+
+
+def _versus(found: Found, sessions: int, manner: str, pieces: str, figure: Figure) -> tuple[float | None, str]:
+    """Return the ratio of unpod's figure to direct's, and both as text."""
+    ours = row(found.get("turns", {"rows": []}), UNPOD, sessions, manner, pieces)
+    theirs = row(found.get("turns", {"rows": []}), DIRECT, sessions, manner, pieces)
+    if ours is None or theirs is None or not figure(theirs):
+        return None, ""
+    mine, other = figure(ours), figure(theirs)
+    return round(mine / other, 2), f"{mine:,.2f} / {other:,.2f}"
+
+
+def _first(found: dict[str, Any]) -> float:
+    return float(found["first_delta_p50_ms"])
+
+
+def _end(found: dict[str, Any]) -> float:
+    return float(found["reply_end_p50_ms"])
+
+
+def _rate(found: dict[str, Any]) -> float:
+    return float(found["turns_per_s"])
+
+
+def _latency(found: Found) -> Iterator[Limit]:
+    for count in (1, 1_000):
+        name = f"paced, {count:,} session{'s' * (count > 1)}"
+        ratio, both = _versus(found, count, PACED, STREAM, _first)
+        yield Limit(f"first delta p50, {name} (ms)", 2.2, 1.5, "x", ratio, measured=both)
+        ratio, both = _versus(found, count, PACED, STREAM, _end)
+        yield Limit(f"reply's end p50, {name} (ms)", 0.9, 0.5, "x", ratio, measured=both)
+    ours = row(found.get("turns", {"rows": []}), UNPOD, 1_000, PACED, STREAM)
+    p99 = None if ours is None else float(ours["first_delta_p99_ms"])
+    yield Limit("first delta p99, 1,000 sessions paced", 5, 2, "ms", p99)
+
+
+def _throughput(found: Found) -> Iterator[Limit]:
+    for count in (100, 1_000):
+        ratio, both = _versus(found, count, SATURATED, STREAM, _rate)
+        yield Limit(f"turns/s saturated, {count:,} sessions", 2.5, 4, "x", ratio, "high", both)
+        ratio, both = _versus(found, count, SATURATED, BURST, _rate)
+        yield Limit(f"turns/s saturated, {count:,} sessions, bursts", 2.5, 8, "x", ratio, "high", both)
+    ratio, both = _versus(found, 1, SATURATED, STREAM, _rate)
+    yield Limit("turns/s saturated, one session", 1, 1.5, "x", ratio, "high", both)
+
+
+def _processor(found: Found) -> Iterator[Limit]:
+    ratio, both = _versus(found, 1_000, SATURATED, BURST, cpu)
+    yield Limit("CPU per turn, bursts, 1,000 sessions (ms)", 1, 0.3, "x", ratio, measured=both)
+    ratio, both = _versus(found, 1_000, PACED, SPOKEN, cpu)
+    yield Limit("CPU per turn, a delta each 20 ms, 1,000 sessions (ms)", 3, 1.5, "x", ratio, measured=both)
+
+
+def _memory(found: Found) -> Iterator[Limit]:
+    every = found.get("turns", {}).get("memory", ())
+    kept: dict[str, float] = {}
+    for each in every:
+        if each["sessions"] == 1_000 and each["system"] == UNPOD:
+            kept = each["kb"]
+    for name, required, goal in (("nats", 10, 6), ("runner", 25, 8), ("bridge", 30, 15)):
+        yield Limit(f"memory per session, {name}", required, goal, "KB", kept.get(name))
+
+
+def limits(found: Found) -> list[Limit]:
+    """Return the lines of the bar."""
+    return [limit for part in (_latency, _throughput, _processor, _memory) for limit in part(found)]
+
+
+def cells(limit: Limit) -> tuple[str, ...]:
+    """Return one line of the table."""
+    sign, unit = ("≤" if limit.best == "low" else "≥"), "\u00d7" if limit.unit == "x" else f" {limit.unit}"
+    value = "" if limit.value is None else f"{limit.value:,g}{unit}"
+    return (
+        limit.what,
+        f"{sign} {limit.required:,g}{unit}",
+        f"{sign} {limit.goal:,g}{unit}",
+        limit.measured,
+        value,
+        limit.held,
+    )
+
+
+HEAD = ("", "required", "goal", "unpod / direct", "result", "held")
+
+
+def missing(found: Found) -> list[str]:
+    """Return what did not come back whole: turns without an answer, replies that are not what was said."""
+    return [
+        f"{each['system']}, {each['sessions']} sessions, {each['manner']} {each['pieces']}: "
+        f"{each['asked'] - each['answered']} of {each['asked']} turns not answered, {each['wrong']} replies not whole"
+        for each in found.get("turns", {"rows": []})["rows"]
+        if each["asked"] != each["answered"] or each["wrong"]
+    ]
+
+
+def table(found: Found) -> str:
+    """Return the bar as text, and below it whatever is missing."""
+    rows = [HEAD, *map(cells, limits(found))]
+    widths = [max(len(line[column]) for line in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    return "\n".join([*lines, "", *(missing(found) or ["Every turn was answered, every reply was whole."])])

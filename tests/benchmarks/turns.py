@@ -1,0 +1,209 @@
+"""What a turn costs beside a bare socket: latency, throughput, processor time, memory, and whether all of it came."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+from tests.benchmarks.line import LineCall, Timing
+from tests.benchmarks.peers import BURST, DELTA_S, DELTAS, REPLY, SPOKEN, STREAM
+from tests.benchmarks.rig import DIRECT, SYSTEMS, UNPOD, Rig, rig
+
+PACED: Final = "paced"
+SATURATED: Final = "saturated"
+PLAN: Final = ((PACED, STREAM), (PACED, BURST), (PACED, SPOKEN), (SATURATED, STREAM), (SATURATED, BURST))
+"""What is measured: how the turns begin, and how the reply's pieces come."""
+
+TURNS_PER_S: Final = 60.0
+"""How many turns all calls together begin in a second when paced, well below what either system can do."""
+_LATE_S: Final = 15.0
+"""How long a reply is waited for before its turn counts as not answered."""
+
+Tell = Callable[[str], None]
+
+
+class Round:
+    """Turns on calls for a time; what came back."""
+
+    def __init__(self, calls: Sequence[LineCall], text: str) -> None:
+        self.timings: list[Timing] = []
+        self.asked = 0
+        self.wrong = 0
+        self.elapsed_s = 0.0
+        self._calls = calls
+        self._text = text
+        self._idle: deque[LineCall] = deque(call for call in calls if not call.busy)
+        self._until = 0.0
+        self._again = False
+        self._all_in = asyncio.Event()
+
+    async def paced(self, seconds: float) -> None:
+        """Begin turns evenly, each on the call that has been idle longest."""
+        loop = asyncio.get_running_loop()
+        patience_s = DELTAS * DELTA_S * 1.25 if self._text == SPOKEN else 0.0
+        rate = min(TURNS_PER_S, len(self._calls) / patience_s) if patience_s else TURNS_PER_S
+        at = loop.time()
+        self._until = at + seconds
+        while at < self._until:
+            await asyncio.sleep(max(0.0, at - loop.time()))
+            if self._idle:
+                self._ask(self._idle.popleft())
+            at += 1 / rate
+        await self._last_ones()
+        self.elapsed_s = seconds
+
+    async def saturated(self, seconds: float) -> None:
+        """Begin each call's next turn as soon as it has its reply."""
+        began = time.perf_counter()
+        self._until, self._again = asyncio.get_running_loop().time() + seconds, True
+        for call in tuple(self._idle):
+            self._ask(call)
+        await self._last_ones()
+        self.elapsed_s = time.perf_counter() - began
+
+    def _ask(self, call: LineCall) -> None:
+        self.asked += 1
+        call.ask(self._text, self._done)
+
+    def _done(self, call: LineCall, timing: Timing) -> None:
+        self.timings.append(timing)
+        self.wrong += timing.text != REPLY
+        if self._again and asyncio.get_running_loop().time() < self._until:
+            self._ask(call)
+            return
+        self._idle.append(call)
+        if len(self.timings) == self.asked:
+            self._all_in.set()
+
+    async def _last_ones(self) -> None:
+        while len(self.timings) < self.asked:
+            self._all_in.clear()
+            try:
+                async with asyncio.timeout(_LATE_S):
+                    await self._all_in.wait()
+            except TimeoutError:  # those calls are busy for ever, and get no more turns
+                return
+
+
+@dataclass(slots=True)
+class Figures:
+    """One system in one row of the plan, round by round; milliseconds."""
+
+    first_p50s: list[float] = field(default_factory=list)
+    end_p50s: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    cpu_ms: dict[str, float] = field(default_factory=dict)
+    asked: int = 0
+    wrong: int = 0
+
+    def add(self, turns: Round, cpu_ms: dict[str, float]) -> None:
+        """Take one round."""
+        self.asked += turns.asked
+        self.wrong += turns.wrong
+        firsts = [timing.first_delta_ms for timing in turns.timings]
+        ends = [timing.reply_end_ms for timing in turns.timings]
+        self.firsts += firsts
+        self.ends += ends
+        if firsts:
+            self.first_p50s.append(median(firsts))
+            self.end_p50s.append(median(ends))
+            self.rates.append(len(firsts) / turns.elapsed_s)
+        for name, spent in cpu_ms.items():
+            self.cpu_ms[name] = self.cpu_ms.get(name, 0.0) + spent
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is kept: the medians of the rounds, and the p99 of all turns."""
+        count = max(1, len(self.firsts))
+        return {
+            "first_delta_p50_ms": _middle(self.first_p50s),
+            "first_delta_p99_ms": percentile(self.firsts, 0.99),
+            "reply_end_p50_ms": _middle(self.end_p50s),
+            "reply_end_p99_ms": percentile(self.ends, 0.99),
+            "turns_per_s": _middle(self.rates),
+            "cpu_ms_per_turn": {name: round(spent / count, 3) for name, spent in self.cpu_ms.items()},
+            "asked": self.asked,
+            "answered": len(self.firsts),
+            "wrong": self.wrong,
+        }
+
+
+def _middle(values: Sequence[float]) -> float:
+    return round(median(values), 3) if values else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which this share of the values is; 0 for none."""
+    return round(sorted(values)[int(len(values) * share)], 3) if values else 0.0
+
+
+async def play(systems: Rig, calls: dict[str, list[LineCall]], rounds: int, round_s: float) -> list[dict[str, Any]]:
+    """Measure the whole plan, each round on one system after the other, every time the other one first."""
+    found = {(system, *row): Figures() for row in PLAN for system in calls}
+    for number in range(rounds + 1):
+        for manner, text in PLAN:
+            for system in list(calls) if number % 2 else reversed(calls):
+                before = systems.cpu_ms(system)
+                turns = Round(calls[system], text)
+                seconds = round_s if number else round_s / 2  # the first round warms up, and does not count
+                await (turns.paced(seconds) if manner == PACED else turns.saturated(seconds))
+                after = systems.cpu_ms(system)
+                if number:
+                    found[system, manner, text].add(turns, {name: after[name] - before[name] for name in after})
+    return [
+        {"system": system, "manner": manner, "pieces": text, **figures.summary()}
+        for (system, manner, text), figures in found.items()
+    ]
+
+
+async def place(
+    systems: Rig, system: str, count: int, settle_s: float = 1.0
+) -> tuple[list[LineCall], dict[str, float]]:
+    """Place calls; return them, and what each takes of each process's memory, in KB."""
+    warm = await systems.line.place(system, 5)
+    await asyncio.sleep(settle_s)
+    before = systems.rss_kb(system)
+    calls = await systems.line.place(system, count)
+    await asyncio.sleep(settle_s)
+    after = systems.rss_kb(system)
+    for call in warm:
+        call.hang_up()
+    return calls, {name: round((after[name] - before[name]) / count, 1) for name in after}
+
+
+async def measure(counts: Sequence[int], rounds: int, round_s: float, tell: Tell) -> dict[str, Any]:
+    """Return the figures of each number of sessions, and of the first one with every record flushed to the disk."""
+    rows: list[dict[str, Any]] = []
+    memory: list[dict[str, Any]] = []
+    variants = [(count, "1s") for count in counts] + [(min(100, max(counts)), "always")]
+    for count, sync in variants:
+        tell(f"{count} sessions, sync_interval {sync}")
+        async with rig(sync=sync) as systems:
+            calls = {}
+            for system in SYSTEMS if sync == "1s" else (UNPOD,):
+                calls[system], per_session = await place(systems, system, count, min(1.0, round_s))
+                memory.append({"sessions": count, "system": system, "sync": sync, "kb": per_session})
+            found = await play(systems, calls, rounds, round_s)
+        rows += [{"sessions": count, "sync": sync, **row} for row in found]
+    return {"rows": rows, "memory": memory, "rounds": rounds, "round_s": round_s, "turns_per_s": TURNS_PER_S}
+
+
+def row(found: dict[str, Any], system: str, sessions: int, manner: str, pieces: str) -> dict[str, Any] | None:
+    """Return one row of what `measure` returned."""
+    wanted = {"system": system, "sessions": sessions, "manner": manner, "pieces": pieces, "sync": "1s"}
+    return next((each for each in found["rows"] if wanted.items() <= each.items()), None)
+
+
+def cpu(found: dict[str, Any]) -> float:
+    """Return the processor time per turn of a row's system, all its processes together."""
+    spent: dict[str, float] = found["cpu_ms_per_turn"]
+    return sum(spent.values()) - spent["load"]
+
+
+__all__ = ["BURST", "DIRECT", "PACED", "SATURATED", "SPOKEN", "STREAM", "UNPOD", "cpu", "measure", "percentile", "row"]
