@@ -89,7 +89,7 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, target: int) -> AsyncIterator[Prometheus]:
+async def prometheus(program: str, directory: Path, target: int) -> AsyncIterator[Prometheus]:
     """Run the configuration of compose/, with this machine's port in place of the containers' and a quicker clock."""
     config = yaml.safe_load((RULES / "prometheus.yaml").read_text())
     config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms", "scrape_timeout": "500ms"}
@@ -100,7 +100,7 @@ async def prometheus(directory: Path, target: int) -> AsyncIterator[Prometheus]:
     (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        tool("prometheus"),
+        program,
         f"--config.file={directory / 'prometheus.yaml'}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -157,7 +157,12 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[tuple[str, Fleet]]:
+def program() -> str:
+    return tool("prometheus")
+
+
+@pytest.fixture
+async def fleet(program: str, tmp_path: Path) -> AsyncIterator[tuple[str, Fleet]]:
     async with (
         EmbeddedServer(EmbeddedOptions(tmp_path / "nats")) as server,
         connect(server.connection("test")) as nats,
@@ -171,10 +176,12 @@ async def fleet(tmp_path: Path) -> AsyncIterator[tuple[str, Fleet]]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_rules_and_every_query_of_the_dashboards(fleet: tuple[str, Fleet], tmp_path: Path) -> None:
+async def test_the_rules_and_every_query_of_the_dashboards(
+    program: str, fleet: tuple[str, Fleet], tmp_path: Path
+) -> None:
     url, made = fleet
     port = free_port()
-    async with consuming(url, OTEL_EXPORTER_PROMETHEUS_PORT=str(port)), prometheus(tmp_path, port) as served:
+    async with consuming(url, OTEL_EXPORTER_PROMETHEUS_PORT=str(port)), prometheus(program, tmp_path, port) as served:
         await _every_query_has_data(served)
         await _rules_are_healthy(served)
         await _exemplars_lead_to_calls(served, made)
