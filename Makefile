@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults docs lint types imports check lock clean
+.PHONY: help setup demo test bench faults docs image lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +54,9 @@ docs: $(READY) ## write the pages of the reference that are made from the code
 	@$(BIN)/python tests/docs/command_line.py
 	@$(BIN)/python tests/docs/wire.py
 	@$(BIN)/python -m tests.docs.analytics
+
+image: ## build the image of compose/, where Docker has its base or can pull it
+	docker build --file compose/Dockerfile --tag unpod:local .
 
 lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .

@@ -6,7 +6,8 @@
     python compose/load.py --url http://127.0.0.1:9000 --calls 20
 
 Each caller follows one of the demo's scripts: plain turns, a barge-in, a transfer, a card number in a recording pause,
-hanging up in mid-reply, an end by the agent. It says each ten seconds how many calls it has placed.
+hanging up in mid-reply, an end by the agent. Called with `--agent`, they say the same to yours, and take any answer. It
+says each ten seconds how many calls it has placed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,43 @@ import random
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from unpod_bridge.orchestrator import (
+    AnyStep,
+    ExpectsEnd,
+    ExpectsRecording,
+    ExpectsTransfer,
+    HearsAll,
+    HearsReply,
+    HearsSpeech,
+)
 from unpod_cli.demo.calls import CALLS
 
+DEMO = "pizzeria"
 REPORT_S = 10.0
+
+
+def taking_any_answer(steps: Iterable[AnyStep]) -> Iterator[AnyStep]:
+    """Yield the steps without what only the demo's agent says and does."""
+    for step in steps:
+        match step:
+            case HearsSpeech():
+                yield HearsAll(within_s=step.within_s)
+            case HearsReply():
+                yield HearsReply(within_s=step.within_s)
+            case ExpectsEnd() | ExpectsRecording() | ExpectsTransfer():
+                continue
+            case _:
+                yield step
 
 
 def place(url: str, key: str, agent: str, speed: float) -> str:
     """Place one call; return "" or why it was refused."""
-    script = [msgspec.to_builtins(step) for step in random.choice(CALLS).scenario(speed).steps]
+    steps = random.choice(CALLS).scenario(speed).steps
+    script = [msgspec.to_builtins(step) for step in (steps if agent == DEMO else taking_any_answer(steps))]
     request = urllib.request.Request(
         f"{url}/_local/calls",
         json.dumps({"agent_id": agent, "script": script}).encode(),
@@ -49,7 +76,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:9000", help="the local orchestrator (%(default)s)")
     parser.add_argument("--key", default="sk_local", help="its API key (%(default)s)")
-    parser.add_argument("--agent", default="pizzeria", help="whom to call (%(default)s)")
+    parser.add_argument("--agent", default=DEMO, help="whom to call (%(default)s)")
     parser.add_argument("--speed", type=float, default=1.0, help="the orchestrator's own --speed (%(default)s)")
     parser.add_argument("--calls-per-minute", type=float, default=60.0, help="how many (%(default)s)")
     parser.add_argument("--calls", type=int, default=0, help="after how many to end; 0 for never (%(default)s)")

@@ -43,6 +43,7 @@ OPERATION = Instrument(
     "gen_ai.client.operation.duration", "histogram", "s", "How long calls of the model took", _OPERATION
 )
 TOKENS = Instrument("gen_ai.client.token.usage", "histogram", "{token}", "Tokens of each call of the model", _TOKENS)
+COST = Instrument("unpod.model.cost", "counter", "USD", "What calls of the model have cost")
 CAPACITY = Instrument("unpod.runner.capacity", "gauge", "{call}", "Calls that a runner takes at once")
 IN_FLIGHT = Instrument("unpod.runner.in_flight", "gauge", "{call}", "Calls that a runner has")
 DRAINING = Instrument("unpod.runner.draining", "gauge", "1", "1 where a runner drains, else 0")
@@ -65,6 +66,7 @@ DERIVED: Final = (
     TAKEOVERS,
     OPERATION,
     TOKENS,
+    COST,
     PARKED,
 )
 """What stands in a checkpoint; the lag is the process's own."""

@@ -211,6 +211,8 @@ def _model(session: SessionState, record: Record, call: LLMCalled) -> list[Value
         for kind, count in (("input", call.tokens_in), ("output", call.tokens_out))
         if count > 0
     ]
+    if call.cost and _is_figure(call.cost):
+        values.append(_value(session, record, instruments.COST, call.cost, *labels[1:], span=span))
     if call.latency_ms is not None and _is_figure(call.latency_ms):
         values.append(_value(session, record, instruments.OPERATION, call.latency_ms / _MS, *labels, span=span))
     return values

@@ -52,6 +52,15 @@ def samples(projection: MetricsProjection) -> dict[str, float]:
     return found
 
 
+def test_what_the_model_costs_is_counted_once_and_only_where_it_is_known() -> None:
+    calls = [
+        LLMCalled(turn_id=turn, model="m", provider="p", cost=cost) for turn, cost in enumerate((0.25, 0.5, -1, 0), 1)
+    ]
+    written = [message("s1", "run", call, index, float(index)) for index, call in enumerate(calls, 1)]
+    found = samples(project(message("s1", "evt", CallStarted(session_id="s1"), 1, 0.0), *written, *written))
+    assert found["unpod_model_cost_total{gen_ai_provider_name=p,gen_ai_request_model=m}"] == 0.75
+
+
 def test_a_call_gives_its_figures() -> None:
     bridge, owner = call_of("s1")
     found = samples(project(*bridge, *owner))
