@@ -259,7 +259,7 @@ async def test_a_half_open_socket_is_noticed() -> None:
 async def test_a_quiet_socket_that_answers_pings_lives() -> None:
     async with server(echo) as url:
         ear = Ear()
-        socket = await WebSocketDialer(SocketSettings(ping_after_s=0.02, pong_within_s=0.02)).dial(url, ear)
+        socket = await WebSocketDialer(SocketSettings(ping_after_s=0.02, pong_within_s=2.0)).dial(url, ear)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await ear.heard.get()
