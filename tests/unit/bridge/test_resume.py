@@ -169,13 +169,16 @@ async def test_without_nats_nothing_is_tried_in_a_loop(broker: MemoryBroker) -> 
     await asking
 
 
-async def test_a_runner_that_is_gone_is_not_waited_for(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
+async def test_a_runner_that_is_gone_is_not_waited_for(
+    broker: MemoryBroker, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "TRY_S", 20.0)
     runner = await Runner(broker).listen()
     place = await dispatcher.resume(WANTED)
     runner.bus.available = False
     began = asyncio.get_running_loop().time()
     assert not await place.start("session-1", 7, 9)
-    assert asyncio.get_running_loop().time() - began < 0.1
+    assert asyncio.get_running_loop().time() - began < 5.0
 
 
 async def test_a_place_that_is_declined_is_given_back(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
