@@ -13,6 +13,7 @@ and `--save` puts what a partial run has measured into the page's file.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvloop
-from tests.benchmarks import bar, turns
+from tests.benchmarks import bar, dispatch, page, pure, replay, scale, takeover, turns
 from tests.benchmarks.processes import machine
 
 ROOT: Final = Path(__file__).parents[2]
@@ -54,7 +55,56 @@ async def _turns(size: Size, tell: Tell) -> dict[str, Any]:
     return await turns.measure(size.sessions, size.rounds, size.round_s, tell)
 
 
-SECTIONS: Final[dict[str, Section]] = {"turns": _turns}
+async def _pure(size: Size, tell: Tell) -> dict[str, Any]:
+    tell("the fold and the codec")
+    return pure.measure(turns=200, rounds=size.rounds * 3)
+
+
+async def _replay(size: Size, tell: Tell) -> list[dict[str, Any]]:
+    sizes, others = ((100, 1_000, 10_000), (300_000,)) if size.quick else REPLAYS
+    return await replay.measure(sizes, others, size.rounds, tell)
+
+
+async def _dispatch(size: Size, tell: Tell) -> list[dict[str, Any]]:
+    return await dispatch.measure(50, size.rounds * 2, tell)
+
+
+async def _takeover(size: Size, tell: Tell) -> list[dict[str, Any]]:
+    return await takeover.measure((1, 50) if size.quick else (1, 50, 500), size.rounds, tell)
+
+
+async def _scale(size: Size, tell: Tell) -> dict[str, Any]:
+    if size.quick:
+        return await scale.measure((10, 100), (100,), size.round_s, tell)
+    return await scale.measure((10, 100, 1_000, 10_000), (500, 1_000, 2_000), 10.0, tell)
+
+
+async def _consumers(size: Size, tell: Tell) -> Any:  # noqa: ANN401 - whatever it prints as JSON
+    tell("each consumer, in a process of its own")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.benchmarks.consumers", "--json"),
+        *(("--calls=100", "--records=10000", "--seconds=4") if size.quick else ()),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await child.communicate()
+    if child.returncode:
+        raise RuntimeError(f"the consumers' benchmark has failed ({child.returncode})")
+    return json.loads(printed)
+
+
+REPLAYS: Final = ((100, 1_000, 10_000, 100_000), (1_000_000, 10_000_000))
+"""Records of a call, and of others in the same stream."""
+
+SECTIONS: Final[dict[str, Section]] = {
+    "turns": _turns,
+    "pure": _pure,
+    "replay": _replay,
+    "dispatch": _dispatch,
+    "takeover": _takeover,
+    "scale": _scale,
+    "consumers": _consumers,
+}
 """What can be measured, in order; `--only` takes these names."""
 
 
@@ -117,7 +167,10 @@ def main() -> None:
     found = run(names, size, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - its progress
     whole = names == list(SECTIONS) and size == FULL
     file = KEPT if whole or chosen.save else SCRATCH
-    text = bar.table(merge(file, found))
+    whole_of = merge(file, found)
+    text = bar.table(whole_of)
+    if file == KEPT:
+        page.write(whole_of)
     sys.stdout.write(f"\n{text}\n\nwritten: {file.relative_to(ROOT)}\n")
 
 

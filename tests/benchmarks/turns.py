@@ -42,11 +42,11 @@ class Round:
         self._again = False
         self._all_in = asyncio.Event()
 
-    async def paced(self, seconds: float) -> None:
+    async def paced(self, seconds: float, rate: float = TURNS_PER_S) -> None:
         """Begin turns evenly, each on the call that has been idle longest."""
         loop = asyncio.get_running_loop()
-        patience_s = DELTAS * DELTA_S * 1.25 if self._text == SPOKEN else 0.0
-        rate = min(TURNS_PER_S, len(self._calls) / patience_s) if patience_s else TURNS_PER_S
+        if self._text == SPOKEN:
+            rate = min(rate, len(self._calls) / (DELTAS * DELTA_S * 1.25))
         at = loop.time()
         self._until = at + seconds
         while at < self._until:
