@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final, get_args
 
@@ -54,6 +55,7 @@ VERBS: Final = (
 OWN_VERBS: Final = ("agent.interrupt", "agent.filler", "recording.pause", "recording.resume")
 """Sent only where `hello.ack` negotiates them."""
 _KNOWN_VERBS: Final = frozenset(VERBS + OWN_VERBS)
+_PLAIN: Final = frozenset(VERBS)
 
 
 class Frame(Struct, frozen=True):
@@ -266,9 +268,12 @@ def recording_pause(reason: str) -> bytes:
 
 def negotiated(ack: ev.HelloAcked) -> frozenset[str]:
     """Return the verbs that may be sent after a `hello.ack`; a worker that names none has the nine of the protocol."""
-    if not ack.negotiated_verbs:
-        return frozenset(VERBS)
-    return _KNOWN_VERBS.intersection(ack.negotiated_verbs).union(SPEECH_VERBS)
+    return _negotiated(frozenset(_KNOWN_VERBS.intersection(ack.negotiated_verbs))) if ack.negotiated_verbs else _PLAIN
+
+
+@lru_cache(maxsize=64)  # calls of one worker have the same ones
+def _negotiated(known: frozenset[str]) -> frozenset[str]:
+    return known.union(SPEECH_VERBS)
 
 
 _BUILD: Final[dict[type[object], tuple[str, Callable[..., _Verb]]]] = {

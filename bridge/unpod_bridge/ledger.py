@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -83,7 +82,7 @@ class Ledger:
         self._busy = busy
         self._index = writing.index
         self._evt: dict[str, str] = {}
-        self._paused: deque[tuple[Store | _Awaited, int]] = deque()
+        self._paused: list[tuple[Store | _Awaited, int]] = []  # an empty deque is 600 bytes for each call
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._put = 0
@@ -227,7 +226,7 @@ class Ledger:
                     self._write(store, index, encode(withhold(store.body)))
                 else:
                     self._write(store, index, store.data or encode(store.body))
-                self._paused.popleft()
+                self._paused.pop(0)
         finally:
             self._task = None
 

@@ -88,7 +88,9 @@ class WebSocketDialer:
             raise DialError(f"{where} cannot be reached: {error.strerror or type(error).__name__}") from None
         except (WebSocketException, ValueError, EOFError) as error:  # their texts may quote the URL
             raise DialError(f"{where} does not speak WebSocket: {type(error).__name__}") from None
-        return WebSocket(cast("_ClientConnection", connection), receiver, settings)
+        made = cast("_ClientConnection", connection)
+        made.request = made.response = None  # kilobytes for each call, and nobody asks for them again
+        return WebSocket(made, receiver, settings)
 
 
 class Direct(Connection):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from unpod.errors import LogUnavailable, ProtocolViolation
@@ -95,29 +95,27 @@ class Loop:
         data = await load_patiently(self._checkpoint)
         if data is not None:
             self._projection.load(data)
-        consumer: PullConsumer | None = None
         while not stop.is_set():
-            try:
-                if consumer is None:
-                    consumer = await self._open()
-                if not await self._round(consumer):
-                    consumer = None
-            except (LogUnavailable, ApiError) as error:
-                _LOG.warning("the log cannot be read now: %s", error)
-                consumer = None
-                await asyncio.sleep(_AGAIN_S)
+            async with AsyncExitStack() as stack:
+                consumer = self._consumer_at(self._projection.position + 1)
+                stack.push_async_callback(consumer.close)
+                try:
+                    await self._open(consumer)
+                    while not stop.is_set() and await self._round(consumer):
+                        pass
+                except (LogUnavailable, ApiError) as error:
+                    _LOG.warning("the log cannot be read now: %s", error)
+                    await asyncio.sleep(_AGAIN_S)
         if self._unsaved:
             with suppress(TimeoutError):  # what is not saved is taken again
                 async with asyncio.timeout(_LAST_SAVE_S):
-                    await self._save(consumer)
+                    await self._save(None)
 
-    async def _open(self) -> PullConsumer:
-        consumer = self._consumer_at(self._projection.position + 1)
+    async def _open(self, consumer: PullConsumer) -> None:
         await consumer.open(afresh=True)
         self._place, self._newest = 0, None
         if not self._unsaved:
             self._publish(await consumer.waiting() or 0)
-        return consumer
 
     async def _round(self, consumer: PullConsumer) -> bool:
         """Take what has come; return False where something was lost on the way, so that it is read again."""

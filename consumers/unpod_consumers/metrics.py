@@ -164,12 +164,13 @@ async def rewind_metrics(config: ConsumerConfig, *, since: float = 0.0, session:
     projection = MetricsProjection(subjects)
     async with connect(config.nats) as nats:
         log = await open_log(nats, topology(config.prefix).calls)
-        async for message in log.read(subjects.session(session) if session else subjects.calls):
-            if message.time_ns < since * 1e9:
-                continue
-            try:
-                projection.take(message)
-            except ProtocolViolation:
-                projection.park(message, "malformed")
+        pattern = subjects.session(session) if session else subjects.calls
+        first = await log.since(since) if since else 1
+        if first is not None:
+            async for message in log.read(pattern, start_seq=first):
+                try:
+                    projection.take(message)
+                except ProtocolViolation:
+                    projection.park(message, "malformed")
     projection.publish(0)
     return as_text(projection.shown) if projection.shown is not None else ""

@@ -10,7 +10,7 @@ from rich.text import Text
 from unpod.core.codec import Record
 from unpod_cli.layout import Cell, Columns
 from unpod_consumers.projections.spans import Span
-from unpod_consumers.projections.traces import CallTrace
+from unpod_consumers.projections.traces import spans_of_log
 
 _WIDTH: Final = 36
 _INSTANT_S: Final = 0.001
@@ -20,7 +20,7 @@ _STAGES: Final = {"speech_to_text": "green", "text_to_speech": "blue"}
 
 def spans_of(session: str, agent: str, records: Sequence[Record]) -> list[Span]:
     """Return a call's spans, each before those under it, siblings by their start."""
-    spans = CallTrace(session, agent, records).whole()
+    spans = spans_of_log(session, agent, records)
     under: dict[str, list[Span]] = {}
     for span in sorted(spans, key=lambda span: (span.start, span.end)):
         under.setdefault(span.parent_id, []).append(span)

@@ -281,6 +281,14 @@ TALK: tuple[Row, ...] = (
         within_s=2.0,
     ),
     Row(
+        number=27,
+        variant="traces",
+        name="the traces consumers are killed and run again",
+        act=consumers.traces_killed_and_rerun,
+        then=consumers.it_has_sent_what_the_log_says,
+        within_s=2.0,
+    ),
+    Row(
         number=28,
         name="hooks that raise, hang, flood",
         act=talk.hooks_misbehave,

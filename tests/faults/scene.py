@@ -55,6 +55,8 @@ class Scene:
         self.wrong: list[str] = []
         """What the fault itself has found to be wrong."""
         self.figures: dict[str, float] = {}
+        self.spans: set[tuple[str, str, str]] = set()
+        """Trace, span and name of what a collector has been sent."""
         self.expected_deaths: set[Process] = set()
         self.told: dict[str, str] = {}
         """What was said from outside, and what became of it as far as its sender was told."""

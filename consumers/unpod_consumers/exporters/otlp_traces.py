@@ -14,34 +14,39 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from unpod_consumers.telemetry import TraceSettings
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from unpod_consumers.projections.spans import Moment, Span
-    from unpod_consumers.telemetry import Protocol
+    from unpod_consumers.projections.spans import Attribute, Moment, Span
 
 _LOG: Final = logging.getLogger("unpod.consumers")
 _SCOPE: Final = InstrumentationScope("unpod")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 _NANO: Final = 1_000_000_000
+_DEFAULTS: Final = TraceSettings()
 
 
 class SpanSender:
     """Sends spans; every method blocks, so it is for a thread."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, settings: TraceSettings) -> None:
         self._exporter = exporter
+        self._settings = settings
         self._resource = Resource.create()
         self._closed = False
 
     def send(self, spans: Sequence[Span]) -> bool:
-        """Return whether the collector took them all."""
-        if not spans:
-            return True
+        """Return whether the collector took them all, in requests of a bounded size."""
+        size = self._settings.batch
+        return all(self._send(spans[at : at + size]) for at in range(0, len(spans), size))
+
+    def _send(self, spans: Sequence[Span]) -> bool:
         if self._closed:
             return False
         try:
-            result = self._exporter.export([to_otel(span, self._resource) for span in spans])
+            result = self._exporter.export([to_otel(span, self._resource, self._settings) for span in spans])
         except Exception as error:  # noqa: BLE001 - whatever a collector's answer does to its client, they are sent again
             _LOG.warning("the spans could not be sent: %s", type(error).__name__)
             return False
@@ -54,20 +59,21 @@ class SpanSender:
             self._exporter.shutdown()
 
 
-def open_sender(protocol: Protocol) -> SpanSender:
+def open_sender(settings: TraceSettings) -> SpanSender:
     """Return a sender, set up by the standard variables."""
-    return SpanSender(GrpcExporter() if protocol == "grpc" else HttpExporter())
+    return SpanSender(GrpcExporter() if settings.protocol == "grpc" else HttpExporter(), settings)
 
 
-def to_otel(span: Span, resource: Resource) -> ReadableSpan:
-    """Return a span as the SDK has it."""
+def to_otel(span: Span, resource: Resource, settings: TraceSettings = _DEFAULTS) -> ReadableSpan:
+    """Return a span as the SDK has it, within the limits of `settings`."""
+    length = settings.attribute_length
     return ReadableSpan(
         name=span.name,
         context=_context(span.trace_id, span.span_id),
         parent=_context(span.trace_id, span.parent_id) if span.parent_id else None,
         resource=resource,
-        attributes=dict(span.attributes),
-        events=[_event(moment) for moment in span.events],
+        attributes={name: _cut(value, length) for name, value in span.attributes.items()},
+        events=[_event(moment, length) for moment in span.events[: settings.events]],
         links=[link for link in map(_link, span.links) if link is not None],
         kind=SpanKind.CONSUMER if "messaging.system" in span.attributes else SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
@@ -81,8 +87,13 @@ def _context(trace: str, span: str, *, is_remote: bool = False) -> SpanContext:
     return SpanContext(int(trace, 16), int(span, 16), is_remote=is_remote, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
-def _event(moment: Moment) -> Event:
-    return Event(moment.name, attributes=dict(moment.attributes), timestamp=round(moment.time * _NANO))
+def _event(moment: Moment, length: int | None) -> Event:
+    attributes = {name: _cut(value, length) for name, value in moment.attributes.items()}
+    return Event(moment.name, attributes=attributes, timestamp=round(moment.time * _NANO))
+
+
+def _cut(value: Attribute, length: int | None) -> Attribute:
+    return value[:length] if isinstance(value, str) else value
 
 
 def _link(traceparent: str) -> Link | None:

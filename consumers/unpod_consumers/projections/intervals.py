@@ -10,9 +10,9 @@ Intervals = list[int]
 
 def add(intervals: Intervals, number: int) -> bool:
     """Add a number, in place; return False where it is there already."""
-    at = bisect_left(intervals, number)
-    if at % 2 or (at < len(intervals) and intervals[at] == number):
+    if has(intervals, number):
         return False
+    at = bisect_left(intervals, number)
     before = at > 0 and intervals[at - 1] == number - 1
     behind = at < len(intervals) and intervals[at] == number + 1
     if before and behind:
@@ -24,3 +24,9 @@ def add(intervals: Intervals, number: int) -> bool:
     else:
         intervals[at:at] = [number, number]
     return True
+
+
+def has(intervals: Intervals, number: int) -> bool:
+    """Return whether a number is among them."""
+    at = bisect_left(intervals, number)
+    return bool(at % 2) or (at < len(intervals) and intervals[at] == number)

@@ -1,8 +1,8 @@
 """A call's records to its trace: the same spans, with the same ids, from whatever process and however often.
 
 Each span belongs to the record that says that it is over: `call.started` to the mark of the start, `turn.completed` to
-its turn, `call.ended` to the root and to what happened to the call as a whole. So a replica needs no memory: it reads
-the call and returns the spans of the record that it was given.
+its turn, `call.ended` to the root and to what happened to the call as a whole. It is made of that record and of those
+that stand before it in the log, so it comes out the same whoever reads the call, and when.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from unpod.core.codec import Record
 from unpod.core.events import FAILED_REASONS, CallEnded, CallStarted, LLMCalled, TurnCompleted
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
 from unpod_consumers.projections.call_facts import CallFacts, Control, Takeover, Tool, TurnFacts
+from unpod_consumers.projections.sampling import Sampling
 from unpod_consumers.projections.spans import Attribute, Moment, Span
 
 ABANDONED: Final = "abandoned"
@@ -29,40 +30,41 @@ _MAX_CONTENT: Final = 8_000
 class CallTrace:
     """The spans of one call; `content` lets through what was said."""
 
-    def __init__(self, session: str, agent: str, records: Iterable[Record], *, content: bool = False) -> None:
+    def __init__(self, session: str, agent: str, *, content: bool = False) -> None:
         self._session = session
         self._agent = agent
         self._content = content
         self._trace = trace_id(session)
         self._root = root_span(session)
-        self.facts = CallFacts(records)
+        self.facts = CallFacts()
 
-    def spans_of(self, record: Record) -> list[Span]:
-        """Return the spans that a record gives; none where the call never started, or a takeover made it void."""
-        if self.facts.started is None or (record.envelope.id, record.envelope.epoch) not in self.facts.kept:
+    def is_wanted(self, sampling: Sampling) -> bool:
+        """Return whether this trace is one of those that are sent."""
+        return sampling.takes(self._trace)
+
+    def take(self, record: Record) -> list[Span]:
+        """Take the next record in stream order; return the spans that it gives, none before the call has started."""
+        if not self.facts.take(record) or self.facts.started is None:
             return []
         match record.body:
-            case CallStarted():
+            case CallStarted() if record is self.facts.started:
                 return self._mark()
-            case TurnCompleted(turn_id=number):
-                return self._turn(self.facts.turns[number])
-            case CallEnded(reason=reason):
-                return [self._conversation(record.envelope.time, reason), *self._around()]
+            case TurnCompleted(turn_id=number) if number in self.facts.turns:
+                spans = self._turn(self.facts.turns[number])
+                self.facts.close(number)
+                return spans
+            case CallEnded(reason=reason) if record is self.facts.ended:
+                return [self._conversation(record.envelope.time, reason), *self._around(record.envelope.time)]
             case _:
                 return []
 
-    def whole(self) -> list[Span]:
-        """Return all spans of the call as it stands in the log; without its end it is taken for abandoned."""
-        ended = self.facts.ended
-        if self.facts.started is None:
+    def abandoned(self) -> list[Span]:
+        """Return what is missing of a call that has started, and whose end nobody has written."""
+        facts = self.facts
+        if facts.started is None or facts.ended is not None:
             return []
-        spans = self._mark()
-        for _, turn in sorted(self.facts.turns.items()):
-            if turn.completed is not None or ended is None:
-                spans += self._turn(turn)
-        if ended is None:
-            return [self._conversation(self.facts.last, ABANDONED), *spans, *self._around()]
-        return [*self.spans_of(ended), *spans]
+        unfinished = [span for _, turn in sorted(facts.turns.items()) for span in self._turn(turn)]
+        return [self._conversation(facts.last, ABANDONED), *unfinished, *self._around(facts.last)]
 
     # ---------------------------------------------------------------------------------------------------- the call
 
@@ -87,7 +89,7 @@ class CallTrace:
         attributes: dict[str, Attribute] = {
             "unpod.end_reason": reason,
             "unpod.takeovers": len(facts.takeovers),
-            "unpod.turns": len(facts.turns),
+            "unpod.turns": facts.turn_count,
         }
         failed = reason if reason in FAILED_REASONS or reason == ABANDONED else ""
         return self._span(
@@ -101,24 +103,25 @@ class CallTrace:
             error=failed,
         )
 
-    def _around(self) -> list[Span]:
+    def _around(self, end: float) -> list[Span]:
         spans = [self._takeover(takeover) for takeover in self.facts.takeovers]
-        return [*spans, *(self._control(control) for control in self.facts.controls.values())]
+        return [*spans, *(self._control(control, end) for control in self.facts.controls.values())]
 
     def _takeover(self, takeover: Takeover) -> Span:
         end = takeover.began if takeover.resumed is None else takeover.resumed
         attributes: dict[str, Attribute] = {"unpod.takeover": takeover.number, "unpod.runner": takeover.runner}
         return self._span("takeover", takeover.record, self._root, (takeover.began, end), attributes)
 
-    def _control(self, control: Control) -> Span:
+    def _control(self, control: Control, end: float) -> Span:
         attributes: dict[str, Attribute] = {"messaging.system": "nats", "unpod.outcome": control.outcome}
+        traceparent = self.facts.traceparents.get(control.control, "")
         return self._span(
             f"control {control.verb}".rstrip(),
             control.control,
             self._root,
-            (control.began, control.ended),
+            (control.began, end if control.outcome == "admitted" else control.ended),
             attributes,
-            links=(control.traceparent,) if control.traceparent else (),
+            links=(traceparent,) if traceparent else (),
             error=control.outcome if control.outcome in {"refused", "failed"} else "",
         )
 
@@ -185,7 +188,7 @@ class CallTrace:
         end = turn_end if tool.ended is None else tool.ended
         error = "no_result" if tool.ended is None else ""
         name = f"execute_tool {tool.name}"
-        return self._span(name, tool.record, parent, (tool.started, end), attributes, error=error)
+        return self._span(name, tool.record.envelope.id, parent, (tool.started, end), attributes, error=error)
 
     def _speech(self, turn: TurnFacts, done: TurnCompleted, parent: str) -> list[Span]:
         if turn.spoken is None:
@@ -219,6 +222,13 @@ class CallTrace:
         moments = tuple(sorted(events, key=lambda moment: (moment.time, moment.name)))
         identifier = span_id(self._trace, event, name)
         return Span(name, self._trace, identifier, parent, start, max(start, end), common, moments, links, error)
+
+
+def spans_of_log(session: str, agent: str, records: Iterable[Record], *, content: bool = False) -> list[Span]:
+    """Return all spans of a call as it stands in the log; without its end it is taken for abandoned."""
+    trace = CallTrace(session, agent, content=content)
+    spans = [span for record in sorted(records, key=lambda record: record.seq) for span in trace.take(record)]
+    return [*spans, *trace.abandoned()]
 
 
 def _model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
@@ -15,7 +16,7 @@ from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, Writer
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from unpod.jetstream.connection import Nats
     from unpod.jetstream.topology import StreamSpec
@@ -27,6 +28,7 @@ _EXPECTED_ON: Final = b"Nats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
 _ANSWER_S: Final = 2.0
 _LAG_S: Final = 10.0
 _LAG_PAUSE_S: Final = 0.02
+_LATEST_S: Final = 9_000_000_000.0
 
 
 async def open_log(nats: Nats, spec: StreamSpec) -> JetStreamLog:
@@ -130,7 +132,7 @@ class JetStreamLog:
 
     # ----------------------------------------------------------------------------------------------------------- read
 
-    async def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
+    async def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncGenerator[Message, None]:
         """Yield what is stored (`EventLog.read`), in batches, so memory is bounded."""
         check_subject(pattern)
         seq = max(start_seq, 1)
@@ -170,8 +172,21 @@ class JetStreamLog:
                 raise LogUnavailable(f"the log has not come to its sequence {min_seq} within {_LAG_S:g} s")
             await asyncio.sleep(_LAG_PAUSE_S)
 
+    async def since(self, seconds: float) -> int | None:
+        """Return the stream sequence of the first record that was stored at a time (seconds since 1970) or later.
+
+        None where there is none. Raises LogUnavailable: no answer.
+        """
+        # The server counts nanoseconds in 64 bits: what is later than 2255 would come out as the past.
+        moment = datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST_S), tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        found = await self._get({"start_time": moment, "next_by_subj": ">"})
+        return None if found is None else found.seq
+
     async def _newest(self, subject: str) -> Message | None:
-        request = json.dumps({"last_by_subj": subject}).encode()
+        return await self._get({"last_by_subj": subject})
+
+    async def _get(self, asked: Mapping[str, str]) -> Message | None:
+        request = json.dumps(asked).encode()
         try:
             block, data = await self._nats.ask(f"$JS.API.DIRECT.GET.{self.spec.name}", request, timeout_s=_ANSWER_S)
         except NoResponders:

@@ -14,13 +14,11 @@ from unpod.jetstream.api import ApiError, call
 from unpod.ports import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from unpod.jetstream.connection import Nats
+    from unpod.ports import Subscription
 
 _ACK: Final = "$JS.ACK."
 _NO_CONSUMER: Final = 10014
-_GRACE_S: Final = 1.0
 _SECOND_NS: Final = 1_000_000_000
 
 
@@ -72,6 +70,12 @@ class PullConsumer:
     def __init__(self, nats: Nats, spec: PullSpec) -> None:
         self._nats = nats
         self._spec = spec
+        self._subscription: Subscription | None = None
+        self._arrived: asyncio.Queue[Message] = asyncio.Queue()
+        self._inbox = ""
+        self._left = 0
+        """How many records the newest request may still bring, until `_until` (the event loop's time)."""
+        self._until = 0.0
 
     async def open(self, *, afresh: bool = False) -> None:
         """Create the consumer where it is missing; `afresh` replaces one that exists, to begin at `start_seq`.
@@ -108,10 +112,22 @@ class PullConsumer:
     async def fetch(self, batch: int, wait_s: float) -> list[Delivery]:
         """Return up to `batch` records, after `wait_s` those that came, perhaps none.
 
+        What the server sends for an earlier request, after its records were returned, is in the next.
+
         Raises:
             LogUnavailable: no server, or the consumer is gone.
         """
-        return [delivery async for delivery in self._pulled(batch, wait_s)]
+        found: list[Delivery] = []
+        with suppress(TimeoutError):  # a connection or a leader was lost in between; what did not come comes again
+            async with asyncio.timeout(wait_s):
+                await self._collect(found, batch, wait_s)
+        return found
+
+    async def close(self) -> None:
+        """Hear nothing more; what came and was not fetched is delivered again, to anyone."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.close()
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Say that a record is done with; where that is lost, it is delivered again."""
@@ -123,30 +139,42 @@ class PullConsumer:
         with suppress(LogUnavailable):
             self._nats.send(delivery.message.reply, b"+WPI")
 
-    async def _pulled(self, batch: int, wait_s: float) -> AsyncIterator[Delivery]:
-        arrived: asyncio.Queue[Message] = asyncio.Queue()
-        inbox = f"{self._nats.replies.prefix.rstrip('.')}-{secrets.token_hex(11)}"
-        subscription = await self._nats.subscribe(inbox, arrived.put_nowait)
-        try:
-            request = {"batch": batch, "expires": int(wait_s * _SECOND_NS)}
-            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.name}"
-            self._nats.send(subject, json.dumps(request).encode(), reply=inbox)
-            async with asyncio.timeout(wait_s + _GRACE_S):
-                for _ in range(batch):
-                    message = await arrived.get()
-                    if not message.reply.startswith(_ACK):
-                        # A status: the request has expired, or nobody answers it. Only the consumer knows which.
-                        if await self.waiting() is None:
-                            raise LogUnavailable(f"the consumer {self._spec.name} is gone")
-                        return
-                    delivery = _delivery(message)
-                    yield delivery
-                    if not delivery.pending and arrived.empty():
-                        return
-        except TimeoutError:
-            return  # a connection or a leader was lost in between; what did not come is delivered again
-        finally:
-            await subscription.close()
+    def postpone(self, delivery: Delivery, seconds: float) -> None:
+        """Say that a record cannot be done with now: it is delivered again after a while, to anyone."""
+        with suppress(LogUnavailable):
+            self._nats.send(delivery.message.reply, b'-NAK {"delay": %d}' % int(seconds * _SECOND_NS))
+
+    async def _collect(self, found: list[Delivery], batch: int, wait_s: float) -> None:
+        while len(found) < batch:
+            if self._arrived.empty():
+                if found and not found[-1].pending:
+                    return
+                await self._ask(batch, wait_s)
+            message = await self._arrived.get()
+            if message.reply.startswith(_ACK):
+                self._left -= 1
+                found.append(_delivery(message))
+                continue
+            # A status: the request has expired, or nobody answers it. Only the consumer knows which.
+            self._left = 0
+            if await self.waiting() is None:
+                raise LogUnavailable(f"the consumer {self._spec.name} is gone")
+            if found:
+                return
+
+    async def _ask(self, batch: int, wait_s: float) -> None:
+        """Make sure that a request is out. One inbox takes all answers: what the server sends late is not lost."""
+        now = asyncio.get_running_loop().time()
+        if self._left > 0 and now < self._until:
+            return
+        if self._subscription is None:
+            self._inbox = f"{self._nats.replies.prefix.rstrip('.')}-{secrets.token_hex(11)}"
+            self._arrived = asyncio.Queue()
+            self._subscription = await self._nats.subscribe(self._inbox, self._arrived.put_nowait)
+        request = {"batch": batch, "expires": int(wait_s * _SECOND_NS)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{self._spec.name}"
+        self._nats.send(subject, json.dumps(request).encode(), reply=self._inbox)
+        self._left, self._until = batch, now + wait_s
 
 
 def _delivery(message: Message) -> Delivery:

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,6 +43,11 @@ class Consumer:
         except OSError:
             return {}  # it has not come up yet
         return samples_of(text)
+
+    def rss_mb(self) -> float:
+        """Return its resident memory in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def _scrape(self) -> str:
         with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
@@ -83,20 +89,19 @@ async def consuming(url: str, name: str = "metrics", *arguments: str, **settings
         await process.wait()
 
 
-async def from_start(url: str, **settings: str) -> dict[str, float]:
+async def from_start(url: str) -> dict[str, float]:
     """Return what the whole log gives."""
+    return samples_of(await again(url, "metrics"))
+
+
+async def again(url: str, name: str, **settings: str) -> str:
+    """Run a consumer over what is in the log; return what it prints."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "unpod_cli",
-        "consume",
-        "metrics",
-        "--nats-url",
-        url,
-        "--from-start",
+        *("-m", "unpod_cli", "consume", name, "--nats-url", url, "--from-start"),
+        env={**{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}, **settings},
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **settings},
     )
     out, _ = await process.communicate()
     assert process.returncode == 0
-    return samples_of(out.decode())
+    return out.decode()

@@ -15,14 +15,27 @@ from tests.integration.consumers.span_collector import Spans, over_grpc, over_ht
 from tests.unit.consumers.records import AGENT, SUBJECTS, message
 
 from unpod.core import codec
+from unpod.core.envelope import format_time
 from unpod.core.events import CallEnded, CallStarted, LineTaken, LLMCalled, OwnerAppointed, OwnerChanged, TurnCompleted
 from unpod.core.traces import root_span, trace_id
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream import (
+    EmbeddedOptions,
+    EmbeddedServer,
+    JetStreamLog,
+    PullConsumer,
+    checkpoints,
+    connect,
+    open_jobs,
+    open_log,
+)
 from unpod.jetstream.topology import MIB, topology
 from unpod_consumers import traces
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import open_sender
-from unpod_consumers.projections.traces import CallTrace
+from unpod_consumers.projections.sampling import Sampling
+from unpod_consumers.projections.traces import spans_of_log
+from unpod_consumers.telemetry import TraceSettings
+from unpod_consumers.trace_reader import TraceReader
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -90,7 +103,7 @@ async def expected(log: JetStreamLog, *sessions: str) -> set[tuple[str, str, str
             codec.read(SUBJECTS, at.subject, at.headers, at.data, at.seq)
             async for at in log.read(SUBJECTS.session(session))
         ]
-        found |= {(span.trace_id, span.span_id, span.name) for span in CallTrace(session, AGENT, records).whole()}
+        found |= {(span.trace_id, span.span_id, span.name) for span in spans_of_log(session, AGENT, records)}
     return found
 
 
@@ -152,17 +165,12 @@ async def test_replicas_share_the_work(server: EmbeddedServer, log: JetStreamLog
 
 
 async def test_killed_in_mid_run_no_span_is_missing_and_none_is_new(
-    server: EmbeddedServer, nats: Nats, log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, nats: Nats, log: JetStreamLog
 ) -> None:
-    monkeypatch.setattr(traces, "_ACK_WAIT_S", 1.0)  # what the dead one held comes again after that
     received = Spans()
     names = [f"s{n}" for n in range(20)]
-    parked = Checkpoint(await open_jobs(nats, checkpoints(log.spec)), "traces")
+    await impatient(nats, log)
     with over_http(received) as endpoint:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        sender = open_sender("http/protobuf")
-        spans, _ = traces.consumers(nats, log, SUBJECTS, sender, parked)
-        await spans._consumer.open()  # with the short wait: the processes find it as it is
         async with consuming(server, endpoint) as process:
             writing = asyncio.gather(*(whole_call(log, name) for name in names))
             await until(lambda: bool(received.all()))
@@ -172,8 +180,13 @@ async def test_killed_in_mid_run_no_span_is_missing_and_none_is_new(
         wanted = await expected(log, *names)
         async with consuming(server, endpoint):
             await until(lambda: received.ids() >= wanted)
-        sender.close()
     assert received.ids() == wanted
+
+
+async def impatient(nats: Nats, log: JetStreamLog) -> None:
+    """Make the consumers, so that what a dead process held comes again after a second; processes find them as is."""
+    for spec in traces.specs(log.spec.name, SUBJECTS, ack_wait_s=1.0):
+        await PullConsumer(nats, spec).open()
 
 
 async def test_sent_again_the_spans_have_the_same_ids(server: EmbeddedServer, log: JetStreamLog) -> None:
@@ -192,6 +205,46 @@ async def test_sent_again_the_spans_have_the_same_ids(server: EmbeddedServer, lo
         assert process.returncode == 0
         assert received.ids() == await expected(log, *names)
         assert out.decode() == f"sent {len(received.all())} spans of {len(names)} calls\n"
+
+
+async def test_since_begins_where_it_says(server: EmbeddedServer, log: JetStreamLog) -> None:
+    await whole_call(log, "early")
+    last = [message async for message in log.read(SUBJECTS.session("early"))][-1]
+    await whole_call(log, "late")
+    received = Spans()
+    moment = format_time(last.time_ns / 1e9 + 1e-6)
+    with over_http(received) as endpoint:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "unpod_cli", "consume", "traces", "--since", moment),
+            env=environment(server, endpoint),
+        )
+        assert await process.wait() == 0
+    assert received.ids() == await expected(log, "late")
+
+
+async def test_half_of_the_calls_where_that_is_asked_for(server: EmbeddedServer, log: JetStreamLog) -> None:
+    names = [f"s{n}" for n in range(12)]
+    for name in names:
+        await whole_call(log, name)
+    sampling, received = Sampling(0.5), Spans()
+    taken = [name for name in names if sampling.takes(trace_id(name))]
+    wanted = await expected(log, *taken)
+    settings = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    with over_http(received) as endpoint:
+        port = free_port()
+        listening = {"OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
+        async with consuming(server, endpoint, **settings, **listening):
+            await until(lambda: received.ids() >= wanted)
+            await caught_up(port)
+    assert 0 < len(taken) < len(names)
+    assert received.ids() == wanted
+
+
+async def caught_up(port: int) -> None:
+    async with asyncio.timeout(25):
+        while 'unpod_consumer_lag{consumer="traces"} 0.0' not in await asyncio.to_thread(scraped, port):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)
 
 
 async def test_a_rewind_that_the_collector_refuses_fails(server: EmbeddedServer, log: JetStreamLog) -> None:
@@ -217,8 +270,9 @@ async def test_a_call_without_its_end_gets_its_root(
     received, stop = Spans(), asyncio.Event()
     with over_http(received) as endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        sender = open_sender("http/protobuf")
-        _, watch = traces.consumers(nats, log, SUBJECTS, sender, parked, abandoned_after_s=0.0)
+        sender = open_sender(TraceSettings())
+        reader = TraceReader(log, SUBJECTS, Sampling())
+        _, watch = traces.consumers(nats, log, reader, sender, parked, subjects=SUBJECTS, abandoned_after_s=0.0)
         running = asyncio.create_task(watch.run(stop))
         await until(lambda: any(span.span_id.hex() == root_span("dead") for span in received.all()))
         stop.set()
@@ -237,8 +291,11 @@ def free_port() -> int:
 
 
 def scraped(port: int) -> str:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        return str(answer.read().decode())
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""  # it has not come up yet
 
 
 async def test_poison_is_parked_and_blocks_nothing(server: EmbeddedServer, nats: Nats, log: JetStreamLog) -> None:
@@ -251,8 +308,6 @@ async def test_poison_is_parked_and_blocks_nothing(server: EmbeddedServer, nats:
     with over_http(received) as endpoint:
         async with consuming(server, endpoint, **listening):
             await until(lambda: received.ids() >= wanted)
-            async with asyncio.timeout(20):
-                while 'unpod_consumer_lag{consumer="traces"} 0.0' not in await asyncio.to_thread(scraped, port):  # noqa: ASYNC110 - another process
-                    await asyncio.sleep(0.05)
+            await caught_up(port)
     store = await open_jobs(nats, checkpoints(log.spec))
     assert "parked/traces/1" in await store.keys()
