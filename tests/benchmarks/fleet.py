@@ -50,7 +50,11 @@ def needs(found: dict[str, Any]) -> list[Need]:
     return [
         ("turns a second", f"{rate:,.0f}", f"a turn every {TURN_EVERY_S:g} s in each call"),
         *_processes(found, rate, sessions),
-        ("log of one call", f"{CALL_S / TURN_EVERY_S * RECORDS_PER_TURN * size / 1024:,.0f} KB", f"{stored}, {CALL_S} s"),
+        (
+            "log of one call",
+            f"{CALL_S / TURN_EVERY_S * RECORDS_PER_TURN * size / 1024:,.0f} KB",
+            f"{stored}, {CALL_S} s",
+        ),
         ("log, written", f"{written / 1e6:,.1f} MB/s", f"{written * 86_400 / 1e12:.1f} TB a day on each replica"),
         ("streams", f"{ceil(rate / one):,}", f"{one:,.0f} turns a second each: what one took here, {BUSY:.0%} of it"),
     ]

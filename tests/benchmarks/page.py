@@ -155,7 +155,9 @@ def _scale(found: dict[str, Any]) -> str:
 def _consumers(found: dict[str, Any]) -> str:
     figures = found["consumers"]
     names = list(dict.fromkeys(name for each in figures.values() for name in each))
-    rows = [(consumer, *(f"{each[name]:,}" if name in each else "" for name in names)) for consumer, each in figures.items()]
+    rows = [
+        (consumer, *(f"{each[name]:,}" if name in each else "" for name in names)) for consumer, each in figures.items()
+    ]
     return "## Consumers\n\n" + _table(("", *names), rows) + "\n"
 
 

@@ -37,15 +37,12 @@ def _others(records: int, start: int = 0) -> Iterator[Publishable]:
 
 def _mixed(sizes: Sequence[int], others: int) -> Iterator[Publishable]:
     """Yield the records of a call of each size, spread evenly among those of others."""
-    calls = [
-        (size, [published(f"s{size}", record) for record in record_call(f"s{size}", size // PER_TURN)])
-        for size in sizes
-    ]
+    calls = [[published(f"s{size}", record) for record in record_call(f"s{size}", size // PER_TURN)] for size in sizes]
     rest = _others(others)
     steps = max(sizes)
     per_step = max(1, others // steps)
     for step in range(steps):
-        for size, records in calls:
+        for records in calls:
             low, high = step * len(records) // steps, (step + 1) * len(records) // steps
             yield from records[low:high]
         for _, other in zip(range(per_step), rest, strict=False):

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +81,10 @@ async def _scale(size: Size, tell: Tell) -> dict[str, Any]:
 
 
 async def _consumers(size: Size, tell: Tell) -> Any:  # noqa: ANN401 - whatever it prints as JSON
-    tell("each consumer, in a process of its own")
+    if find_spec("tests.benchmarks.consumers") is None:
+        tell("there is no tests/benchmarks/consumers.py")
+        return {}
+    tell("each consumer, in processes of its own")
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.benchmarks.consumers", "--json"),
@@ -108,31 +112,40 @@ SECTIONS: Final[dict[str, Section]] = {
 """What can be measured, in order; `--only` takes these names."""
 
 
-def run(names: list[str], size: Size, tell: Tell) -> dict[str, Any]:
-    """Measure sections, each in an event loop of its own; return what they say, with the machine they ran on."""
-    found: dict[str, Any] = {}
+def run(names: list[str], size: Size, file: Path, tell: Tell) -> list[str]:
+    """Measure sections, each in an event loop of its own, and write what each says; return the names that failed."""
     began = time.monotonic()
+    failed: list[str] = []
     for number, name in enumerate(names, 1):
 
         def say(what: str, name: str = name, number: int = number) -> None:
             tell(f"[{number}/{len(names)}, {time.monotonic() - began:4.0f} s] {name}: {what}")
 
         about = machine()
-        say("begins")
-        found[name] = uvloop.run(SECTIONS[name](size, say))
+        try:
+            found = uvloop.run(SECTIONS[name](size, say))
+        except Exception as error:  # noqa: BLE001 - the other sections are worth their twenty minutes
+            say(f"failed: {type(error).__name__}: {error}")
+            failed.append(name)
+            continue
         load = [round(each, 2) for each in os.getloadavg()]
-        found.setdefault("runs", {})[name] = {"machine": about, "load_average_after": load, "quick": size.quick}
+        merge(file, name, found, {"machine": about, "load_average_after": load, "quick": size.quick})
+    return failed
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """Return what a file has."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found
 
 
-def merge(file: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Put what was measured into a file, beside what other sections have there; return the whole."""
-    whole: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    runs = {**whole.get("runs", {}), **found["runs"]}
-    whole = {**whole, **found, "runs": runs}
+def merge(file: Path, name: str, found: object, about: dict[str, Any]) -> None:
+    """Put what a section has measured into a file, beside what other sections have there."""
+    whole = kept(file)
+    whole[name] = found
+    whole["runs"] = {**whole.get("runs", {}), name: about}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
-    return whole
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -164,14 +177,15 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     names, size = chosen.only.split(","), size_of(chosen)
-    found = run(names, size, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - its progress
     whole = names == list(SECTIONS) and size == FULL
     file = KEPT if whole or chosen.save else SCRATCH
-    whole_of = merge(file, found)
-    text = bar.table(whole_of)
+    failed = run(names, size, file, lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201 - its progress
+    found = kept(file)
     if file == KEPT:
-        page.write(whole_of)
-    sys.stdout.write(f"\n{text}\n\nwritten: {file.relative_to(ROOT)}\n")
+        page.write(found)
+    sys.stdout.write(f"\n{bar.table(found)}\n\nwritten: {file.relative_to(ROOT)}\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -177,11 +177,15 @@ async def place(
     return calls, {name: round((after[name] - before[name]) / count, 1) for name in after}
 
 
-async def measure(counts: Sequence[int], rounds: int, round_s: float, tell: Tell) -> dict[str, Any]:
-    """Return the figures of each number of sessions, and of the first one with every record flushed to the disk."""
+async def measure(
+    counts: Sequence[int], rounds: int, round_s: float, tell: Tell, *, flushed: bool = True
+) -> dict[str, Any]:
+    """Return the figures of each number of sessions, and if `flushed` of one with every record flushed to the disk."""
     rows: list[dict[str, Any]] = []
     memory: list[dict[str, Any]] = []
-    variants = [(count, "1s") for count in counts] + [(min(100, max(counts)), "always")]
+    variants = [(count, "1s") for count in counts]
+    if flushed:
+        variants.append((min(100, max(counts)), "always"))
     for count, sync in variants:
         tell(f"{count} sessions, sync_interval {sync}")
         async with rig(sync=sync) as systems:
