@@ -117,23 +117,25 @@ def _recovery(found: Found) -> Iterator[Limit]:
         yield Limit(f"{name}: all next turns work", 1_000, 100, "ms", each["turn_max_ms"])
 
 
+TALKING = 2_000
 TALKING_P99_MS = 20.0
 """Sessions that talk count as held while the first delta's p99 is below this, and no turn is left out."""
 
 
 def talking(found: Found) -> int | None:
-    """Return the most sessions that talked at once and were held; None where none was measured."""
+    """Return the most sessions that talked at once and were held; None where too few were tried to know."""
     talks = found.get("scale", {}).get("talking", ())
     held = [
         each["sessions"]
         for each in talks
         if each["first_delta_p99_ms"] <= TALKING_P99_MS and each["answered"] >= each["due"]
     ]
-    return max(held, default=0) if talks else None
+    tried = max((each["sessions"] for each in talks), default=0)
+    return max(held, default=0) if tried >= TALKING else None
 
 
 def _scale(found: Found) -> Iterator[Limit]:
-    yield Limit("sessions with turns every 5 s, p99 first delta up to 20 ms", 2_000, 10_000, "", talking(found), "high")
+    yield Limit("sessions with turns every 5 s, p99 first delta up to 20 ms", TALKING, 10_000, "", talking(found), "high")
 
 
 def limits(found: Found) -> list[Limit]:
