@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.faults.process import Process, start
+from tests.faults.process import Process, eventually, start
 from tests.faults.stack import SUBJECTS
 from tests.integration.consumers.process import consuming
 from tests.integration.consumers.span_collector import Spans, over_http
@@ -178,7 +178,12 @@ async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
     ):
         await open_log(operator, SMALL.calls)
         assert not await denied(runner, OURS.cmd)
-        before = await stored(operator)
+        before = 1
+
+        async def kept() -> bool:
+            return await stored(operator) == before
+
+        await eventually(kept, "the record that is allowed is stored")
         for subject in (THEIRS.cmd, THEIRS.run("turn.completed"), THEIRS.delta):
             assert await denied(runner, subject), subject  # commands and speaks for another agent
         for subject in (
