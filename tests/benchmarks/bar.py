@@ -135,7 +135,9 @@ def talking(found: Found) -> int | None:
 
 
 def _scale(found: Found) -> Iterator[Limit]:
-    yield Limit("sessions with turns every 5 s, p99 first delta up to 20 ms", TALKING, 10_000, "", talking(found), "high")
+    yield Limit(
+        "sessions with turns every 5 s, p99 first delta up to 20 ms", TALKING, 10_000, "", talking(found), "high"
+    )
 
 
 def limits(found: Found) -> list[Limit]:
