@@ -98,14 +98,57 @@ def _memory(found: Found) -> Iterator[Limit]:
         yield Limit(f"memory per session, {name}", required, goal, "KB", kept.get(name))
 
 
+def _replays(found: Found) -> Iterator[Limit]:
+    for size in (1_000, 10_000):
+        rows = [each for each in found.get("replay", ()) if each["records"] == size]
+        last = rows[-1] if rows else None
+        name = f"replay of {size:,} records"
+        rate, first = (None, None) if last is None else (last["records_per_s"] / 1_000, last["first_ms"])
+        yield Limit(f"{name}, thousand a second", 30, 100, "k/s", rate, "high")
+        yield Limit(f"{name}, the first", 5, 1, "ms", first)
+
+
+def _recovery(found: Found) -> Iterator[Limit]:
+    mine = next((each["p99_ms"] for each in found.get("dispatch", ()) if each["system"] == UNPOD), None)
+    yield Limit("dispatch to entrypoint, p99 at 50 at once", 20, 5, "ms", mine)
+    for each in found.get("takeover", ()):
+        name = f"a killed runner with {each['calls']:,} call{'s' * (each['calls'] > 1)}"
+        yield Limit(f"{name}: the first has a new owner", 50, 5, "ms", each["first_owner_ms"])
+        yield Limit(f"{name}: all next turns work", 1_000, 100, "ms", each["turn_max_ms"])
+
+
+TALKING = 2_000
+TALKING_P99_MS = 20.0
+"""Sessions that talk count as held while the first delta's p99 is below this, and no turn is left out."""
+
+
+def talking(found: Found) -> int | None:
+    """Return the most sessions that talked at once and were held; None where too few were tried to know."""
+    talks = found.get("scale", {}).get("talking", ())
+    held = [
+        each["sessions"]
+        for each in talks
+        if each["first_delta_p99_ms"] <= TALKING_P99_MS and each["answered"] >= each["due"]
+    ]
+    tried = max((each["sessions"] for each in talks), default=0)
+    return max(held, default=0) if tried >= TALKING else None
+
+
+def _scale(found: Found) -> Iterator[Limit]:
+    yield Limit(
+        "sessions with turns every 5 s, p99 first delta up to 20 ms", TALKING, 10_000, "", talking(found), "high"
+    )
+
+
 def limits(found: Found) -> list[Limit]:
     """Return the lines of the bar."""
-    return [limit for part in (_latency, _throughput, _processor, _memory) for limit in part(found)]
+    parts = (_latency, _throughput, _processor, _replays, _memory, _recovery, _scale)
+    return [limit for part in parts for limit in part(found)]
 
 
 def cells(limit: Limit) -> tuple[str, ...]:
     """Return one line of the table."""
-    sign, unit = ("≤" if limit.best == "low" else "≥"), "\u00d7" if limit.unit == "x" else f" {limit.unit}"
+    sign, unit = ("≤" if limit.best == "low" else "≥"), "\u00d7" if limit.unit == "x" else f" {limit.unit}".rstrip()
     value = "" if limit.value is None else f"{limit.value:,g}{unit}"
     return (
         limit.what,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ class Rig:
     server: EmbeddedServer
     pids: dict[str, dict[str, int]]
     runners: list[int]
+    more: Callable[[], Awaitable[int]]
+    """Starts one more runner, and returns its pid."""
 
     def cpu_ms(self, system: str) -> dict[str, float]:
         """Return the processor time that a system's processes, and the load generator, have used."""
@@ -58,11 +60,15 @@ async def rig(*, sync: str = "1s", runners: int = 1, direct: bool = True) -> Asy
             "UNPOD_ORCHESTRATOR_URL": line.url,
             "UNPOD_NATS_SYSTEM_URL": server.system_url,
         }
-        agents = [await stack.enter_async_context(process(*_PEERS, "unpod", **quiet)) for _ in range(runners)]
+
+        async def more() -> int:
+            return await stack.enter_async_context(process(*_PEERS, "unpod", **quiet))
+
+        agents = [await more() for _ in range(runners)]
         bridge = await stack.enter_async_context(process("-m", "unpod_bridge", **quiet, **there))
         pids = {UNPOD: {"nats": server.pid, "bridge": bridge, "runner": agents[0]}}
         if direct:
             pids[DIRECT] = {"runner": await stack.enter_async_context(process(*_PEERS, "direct", line.url))}
             await line.worker(DIRECT)
         await line.worker(UNPOD)
-        yield Rig(line, server, pids, agents)
+        yield Rig(line, server, pids, agents, more)

@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
-from tests.benchmarks import bar, turns
+from tests.benchmarks import bar, dispatch, page, pure, replay, scale, suite, takeover, turns
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
 async def test_turns_are_asked_answered_and_counted() -> None:
-    said: list[str] = []
-    found = await turns.measure((2,), rounds=1, round_s=0.05, tell=said.append)
-    measured = {(row["system"], row["sync"], row["manner"], row["pieces"]) for row in found["rows"]}
-    variants = (("direct", "1s"), ("unpod", "1s"), ("unpod", "always"))
-    assert measured == {(*variant, *row) for variant in variants for row in turns.PLAN}
+    found = await turns.measure((2,), rounds=1, round_s=0.05, tell=quiet, flushed=False)
+    measured = {(row["system"], row["manner"], row["pieces"]) for row in found["rows"]}
+    assert measured == {(system, *row) for system in ("direct", "unpod") for row in turns.PLAN}
     for row in found["rows"]:
         assert (row["asked"], row["wrong"]) == (row["answered"], 0)
         assert row["asked"] > 0
         assert turns.cpu(row) > 0
     assert not bar.missing({"turns": found})
-    assert len(said) == 2
+
+
+async def test_replays_find_the_call_among_the_others() -> None:
+    found = await replay.measure((100,), (1_000, 3_000), 1, quiet)
+    assert [(row["records"], row["others"]) for row in found] == [(100, 1_000), (100, 3_000)]
+    assert all(row["records_per_s"] > 0 for row in found)
+
+
+async def test_a_dispatch_has_its_time_in_both_systems() -> None:
+    found = await dispatch.measure(2, 1, quiet)
+    assert [(row["system"], row["p99_ms"] > 0) for row in found] == [("direct", True), ("unpod", True)]
+
+
+async def test_a_takeover_loses_no_turn() -> None:
+    [row] = await takeover.measure((2,), 1, quiet)
+    assert (row["calls"], row["lost"]) == (2, 0)
+    assert 0 < row["first_owner_ms"] <= row["turn_max_ms"]
+
+
+async def test_scale_places_and_asks() -> None:
+    found = await scale.measure((2, 4), (4,), 0.2, quiet)
+    assert [row["sessions"] for row in found["attached"]] == [2, 4]
+    assert [(row["sessions"], row["wrong"]) for row in found["talking"]] == [(4, 0)]
+    assert found["stored"]["bytes_per_record"] > 0
+
+
+def test_the_fold_and_the_codec_have_their_rates() -> None:
+    found = pure.measure(turns=2, rounds=1)
+    assert found["records"] == 12
+    assert min(found["fold_per_s"], found["encode_per_s"], found["decode_per_s"]) > 0
+
+
+def test_a_section_is_written_beside_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "build" / "bench.json"
+    assert suite.run(["pure"], suite.QUICK, file, quiet) == []
+    suite.merge(file, "dispatch", [], {})
+    assert {"pure", "dispatch", "runs"} == suite.kept(file).keys()
+
+
+def test_a_limit_is_held_or_not() -> None:
+    held = [bar.Limit("", 2, 1, "x", value).held for value in (1, 2, 2.1, None)]
+    assert held == ["goal", "yes", "NO", "not measured"]
+    assert [bar.Limit("", 2, 4, "x", value, "high").held for value in (4, 2, 1.9)] == ["goal", "yes", "NO"]
+
+
+def test_nothing_measured_is_no_limit_held() -> None:
+    assert {limit.held for limit in bar.limits({})} == {"not measured"}
+
+
+def test_the_page_is_what_its_figures_say() -> None:
+    assert page.PAGE.read_text() == page.render(json.loads(page.DATA.read_text())), (
+        "docs/explanation/performance.md is not what performance.json says: run `python -m tests.benchmarks.page`"
+    )

@@ -42,11 +42,11 @@ class Round:
         self._again = False
         self._all_in = asyncio.Event()
 
-    async def paced(self, seconds: float) -> None:
+    async def paced(self, seconds: float, rate: float = TURNS_PER_S) -> None:
         """Begin turns evenly, each on the call that has been idle longest."""
         loop = asyncio.get_running_loop()
-        patience_s = DELTAS * DELTA_S * 1.25 if self._text == SPOKEN else 0.0
-        rate = min(TURNS_PER_S, len(self._calls) / patience_s) if patience_s else TURNS_PER_S
+        if self._text == SPOKEN:
+            rate = min(rate, len(self._calls) / (DELTAS * DELTA_S * 1.25))
         at = loop.time()
         self._until = at + seconds
         while at < self._until:
@@ -177,11 +177,15 @@ async def place(
     return calls, {name: round((after[name] - before[name]) / count, 1) for name in after}
 
 
-async def measure(counts: Sequence[int], rounds: int, round_s: float, tell: Tell) -> dict[str, Any]:
-    """Return the figures of each number of sessions, and of the first one with every record flushed to the disk."""
+async def measure(
+    counts: Sequence[int], rounds: int, round_s: float, tell: Tell, *, flushed: bool = True
+) -> dict[str, Any]:
+    """Return the figures of each number of sessions, and if `flushed` of one with every record flushed to the disk."""
     rows: list[dict[str, Any]] = []
     memory: list[dict[str, Any]] = []
-    variants = [(count, "1s") for count in counts] + [(min(100, max(counts)), "always")]
+    variants = [(count, "1s") for count in counts]
+    if flushed:
+        variants.append((min(100, max(counts)), "always"))
     for count, sync in variants:
         tell(f"{count} sessions, sync_interval {sync}")
         async with rig(sync=sync) as systems:
