@@ -264,8 +264,11 @@ class CallLine:
             self._spawn(self._hand_in(self._reader, output))
 
     async def _hand_in(self, reader: OwnerRecords, wanted: do.Fetch) -> None:
-        async for owned in reader.between(self._services.log, self._relay.owner.epoch, wanted.first, wanted.last):
-            self._feed(self._relay.on_owned(owned, self._clock.now()))
+        async with self._services.reading:
+            if self._relay.owner.index >= wanted.last:
+                return  # it has come by itself meanwhile
+            async for owned in reader.between(self._services.log, self._relay.owner.epoch, wanted.first, wanted.last):
+                self._feed(self._relay.on_owned(owned, self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------------- its owner
 

@@ -6,6 +6,7 @@ with which the owner's history begins. The owner folds up to that receipt, and o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
@@ -66,6 +67,10 @@ class Place(Protocol):
         ...
 
 
+AT_ONCE: Final = 4
+"""How many calls of a bridge read at once what they have missed: a server that is late must not be asked by all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineServices:
     """What a line needs from the outside."""
@@ -77,6 +82,8 @@ class LineServices:
     bridge_id: str
     dialer: Dialer
     steadiness: Steadiness | None = None
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    """Whose turn it is to read what an owner has written and the tail has not shown."""
 
 
 async def take_line(

@@ -32,8 +32,6 @@ logger = logging.getLogger("unpod.bridge.succession")
 BETWEEN_TURNS_S: Final = 5.0
 """How long a call that is handed over may finish its turn."""
 _LOOK_S: Final = 0.05
-_BEHIND_S: Final = 0.05
-"""How long a record may be on its way after its writer has counted it."""
 _HOLD_S: Final = 1.0
 CLEANUP_S: Final = 600.0
 """For how long a runner is looked for that does the cleanup of a call that has ended."""
@@ -78,6 +76,7 @@ class Succession:
         self._alone = False
         self._skips = False
         self._urgent = asyncio.Event()
+        self._said = 0
         self._started_at = 0.0
         self._settled = 0
         self._cleanups = 0
@@ -169,9 +168,10 @@ class Succession:
     # ---------------------------------------------------------------------------------------------- what is heard of it
 
     def heard(self, last: int) -> None:
-        """The owner says how far it has written."""
-        if last > self._estate.owner_index:
-            self._clock.call_later(_BEHIND_S, lambda: self._estate.catch_up(last))
+        """The owner says, each second, how far it has written: what it said the last time must be here by now."""
+        due, self._said = self._said, last
+        if due > self._estate.owner_index:
+            self._estate.catch_up(due)
 
     def lost(self, why: str, culprit: str = "") -> None:
         """The owner is gone: ask for another."""

@@ -101,7 +101,7 @@ class Call:
 
     def expect(self, index: int) -> None:
         """Take a bridge's word that it has written up to `index`, and fetch what of that is missing."""
-        self._driver.inbox.expect(index)
+        self._driver.inbox.promised(index)
 
     @property
     def live(self) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 from unpod.core import codec
 from unpod.core.codec import BRIDGE_CHANNELS, MALFORMED, Record
@@ -30,8 +31,17 @@ GAP_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
 EXPECTED_TRIES = 10
 """How often what a bridge says to have written is looked for before it has to say so again."""
+AT_ONCE = 4
+"""How many sessions of a process read at once what they have missed: a server that is late must not be asked by all."""
 LINE_TRIES = 3
 """How often the log is read for a line that the tail has shown, before that was a try that the log has refused."""
+
+
+_turns_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def _turns() -> asyncio.Semaphore:
+    return _turns_by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
 
 
 class Inbox:
@@ -52,6 +62,7 @@ class Inbox:
         self._doubtful = -1
         self._doubts = 0
         self._expected = 0
+        self._promised = 0
         self._read_to = 0
         self._filling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
@@ -92,6 +103,15 @@ class Inbox:
         """Take the bridge's word that it has written up to `index`, and fetch what of that has not come in."""
         self._expected = max(self._expected, index)
         self._fill_gaps()
+
+    def promised(self, index: int) -> None:
+        """Take the bridge's regular word of how far it has written: what it said the last time must be here by now.
+
+        What it says now may be on its way still: under load, looking for that in the log would be most of the load.
+        """
+        due, self._promised = self._promised, index
+        if due > self.index:
+            self.expect(due)
 
     async def check(self) -> None:
         """Fetch what the tail has missed, if anything; to be called when the connection was lost and is back."""
@@ -166,7 +186,9 @@ class Inbox:
         try:
             while self._lacks():
                 try:
-                    await self._catch_up()
+                    async with _turns():
+                        if self._lacks():  # else it has come by itself meanwhile
+                            await self._catch_up()
                 except LogError as error:
                     logger.info("the log cannot be read (%s): trying again", type(error).__name__)
                 tries += 1

@@ -110,6 +110,19 @@ async def test_the_last_record_of_all_is_fetched_when_the_bridge_says_that_it_ha
     assert scene.indexes == [4, 5]
 
 
+async def test_what_a_bridge_says_each_second_is_looked_for_only_when_it_is_not_here_at_the_next(scene: Scene) -> None:
+    scene.line.log.broker.drop(scene.line.call.evt("user.text"), 1)
+    await scene.says("one")
+    scene.inbox.promised(4)
+    await settle()
+    assert scene.indexes == []
+    scene.inbox.promised(4)
+    await scene.until(4)
+    await scene.says("two")
+    scene.inbox.promised(9)  # what the last one promised is here, and this one may be on its way
+    assert scene.inbox._filling is None
+
+
 async def test_what_a_bridge_only_claims_to_have_written_is_not_looked_for_forever(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
