@@ -43,7 +43,8 @@ class Call(CallView):
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._link: SocketLink | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._pulse = Pulse()
         self._subscriptions: set[Subscription] = set()
         self._replies_taken = 0
@@ -277,10 +278,12 @@ class Call(CallView):
         if at is not None and self._subscriptions and self._worker.voice.speaking:
             at = min(at, self._loop.time() + _PROGRESS_INTERVAL_S)
         if self._timer is not None:
-            if at is not None and self._timer.when() <= at:
+            if at is not None and self._timer_at <= at:
                 return  # it comes early, finds nothing, and is set again: cheaper than a new one for every frame
             self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._on_timer)
+        self._timer = None
+        if at is not None:
+            self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
 
     def _on_timer(self) -> None:
         self._timer = None
