@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from unpod.jetstream.replies import Awaited
 
 _FIRST_BATCH: Final = 8  # the server sends a batch as a whole: a small one is there at once
-_GROWTH: Final = 8
 _LARGEST_BATCH: Final = 4_096  # each request costs the server a count of what is left, so few large ones are faster
 _MAX_BYTES: Final = 2 * 1024 * 1024
 _TAIL: Final = "\r\nNats-Stream: "
@@ -118,7 +117,7 @@ class BatchRead:
 
     def _ask(self) -> None:
         body = {"seq": self._seq, "batch": self._size, "max_bytes": _MAX_BYTES, "next_by_subj": self._pattern}
-        self._size = min(self._size * _GROWTH, _LARGEST_BATCH)
+        self._size = _LARGEST_BATCH
         self._in_batch = -1
         # An inbox of its own for each: what a lost connection leaves of one batch cannot get into the next.
         awaited = self._nats.expect(self._subject, self._timeout_s, self._answer, self._lost)
