@@ -22,6 +22,8 @@ MIB = 1024 * 1024
 DEEP = 1_000_000
 FELT_S = 0.05
 """How much later than before words of other calls may come."""
+SHARED_S = 1.0
+"""The same, beside other tests: they start and kill processes on the same cores."""
 
 BOMBS: dict[str, str | bytes] = {
     "over the limit": '{"event":"user.text","text":"' + "x" * (2 * MIB) + '"}',
@@ -61,7 +63,7 @@ async def frames(scene: Scene) -> None:
         await scene.load.news.until(partial(_answers_more, victim, before), f"an answer after: {name}")
     felt = _longest_gap(others, scene.marked_at) - calm
     scene.figures["felt_s"] = felt
-    scene.expect(felt < scene.bounds.limit(FELT_S), f"other calls waited {felt * 1000:.0f} ms longer between two words")
+    scene.expect(felt < (FELT_S if scene.bounds.whole else SHARED_S), f"other calls waited {felt * 1000:.0f} ms longer between two words")
     rejected = [
         record
         for record in await scene.stack.records(victim.session)
