@@ -63,7 +63,8 @@ async def frames(scene: Scene) -> None:
         await scene.load.news.until(partial(_answers_more, victim, before), f"an answer after: {name}")
     felt = _longest_gap(others, scene.marked_at) - calm
     scene.figures["felt_s"] = felt
-    scene.expect(felt < (FELT_S if scene.bounds.whole else SHARED_S), f"other calls waited {felt * 1000:.0f} ms longer between two words")
+    limit = FELT_S if scene.bounds.whole else SHARED_S
+    scene.expect(felt < limit, f"other calls waited {felt * 1000:.0f} ms longer between two words")
     rejected = [
         record
         for record in await scene.stack.records(victim.session)
