@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import secrets
 import signal
 import time
@@ -37,7 +36,7 @@ from unpod_consumers.projections.instruments import LAG, PARKED
 from unpod_consumers.projections.series import NANO, Point
 from unpod_consumers.projections.snapshot import Snapshot
 from unpod_consumers.projections.tables import Row, Table
-from unpod_consumers.telemetry import CAPTURE
+from unpod_consumers.telemetry import wants_content
 
 if TYPE_CHECKING:
     from unpod.ports import Message
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 NAME: Final = "analytics"
 EVERY_S: Final = 60.0
 MAX_ROWS: Final = 20_000
-_PORT: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 _SAVE_EVERY_S: Final = 5.0
 _MAX_PENDING: Final = 100_000
 _COMPLAIN_EVERY_S: Final = 10.0
@@ -261,12 +259,12 @@ async def run_analytics(config: ConsumerConfig, directory: Path, every_s: float)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     subjects = Subjects(config.prefix)
-    projection = AnalyticsProjection(subjects, ParquetFiles(directory), every_s=every_s, texts=_wants_texts())
+    projection = AnalyticsProjection(subjects, ParquetFiles(directory), every_s=every_s, texts=wants_content())
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(connect(config.nats))
         log = await open_log(nats, topology(config.prefix).calls)
         checkpoint = Checkpoint(await open_jobs(nats, checkpoints(log.spec)), NAME)
-        if config.prometheus and os.environ.get(_PORT, "").strip():  # without it the port is that of the metrics
+        if config.serves_lag:
             stack.enter_context(serving(lambda: projection.shown, config.host, config.port))
 
         def consumer_at(seq: int) -> PullConsumer:
@@ -288,7 +286,7 @@ async def rewind_analytics(config: ConsumerConfig, directory: Path, *, since: fl
         ConfigurationError: the directory cannot be used, or has files.
     """
     subjects = Subjects(config.prefix)
-    projection = AnalyticsProjection(subjects, ParquetFiles(directory), texts=_wants_texts())
+    projection = AnalyticsProjection(subjects, ParquetFiles(directory), texts=wants_content())
     written = 0
     try:
         projection.claim()
@@ -311,7 +309,3 @@ def _take(projection: AnalyticsProjection, message: Message) -> None:
     except Exception as error:  # noqa: BLE001 - as in the loop: one record never stops the others
         _LOG.warning("left out the record at %d: %s", message.seq, type(error).__name__)
         projection.park(message, "failed")
-
-
-def _wants_texts() -> bool:
-    return os.environ.get(CAPTURE, "").strip().lower() in {"true", "1"}

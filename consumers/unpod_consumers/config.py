@@ -13,6 +13,7 @@ from unpod.jetstream import NatsOptions, nats_options
 from unpod_consumers.telemetry import Protocol, protocol_of
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PORT: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 _MAX_PORT: Final = 65_535
 
 
@@ -26,6 +27,8 @@ class ConsumerConfig:
     otlp: Protocol | None = None
     otlp_interval_s: float = 60.0
     prometheus: bool = True
+    serves_lag: bool = False
+    """Whether traces and analytics serve their lag: where a port is named, for by default it is that of the metrics."""
     host: str = "localhost"
     port: int = 9464
 
@@ -51,6 +54,7 @@ class ConsumerConfig:
             otlp=protocol_of(found, "METRICS") if "otlp" in exporters else None,
             otlp_interval_s=_number(found, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1_000,
             prometheus="prometheus" in exporters,
+            serves_lag="prometheus" in exporters and _PORT in found,
             host=found.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"),
             port=_port(found),
         )
@@ -78,7 +82,7 @@ def _number(found: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _port(found: Mapping[str, str]) -> int:
-    text = found.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
+    text = found.get(_PORT, "9464")
     if not (text.isascii() and text.isdigit()) or int(text) > _MAX_PORT:
         raise ConfigurationError(f"OTEL_EXPORTER_PROMETHEUS_PORT is {text[:40]!r}: give a port, 0 for a free one")
     return int(text)

@@ -111,12 +111,17 @@ class TraceSettings:
         length = next((name for name in (_SPAN_LENGTH, _LENGTH) if name in found), None)
         return cls(
             protocol=protocol_of(found, "TRACES"),
-            content=found.get(CAPTURE, "").lower() in {"true", "1"},
+            content=wants_content(found),
             sampling=_sampling(found),
             batch=_whole(found, _BATCH, 512, least=1),
             events=_whole(found, _EVENTS, 128),
             attribute_length=None if length is None else _whole(found, length, 0),
         )
+
+
+def wants_content(environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether what was said may go out."""
+    return _found(environment).get(CAPTURE, "").lower() in {"true", "1"}
 
 
 def protocol_of(found: Mapping[str, str], signal: Literal["TRACES", "METRICS"]) -> Protocol:

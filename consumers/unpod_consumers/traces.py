@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from unpod_consumers.config import ConsumerConfig
 
 NAME: Final = "traces"
-PORT: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 
 _LOG: Final = logging.getLogger("unpod.consumers")
 _ACK_WAIT_S: Final = 30.0
@@ -116,7 +114,7 @@ async def run_traces(config: ConsumerConfig) -> int:
         reader = TraceReader(log, subjects, settings.sampling, content=settings.content)
         running = consumers(nats, log, reader, sender, parked, subjects=subjects)
         lag = Lag(running[0])
-        if config.prometheus and os.environ.get(PORT, "").strip():  # without it the port is that of the metrics
+        if config.serves_lag:
             stack.enter_context(serving(lambda: lag.shown, config.host, config.port))
         async with asyncio.TaskGroup() as group:
             group.create_task(lag.run(stop))
