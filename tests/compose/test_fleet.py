@@ -63,19 +63,23 @@ async def _arrived(fleet: Fleet, spans: Spans, metrics: Received, rows: Path) ->
     await Consumer(fleet.process("metrics"), fleet.port("metrics")).until("unpod_calls_total", CALLS)
     while len({span for span in spans.ids() if span[2] == "conversation"}) < CALLS:  # noqa: ASYNC110 - other processes
         await asyncio.sleep(0.1)
-    while _rows(rows) < CALLS:  # noqa: ASYNC110
+    while _count(rows, "calls") < CALLS:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    found = await Consumer(fleet.process("metrics"), fleet.port("metrics")).samples()
-    assert found["unpod_turn_e2e_latency_seconds_count"] > CALLS
+    found: dict[str, float] = {}
+    heard = 0  # turns; what the callers do is chance, but two consumers must come to agree on it
+    while not heard or found.get("unpod_turn_e2e_latency_seconds_count") != heard:
+        heard = _count(rows, "turns", "ttfa_ms is not null")
+        found = await Consumer(fleet.process("metrics"), fleet.port("metrics")).samples()
     assert found["unpod_model_cost_total"] > 0
     assert found["unpod_runner_capacity"] == 100
     while "unpod.calls" not in metrics.metrics():  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 
-def _rows(directory: Path) -> int:
-    if not list(directory.glob("calls/*/*.parquet")):
+def _count(directory: Path, table: str, where: str = "true") -> int:
+    files = f"{directory}/{table}/*/*.parquet"
+    if not list(directory.glob(f"{table}/*/*.parquet")):
         return 0
     with duckdb.connect() as database:
-        ((count,),) = database.sql(f"select count(*) from '{directory}/calls/*/*.parquet'").fetchall()  # noqa: S608
+        ((count,),) = database.sql(f"select count(*) from '{files}' where {where}").fetchall()  # noqa: S608
     return int(count)

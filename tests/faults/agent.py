@@ -91,8 +91,13 @@ async def _count(session: Session, asked: Question) -> None:
     await session.say(f"counted {asked.name} {session.data['turns']}")
 
 
-async def _slow(_: Session, __: Question) -> None:
-    await asyncio.sleep(0.3)
+async def _stall(session: Session, asked: Question) -> None:
+    """Whoever comes here first goes no further."""
+    with open(os.environ["UNPOD_FAULTS_NOTES"], encoding="utf-8") as notes:  # noqa: ASYNC230 - a short one
+        earlier = [note for note in map(json.loads, notes) if note["what"] == "stall" and note["turn"] == asked.name]
+    note("stall", session=session.session_id, turn=asked.name)
+    if not earlier:
+        await asyncio.Event().wait()
 
 
 async def _twice(session: Session, asked: Question) -> None:
@@ -155,7 +160,7 @@ async def _end(session: Session, _: Question) -> None:
 
 
 ORDERS: dict[str, Act] = {
-    "say": _say, "count": _count, "step": _step, "slow": _slow, "hang": _hang, "raise": _raise, "burn": _burn,
+    "say": _say, "count": _count, "step": _step, "stall": _stall, "hang": _hang, "raise": _raise, "burn": _burn,
     "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause,
     "resume": _resume, "end": _end, "twice": _twice, "doom": _doom,
 }  # fmt: skip

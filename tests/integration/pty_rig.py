@@ -77,11 +77,14 @@ class Piped:
     async def until(self, text: str) -> str:
         """Return all output so far, once `text` stands in it."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(_PATIENCE_S):
-            while text not in self.seen:
-                data = await self.process.stdout.read(65_536)
-                assert data, f"{text!r} never came:\n{self.seen}"
-                self.seen += data.decode()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while text not in self.seen:
+                    data = await self.process.stdout.read(65_536)
+                    assert data, f"{text!r} never came:\n{self.seen}"
+                    self.seen += data.decode()
+        except TimeoutError:
+            raise AssertionError(f"{text!r} never came:\n{self.seen}") from None
         return self.seen
 
     def type(self, line: str) -> None:

@@ -25,7 +25,7 @@ from unpod.adapters import EchoAdapter
 
 async def handle_call(ctx: CallContext) -> None:
     ctx.session.dialog_machine = EchoAdapter()
-    print("it is", await ctx.session.run())
+    print(f"it is {await ctx.session.run()}")  # one write: the log of the bridge comes into the same pipe
 
 runner = AgentRunner(entrypoint=handle_call, agent_id="my-agent")
 """

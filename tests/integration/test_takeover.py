@@ -43,8 +43,8 @@ async def test_in_the_middle_of_a_reply(tmp_path: Path) -> None:
 
 async def test_inside_a_hook(tmp_path: Path) -> None:
     async with a_call(tmp_path) as talk:
-        question = await talk.ask("slow", "say", "step")
-        await talk.stack.noted("turn", 2)
+        question = await talk.ask("stall", "say", "step")
+        await talk.stack.noted("stall", 1)
         await talk.kill()
         await talk.answered(question)
         await talk.turns()
