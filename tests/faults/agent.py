@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import cast
 
 from tests.faults.words import WORDS, Question, question
@@ -93,7 +94,7 @@ async def _count(session: Session, asked: Question) -> None:
 
 async def _stall(session: Session, asked: Question) -> None:
     """Whoever comes here first goes no further."""
-    with open(os.environ["UNPOD_FAULTS_NOTES"], encoding="utf-8") as notes:  # noqa: ASYNC230 - a short one
+    with Path(os.environ["UNPOD_FAULTS_NOTES"]).open(encoding="utf-8") as notes:  # noqa: ASYNC230 - a short one
         earlier = [note for note in map(json.loads, notes) if note["what"] == "stall" and note["turn"] == asked.name]
     note("stall", session=session.session_id, turn=asked.name)
     if not earlier:
