@@ -19,7 +19,15 @@ from tests.integration.consumers.process import consuming, free_port
 from tests.pages import ROOT
 from tests.unit.consumers.records import call_of, message
 
-from unpod.core.events import CallEnded, CallStarted, LLMCalled, OwnerAppointed, ReplayCompleted, TurnCompleted
+from unpod.core.events import (
+    CallEnded,
+    CallStarted,
+    LLMCalled,
+    OwnerAppointed,
+    ReplayCompleted,
+    TurnCompleted,
+    TurnMetrics,
+)
 from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced, encode
 from unpod.core.traces import trace_id
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, Nats, connect, open_log
@@ -139,6 +147,7 @@ class Fleet:
             message(session, "own", OwnerAppointed(runner="r1", waited_ms=20.0), 0, 0.0, epoch=8),
             message(session, "run", ReplayCompleted(duration_ms=30.0), 20, 6.0),
             message(session, "run", LLMCalled(turn_id=3, model="m", provider="p", tokens_in=3, cost=0.01), 21, 7.0),
+            message(session, "evt", TurnMetrics(turn_id=3, ttfa_ms=600.0, tts_ttfb_ms=90.0), len(bridge), 7.5),
             message(session, "run", TurnCompleted(turn_id=3, ttfa_ms=600.0, tts_ttfb_ms=90.0), 22, 8.0),
             message(f"{session}-lost", "evt", CallStarted(session_id=f"{session}-lost"), 1, 0.0),
             message(f"{session}-lost", "evt", CallEnded(reason="lost"), 2, 3.0),

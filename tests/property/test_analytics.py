@@ -35,7 +35,8 @@ def _call(name: str, turns: int, *, summary: bool) -> tuple[list[Message], list[
     """Return what both writers say of a call whose last turn a takeover has made void: a second runner did it again."""
     bridge, owner = call_of(name, turns=turns)
     last = len(owner)
-    bridge[3:] = [
+    bridge[2:] = [
+        bridge[-2],
         message(name, "evt", UserText(text="hello"), 4, 5.5),
         message(name, "ack", OwnerChanged(epoch=9, runner="r2", last_owner_index=last - 1, takeover=1), 5, 5.6),
         message(name, "evt", TurnMetrics(turn_id=1, tts_ttfb_ms=77.0), 6, 6.0),

@@ -25,6 +25,7 @@ from unpod.core.events import (
     OwnerAppointed,
     ReplayCompleted,
     TurnCompleted,
+    TurnMetrics,
     tag_of,
 )
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
@@ -129,6 +130,8 @@ def _values(session: SessionState, record: Record) -> list[Value]:
             values = _appointed(session, record, body)
         case ReplayCompleted() if _is_figure(body.duration_ms):
             values = [_value(session, record, instruments.REPLAY, body.duration_ms / _MS)]
+        case TurnMetrics(turn_id=turn) if turn != 0:  # which is what was said before the first text
+            values = _worker(session, record, body)
         case TurnCompleted(turn_id=turn) if intervals.add(session.turns, turn):
             values = _turn(session, record, body)
         case LLMCalled():
@@ -181,18 +184,24 @@ def _duration(session: SessionState, record: Record) -> list[Value]:
     return [_value(session, record, instruments.DURATION, seconds, at=session.ended)]
 
 
-def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
+def _worker(session: SessionState, record: Record, turn: TurnMetrics) -> list[Value]:
+    """Return the figures that the worker measures: once for each turn, maybe after it was completed without them."""
     figures = (
         (instruments.E2E, turn.ttfa_ms),
         (instruments.STT, turn.asr_ms),
-        (instruments.TTFT, turn.llm_ttft_ms),
         (instruments.TTFB, turn.tts_ttfb_ms),
     )
-    values = [
+    return [
         _value(session, record, instrument, figure / _MS, span="turn")
         for instrument, figure in figures
         if figure is not None and _is_figure(figure)
     ]
+
+
+def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
+    values: list[Value] = []
+    if turn.llm_ttft_ms is not None and _is_figure(turn.llm_ttft_ms):  # of the worker, or else of the runner
+        values.append(_value(session, record, instruments.TTFT, turn.llm_ttft_ms / _MS, span="turn"))
     if turn.interrupted:
         values.append(_value(session, record, instruments.INTERRUPTIONS, 1, span="turn"))
     return values
@@ -277,9 +286,11 @@ def _value(
 
 def _span(record: Record, name: str) -> str:
     """Return the id of the span that a value was measured in: the call's, a turn's, or the record's own."""
-    session = record.envelope.session
-    if name == "conversation":
+    session, body = record.envelope.session, record.body
+    if isinstance(body, TurnCompleted):
+        return turn_span(session, body.turn_id)
+    if isinstance(body, TurnMetrics) and isinstance(body.turn_id, int):  # as workers count, most likely
+        return turn_span(session, body.turn_id)
+    if name == "conversation" or isinstance(body, TurnMetrics):
         return root_span(session)
-    if isinstance(record.body, TurnCompleted):
-        return turn_span(session, record.body.turn_id)
     return span_id(trace_id(session), record.envelope.id, name)

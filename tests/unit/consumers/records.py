@@ -14,6 +14,7 @@ from unpod.core.events import (
     LLMCalled,
     OwnerAppointed,
     TurnCompleted,
+    TurnMetrics,
     tag_of,
 )
 from unpod.core.ids import record_id
@@ -62,8 +63,12 @@ def call_of(session: str, *, turns: int = 2) -> tuple[list[Message], list[Messag
             2,
             0.25,
         ),
+        *(
+            message(session, "evt", TurnMetrics(turn_id=turn, ttfa_ms=450.0 + turn, asr_ms=100.0), 2 + turn, turn + 0.4)
+            for turn in range(1, turns + 1)
+        ),
         message(session, "own", OwnerAppointed(runner="r2", takeover=1), 3, 5.0, epoch=9),
-        message(session, "evt", CallEnded(reason="hangup"), 4, 20.0),
+        message(session, "evt", CallEnded(reason="hangup"), 3 + turns, 20.0),
     ]
     owner = [message(session, "cmd", Say(text="hi"), 1, 0.125, identifier=f"{session}-hi")]
     for turn in range(1, turns + 1):

@@ -139,7 +139,7 @@ def test_a_call_gives_its_row_and_those_of_its_turns(rig: Rig) -> None:
 
 def test_a_call_whose_runner_never_came_back_is_told_from_its_turns(rig: Rig) -> None:
     bridge, owner = call_of("s1")
-    rig.take(*bridge, *owner, message("s1", "evt", CallMetric(cost_usd_so_far=0.5), 5, 19.0))
+    rig.take(*bridge, *owner, message("s1", "evt", CallMetric(cost_usd_so_far=0.5), 6, 19.0))
     rig.written()
     assert rows(rig.directory, "calls") == []  # the summary may still come
     rig.clock.now += SUMMARY_S + MARGIN_S

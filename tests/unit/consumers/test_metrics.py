@@ -23,6 +23,7 @@ from unpod.core.events import (
     OwnerAppointed,
     ReplayCompleted,
     TurnCompleted,
+    TurnMetrics,
 )
 from unpod.core.traces import trace_id
 from unpod.errors import ProtocolViolation
@@ -104,15 +105,26 @@ def test_reasons_of_agents_make_no_series_of_their_own() -> None:
 def test_a_figure_that_cannot_be_is_left_out(figure: float) -> None:
     projection = MetricsProjection(SUBJECTS)
     projection.take(replace(message("s", "evt", CallStarted(session_id="s"), 1, 0), seq=1))
-    projection.take(replace(message("s", "run", TurnCompleted(turn_id=1, ttfa_ms=figure), 1, 1), seq=2))
+    projection.take(replace(message("s", "evt", TurnMetrics(turn_id=1, ttfa_ms=figure), 2, 1), seq=2))
     projection.publish(0)
     assert "unpod_turn_e2e_latency_seconds_count" not in samples(projection)
+
+
+def test_figures_that_come_after_the_turn_was_completed_count_as_well() -> None:
+    bridge, owner = call_of("s1")
+    late = TurnMetrics(turn_id=2, ttfa_ms=500.0, tts_ttfb_ms=90.0)
+    before_all = TurnMetrics(turn_id=0, ttfa_ms=500.0)
+    start, end = bridge[0], message("s1", "evt", CallEnded(reason="hangup"), 4, 20.0)
+    told = message("s1", "evt", late, 3, 9.0)
+    found = samples(project(start, *owner, message("s1", "evt", before_all, 2, 0.1), told, told, end))
+    assert found["unpod_turn_e2e_latency_seconds_count"] == found["unpod_turn_tts_ttfb_seconds_count"] == 1
+    assert found["unpod_turn_llm_ttft_seconds_count"] == 2
 
 
 def test_long_ended_sessions_are_forgotten_and_their_repeats_ignored() -> None:
     bridge, owner = call_of("s1")
     later = message("s2", "evt", CallStarted(session_id="s2"), 1, 10_000)
-    projection = project(*bridge, *owner, later, owner[-1])
+    projection = project(*bridge, *owner, later, owner[-1], bridge[2])
     assert samples(projection)["unpod_turn_e2e_latency_seconds_count"] == 2
 
 
@@ -198,6 +210,7 @@ def test_what_is_kept_of_a_call_does_not_grow_with_it() -> None:
         take("cmd", Say(text="hm"), f"say-{turn}")
         take("ack", CommandAcknowledged(command=f"say-{turn}", verb="say", outcome="written", owner_index=index))
         take("cmd", EndReply(turn=turn), f"end-{turn}")
+        take("evt", TurnMetrics(turn_id=turn, ttfa_ms=300.0))
         take("run", TurnCompleted(turn_id=turn, ttfa_ms=300.0))
         sizes.append(len(projection.dump()))
     assert sizes[-1] - sizes[10] < 100
