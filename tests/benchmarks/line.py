@@ -42,11 +42,15 @@ def _text(**fields: Any) -> bytes:  # noqa: ANN401 - JSON
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """One turn, in milliseconds from the caller's text: to the first delta, and to the reply's end."""
+    """One turn, in milliseconds from the caller's text: to the first delta, and to the reply's end.
+
+    `sent_at` is when the text was sent, on the machine's monotonic clock.
+    """
 
     first_delta_ms: float
     reply_end_ms: float
     text: str
+    sent_at: float
 
 
 Done = Callable[["LineCall", Timing], None]
@@ -57,6 +61,7 @@ class LineCall:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.job_id = f"job-{name}"
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.assigned_at = 0.0
         self.busy = False
@@ -77,6 +82,15 @@ class LineCall:
         data = _text(event="user.text", text=text, is_final=True)
         self._sent_at = time.perf_counter()
         self._socket.send(data)
+
+    def interrupt(self) -> None:
+        """Cut in."""
+        self.send(event="user.interrupted", turn_id=self._turn, heard_prefix=None)
+
+    def send(self, **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a frame, whatever it is."""
+        assert self._socket is not None
+        self._socket.send(_text(**fields))
 
     async def turn(self, text: str, within_s: float = 10.0) -> Timing:
         """Say a text, and return what its reply took."""
@@ -113,7 +127,7 @@ class LineCall:
 
     def _start(self, hello: _Frame) -> None:
         assert self._socket is not None
-        ids = {"session_id": self.name, "job_id": f"job-{self.name}", "room_id": "room"}
+        ids = {"session_id": self.name, "job_id": self.job_id, "room_id": "room"}
         negotiated = {"negotiated_events": hello.supported_events, "negotiated_verbs": hello.supported_verbs}
         self._socket.send(_text(event="hello.ack", protocol_version=2, call_id=self.name, **negotiated, **ids))
         self._socket.send(_text(event="call.started", metadata={}, voice_profile_id=None, agent_id=None, **ids))
@@ -129,7 +143,7 @@ class LineCall:
         figures = _text(event="turn.metrics", call_id=self.name, turn_id=self._turn, asr_ms=1.0, tts_ttfb_ms=1.0)
         self._socket.send(figures)
         first, end = ((at - self._sent_at) * 1000 for at in (self._first_at or now, now))
-        done(self, Timing(first, end, "".join(self._pieces)))
+        done(self, Timing(first, end, "".join(self._pieces), self._sent_at))
 
 
 class Line:
@@ -169,7 +183,7 @@ class Line:
         self._calls[call.name] = call
         data = _text(
             type="job.assign",
-            job_id=f"job-{call.name}",
+            job_id=call.job_id,
             call_id=call.name,
             agent_id=agent,
             bridge_url=f"{self.url}/{call.name}",

@@ -16,9 +16,11 @@ from tests.benchmarks.processes import cpu_ms, process, rss_kb
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, ensure, topology
 
 DIRECT: Final = "direct"
+DIRECT_JSON: Final = "direct-json"
 UNPOD: Final = "unpod"
-SYSTEMS: Final = (DIRECT, UNPOD)
-_PEERS: Final = ("-m", "tests.benchmarks.peers")
+SYSTEMS: Final = (DIRECT, UNPOD, DIRECT_JSON)
+MODULES: Final = {DIRECT: "tests.benchmarks.direct", DIRECT_JSON: "tests.benchmarks.direct_json"}
+_AGENT: Final = "tests.benchmarks.agent"
 _GIB: Final = 2**30
 
 
@@ -62,13 +64,14 @@ async def rig(*, sync: str = "1s", runners: int = 1, direct: bool = True) -> Asy
         }
 
         async def more() -> int:
-            return await stack.enter_async_context(process(*_PEERS, "unpod", **quiet))
+            return await stack.enter_async_context(process("-m", _AGENT, **quiet))
 
         agents = [await more() for _ in range(runners)]
         bridge = await stack.enter_async_context(process("-m", "unpod_bridge", **quiet, **there))
         pids = {UNPOD: {"nats": server.pid, "bridge": bridge, "runner": agents[0]}}
         if direct:
-            pids[DIRECT] = {"runner": await stack.enter_async_context(process(*_PEERS, "direct", line.url))}
-            await line.worker(DIRECT)
+            for name, module in MODULES.items():
+                pids[name] = {"runner": await stack.enter_async_context(process("-m", module, line.url))}
+                await line.worker(name)
         await line.worker(UNPOD)
         yield Rig(line, server, pids, agents, more)

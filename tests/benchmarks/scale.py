@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, Final
 
+from tests.benchmarks.brain import STREAM
 from tests.benchmarks.line import LineCall
-from tests.benchmarks.peers import STREAM
 from tests.benchmarks.rig import UNPOD, Rig, rig
 from tests.benchmarks.turns import TURNS_PER_S, Round, percentile
 

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 import msgspec
+from tests.benchmarks.brain import BURST, REPLY
 from tests.benchmarks.line import LineCall, Timing
-from tests.benchmarks.peers import BURST, REPLY
 from tests.benchmarks.rig import UNPOD, Rig, rig
 from tests.benchmarks.turns import percentile
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.benchmarks import bar, dispatch, page, pure, replay, scale, suite, takeover, turns
+from tests.benchmarks import bar, dispatch, page, pure, replay, rig, scale, suite, takeover, turns
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -18,7 +18,7 @@ def quiet(_: str) -> None:
 async def test_turns_are_asked_answered_and_counted() -> None:
     found = await turns.measure((2,), rounds=1, round_s=0.05, tell=quiet, flushed=False)
     measured = {(row["system"], row["manner"], row["pieces"]) for row in found["rows"]}
-    assert measured == {(system, *row) for system in ("direct", "unpod") for row in turns.PLAN}
+    assert measured == {(system, *row) for system in rig.SYSTEMS for row in turns.PLAN}
     for row in found["rows"]:
         assert (row["asked"], row["wrong"]) == (row["answered"], 0)
         assert row["asked"] > 0
@@ -34,7 +34,12 @@ async def test_replays_find_the_call_among_the_others() -> None:
 
 async def test_a_dispatch_has_its_time_in_both_systems() -> None:
     found = await dispatch.measure(2, 1, quiet)
-    assert [(row["system"], row["p99_ms"] > 0) for row in found] == [("direct", True), ("unpod", True)]
+    assert {(row["system"], row["since"]) for row in found} == {
+        *((system, dispatch.ASSIGNED) for system in rig.SYSTEMS),
+        *((rig.UNPOD, since) for since in dispatch.SINCE),
+    }
+    took = {row["since"]: row["p99_ms"] for row in found if row["system"] == rig.UNPOD}
+    assert took[dispatch.ASSIGNED] > took[dispatch.DISPATCHED] > took[dispatch.APPOINTED] > 0
 
 
 async def test_a_takeover_loses_no_turn() -> None:
@@ -67,6 +72,13 @@ def test_a_limit_is_held_or_not() -> None:
     held = [bar.Limit("", 2, 1, "x", value).held for value in (1, 2, 2.1, None)]
     assert held == ["goal", "yes", "NO", "not measured"]
     assert [bar.Limit("", 2, 4, "x", value, "high").held for value in (4, 2, 1.9)] == ["goal", "yes", "NO"]
+
+
+def test_what_is_not_held_says_why_once() -> None:
+    found = {"dispatch": [{"since": dispatch.DISPATCHED, "p99_ms": 21}], "takeover": []}
+    [line] = bar.obstacles(found)
+    assert line.startswith("the bridge's request for a runner")
+    assert all(limit.why for limit in bar.limits({}))
 
 
 def test_nothing_measured_is_no_limit_held() -> None:

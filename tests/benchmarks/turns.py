@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
+from tests.benchmarks.brain import BURST, DELTA_S, DELTAS, REPLY, SPOKEN, STREAM
 from tests.benchmarks.line import LineCall, Timing
-from tests.benchmarks.peers import BURST, DELTA_S, DELTAS, REPLY, SPOKEN, STREAM
 from tests.benchmarks.rig import DIRECT, SYSTEMS, UNPOD, Rig, rig
 
 PACED: Final = "paced"
@@ -21,6 +22,10 @@ PLAN: Final = ((PACED, STREAM), (PACED, BURST), (PACED, SPOKEN), (SATURATED, STR
 
 TURNS_PER_S: Final = 60.0
 """How many turns all calls together begin in a second when paced, well below what either system can do."""
+SATURATED_SHARE: Final = 0.5
+"""How long a saturated round is, of a paced one: it has so many more turns."""
+SLOWEST: Final = 5
+"""How many of the slowest turns of a row stand in the JSON, with their round and their time in it."""
 _LATE_S: Final = 15.0
 """How long a reply is waited for before its turn counts as not answered."""
 
@@ -35,11 +40,12 @@ class Round:
         self.asked = 0
         self.wrong = 0
         self.elapsed_s = 0.0
+        self.began = time.perf_counter()
         self._calls = calls
         self._text = text
         self._idle: deque[LineCall] = deque(call for call in calls if not call.busy)
         self._until = 0.0
-        self._again = False
+        self.saturates = False
         self._all_in = asyncio.Event()
 
     async def paced(self, seconds: float, rate: float = TURNS_PER_S) -> None:
@@ -59,12 +65,11 @@ class Round:
 
     async def saturated(self, seconds: float) -> None:
         """Begin each call's next turn as soon as it has its reply."""
-        began = time.perf_counter()
-        self._until, self._again = asyncio.get_running_loop().time() + seconds, True
+        self._until, self.saturates = asyncio.get_running_loop().time() + seconds, True
         for call in tuple(self._idle):
             self._ask(call)
         await self._last_ones()
-        self.elapsed_s = time.perf_counter() - began
+        self.elapsed_s = time.perf_counter() - self.began
 
     def _ask(self, call: LineCall) -> None:
         self.asked += 1
@@ -73,7 +78,7 @@ class Round:
     def _done(self, call: LineCall, timing: Timing) -> None:
         self.timings.append(timing)
         self.wrong += timing.text != REPLY
-        if self._again and asyncio.get_running_loop().time() < self._until:
+        if self.saturates and asyncio.get_running_loop().time() < self._until:
             self._ask(call)
             return
         self._idle.append(call)
@@ -99,6 +104,7 @@ class Figures:
     rates: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
+    slowest: list[tuple[float, int, float]] = field(default_factory=list)
     cpu_ms: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     wrong: int = 0
@@ -114,9 +120,18 @@ class Figures:
         if firsts:
             self.first_p50s.append(median(firsts))
             self.end_p50s.append(median(ends))
+            self.slowest += [] if turns.saturates else self._slow(turns)
             self.rates.append(len(firsts) / turns.elapsed_s)
         for name, spent in cpu_ms.items():
             self.cpu_ms[name] = self.cpu_ms.get(name, 0.0) + spent
+
+    def _slow(self, turns: Round) -> list[tuple[float, int, float]]:
+        """Return first deltas that took longest: how long, in which round, and when in it (seconds)."""
+        number = len(self.first_p50s)
+        return heapq.nlargest(
+            SLOWEST,
+            ((timing.first_delta_ms, number, timing.sent_at - turns.began) for timing in turns.timings),
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what is kept: the medians of the rounds, and the p99 of all turns."""
@@ -131,6 +146,10 @@ class Figures:
             "asked": self.asked,
             "answered": len(self.firsts),
             "wrong": self.wrong,
+            "slowest": [
+                {"first_delta_ms": round(took, 1), "round": number, "at_s": round(at, 3)}
+                for took, number, at in heapq.nlargest(SLOWEST, self.slowest)
+            ],
         }
 
 
@@ -144,7 +163,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def play(systems: Rig, calls: dict[str, list[LineCall]], rounds: int, round_s: float) -> list[dict[str, Any]]:
-    """Measure the whole plan, each round on one system after the other, every time the other one first."""
+    """Measure the whole plan, each round on one system after the other, every time from the other end."""
     found = {(system, *row): Figures() for row in PLAN for system in calls}
     for number in range(rounds + 1):
         for manner, text in PLAN:
@@ -152,7 +171,7 @@ async def play(systems: Rig, calls: dict[str, list[LineCall]], rounds: int, roun
                 before = systems.cpu_ms(system)
                 turns = Round(calls[system], text)
                 seconds = round_s if number else round_s / 2  # the first round warms up, and does not count
-                await (turns.paced(seconds) if manner == PACED else turns.saturated(seconds))
+                await (turns.paced(seconds) if manner == PACED else turns.saturated(seconds * SATURATED_SHARE))
                 after = systems.cpu_ms(system)
                 if number:
                     found[system, manner, text].add(turns, {name: after[name] - before[name] for name in after})
