@@ -7,6 +7,7 @@ known before there is one. Without the API this does nothing.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from unpod.core.traces import root_span, trace_id, turn_span
@@ -21,6 +22,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.trace import NonRecordingSpan
+
 
 @contextmanager
 def in_turn(session_id: str, turn: int = 0) -> Iterator[None]:
@@ -28,6 +31,15 @@ def in_turn(session_id: str, turn: int = 0) -> Iterator[None]:
     if not _HAS_API:
         yield
         return
+    token = context.attach(trace.set_span_in_context(_span(session_id, turn)))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@lru_cache(maxsize=1024)  # each turn's is asked for by its hooks and by its brain
+def _span(session_id: str, turn: int) -> NonRecordingSpan:
     span = turn_span(session_id, turn) if turn else root_span(session_id)
     parent = trace.SpanContext(
         trace_id=int(trace_id(session_id), 16),
@@ -35,8 +47,4 @@ def in_turn(session_id: str, turn: int = 0) -> Iterator[None]:
         is_remote=True,
         trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
     )
-    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(parent)))
-    try:
-        yield
-    finally:
-        context.detach(token)
+    return trace.NonRecordingSpan(parent)
