@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.envelope import Envelope, format_time, from_headers, parse_time, to_headers
 from unpod.core.events import tag_of
+from unpod.core.headers import HeaderText
 from unpod.core.live import AGAIN, DELTA, Again, Delta
 from unpod.core.subjects import Channel, Subjects
 from unpod.core.withhold import withhold
@@ -45,6 +47,32 @@ envelopes = st.builds(
 @given(envelopes)
 def test_an_envelope_survives_the_wire(envelope: Envelope) -> None:
     assert from_headers(decode_headers(encode_headers(to_headers(envelope)))) == envelope
+
+
+def _envelope_of(headers: Mapping[str, str]) -> Envelope | None:
+    try:
+        return from_headers(headers)
+    except ProtocolViolation:
+        return None
+
+
+@given(envelopes, st.data())
+def test_headers_mean_the_same_as_a_text_and_one_by_one(envelope: Envelope, data: st.DataObject) -> None:
+    lines = [f"{name}: {value}" for name, value in to_headers(envelope).items()]
+    extra = st.sampled_from(["Nats-Sequence: 7", "Nats-Msg-Id: x", "who knows", "ce-id:", ""]) | st.sampled_from(lines)
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.sampled_from(["drop", "put", "cut", "write"])):
+            case "drop" if len(lines) > 1:
+                del lines[at]
+            case "put":
+                lines.insert(at, data.draw(extra))
+            case "cut":
+                lines[at] = lines[at][: data.draw(st.integers(0, len(lines[at])))]
+            case _:
+                lines[at] += data.draw(st.sampled_from(["0", " ", "%41", "\n", "\r", "-", "\N{DEGREE SIGN}"]))
+    headers = HeaderText("\r\n".join(lines))
+    assert _envelope_of(headers) == _envelope_of(dict(headers))
 
 
 @given(st.floats(0, 4_000_000_000))

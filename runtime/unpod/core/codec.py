@@ -105,9 +105,8 @@ def read(subjects: Subjects, subject: str, headers: Mapping[str, str], data: byt
     Raises:
         ProtocolViolation: subject, envelope or payload cannot be read, or contradict each other.
     """
-    channel, envelope = _outside(subjects, subject, headers)
-    body = decode(channel, envelope.type.partition(".")[2], envelope.version, data)
-    return Record(channel, envelope, body, seq, data)
+    channel, event_type, envelope = _outside(subjects, subject, headers)
+    return Record(channel, envelope, decode(channel, event_type, envelope.version, data), seq, data)
 
 
 def salvage(subjects: Subjects, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:
@@ -116,21 +115,21 @@ def salvage(subjects: Subjects, subject: str, headers: Mapping[str, str], data: 
     Its writer counted it, so who passed it over altogether would wait for its index for ever.
     """
     try:
-        channel, envelope = _outside(subjects, subject, headers)
+        channel, event_type, envelope = _outside(subjects, subject, headers)
     except ProtocolViolation:
         return None
-    return Record(channel, envelope, Unknown(type=envelope.type.partition(".")[2], data=data), seq, data)
+    return Record(channel, envelope, Unknown(type=event_type, data=data), seq, data)
 
 
-def _outside(subjects: Subjects, subject: str, headers: Mapping[str, str]) -> tuple[Channel, Envelope]:
-    """Return what a message says without its payload."""
+def _outside(subjects: Subjects, subject: str, headers: Mapping[str, str]) -> tuple[Channel, str, Envelope]:
+    """Return what a message says without its payload; the type is the envelope's without its channel."""
     address = subjects.parse(subject)
     envelope = from_headers(headers)
     channel, _, event_type = envelope.type.partition(".")
     if channel != address.channel or (address.type and address.type != event_type):
         msg = f"envelope and subject disagree: {envelope.type!r} on {subject[:200]!r}"
         raise ProtocolViolation(msg)
-    return address.channel, envelope
+    return address.channel, event_type, envelope
 
 
 def describe(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from msgspec import Struct
 
+from unpod.core.headers import HeaderText
 from unpod.core.ids import message_id
 from unpod.errors import ProtocolViolation
 
@@ -30,7 +31,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
 _MICROS = 1_000_000
-_OURS = 27
+_LENGTH = 27
 """How long a time of ours is: 2023-11-14T22:13:20.250000Z."""
 
 
@@ -51,6 +52,20 @@ class Envelope(Struct, frozen=True, kw_only=True):
     cause: str = ""
     handler: str = ""
     traceparent: str = ""
+
+
+_LINE = r"[^\r\n]*"
+_NUMBER = rf"[0-9]{{1,{_MAX_DIGITS}}}"
+_OURS = re.compile(
+    rf"Nats-Msg-Id: {_LINE}\r\nce-specversion: 1\.0"
+    rf"\r\nce-id: ([!-~]{{1,{_MAX_ID}}})"
+    rf"\r\nce-type: ({_LINE})\r\nce-source: ({_LINE})\r\nce-subject: ({_LINE})"
+    rf"\r\nce-time: ([0-9:T-]{{19}})\.([0-9]{{6}})Z"
+    rf"\r\nUnpod-Epoch: ({_NUMBER})\r\nUnpod-Index: ({_NUMBER})"
+    rf"(?:\r\nUnpod-Seen: ({_NUMBER}))?(?:\r\nUnpod-Settled: ({_NUMBER}))?(?:\r\nUnpod-Settled-Own: ({_NUMBER}))?"
+    rf"(?:\r\nUnpod-Cause: ({_LINE}))?(?:\r\nUnpod-Handler: ({_LINE}))?\Z"
+)
+"""Headers in the order of `to_headers`, as nearly all are that are ever read."""
 
 
 def to_headers(envelope: Envelope) -> dict[str, str]:
@@ -87,6 +102,8 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
     Raises:
         ProtocolViolation: a header that must be there is missing or malformed.
     """
+    if isinstance(headers, HeaderText) and (envelope := _ours(headers.text)) is not None:
+        return envelope
     get = headers.get
     known = _type_of(get("ce-type", ""))
     identifier = get("ce-id", "")
@@ -117,6 +134,38 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
     )
 
 
+def _ours(text: str) -> Envelope | None:
+    """Return the envelope of headers in our own order; None where anything about them is unusual."""
+    match = _OURS.match(text)
+    if match is None or "%" in text:
+        return None
+    identifier, tag, source, session, second, micros, epoch, index, seen, settled, own, cause, handler = match.groups()
+    known = _type_of(tag)
+    try:
+        time = (_second_of(second) * _MICROS + int(micros)) / _MICROS
+    except ValueError:
+        return None
+    return (
+        None
+        if known is None
+        else Envelope(
+            id=identifier,
+            type=known[0],
+            version=known[1],
+            source=source,
+            session=session,
+            time=time,
+            epoch=int(epoch),
+            index=int(index),
+            seen=int(seen) if seen else 0,
+            settled=int(settled) if settled else 0,
+            settled_own=int(own) if own else 0,
+            cause=cause or "",
+            handler=handler or "",
+        )
+    )
+
+
 def format_time(seconds: float) -> str:
     """Return RFC 3339 in UTC with microseconds."""
     fraction, whole = modf(seconds)
@@ -134,7 +183,7 @@ def parse_time(text: str) -> float:
         ProtocolViolation: it is none.
     """
     try:
-        if len(text) == _OURS and text[19] == "." and text[26] == "Z" and text[20:26].isdecimal() and text.isascii():
+        if len(text) == _LENGTH and text[19] == "." and text[26] == "Z" and text[20:26].isdecimal() and text.isascii():
             return (_second_of(text[:19]) * _MICROS + int(text[20:26])) / _MICROS
         moment = datetime.fromisoformat(text)
     except ValueError as error:

@@ -27,7 +27,10 @@ DEFAULT_PREFIX = "unpod"
 MAX_TOKEN = 160
 _SAFE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-_TYPE = re.compile(r"[a-z][a-z_]*(\.[a-z][a-z_]*)*\Z")
+_A_TYPE = r"[a-z][a-z_]*(?:\.[a-z][a-z_]*)*"
+_TYPE = re.compile(rf"{_A_TYPE}\Z")
+_WITH, _WITHOUT = ("|".join(sorted(group)) for group in (TYPED, CHANNELS - TYPED))
+_ADDRESS = rf"([^.]+)\.([^.]+)\.(?:({_WITH})\.({_A_TYPE})|({_WITHOUT}))\Z"
 
 
 def token(identifier: str) -> str:
@@ -101,6 +104,7 @@ class Subjects:
             raise UnsafeIdentifier(msg)
         self.prefix = prefix
         self._head = f"{prefix}.call."
+        self._address = re.compile(re.escape(self._head) + _ADDRESS)
         self.calls = f"{prefix}.call.>"
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
@@ -162,18 +166,19 @@ class Subjects:
         Raises:
             ProtocolViolation: it is not a subject of the log under this prefix.
         """
+        match = self._address.match(subject)
+        if match is None:
+            raise ProtocolViolation(self._why_not(subject))
+        agent, session, typed, event_type, channel = match.groups()
+        return Address(agent, session, _CHANNELS[typed or channel], event_type or "")
+
+    def _why_not(self, subject: str) -> str:
         parts = subject[len(self._head) :].split(".", 3) if subject.startswith(self._head) else []
         if len(parts) < 3 or not all(parts):  # noqa: PLR2004 - agent, session, channel
-            msg = f"not a subject of the log: {subject[:200]!r}"
-            raise ProtocolViolation(msg)
-        channel, typed = _CHANNELS.get(parts[2]), parts[3] if len(parts) > 3 else ""  # noqa: PLR2004 - and a type
-        if channel is None:
-            msg = f"unknown channel in subject: {subject[:200]!r}"
-            raise ProtocolViolation(msg)
-        if (channel in TYPED) != bool(typed) or (typed and not _is_type(typed)):
-            msg = f"an event type where none may be, or none where one must be: {subject[:200]!r}"
-            raise ProtocolViolation(msg)
-        return Address(parts[0], parts[1], channel, typed)
+            return f"not a subject of the log: {subject[:200]!r}"
+        if parts[2] not in _CHANNELS:
+            return f"unknown channel in subject: {subject[:200]!r}"
+        return f"an event type where none may be, or none where one must be: {subject[:200]!r}"
 
 
 @lru_cache(maxsize=512)  # there are some fifty types

@@ -7,8 +7,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from unpod.core.headers import HeaderText
 from unpod.errors import LogUnavailable
-from unpod.jetstream.wire import NO_HEADERS, decode_lines, status_of
+from unpod.jetstream.wire import NO_HEADERS, status_of
 from unpod.ports import Message
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class StoredParser:
         """
         text = block.decode("utf-8", "replace")
         cut = text.rindex(_TAIL)
-        headers = decode_lines(text[10:cut]) if cut > 10 else NO_HEADERS  # noqa: PLR2004 - "NATS/1.0\r\n"
+        headers = HeaderText(text[10:cut]) if cut > 10 else NO_HEADERS  # noqa: PLR2004 - "NATS/1.0\r\n"
         _, subject, seq, stamp, *rest = text[cut + 2 : -4].split("\r\n")
         pending = int(rest[0][_AT_PENDING:]) if rest else -1
         time_ns = self._seconds.parse(stamp[_AT_STAMP:])

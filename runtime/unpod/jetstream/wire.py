@@ -10,6 +10,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
+from unpod.core.headers import HeaderText
 from unpod.errors import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -85,28 +86,7 @@ def encode_unsubscribe(sid: int) -> bytes:
 
 def decode_headers(block: bytes) -> Mapping[str, str]:
     """Return the headers of a block; of a repeated name the last counts, and what is no header is left out."""
-    return decode_lines(block.partition(_CRLF)[2][: -len(_END)].decode("utf-8", "replace"))
-
-
-def decode_lines(text: str) -> dict[str, str]:
-    """Return the headers of a block's text without its first line and its end."""
-    lines = text.split("\r\n")
-    try:
-        return dict([line.split(": ", 1) for line in lines])  # a pair each, or ValueError
-    except ValueError:
-        return _decode_loosely(lines)
-
-
-def _decode_loosely(lines: list[str]) -> dict[str, str]:
-    """Read what others may write: "Key:value" is allowed, and rare."""
-    headers: dict[str, str] = {}
-    for line in lines:
-        key, colon, value = line.partition(": ")
-        if not colon:
-            key, colon, value = line.partition(":")
-        if colon:
-            headers[key] = value
-    return headers
+    return HeaderText(block.partition(_CRLF)[2][: -len(_END)].decode("utf-8", "replace"))
 
 
 def status_of(block: bytes) -> str:
