@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from unpod.core.envelope import format_time, parse_time
 from unpod.errors import ProtocolViolation
+from unpod.jetstream.batch import StoredParser
 
 MOMENTS = st.floats(min_value=-1e9, max_value=4e9, allow_nan=False)
 
@@ -41,3 +42,21 @@ def test_what_datetime_refuses_is_refused(text: str) -> None:
     else:
         if expected.tzinfo is not None:
             assert parse_time(text) == expected.timestamp()
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+STORED = st.tuples(st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)), st.integers(0, 999_999_999))  # noqa: DTZ001
+
+
+@given(st.lists(STORED, min_size=1, max_size=5))
+@example([(datetime(2026, 11, 21, 12, 0, 59), 0), (datetime(2026, 11, 21, 12, 1), 120)])  # noqa: DTZ001
+def test_the_time_of_storing_is_what_datetime_reads_with_nanoseconds(times: list[tuple[datetime, int]]) -> None:
+    parser = StoredParser()
+    for moment, nanos in times:
+        whole = moment.replace(microsecond=0, tzinfo=UTC)
+        fraction = f".{nanos:09d}".rstrip("0").rstrip(".")  # as the server writes it
+        stamp = f"{whole:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+        block = f"NATS/1.0\r\nNats-Stream: S\r\nNats-Subject: a\r\nNats-Sequence: 7\r\nNats-Time-Stamp: {stamp}\r\n\r\n"
+        message, pending = parser.message(block.encode(), b"")
+        assert message.time_ns == (whole - EPOCH) // timedelta(seconds=1) * 1_000_000_000 + nanos
+        assert (message.seq, pending) == (7, -1)

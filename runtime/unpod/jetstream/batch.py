@@ -28,33 +28,34 @@ _AT_PENDING: Final = len("Nats-Num-Pending: ")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Seconds:
-    """Parses the server's timestamps; the records of one read share their seconds, so the date is parsed once each."""
+class _Minutes:
+    """Parses the server's timestamps; the records of one read share minutes, so a date is parsed once for each."""
 
-    __slots__ = ("_ns", "_text")
+    __slots__ = ("_s", "_text")
 
     def __init__(self) -> None:
         self._text = ""
-        self._ns = 0
+        self._s = 0
 
     def parse(self, stamp: str) -> int:
         """Return nanoseconds since 1970 of an RFC 3339 time in UTC with up to nine digits of fraction."""
-        text, fraction = stamp[:19], stamp[20:-1]
+        text, fraction = stamp[:16], stamp[20:-1]
         if text != self._text:
             since = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
-            self._text, self._ns = text, (since.days * 86_400 + since.seconds) * 1_000_000_000
+            self._text, self._s = text, since.days * 86_400 + since.seconds
+        whole = (self._s + int(stamp[17:19])) * 1_000_000_000
         if len(fraction) == 9:  # noqa: PLR2004 - the server leaves zeros at the end away
-            return self._ns + int(fraction)
-        return self._ns + int(fraction.ljust(9, "0"))
+            return whole + int(fraction)
+        return whole + int(fraction.ljust(9, "0"))
 
 
 class StoredParser:
     """Turns the answers of a direct get into messages."""
 
-    __slots__ = ("_seconds",)
+    __slots__ = ("_minutes",)
 
     def __init__(self) -> None:
-        self._seconds = _Seconds()
+        self._minutes = _Minutes()
 
     def message(self, block: bytes, data: bytes) -> tuple[Message, int]:
         """Return the record, and how many more the server has for this read (-1 where it does not say).
@@ -66,7 +67,7 @@ class StoredParser:
         headers = HeaderText(text[10:cut]) if cut > 10 else NO_HEADERS  # noqa: PLR2004 - "NATS/1.0\r\n"
         _, subject, seq, stamp, *rest = text[cut + 2 : -4].split("\r\n")
         pending = int(rest[0][_AT_PENDING:]) if rest else -1
-        time_ns = self._seconds.parse(stamp[_AT_STAMP:])
+        time_ns = self._minutes.parse(stamp[_AT_STAMP:])
         return Message(subject[_AT_SUBJECT:], data, headers, int(seq[_AT_SEQ:]), time_ns), pending
 
 
