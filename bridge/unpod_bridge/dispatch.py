@@ -56,6 +56,8 @@ AVOID_S = 1.0
 """For how long a runner is not taken that has just failed."""
 AVOID_PAUSE_S = 0.01
 ANNOUNCE_S = 1.0
+RESUMES = 16
+"""How many sessions of one pool are offered at once: each is answered soon, rather than all of them late."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class RunnerPlace:
         if self.on_begin is not None:
             await self.on_begin(session_id)
 
-    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+    async def start(self, session_id: str, epoch: int, until_seq: int, *, held: bool = False) -> bool:
         """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
         message = Start(
             job=self._job_id,
@@ -123,6 +125,7 @@ class RunnerPlace:
             epoch=epoch,
             until_seq=until_seq,
             bridge=self._bridge_id,
+            held=held,
         )
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_s
@@ -132,6 +135,10 @@ class RunnerPlace:
             if told is not None:
                 return told.ok
         return False
+
+    async def keep(self) -> None:
+        """Confirm the place, and do not wait for an answer: if it is gone, `start` finds out."""
+        await self._send(Hold(job=self._job_id, bridge=self._bridge_id))
 
     async def release(self, reason: str) -> None:
         """Give the place back."""
@@ -145,10 +152,13 @@ class RunnerPlace:
         await self._publish_release("declined")
 
     async def _publish_release(self, reason: str) -> None:
+        await self._send(Release(job=self._job_id, reason=reason))
+
+    async def _send(self, message: Hold | Release) -> None:
         try:
-            await self._bus.publish(self._subject, encode(Release(job=self._job_id, reason=reason)))
+            await self._bus.publish(self._subject, encode(message))
         except LogError as error:
-            logger.debug("a release could not be sent: %s", type(error).__name__)
+            logger.debug("a runner could not be told about a place: %s", type(error).__name__)
 
     async def _tell(self, message: Hold | Start | Release, timeout_s: float) -> Told | None:
         """Return the answer, or None after a pause where there is none."""
@@ -216,6 +226,7 @@ class Dispatcher:
         self.subjects = subjects
         self.bridge_id = bridge_id
         self._resuming: Counter[Pool] = Counter()
+        self._turns: dict[Pool, asyncio.Semaphore] = {}
         self._change = asyncio.Event()
         self.queue = Queue(bus, subjects, bridge_id)
 
@@ -280,16 +291,22 @@ class Dispatcher:
         began = loop.time()
         self._resuming[wanted.pool] += 1
         try:
-            place = await self._try_resume(wanted, avoid)
+            place = await self._try_in_turn(wanted, avoid)
             if place is None:
                 async with self.queue.entry(wanted.pool.name):
                     while place is None:
                         avoided = avoid if loop.time() < began + AVOID_S else ""
-                        place = await self._try_resume(wanted, avoided)
+                        place = await self._try_in_turn(wanted, avoided)
         finally:
             self._resuming[wanted.pool] -= 1
+            if not self._resuming[wanted.pool]:
+                self._turns.pop(wanted.pool, None)
         place.waited_s = loop.time() - began
         return place
+
+    async def _try_in_turn(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
+        async with self._turns.setdefault(wanted.pool, asyncio.Semaphore(RESUMES)):
+            return await self._try_resume(wanted, avoid)
 
     async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
         """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""
@@ -307,7 +324,8 @@ class Dispatcher:
             if answer.runner == avoid:
                 await place.decline()
                 pause = AVOID_PAUSE_S
-            elif await place.hold(loop.time() + TRY_S * HOLD_TRIES):
+            else:
+                await place.keep()
                 return place
         if answer is not None or loop.time() - began < TRY_S / 2:
             await _until(change, pause)

@@ -14,6 +14,7 @@ and an innocent session at most one unjust count of the two that it takes.
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections.abc import Callable
 from typing import Final
 
@@ -102,27 +103,28 @@ class Probations:
     ) -> None:
         self._clock = clock
         self._bridge_id = bridge_id
-        self._announce = announce
+        self._tell_others = announce
         self.accompanied: Callable[[], bool] = lambda: False
         self._at: dict[str, list[Probation]] = {}
         self._wants: dict[str, list[Order]] = {}
+        """Who waits at a runner, the next one first."""
+        self._turns: dict[tuple[str, Order], asyncio.Event] = {}
+        """What wakes each of them: only the next one can have come to its turn."""
         self._remote: dict[str, dict[tuple[str, str], _Remote]] = {}
-        self._news = asyncio.Event()
 
     def count(self, runner_id: str) -> int:
         """How many sessions are on probation at a runner."""
         ours = sum(not probation.over for probation in self._at.get(runner_id, ()))
         return ours + sum(not remote.over for remote in self._remote.get(runner_id, {}).values())
 
-    async def enter(
-        self, runner_id: str, session_id: str, silent_s: float, *, alone: bool = False
-    ) -> tuple[Probation, bool]:
-        """Return a new probation once it may begin at the runner, and whether that took a while.
+    async def enter(self, runner_id: str, session_id: str, silent_s: float, *, alone: bool = False) -> Probation:
+        """Return a new probation once it may begin at the runner.
 
         `silent_s` is how long ago its caller has spoken.
         """
         order = (alone, silent_s, session_id)
-        self._wants.setdefault(runner_id, []).append(order)
+        insort(self._wants.setdefault(runner_id, []), order)
+        turn = self._turns[runner_id, order] = asyncio.Event()
         say = self._speaker(runner_id, order)
         say("wants")
         waited = False
@@ -131,17 +133,18 @@ class Probations:
                 await self._clock.sleep(SETTLE_S)
             while self._is_in_the_way(runner_id, order):
                 waited = True
-                await self._news.wait()
+                turn.clear()
+                await turn.wait()
         except BaseException:
-            self._wants[runner_id].remove(order)
+            self._leave(runner_id, order)
             say("over")
             raise
-        self._wants[runner_id].remove(order)
+        self._leave(runner_id, order)
         follows = waited or bool(self._at[runner_id]) or self.count(runner_id) > 0
         entered = Probation(PROBATION_S if alone else NEXT_S if follows else FIRST_S, self._clock, say)
         self._at[runner_id].append(entered)
         say("entered")
-        return entered, waited
+        return entered
 
     def hear(self, said: ProbationAnnounced) -> None:
         """Take what another bridge says."""
@@ -157,7 +160,7 @@ class Probations:
             return
         for_s = PROBATION_S if said.phase in ("begun", "lets_in") else FORGET_S
         remote.timer = self._clock.call_later(for_s, lambda: self._forget(said.runner, key))
-        self._tell()
+        self._tell(said.runner)
 
     def departed(self, bridge_id: str) -> None:
         """A bridge is gone, and nothing that it has said counts."""
@@ -171,23 +174,24 @@ class Probations:
             remote.cancel()
         if not self._remote.get(runner_id, True):
             del self._remote[runner_id]
-        self._tell()
+        self._tell(runner_id)
 
     def _speaker(self, runner_id: str, order: Order) -> Callable[[ProbationPhase], None]:
         alone, silent_s, session_id = order
 
         def say(phase: ProbationPhase) -> None:
-            self._announce(
-                ProbationAnnounced(
-                    bridge=self._bridge_id,
-                    runner=runner_id,
-                    session=session_id,
-                    phase=phase,
-                    silent_s=silent_s,
-                    alone=alone,
+            if self.accompanied():
+                self._tell_others(
+                    ProbationAnnounced(
+                        bridge=self._bridge_id,
+                        runner=runner_id,
+                        session=session_id,
+                        phase=phase,
+                        silent_s=silent_s,
+                        alone=alone,
+                    )
                 )
-            )
-            self._tell()
+            self._tell(runner_id)
 
         return say
 
@@ -200,9 +204,14 @@ class Probations:
         there = [each.lets_in for each in ours] + [each.lets_in for each in remotes if not each.over]
         if any(alone or not lets_in for lets_in in there):
             return True
-        waiting = self._wants[runner_id] + [each.order for each in remotes if each.phase == "wants"]
+        waiting = [self._wants[runner_id][0], *(each.order for each in remotes if each.phase == "wants")]
         return min(waiting) < order
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _leave(self, runner_id: str, order: Order) -> None:
+        self._wants[runner_id].remove(order)
+        del self._turns[runner_id, order]
+
+    def _tell(self, runner_id: str) -> None:
+        waiting = self._wants.get(runner_id)
+        if waiting:
+            self._turns[runner_id, waiting[0]].set()

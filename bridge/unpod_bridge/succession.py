@@ -3,7 +3,8 @@
 When the owner is gone another runner is asked, until one answers; until then the old one is heard, should it live.
 Then, in this order: nothing of the old owner is heard any more, the new one is appointed in the log (from here on the
 server refuses what the old one writes), what the old one had stored is performed, the new one's starting point is
-stored, and the new one is told to start. It folds up to that point, and only then is live.
+stored, and the new one is told to start. It folds up to that point, and only then is live. One of which the old owner
+may have died is held there until it may begin its probation: the reading is done by then.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core.envelope import from_headers
 from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError, LogUnavailable, ProtocolViolation
-from unpod.ports import Message
+from unpod.ports import Message, Stored
 from unpod_bridge.dispatch import Resumption, RunnerPlace
 from unpod_bridge.estates import Estate
 from unpod_bridge.inheritance import Inheritance
@@ -29,6 +30,7 @@ from unpod_bridge.watch import Watch
 
 logger = logging.getLogger("unpod.bridge.succession")
 
+AT_ONCE: Final = 16
 BETWEEN_TURNS_S: Final = 5.0
 """How long a call that is handed over may finish its turn."""
 _LOOK_S: Final = 0.05
@@ -48,6 +50,8 @@ class Care:
     watch: Watch
     probations: Probations
     find: Callable[[Resumption, str], Awaitable[RunnerPlace]]
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    """Whose turn it is to ask the log: in the order in which they were lost, each soon rather than all of them late."""
 
 
 class Succession:
@@ -69,6 +73,8 @@ class Succession:
         self._log = Inheritance(wanted.session_id, services, subjects)
         self._poison = Poison()
         self._probation: Probation | None = None
+        self._entering: asyncio.Task[None] | None = None
+        self._held = False
         self._task: asyncio.Task[None] | None = None
         self._committed = False
         self._guarded = False
@@ -206,7 +212,7 @@ class Succession:
         on_probation = self._probation is not None and not self._probation.over
         others = self._care.probations.count(self.owner.runner_id) - on_probation
         self._guarded = self._is_suspect()
-        self._blamed = self._guarded and not others
+        self._blamed = self._guarded and not others and not self._held  # of what is held, nothing has run
         self._alone = self._alone or (on_probation and others > 0)
 
     def _is_suspect(self) -> bool:
@@ -237,7 +243,6 @@ class Succession:
             self._estate.failed(error if isinstance(error, LogError) else LogError("a defect in the bridge"))
 
     async def _find_owner(self) -> None:
-        self._end_probation()
         avoid = "" if self.owner is None else self.owner.runner_id
         while not await self._is_over():
             try:
@@ -251,22 +256,20 @@ class Succession:
             avoid = place.runner_id
 
     async def _try(self, place: RunnerPlace) -> bool:
-        done = False
         try:
-            done = await self._let_in(place) and await self._take_over(place)
+            return await self._let_in(place) and await self._take_over(place)
         except BaseException:
             await place.decline()
             raise
-        finally:
-            if not done:
-                self._end_probation()
-        return done
 
     def _passed(self) -> None:
         self._alone = False
         self._end_probation()
 
     def _end_probation(self) -> None:
+        if self._entering is not None:
+            self._entering.cancel()
+            self._entering, self._held = None, False
         if self._probation is not None:
             self._probation.end()
             self._probation = None
@@ -288,14 +291,7 @@ class Succession:
 
     async def _let_in(self, place: RunnerPlace) -> bool:
         """Wait until the session may come to a runner; return whether that still keeps a place for it."""
-        waited = False
-        if self._guarded:
-            silent_s = self._clock.now() - self._estate.heard_at
-            self._probation, waited = await self._care.probations.enter(
-                place.runner_id, self.session_id, silent_s, alone=self._alone
-            )
-        if not self._urgent.is_set():
-            waited = await self._between_turns() or waited
+        waited = not self._urgent.is_set() and await self._between_turns()
         return not waited or await place.hold(asyncio.get_running_loop().time() + _HOLD_S)
 
     async def _between_turns(self) -> bool:
@@ -312,7 +308,26 @@ class Succession:
         former = self.owner
         if former is None:
             return False
-        self._committed = True
+        async with self._care.turns:
+            self._committed = True
+            self._end_probation()
+            appointed = await self._appoint(former, place)
+        if appointed is None:
+            return True
+        owner, stored = appointed
+        if not await place.start(self.session_id, owner.epoch, stored.seq, held=self._guarded):
+            self._estate.leaves()
+            return False
+        logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
+        self._watch(owner)
+        if self._guarded:
+            self._held = True
+            entering = self._enter(place, owner.epoch, stored.seq)
+            self._entering = asyncio.get_running_loop().create_task(entering, name="unpod-probation")
+        return True
+
+    async def _appoint(self, former: Owner, place: RunnerPlace) -> tuple[Owner, Stored] | None:
+        """Make a runner the owner in the log, and return its starting point, too; None where the call is given up."""
         self._cleanups += self._estate.ended
         self._estate.dismiss()
         owner = self.owner = await self._log.appoint(former, place)
@@ -324,20 +339,26 @@ class Succession:
             self._poison.lost(self._settled)
             if self._poison.hopeless and not self._estate.ended:
                 await place.decline()
-                self._end_probation()
                 self._estate.give_up("the same input has taken its runner down four times")
-                return True
+                return None
         if not self._estate.ended:  # no input is to blame for a cleanup that kills
             self._skips = self._poison.skips
         skip = await self._log.suspect(owner.epoch) if self._skips else ""
         body = owner_changed(owner, self._log.last, legacy, skip)
         stored = await self._estate.append(body)
         self._estate.appoint(owner.epoch)
-        if not await place.start(self.session_id, owner.epoch, stored.seq):
+        return owner, stored
+
+    async def _enter(self, place: RunnerPlace, epoch: int, until_seq: int) -> None:
+        """Let the new owner begin, which is held, as soon as its probation may."""
+        silent_s = self._clock.now() - self._estate.heard_at
+        probation = await self._care.probations.enter(place.runner_id, self.session_id, silent_s, alone=self._alone)
+        self._probation, self._held = probation, False
+        probation.begin()
+        if not await place.start(self.session_id, epoch, until_seq):
+            logger.info("session %s: its new owner has not begun", self.session_id)
+            self._entering = None
+            self._end_probation()
+            self._care.watch.remove(self.session_id)
             self._estate.leaves()
-            return False
-        logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
-        self._watch(owner)
-        if self._probation is not None:
-            self._probation.begin()
-        return True
+            self._seek()

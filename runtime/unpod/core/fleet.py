@@ -62,7 +62,11 @@ class OfferAnswered(Struct, frozen=True, kw_only=True):
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
-    """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin."""
+    """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin.
+
+    `held`: a former owner may have died of it, so read, and run none of the developer's code before this comes again
+    and is not `held`.
+    """
 
     job: str
     agent: str
@@ -70,6 +74,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     epoch: int
     until_seq: int
     bridge: str = ""
+    held: bool = False
 
 
 class Hold(Struct, frozen=True, kw_only=True, tag="hold"):

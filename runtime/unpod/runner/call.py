@@ -69,6 +69,10 @@ class Call:
         self.context: CallContext | None = None
         self._services = services
         self._start = start
+        self._abandoned = False
+        self._going = asyncio.Event()
+        if not start.held:
+            self._going.set()
         self._driver = Driver(
             Seat(
                 log=services.log,
@@ -121,13 +125,19 @@ class Call:
         """Let go of the call if another runner owns it: one that has nothing to write would not learn it."""
         await self._driver.check_owner()
 
+    def go(self) -> None:
+        """Let the developer's code begin, which was held back."""
+        self._going.set()
+
     def fence(self) -> None:
         """Let go of the call at once: it has a newer owner."""
         self._driver.fence()
 
     def abandon(self) -> None:
         """Let go of the call at once; its log is left as it is."""
+        self._abandoned = True
         self._driver.abandon()
+        self._going.set()
 
     async def run(self) -> CallResult:
         """Serve the call until its cleanup is over; never raises but for its own cancellation."""
@@ -156,6 +166,9 @@ class Call:
             driver.abandon()
             await driver.finish(None)
             return CallResult(self._start.session, "error", failed=True, duration_s=0.0, started=False)
+        if not await self._may_begin():
+            await driver.finish(None)
+            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
         self.context = context = self._context()
         await self._services.on_call_start(context)
         await driver.finish(await self._run_entrypoint(context))
@@ -182,6 +195,12 @@ class Call:
                 await clock.sleep(ATTACH_PAUSE_S)
             else:
                 return
+
+    async def _may_begin(self) -> bool:
+        """Wait while the call is held back; return False if it is not ours any more by then, or let go of."""
+        self._driver.on_fenced = self._going.set
+        await self._going.wait()
+        return not (self._driver.fenced or self._abandoned)
 
     def _context(self) -> CallContext:
         started = self._driver.state.started

@@ -127,6 +127,12 @@ class Calls:
         belongs(task, start.session)
         self._tasks[call] = task
 
+    def go(self, start: Start) -> None:
+        """Let the code of a call begin that was held back, if it is here."""
+        call, known = self._calls.get(start.job, (None, None))
+        if call is not None and known is not None and known.epoch == start.epoch:
+            call.go()
+
     async def _run(self, call: Call, start: Start, former: asyncio.Task[None] | None) -> None:
         self._inside.enter()
         result: CallResult | None = None

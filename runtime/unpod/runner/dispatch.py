@@ -29,7 +29,11 @@ _RETRY_S: Final = 1.0
 
 
 class Dispatch:
-    """Offers in, calls out. `begin` is told of each call to run, `changed` of each change of what is taken."""
+    """Offers in, calls out.
+
+    `begin` is told of each call to run, `go` of one that was held and is not any more, `changed` of each change of what
+    is taken.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Dispatch:
         agent_key: str,
         runner_id: str,
         begin: Callable[[Start], None],
+        go: Callable[[Start], None],
         changed: Callable[[], None],
     ) -> None:
         self._bus = bus
@@ -53,6 +58,7 @@ class Dispatch:
         self._resumes_on = subjects.resume(agent_key)
         self._told_on = subjects.runner(runner_id)
         self._begin = begin
+        self._go = go
         self._on_change = changed
         self._offers: Subscription | None = None
         self._resumes: Subscription | None = None
@@ -203,6 +209,8 @@ class Dispatch:
             case "begin":
                 return self._begin_call(start)
             case "again":
+                if not start.held:
+                    self._go(start)
                 return Told(ok=True, reason="begun already")
             case "unknown":
                 return Told(ok=False, reason="no place is kept for this job")

@@ -123,6 +123,7 @@ class Service:
             agent_key=plan.agent_key,
             runner_id=runner_id,
             begin=self._calls.begin,
+            go=self._calls.go,
             changed=self._presence.changed,
         )
         self._drain = Drain(

@@ -11,7 +11,7 @@ from unpod.testing import VirtualClock
 from unpod.testing.clock import settle
 from unpod_bridge.probation import FIRST_S, FORGET_S, NEXT_S, PROBATION_S, SETTLE_S, Probation, Probations
 
-Entering = asyncio.Task[tuple[Probation, bool]]
+Entering = asyncio.Task[Probation]
 
 
 class Bridges:
@@ -46,16 +46,14 @@ async def test_the_one_that_was_spoken_to_last_comes_first_whatever_its_bridge(b
     await settle()
     await bridges.clock.advance(SETTLE_S)
     assert (old.done(), new.done()) == (False, True)
-    first, waited = await new
-    assert not waited
+    first = await new
     first.begin()
     await settle()
     assert bridges.counts() == (1, 1)
     await bridges.clock.advance(FIRST_S - 0.01)
     assert not old.done()
     await bridges.clock.advance(0.02)
-    second, waited = await old
-    assert waited
+    second = await old
     second.begin()
     await settle()
     assert bridges.counts() == (2, 2)
@@ -73,10 +71,10 @@ async def test_who_has_passed_lets_the_next_one_in(bridges: Bridges) -> None:
     await settle()
     await bridges.clock.advance(SETTLE_S)
     assert not later.done()
-    (await first)[0].end()
+    (await first).end()
     await settle()
-    assert (await later)[1]
-    (await later)[0].end()
+    await later
+    (await later).end()
 
 
 async def test_one_that_is_to_be_alone_comes_last_and_is(bridges: Bridges) -> None:
@@ -85,19 +83,19 @@ async def test_one_that_is_to_be_alone_comes_last_and_is(bridges: Bridges) -> No
     await settle()
     await bridges.clock.advance(SETTLE_S)
     assert (alone.done(), other.done()) == (False, True)
-    (await other)[0].begin()
+    (await other).begin()
     await settle()
     await bridges.clock.advance(FIRST_S)
     assert not alone.done()
     await bridges.clock.advance(PROBATION_S)
-    there, _ = await alone
+    there = await alone
     there.begin()
     third = bridges.enter(bridges.b, "third", 0.0)
     await settle()
     await bridges.clock.advance(PROBATION_S - 0.1)
     assert not third.done()
     await bridges.clock.advance(0.2)
-    (await third)[0].end()
+    (await third).end()
     await settle()
     assert bridges.counts() == (0, 0)
 
@@ -110,9 +108,9 @@ async def test_who_gives_up_waiting_is_out_of_the_way(bridges: Bridges) -> None:
     await bridges.clock.advance(SETTLE_S)
     second.cancel()
     await settle()
-    (await first)[0].end()
+    (await first).end()
     await settle()
-    (await third)[0].end()
+    (await third).end()
 
 
 async def test_a_bridge_that_dies_in_the_middle_is_not_waited_for_for_ever(bridges: Bridges) -> None:
@@ -124,7 +122,7 @@ async def test_a_bridge_that_dies_in_the_middle_is_not_waited_for_for_ever(bridg
     await bridges.clock.advance(PROBATION_S)
     assert not waiting.done()
     await bridges.clock.advance(FORGET_S)
-    (await waiting)[0].end()
+    (await waiting).end()
     assert bridges.a.count("r") == 0
 
 
@@ -137,14 +135,13 @@ async def test_what_a_bridge_has_said_that_is_gone_does_not_count(bridges: Bridg
     assert not waiting.done()
     bridges.a.departed("dead")
     await settle()
-    (await waiting)[0].end()
+    (await waiting).end()
     assert bridges.a.count("r") == 0
 
 
 async def test_a_bridge_that_is_alone_waits_for_nobodys_word() -> None:
     probations = Probations(VirtualClock())
-    probation, waited = await probations.enter("r", "s", 0.0)
-    assert not waited
+    probation = await probations.enter("r", "s", 0.0)
     assert probations.count("r") == 1
     probation.end()
     probation.begin()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.runner.stage import stage
 
 from unpod import CallContext
@@ -89,6 +90,45 @@ async def test_a_start_that_is_repeated_starts_one_call() -> None:
         assert (await on.bridge.tell(runner, start)).ok
         await settle()
         assert begun == [line.session_id]
+
+
+async def test_a_call_that_is_held_begins_with_the_start_that_holds_it_no_more() -> None:
+    begun: list[str] = []
+
+    async def entrypoint(ctx: CallContext) -> None:
+        begun.append(ctx.session_id)
+        await ctx.session.run()
+
+    async with stage(entrypoint) as on:
+        runner = await on.bridge.promised("job-1")
+        line, until_seq = await on.bridge.connect()
+        start = on.bridge.start("job-1", line, until_seq)
+        for _ in range(2):
+            assert (await on.bridge.tell(runner, replace(start, held=True))).ok
+            await settle()
+            assert not begun
+        assert on.service.stats().in_flight == 1
+        assert (await on.bridge.tell(runner, start)).ok
+        await settle()
+        assert begun == [line.session_id]
+        await line.end("hangup")
+
+
+async def test_a_call_that_is_held_is_let_go_of_when_it_has_another_owner() -> None:
+    begun: list[str] = []
+
+    async def entrypoint(ctx: CallContext) -> None:
+        begun.append(ctx.session_id)
+
+    async with stage(entrypoint) as on:
+        runner = await on.bridge.promised("job-1")
+        line, until_seq = await on.bridge.connect()
+        assert (await on.bridge.tell(runner, replace(on.bridge.start("job-1", line, until_seq), held=True))).ok
+        await settle()
+        await line.takeover()
+        await settle()
+        assert on.service.stats().in_flight == 0
+        assert not begun
 
 
 async def test_a_start_for_another_agent_or_an_unusable_session_is_refused() -> None:
