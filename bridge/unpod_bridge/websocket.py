@@ -1,7 +1,8 @@
-"""WebSockets over the `websockets` library, which nobody else imports.
+"""WebSockets: the `websockets` library, which nobody else imports, shakes hands; what follows is ours.
 
-What is received is handed over where it is parsed, and what is written leaves in the same turn of the event loop: the
-library's own `recv` and `send` cost a task switch and a lock for each message.
+What is received is handed over where it is parsed, and what is written leaves with it (`event_loop.Batch`). The
+library's own connection costs a task switch and a lock for each message, several objects for each frame and 8 KB for
+each socket: a client's is let go after the handshake (docs/adr/0010-the-call-socket.md).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Final, cast
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
-from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Event
+from websockets.protocol import OPEN
 
+from unpod.event_loop import batch
+from unpod_bridge import websocket_frames as frames
 from unpod_bridge.sockets import DialError, Receiver
 from unpod_bridge.urls import is_local, redact_url
 
@@ -28,8 +30,7 @@ else:  # Python 3.11 has no `typing.override`, and one decorator is no reason fo
 
 logger = logging.getLogger("unpod.bridge.websocket")
 
-_NO_CODES: Final = frozenset({1005, 1006, 1015})
-"""What the library makes up where the other side sent no close code."""
+_HEAD_ENDS: Final = b"\r\n\r\n"
 
 # The library logs the request line, token and all, at DEBUG: it gets a logger that nobody can turn up.
 silent = logging.Logger("unpod.bridge.websocket.library", logging.CRITICAL + 1)  # noqa: LOG001
@@ -88,174 +89,214 @@ class WebSocketDialer:
             raise DialError(f"{where} cannot be reached: {error.strerror or type(error).__name__}") from None
         except (WebSocketException, ValueError, EOFError) as error:  # their texts may quote the URL
             raise DialError(f"{where} does not speak WebSocket: {type(error).__name__}") from None
-        made = cast("_ClientConnection", connection)
-        made.request = made.response = None  # kilobytes for each call, and nobody asks for them again
-        return WebSocket(made, receiver, settings)
+        return WebSocket(cast("_ClientConnection", connection), receiver, settings)
 
 
 class Direct(Connection):
-    """The library's connection with its receiving queue left out: each event goes to `socket` where it is parsed."""
+    """The library's connection, which sees the handshake only: a `socket` gets all bytes that come after it."""
 
     socket: WebSocket | None = None
-    early: list[Frame] | None = None
+    masked = False
+    """Whether what comes from the other side is masked; what goes there is, if that is not."""
+    _shaken = False
+    _tail = b""
+    _early = b""
 
-    @override
-    def process_event(self, event: Event) -> None:
-        """Pass a frame on."""
-        if not isinstance(event, Frame):
-            super().process_event(event)  # the answer to the handshake
-        elif self.socket is not None:
-            self.socket.received(event)
-        else:  # came in one packet with the answer to the handshake
-            self.early = [*(self.early or ()), event]
+    def hand_over(self, socket: WebSocket) -> bytes:
+        """Give a socket what comes from now on; return what has come."""
+        self.socket = socket
+        early, self._early = self._early, b""
+        return early
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Take bytes; a closing handshake in them is told at once."""
-        super().data_received(data)
-        if self.socket is not None and self.protocol.state is not OPEN:
-            self.socket.closing()
+        """Take bytes."""
+        if self.socket is not None:
+            self.socket.data_received(data)
+        elif self._shaken:
+            self._early += data
+        else:
+            self._shake(data)
+
+    def _shake(self, data: bytes) -> None:
+        """Let the library have what belongs to the handshake, and not a byte of the first frame."""
+        ends = (self._tail + data).find(_HEAD_ENDS)
+        if ends < 0:
+            self._tail = (self._tail + data)[1 - len(_HEAD_ENDS) :]
+            super().data_received(data)
+            return
+        ends += len(_HEAD_ENDS) - len(self._tail)
+        super().data_received(data[:ends])
+        if self.masked or self.protocol.state is OPEN:
+            self._shaken, self._early = True, data[ends:]
+        elif ends < len(data):  # a refusal, and what it says
+            super().data_received(data[ends:])
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the end on."""
         super().connection_lost(exc)
         if self.socket is not None:
-            self.socket.lost()
+            self.socket.connection_lost(exc)
 
     @override
     def pause_writing(self) -> None:
         """The other side reads too slowly."""
         super().pause_writing()
         if self.socket is not None:
-            self.socket.stalled()
+            self.socket.pause_writing()
 
     @override
     def resume_writing(self) -> None:
         """It reads again."""
         super().resume_writing()
         if self.socket is not None:
-            self.socket.unstalled()
+            self.socket.resume_writing()
 
 
 class _ClientConnection(Direct, ClientConnection):
     """A connection that we have dialled."""
 
+    @override
+    def hand_over(self, socket: WebSocket) -> bytes:
+        """Leave the transport to a socket."""
+        self.transport.set_protocol(socket)
+        return super().hand_over(socket)
 
-class WebSocket:
-    """One open socket (`sockets.Socket`)."""
+
+class WebSocket(asyncio.Protocol):
+    """One open socket (`sockets.Socket`), which a connection is handed over to."""
 
     __slots__ = (
-        "_connection", "_deaf", "_doom", "_flushing", "_heard_at", "_leaving", "_loop", "_partial", "_partial_binary",
-        "_receiver", "_settings", "_stall", "_timer",
+        "_batch", "_deaf", "_doom", "_early", "_flushing", "_gone", "_heard_at", "_leaving", "_loop", "_masks", "_open",
+        "_out", "_reader", "_receiver", "_settings", "_stall", "_theirs", "_timer", "_transport", "_waiters", "_why",
     )  # fmt: skip
 
     def __init__(self, connection: Direct, receiver: Receiver, settings: SocketSettings) -> None:
-        self._connection = connection
         self._receiver: Receiver | None = receiver
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._batch = batch()
+        self._transport = connection.transport
+        self._masks = not connection.masked
+        self._reader = frames.Reader(masked=connection.masked, max_size=settings.max_size)
+        self._open = True
+        self._gone = False
+        self._theirs: tuple[int, str] | None = None
+        self._why = ""
+        self._out: list[bytes] = []
         self._flushing = False
-        self._partial = bytearray()
-        self._partial_binary = False
         self._deaf = False
         self._leaving = False
+        self._waiters: list[asyncio.Future[None]] | None = None
         self._heard_at = self._loop.time()
         self._stall: asyncio.TimerHandle | None = None
         self._doom: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(settings.ping_after_s, self._look)
-        connection.socket = self
-        early, connection.early = connection.early or [], None
-        self._loop.call_soon(self._take_early, early)
+        self._early = connection.hand_over(self)
+        if self._early:
+            self._loop.call_soon(self.data_received, b"")
+        if connection.connection_lost_waiter.done():
+            self._loop.call_soon(self.connection_lost, None)
 
     # ------------------------------------------------------------------------------------------------------- receiving
 
-    def _take_early(self, early: list[Frame]) -> None:
-        for frame in early:
-            self.received(frame)
-        if self._connection.connection_lost_waiter.done():
-            self.lost()
-        elif self._connection.protocol.state is not OPEN:
-            self.closing()
-
-    def received(self, frame: Frame) -> None:
-        """Take one frame of the wire."""
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Take bytes (`asyncio.Protocol`)."""
         self._heard_at = self._loop.time()
-        opcode = frame.opcode
-        if self._receiver is None:
-            return
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            binary = opcode is Opcode.BINARY
-            if frame.fin:
-                self._receiver.on_frame(bytes(frame.data), binary=binary)
-            else:
-                self._partial, self._partial_binary = bytearray(frame.data), binary
-        elif opcode is Opcode.CONT:
-            self._partial += frame.data
-            if frame.fin:
-                data, self._partial = bytes(self._partial), bytearray()
-                self._receiver.on_frame(data, binary=self._partial_binary)
-        elif opcode is Opcode.PONG and frame.data:
-            self._receiver.on_pong(bytes(frame.data))
+        if self._early:
+            data, self._early = self._early + data, b""
+        self._batch.read(self._read, data)
 
-    def closing(self) -> None:
-        """The other side has said goodbye, or broken the WebSocket protocol: whoever listens need not wait for TCP."""
-        if self._leaving and self._connection.protocol.close_rcvd is None:
+    def _read(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data, self._take)
+        except frames.Violation as violation:
+            self._why = violation.reason
+            self._reader.stop()
+            self._say_goodbye(violation.code, violation.reason)
+            self._closing()
+
+    def _take(self, opcode: int, data: bytes) -> None:
+        receiver = self._receiver
+        if opcode <= frames.BINARY:
+            if receiver is not None:
+                receiver.on_frame(data, binary=opcode == frames.BINARY)
+        elif opcode == frames.PONG:
+            if data and receiver is not None:
+                receiver.on_pong(data)
+        elif opcode == frames.PING:
+            self._send(frames.PONG, data)
+        else:
+            self._theirs = frames.goodbye(data)
+            if self._open:
+                self._end(data)
+            self._closing()
+
+    def _closing(self) -> None:
+        """One of us has said goodbye, or broken the WebSocket protocol: whoever listens need not wait for TCP."""
+        if self._leaving and self._theirs is None:
             return  # we have said goodbye, and what is on its way counts
         self._tell()
-        if self._doom is None:
-            self._doom = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
+        if not self._masks and self._reader.stopped:
+            self._transport.close()  # the server ends the connection, the client waits for that
+        if self._doom is None and not self._gone:
+            self._doom = self._loop.call_later(self._settings.close_s, self._transport.abort)
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone (`asyncio.Protocol`)."""
+        del exc  # who hears the socket knows codes, and no errors
+        self._open, self._gone = False, True
         self._tell()
         if self._doom is not None:
             self._doom.cancel()
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _tell(self) -> None:
         receiver, self._receiver = self._receiver, None
         self._quiet()
         if receiver is None:
             return
-        theirs, ours = self._connection.protocol.close_rcvd, self._connection.protocol.close_sent
-        if theirs is not None and theirs.code not in _NO_CODES:
-            receiver.on_lost(theirs.code, theirs.reason)
+        if self._theirs is not None and self._theirs[0] != frames.NO_CODE:
+            receiver.on_lost(*self._theirs)
         else:
-            receiver.on_lost(None, "" if ours is None else ours.reason)
+            receiver.on_lost(None, self._why)
 
     # --------------------------------------------------------------------------------------------------------- writing
 
     def write(self, data: bytes) -> None:
         """Send one text message (`Socket.write`)."""
-        protocol = self._connection.protocol
-        if protocol.state is not OPEN:
-            return
-        protocol.send_text(data)
-        self._send()
+        if self._open:
+            self._send(frames.TEXT, data)
 
     def ping(self, token: bytes) -> None:
         """Ask for a pong (`Socket.ping`)."""
-        if self._connection.protocol.state is OPEN:
-            self._connection.protocol.send_ping(token)
-            self._send()
+        if self._open:
+            self._send(frames.PING, token)
 
-    def _send(self) -> None:
-        if self._flushing:
-            return
-        self._flushing = True
-        self._loop.call_soon(self._flush_turn)
-        self._flush()
+    def _send(self, opcode: int, data: bytes) -> None:
+        self._out.append(frames.encode(opcode, data, masked=self._masks))
+        if not self._flushing:
+            self._flushing = True
+            self._batch.defer(self._flush_batch)
+            self._flush()
 
-    def _flush_turn(self) -> None:
+    def _flush_batch(self) -> None:
         self._flushing = False
-        self._flush()
+        if self._out:
+            self._flush()
 
     def _flush(self) -> None:
-        parts = self._connection.protocol.data_to_send()
-        transport = self._connection.transport
-        if not parts or transport.is_closing():
+        out, self._out = self._out, []
+        transport = self._transport
+        if not out or transport.is_closing():
             return
-        transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
         if transport.get_write_buffer_size() > self._settings.max_unsent:
             self._dead("it does not read")
 
@@ -264,38 +305,44 @@ class WebSocket:
     def close(self, code: int, reason: str = "") -> None:
         """Say goodbye (`Socket.close`)."""
         self._receiver = None
-        protocol = self._connection.protocol
-        if protocol.state is OPEN:
-            self._flush()
-            protocol.send_close(code, reason[:100])
-            self._flush()
-        self.closing()
+        self._say_goodbye(code, reason)
+        self._closing()
 
     def leave(self, code: int) -> None:
         """Say goodbye, and listen on (`Socket.leave`)."""
-        protocol = self._connection.protocol
-        if protocol.state is OPEN:
+        if self._open:
             self._leaving = True
-            self._flush()
-            protocol.send_close(code)
-            self._flush()
-            self._doom = self._loop.call_later(self._settings.close_s, self._connection.transport.abort)
+            self._say_goodbye(code)
+            self._doom = self._loop.call_later(self._settings.close_s, self._transport.abort)
         else:
-            self.closing()
+            self._closing()
 
     def abort(self) -> None:
         """Cut the connection (`Socket.abort`)."""
         self._receiver = None
         self._quiet()
-        self._connection.transport.abort()
+        self._transport.abort()
 
     async def wait_closed(self) -> None:
         """Return once the connection is gone (`Socket.wait_closed`)."""
-        await asyncio.shield(self._connection.connection_lost_waiter)
+        if not self._gone:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters = [*(self._waiters or ()), waiter]
+            await waiter
+
+    def _say_goodbye(self, code: int, reason: str = "") -> None:
+        if self._open:
+            self._end(frames.closing(code, reason))
+
+    def _end(self, payload: bytes) -> None:
+        """Send our goodbye, and nothing of our own after it."""
+        self._open = False
+        self._out.append(frames.encode(frames.CLOSE, payload, masked=self._masks))
+        self._flush()
 
     def _dead(self, why: str) -> None:
         logger.warning("a socket is given up: %s", why)
-        self._connection.transport.abort()
+        self._transport.abort()
 
     # ------------------------------------------------------------------------------------------------ is it still there
 
@@ -307,38 +354,39 @@ class WebSocket:
         if idle < settings.ping_after_s:
             self._timer = self._loop.call_later(settings.ping_after_s - idle, self._look)
         elif idle < settings.ping_after_s + settings.pong_within_s:
-            self._connection.protocol.send_ping(b"")
-            self._send()
+            self.ping(b"")
             self._timer = self._loop.call_later(settings.pong_within_s, self._look)
         else:
             self._dead(f"nothing heard for {idle:.1f} s")
 
-    def stalled(self) -> None:
-        """The other side does not read, and the buffer is full."""
+    @override
+    def pause_writing(self) -> None:
+        """The other side does not read, and the buffer is full (`asyncio.Protocol`)."""
         if self._stall is None:
             self._stall = self._loop.call_later(self._settings.stalled_s, self._dead, "it has stopped reading")
 
-    def unstalled(self) -> None:
-        """The other side reads again."""
+    @override
+    def resume_writing(self) -> None:
+        """The other side reads again (`asyncio.Protocol`)."""
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
     def pause_reading(self) -> None:
         """Let the other side wait (`Socket.pause_reading`)."""
-        if not self._deaf and not self._connection.transport.is_closing():
+        if not self._deaf and not self._transport.is_closing():
             self._deaf = True
-            self._connection.transport.pause_reading()
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on (`Socket.resume_reading`)."""
         if self._deaf:
             self._deaf, self._heard_at = False, self._loop.time()
-            if not self._connection.transport.is_closing():
-                self._connection.transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _quiet(self) -> None:
-        self.unstalled()
+        self.resume_writing()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -12,6 +12,11 @@ from websockets.http11 import Request, Response
 from unpod.errors import ConfigurationError
 from unpod_bridge.sockets import Receiver
 from unpod_bridge.websocket import Direct, SocketSettings, WebSocket, silent
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:  # Python 3.11 has no `typing.override`, and one decorator is no reason for a dependency
+    override = lambda method: method  # noqa: E731 - read by no type checker
 
 logger = logging.getLogger("unpod.bridge.websocket")
 
@@ -109,7 +114,18 @@ class Listener:
 
 
 class _ServerConnection(Direct, ServerConnection):
-    """A connection that was dialled in."""
+    """A connection that was dialled in; the library's server looks after it to its end."""
+
+    masked = True
+
+    @override
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End it, as the server does with all of its connections; whoever hears it is told."""
+        if self.socket is None:
+            await super().close(code, reason)
+        else:
+            self.socket.leave(code)
+            await self.socket.wait_closed()
 
 
 class _Nobody:

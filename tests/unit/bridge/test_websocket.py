@@ -9,10 +9,12 @@ from http import HTTPStatus
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
+from websockets.utils import accept_key
 
 from unpod_bridge.sockets import DialError
 from unpod_bridge.urls import with_token
 from unpod_bridge.websocket import SocketSettings, WebSocketDialer
+from unpod_bridge.websocket_frames import CLOSE, TEXT, closing, encode
 
 Handle = Callable[[ServerConnection], Awaitable[None]]
 
@@ -93,7 +95,7 @@ async def test_what_is_written_in_one_turn_leaves_in_two_writes_at_most() -> Non
         ear = Ear()
         socket = await WebSocketDialer().dial(url, ear)
         writes: list[int] = []
-        transport = socket._connection.transport
+        transport = socket._transport
         send = transport.write
 
         def write(data: bytes | bytearray | memoryview) -> None:
@@ -193,6 +195,34 @@ async def test_a_refusal_in_http_has_its_status(status: int, *, unauthorized: bo
         assert "SECRET" not in str(caught.value)
 
 
+async def test_frames_in_one_packet_with_the_answer_to_the_handshake_come_first() -> None:
+    async def eager(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = next(line[19:] for line in request.decode().split("\r\n") if line.lower().startswith("sec-websocket-key"))
+        said = [encode(TEXT, b"%d" % number, masked=False) for number in range(3)]
+        answer = (
+            f"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
+        )
+        writer.write(answer.encode() + b"\r\n\r\n" + said[0] + said[1][:1])
+        await writer.drain()
+        writer.write(said[1][1:] + said[2] + encode(CLOSE, closing(1001, "bye"), masked=False))
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(eager, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    ear = Ear()
+    socket = await WebSocketDialer(SocketSettings(close_s=0.05)).dial(f"ws://127.0.0.1:{port}/", ear)
+    assert [await ear.next() for _ in range(4)] == [
+        ("text", b"0"),
+        ("text", b"1"),
+        ("text", b"2"),
+        ("lost", 1001, "bye"),
+    ]
+    await socket.wait_closed()
+    listening.close()
+
+
 async def test_headers_are_sent() -> None:
     seen: list[str | None] = []
 
@@ -274,7 +304,7 @@ async def test_a_worker_that_stops_reading_is_given_up_and_memory_is_bounded() -
         for _ in range(2_000):
             socket.write(b"x" * 10_000)
             await asyncio.sleep(0)
-            assert socket._connection.transport.get_write_buffer_size() < 600_000
+            assert socket._transport.get_write_buffer_size() < 600_000
             if not ear.heard.empty():
                 break
         assert await ear.next() == ("lost", None, "")
