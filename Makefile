@@ -44,7 +44,7 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 test: $(READY) ## run the tests
 	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
 
-bench: $(READY) ## measure it all beside a bare socket, < 20 min; QUICK=1: two minutes, ARGS=--only=turns: a part
+bench: $(READY) ## measure it all beside a bare socket, 12 min; QUICK=1: two minutes, ARGS=--only=turns: a part
 	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost

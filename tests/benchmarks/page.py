@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import bar, dispatch, fleet, plots
+from tests.benchmarks.rig import LIVE
 from tests.benchmarks.turns import UNPOD
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "explanation"
@@ -38,8 +39,10 @@ _HOW: Final = """\
 - *Paced*: 60 turns a second in all (fewer where so few sessions can't). *Saturated*: each session asks again as soon
   as it has its reply.
 - p50 is the median of the rounds' medians; p99 is of all turns of all rounds. Systems take turns, the first one
-  changes each round, and a first round warms up.
-- CPU is what /proc says of each process's threads, idle work included. Memory is the growth of resident memory.
+  changes each round, and a first round warms up. A paced round begins when no process has anything left to do.
+- CPU is what /proc says of each process's threads, idle work included. Memory is the growth of resident memory while
+  calls are placed; of nats-server, which has Go's settings as they come (GOGC=100, no limit), also of what is live on
+  the heap just after a collection.
 - On: the log with its acknowledgements, fencing, and deduplication; `sync_interval` as the table says (1 s is what
   the embedded server has; "always" flushes each record). What is not here: replicas, TLS, a network.
 - *direct* validates each frame as one of a union of models, serializes models, runs each turn in a task that the
@@ -89,6 +92,10 @@ def _turns(found: dict[str, Any]) -> str:
     return f"## Turns\n\nTimes in ms. Of {asked:,} turns: {' '.join(whole)}\n\n{_table(head, rows)}\n"
 
 
+def _turns_and_memory(found: dict[str, Any]) -> str:
+    return f"{_turns(found)}\n{_memory(found)}"
+
+
 def _replay(found: dict[str, Any]) -> str:
     rows = [
         (f"{row['records']:,}", f"{row['others']:,}", row["first_ms"], f"{row['records_per_s']:,}")
@@ -128,16 +135,30 @@ def _takeover(found: dict[str, Any]) -> str:
 _SCALE = """\
 ## More and more sessions on one runner and one bridge
 
-The same 60 turns a second in all, whatever is attached; CPU in ms per turn, idle as a share of one core:
+The same 60 turns a second in all, whatever is attached; CPU in ms per turn, idle as a share of one core, memory per
+session more than the first ones (that of nats-server grows with the records of the last minutes, too):
 
 {}
 
 ![CPU per turn against sessions](performance-cost.png)
 
-All of them talk, a turn every 5 s:
+All of them talk, a turn every 5 s each, of the sort *stream*; CPU as a share of one core, of two that all have:
 
 {}
 """
+
+
+_SHARES: Final = ("nats", "bridge", "runner", "load")
+_KEPT: Final = ("nats", LIVE, "bridge", "runner")
+
+
+def _memory(found: dict[str, Any]) -> str:
+    rows = [
+        (f"{row['sessions']:,}", row["system"], row["sync"], *(row["kb"].get(name, "") for name in _KEPT))
+        for row in found["turns"]["memory"]
+    ]
+    head = ("sessions", "system", "sync", "nats", "of it live", "bridge", "runner")
+    return "## Memory\n\nKB per session, once placed.\n\n" + _table(head, rows) + "\n"
 
 
 def _scale(found: dict[str, Any]) -> str:
@@ -148,20 +169,28 @@ def _scale(found: dict[str, Any]) -> str:
             row["first_delta_p99_ms"],
             *(row["cpu_ms_per_turn"][name] for name in ("nats", "bridge", "runner")),
             *(f"{row['idle'][name]:.1%}" for name in ("nats", "bridge", "runner")),
+            *(row["kb"].get(name, "") for name in _KEPT),
         )
         for row in found["scale"]["attached"]
     ]
-    head = ("sessions", "first p50, ms", "p99", "CPU ms: nats", "bridge", "runner", "idle: nats", "bridge", "runner")
+    head = (
+        *("sessions", "first p50, ms", "p99", "CPU ms: nats", "bridge", "runner", "idle: nats", "bridge", "runner"),
+        *("KB: nats", "of it live", "bridge", "runner"),
+    )
     talks = [
         (
             f"{row['sessions']:,}",
             row["first_delta_p50_ms"],
             row["first_delta_p99_ms"],
             f"{row['answered']} of {row['due']}",
+            *(
+                f"{spent * row['turns_per_s'] / 1000:.0%}"
+                for spent in (row["cpu_ms_per_turn"][name] for name in _SHARES)
+            ),
         )
         for row in found["scale"]["talking"]
     ]
-    talked = _table(("sessions", "first p50, ms", "p99", "turns answered"), talks)
+    talked = _table(("sessions", "first p50, ms", "p99", "turns answered", *_SHARES), talks)
     return _SCALE.format(_table(head, rows), talked)
 
 
@@ -212,7 +241,7 @@ def render(found: dict[str, Any]) -> str:
     )
     parts = [_HEAD, bars, "![Latency against sessions](performance-latency.png)\n", _HOW]
     sections = {
-        "turns": _turns,
+        "turns": _turns_and_memory,
         "pure": _pure,
         "replay": _replay,
         "dispatch": _dispatch,

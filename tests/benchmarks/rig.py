@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.benchmarks.heap import live_kb
 from tests.benchmarks.line import Line, open_line
 from tests.benchmarks.processes import cpu_ms, process, rss_kb
 
@@ -20,8 +22,15 @@ DIRECT_JSON: Final = "direct-json"
 UNPOD: Final = "unpod"
 SYSTEMS: Final = (DIRECT, UNPOD, DIRECT_JSON)
 MODULES: Final = {DIRECT: "tests.benchmarks.direct", DIRECT_JSON: "tests.benchmarks.direct_json"}
+LIVE: Final = "nats-live"
 _AGENT: Final = "tests.benchmarks.agent"
 _GIB: Final = 2**30
+
+_LOOK_S: Final = 0.1
+_IDLE_SHARE: Final = 0.08
+"""Of a core: no process of any system takes more while nobody speaks, with 1,000 sessions."""
+_LOOKS: Final = 30
+"""How often it is looked, before a round begins anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +49,29 @@ class Rig:
         found = {name: cpu_ms(pid) for name, pid in self.pids[system].items()}
         return {**found, "load": cpu_ms(os.getpid())}
 
+    async def rest(self) -> bool:
+        """Return once every process has done what was left to it, so that no round is measured in the next.
+
+        False if one is still busy after `_LOOKS` looks.
+        """
+        pids = {pid for each in self.pids.values() for pid in each.values()}
+        before = {pid: cpu_ms(pid) for pid in pids}
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
+            now = {pid: cpu_ms(pid) for pid in pids}
+            if max(now[pid] - before[pid] for pid in pids) < _IDLE_SHARE * _LOOK_S * 1000:
+                return True
+            before = now
+        return False
+
     def rss_kb(self, system: str) -> dict[str, float]:
         """Return the memory of a system's processes."""
         return {name: rss_kb(pid) for name, pid in self.pids[system].items()}
+
+    async def memory_kb(self, system: str) -> dict[str, float]:
+        """Return the memory of a system's processes, and as `LIVE` what of the server's is in use."""
+        resident = self.rss_kb(system)  # first: to look at what is live makes garbage
+        return resident if system != UNPOD else {**resident, LIVE: await live_kb(self.server)}
 
 
 @asynccontextmanager

@@ -21,7 +21,8 @@ Tell = Callable[[str], None]
 
 
 async def _cost(systems: Rig, calls: Sequence[LineCall], seconds: float, rate: float) -> dict[str, Any]:
-    """Return what turns at this rate take on these calls."""
+    """Return what turns at this rate take on these calls, once nothing is left of placing them."""
+    await systems.rest()
     before = systems.cpu_ms(UNPOD)
     turns = Round(calls, STREAM)
     await turns.paced(seconds, rate)
@@ -40,7 +41,8 @@ async def _cost(systems: Rig, calls: Sequence[LineCall], seconds: float, rate: f
 
 
 async def _idle(systems: Rig, seconds: float) -> dict[str, float]:
-    """Return which share of a core each process takes while nobody speaks."""
+    """Return which share of a core each process takes while nobody speaks, once nothing is left of placing them."""
+    await systems.rest()
     before, began = systems.cpu_ms(UNPOD), time.perf_counter()
     await asyncio.sleep(seconds)
     after, elapsed_ms = systems.cpu_ms(UNPOD), (time.perf_counter() - began) * 1000
@@ -54,7 +56,7 @@ async def measure(attached: Sequence[int], talking: Sequence[int], seconds: floa
     async with rig(direct=False) as systems:
         calls = await systems.line.place(UNPOD, attached[0])
         await Round(calls, STREAM).paced(seconds / 2)  # warms up
-        empty = systems.rss_kb(UNPOD)
+        empty = await systems.memory_kb(UNPOD)
         first = len(calls)
         for count in sorted({*attached, *talking}):
             tell(f"{count:,} sessions on one runner and one bridge")
@@ -64,8 +66,8 @@ async def measure(attached: Sequence[int], talking: Sequence[int], seconds: floa
             placed_s = time.perf_counter() - began
             if count in attached:
                 idle = await _idle(systems, seconds / 2)
-                rss = systems.rss_kb(UNPOD)
-                grown = {name: round((rss[name] - empty[name]) / max(1, count - first), 1) for name in rss}
+                kept = await systems.memory_kb(UNPOD)
+                grown = {name: round((kept[name] - empty[name]) / max(1, count - first), 1) for name in kept}
                 cost = await _cost(systems, calls, seconds, TURNS_PER_S)
                 rows.append({"sessions": count, "idle": idle, "kb": grown if count > first else {}, **cost})
                 rows[-1]["placed_per_s"] = round(more / placed_s) if more else 0

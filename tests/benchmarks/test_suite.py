@@ -24,6 +24,8 @@ async def test_turns_are_asked_answered_and_counted() -> None:
         assert row["asked"] > 0
         assert turns.cpu(row) > 0
     assert not bar.missing({"turns": found})
+    [kept] = [each["kb"] for each in found["memory"] if each["system"] == rig.UNPOD]
+    assert kept.keys() == {"nats", rig.LIVE, "bridge", "runner"}
 
 
 async def test_replays_find_the_call_among_the_others() -> None:

@@ -24,6 +24,8 @@ TURNS_PER_S: Final = 60.0
 """How many turns all calls together begin in a second when paced, well below what either system can do."""
 SATURATED_SHARE: Final = 0.5
 """How long a saturated round is, of a paced one: it has so many more turns."""
+BARE_SESSIONS: Final = 100
+"""With more, direct-json is not measured."""
 SLOWEST: Final = 5
 """How many of the slowest turns of a row stand in the JSON, with their round and their time in it."""
 _LATE_S: Final = 15.0
@@ -108,6 +110,8 @@ class Figures:
     cpu_ms: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     wrong: int = 0
+    began_busy: int = 0
+    """Paced rounds before which a process was still busy with what had been before."""
 
     def add(self, turns: Round, cpu_ms: dict[str, float]) -> None:
         """Take one round."""
@@ -146,6 +150,7 @@ class Figures:
             "asked": self.asked,
             "answered": len(self.firsts),
             "wrong": self.wrong,
+            "began_busy": self.began_busy,
             "slowest": [
                 {"first_delta_ms": round(took, 1), "round": number, "at_s": round(at, 3)}
                 for took, number, at in heapq.nlargest(SLOWEST, self.slowest)
@@ -168,13 +173,16 @@ async def play(systems: Rig, calls: dict[str, list[LineCall]], rounds: int, roun
     for number in range(rounds + 1):
         for manner, text in PLAN:
             for system in list(calls) if number % 2 else reversed(calls):
+                busy = manner == PACED and not await systems.rest()
                 before = systems.cpu_ms(system)
                 turns = Round(calls[system], text)
                 seconds = round_s if number else round_s / 2  # the first round warms up, and does not count
                 await (turns.paced(seconds) if manner == PACED else turns.saturated(seconds * SATURATED_SHARE))
                 after = systems.cpu_ms(system)
                 if number:
-                    found[system, manner, text].add(turns, {name: after[name] - before[name] for name in after})
+                    figures = found[system, manner, text]
+                    figures.add(turns, {name: after[name] - before[name] for name in after})
+                    figures.began_busy += busy
     return [
         {"system": system, "manner": manner, "pieces": text, **figures.summary()}
         for (system, manner, text), figures in found.items()
@@ -187,13 +195,20 @@ async def place(
     """Place calls; return them, and what each takes of each process's memory, in KB."""
     warm = await systems.line.place(system, 5)
     await asyncio.sleep(settle_s)
-    before = systems.rss_kb(system)
+    before = await systems.memory_kb(system)
     calls = await systems.line.place(system, count)
     await asyncio.sleep(settle_s)
-    after = systems.rss_kb(system)
+    after = await systems.memory_kb(system)
     for call in warm:
         call.hang_up()
     return calls, {name: round((after[name] - before[name]) / count, 1) for name in after}
+
+
+def _systems(count: int, sync: str) -> Sequence[str]:
+    """Return who is measured: the bare peer stands beside the other one where one sees what that one's work costs."""
+    if sync != "1s":
+        return (UNPOD,)
+    return SYSTEMS if count <= BARE_SESSIONS else (DIRECT, UNPOD)
 
 
 async def measure(
@@ -209,7 +224,7 @@ async def measure(
         tell(f"{count} sessions, sync_interval {sync}")
         async with rig(sync=sync) as systems:
             calls = {}
-            for system in SYSTEMS if sync == "1s" else (UNPOD,):
+            for system in _systems(count, sync):
                 calls[system], per_session = await place(systems, system, count, min(1.0, round_s))
                 memory.append({"sessions": count, "system": system, "sync": sync, "kb": per_session})
             found = await play(systems, calls, rounds, round_s)
