@@ -36,8 +36,8 @@ RECONNECTED_S: Final = 2.0
 """For how long after a loss of our own connection nobody's being there counts for nothing: they had the same loss."""
 PROBES: Final = 10
 PROBE_S: Final = 0.03
-CHUNK: Final = 2_000
-"""How many sessions one ping may name: it has to stay under the server's limit."""
+CHUNK: Final = 250
+"""How many sessions one ping names: no turn waits for more than that, and it stays under the server's limit."""
 
 
 class Ward(Protocol):
