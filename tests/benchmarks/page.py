@@ -28,6 +28,7 @@ _HEAD: Final = """\
 A call through bridge, NATS and a runner, beside *direct*: an SDK that holds the call's socket itself, with `websockets`
 and pydantic, no broker and no log, so that a call dies with its process. Same brain, same load generator, on uvloop, in
 turns, in one run. *direct-json* is what little can be done with less: `json`, and no turn that could be interrupted.
+*floor* is the way through a broker with nothing on it: no log, no records, no state.
 """
 _HOW: Final = """\
 ## How it was measured

@@ -20,10 +20,12 @@ from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, ensure, to
 DIRECT: Final = "direct"
 DIRECT_JSON: Final = "direct-json"
 UNPOD: Final = "unpod"
+FLOOR: Final = "floor"
 SYSTEMS: Final = (DIRECT, UNPOD, DIRECT_JSON)
 MODULES: Final = {DIRECT: "tests.benchmarks.direct", DIRECT_JSON: "tests.benchmarks.direct_json"}
 LIVE: Final = "nats-live"
 _AGENT: Final = "tests.benchmarks.agent"
+_FLOOR: Final = ("-m", "tests.benchmarks.floor")
 _GIB: Final = 2**30
 
 _LOOK_S: Final = 0.1
@@ -102,5 +104,9 @@ async def rig(*, sync: str = "1s", runners: int = 1, direct: bool = True) -> Asy
             for name, module in MODULES.items():
                 pids[name] = {"runner": await stack.enter_async_context(process("-m", module, line.url))}
                 await line.worker(name)
+            relay = await stack.enter_async_context(process(*_FLOOR, "relay", line.url, **quiet))
+            runner = await stack.enter_async_context(process(*_FLOOR, "runner", **quiet))
+            pids[FLOOR] = {"nats": server.pid, "relay": relay, "runner": runner}
+            await line.worker(FLOOR)
         await line.worker(UNPOD)
         yield Rig(line, server, pids, agents, more)

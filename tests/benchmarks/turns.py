@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tests.benchmarks.brain import BURST, DELTA_S, DELTAS, REPLY, SPOKEN, STREAM
 from tests.benchmarks.line import LineCall, Timing
-from tests.benchmarks.rig import DIRECT, SYSTEMS, UNPOD, Rig, rig
+from tests.benchmarks.rig import DIRECT, FLOOR, SYSTEMS, UNPOD, Rig, rig
 
 PACED: Final = "paced"
 SATURATED: Final = "saturated"
@@ -25,7 +25,7 @@ TURNS_PER_S: Final = 60.0
 SATURATED_SHARE: Final = 0.5
 """How long a saturated round is, of a paced one: it has so many more turns."""
 BARE_SESSIONS: Final = 100
-"""With more, direct-json is not measured."""
+"""With more, direct-json and floor are not measured."""
 SLOWEST: Final = 5
 """How many of the slowest turns of a row stand in the JSON, with their round and their time in it."""
 _LATE_S: Final = 15.0
@@ -205,10 +205,10 @@ async def place(
 
 
 def _systems(count: int, sync: str) -> Sequence[str]:
-    """Return who is measured: the bare peer stands beside the other one where one sees what that one's work costs."""
+    """Return who is measured: what does less stands beside where one sees what the others' work costs."""
     if sync != "1s":
         return (UNPOD,)
-    return SYSTEMS if count <= BARE_SESSIONS else (DIRECT, UNPOD)
+    return (*SYSTEMS, FLOOR) if count <= BARE_SESSIONS else (DIRECT, UNPOD)
 
 
 async def measure(
