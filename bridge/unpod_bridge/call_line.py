@@ -298,8 +298,7 @@ class CallLine:
         """Hear the session's owner from here on."""
         bus, subjects = self._services.bus, self._services.subjects.call(self._job.agent_id, session_id)
         self._subjects, self._reader = subjects, OwnerRecords(self._services.subjects, subjects)
-        for subject, handler in ((subjects.live, self._on_live), (subjects.all, self._on_record)):
-            self._subscriptions.append(await bus.subscribe(subject, handler))
+        self._subscriptions += await bus.subscribe_all({subjects.live: self._on_live, subjects.all: self._on_record})
         return subjects
 
     def _open_ledger(self, writing: Writing) -> Ledger:

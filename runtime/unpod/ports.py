@@ -6,7 +6,7 @@ against both. Everything here is bytes, headers and subjects: meaning is `unpod.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -174,6 +174,10 @@ class Bus(Protocol):
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call `handler` for each message on `subject` until the subscription is closed; active once this returns."""
+        ...
+
+    async def subscribe_all(self, handlers: Mapping[str, Handler]) -> Sequence[Subscription]:
+        """Subscribe to several subjects in one round trip; where one of them fails, none is left."""
         ...
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.places import until
 from tests.contract.test_event_log import CMD, OWN, msg_id, read
 
-from unpod.errors import Fenced, LogUnavailable, NoResponders, RecordTooLarge
+from unpod.errors import Fenced, LogUnavailable, NoResponders, ProtocolViolation, RecordTooLarge
 from unpod.ports import Bus, Fence, Message
 
 if TYPE_CHECKING:
@@ -87,6 +87,32 @@ async def test_a_closed_subscription_hears_nothing(client: Client) -> None:
     await client.bus.publish("unpod.live.x", b"2")
     await still.until(2)
     assert len(heard.messages) == 1
+
+
+async def test_several_subjects_are_subscribed_to_at_once(place: Place) -> None:
+    one, two = await place.client(), await place.client()
+    first, second = Heard(), Heard()
+    both = await one.bus.subscribe_all({"unpod.live.a.>": first, "unpod.call.a": second})
+    for subject in ("unpod.live.a.x", "unpod.call.a", "unpod.live.a.y"):
+        await two.bus.publish(subject, subject.encode())
+    assert await first.until(2) == [b"unpod.live.a.x", b"unpod.live.a.y"]
+    assert await second.until(1) == [b"unpod.call.a"]
+    await both[0].close()
+    await two.bus.publish("unpod.live.a.z", b"")
+    await two.bus.publish("unpod.call.a", b"2")
+    await second.until(2)
+    assert len(first.messages) == 2
+
+
+async def test_where_one_of_several_subjects_cannot_be_subscribed_to_none_is(place: Place) -> None:
+    one, two = await place.client(), await place.client()
+    heard, other = Heard(), Heard()
+    with pytest.raises(ProtocolViolation):
+        await one.bus.subscribe_all({"unpod.live.a": heard, "not a subject": heard})
+    await one.bus.subscribe("unpod.live.a", other)
+    await two.bus.publish("unpod.live.a", b"1")
+    await other.until(1)
+    assert heard.messages == []
 
 
 async def test_a_request_is_answered(place: Place) -> None:

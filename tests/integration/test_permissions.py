@@ -19,6 +19,7 @@ from tests.pages import ROOT
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
 from unpod.jetstream.topology import MIB, info
+from unpod.ports import Message
 from unpod_bridge.orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
@@ -220,6 +221,13 @@ async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
         ):
             with pytest.raises(PermissionDenied):
                 await runner.subscribe(subject, lambda _: None)
+        heard: list[Message] = []
+        with pytest.raises(PermissionDenied):  # and of what it may hear, nothing is left
+            await runner.subscribe_all({OURS.live: heard.append, THEIRS.live: heard.append})
+        await operator.publish(OURS.delta, b"")
+        await operator.flush(timeout_s=5)
+        await runner.flush(timeout_s=5)
+        assert heard == []
         assert await stored(operator) == before
 
 

@@ -46,6 +46,14 @@ class _Subscription:
         self._nats.unsubscribe(self._tail)
 
 
+def _taker(handler: Handler) -> Callable[[bytes, bytes, bytes, bytes], None]:
+    def take(name: bytes, reply: bytes, block: bytes, data: bytes) -> None:
+        headers = decode_headers(block) if block else NO_HEADERS
+        handler(Message(name.decode("utf-8", "replace"), data, headers, 0, 0, reply.decode("utf-8", "replace")))
+
+    return take
+
+
 class Nats:
     """One connection to NATS: publish, subscribe, request (`ports.Bus`), and answers on an inbox of its own.
 
@@ -123,23 +131,28 @@ class Nats:
             PermissionDenied: the user may not.
             LogUnavailable: no server within 5 s.
         """
-        check_subject(subject)
-        if queue:
-            check_subject(queue)
+        return (await self._subscribe({subject: handler}, queue))[0]
 
-        def take(name: bytes, reply: bytes, block: bytes, data: bytes) -> None:
-            headers = decode_headers(block) if block else NO_HEADERS
-            handler(Message(name.decode("utf-8", "replace"), data, headers, 0, 0, reply.decode("utf-8", "replace")))
+    async def subscribe_all(self, handlers: Mapping[str, Handler]) -> list[_Subscription]:
+        """Subscribe to all or to none, with one flush (`Bus.subscribe_all`); errors as in `subscribe`."""
+        return await self._subscribe(handlers, "")
 
-        tail = self._client.add_tail(subject, queue, take)
+    async def _subscribe(self, handlers: Mapping[str, Handler], queue: str) -> list[_Subscription]:
+        for name in (*handlers, queue) if queue else handlers:
+            check_subject(name)
+        tails: list[Tail] = []
         try:
+            for subject, handler in handlers.items():
+                tails.append(self._client.add_tail(subject, queue, _taker(handler)))
             await self.flush(timeout_s=_ACTIVE_S)
-            if tail.denied:
-                raise PermissionDenied("subscription", subject)
+            for tail in tails:
+                if tail.denied:
+                    raise PermissionDenied("subscription", tail.subject)
         except BaseException:
-            self.unsubscribe(tail)
+            for tail in tails:
+                self.unsubscribe(tail)
             raise
-        return _Subscription(self, tail)
+        return [_Subscription(self, tail) for tail in tails]
 
     def unsubscribe(self, tail: Tail) -> None:
         """End a subscription."""

@@ -81,8 +81,8 @@ class Inbox:
             LogError: the log cannot be read.
         """
         if not self._subscriptions:  # else it is tried again
-            self._subscriptions.append(await self._bus.subscribe(self._call.all, self._on_message))
-            self._subscriptions.append(await self._bus.subscribe(self._call.live, self._on_live))
+            handlers = {self._call.all: self._on_message, self._call.live: self._on_live}
+            self._subscriptions += await self._bus.subscribe_all(handlers)
         records = merge(await self._read(until_seq))
         bridge = [record.envelope for record in records if record.channel in BRIDGE_CHANNELS]
         self._tail = Tail(bridge[-1].index if bridge else 0)

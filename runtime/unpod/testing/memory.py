@@ -116,6 +116,12 @@ class MemoryLog:
         self.broker.subscribe(subscription)
         return subscription
 
+    async def subscribe_all(self, handlers: Mapping[str, Handler]) -> list[MemorySubscription]:
+        """Subscribe to all or to none (`Bus.subscribe_all`)."""
+        for subject in handlers:
+            check_subject(subject)
+        return [await self.subscribe(subject, handler) for subject, handler in handlers.items()]
+
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Message:
         """Send and return the first answer (`Bus.request`)."""
         self._inboxes += 1

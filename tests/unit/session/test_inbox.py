@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -13,7 +13,7 @@ from unpod.core.codec import Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.subjects import Subjects
-from unpod.errors import Fenced
+from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Fence
 from unpod.session.inbox import Inbox
 from unpod.session.seat import Seat
@@ -31,6 +31,7 @@ class Scene:
     inbox: Inbox
     line: MemoryLine
     log: MemoryLog
+    seat: Seat
     came: list[Record] = field(default_factory=list)
 
     @property
@@ -86,9 +87,23 @@ async def scene() -> AsyncIterator[Scene]:
     came: list[Record] = []
     inbox = Inbox(seat, on_record=came.append, on_again=lambda _: None)
     assert len(await inbox.open(until_seq)) == 5
-    yield Scene(inbox, line, log, came)
+    yield Scene(inbox, line, log, seat, came)
     await inbox.close()
     await line.close()
+
+
+async def test_an_opening_that_has_failed_is_tried_again_in_full(scene: Scene) -> None:
+    came: list[Record] = []
+    log = MemoryLog(scene.line.log.broker)
+    inbox = Inbox(replace(scene.seat, log=log, bus=log), on_record=came.append, on_again=lambda _: None)
+    log.available = False
+    with pytest.raises(LogUnavailable):
+        await inbox.open(scene.seat.until_seq)
+    log.available = True
+    assert len(await inbox.open(scene.seat.until_seq)) == 5
+    await scene.says("one")
+    assert [record.envelope.index for record in came] == [4]
+    await inbox.close()
 
 
 async def test_it_knows_how_far_it_has_come_and_which_bridge_writes(scene: Scene) -> None:
