@@ -18,7 +18,6 @@ from unpod.core import events as ev
 from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
-from unpod.event_loop import batch
 from unpod.failpoints import reached
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
@@ -223,7 +222,7 @@ class CallLine:
         relay = self._relay
         if relay.joined and not self._flushing:
             self._flushing = True
-            batch().defer(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         deadline = relay.deadline
         if deadline is not None and (self._timer is None or deadline < self._timer_at):
             if self._timer is not None:

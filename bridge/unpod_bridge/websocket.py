@@ -1,6 +1,6 @@
 """WebSockets: the `websockets` library, which nobody else imports, shakes hands; what follows is ours.
 
-What is received is handed over where it is parsed, and what is written leaves with it (`event_loop.Batch`). The
+What is received is handed over where it is parsed, and what is written leaves in the same turn of the event loop. The
 library's own connection costs a task switch and a lock for each message, several objects for each frame and 8 KB for
 each socket: a client's is let go after the handshake (docs/adr/0010-the-call-socket.md).
 """
@@ -18,7 +18,6 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
 from websockets.protocol import OPEN
 
-from unpod.event_loop import batch
 from unpod_bridge import websocket_frames as frames
 from unpod_bridge.sockets import DialError, Receiver
 from unpod_bridge.urls import is_local, redact_url
@@ -168,15 +167,14 @@ class WebSocket(asyncio.Protocol):
     """One open socket (`sockets.Socket`), which a connection is handed over to."""
 
     __slots__ = (
-        "_batch", "_deaf", "_doom", "_early", "_flushing", "_gone", "_heard_at", "_leaving", "_loop", "_masks", "_open",
-        "_out", "_reader", "_receiver", "_settings", "_stall", "_theirs", "_timer", "_transport", "_waiters", "_why",
+        "_deaf", "_doom", "_early", "_flushing", "_gone", "_heard_at", "_leaving", "_loop", "_masks", "_open", "_out",
+        "_reader", "_receiver", "_settings", "_stall", "_theirs", "_timer", "_transport", "_waiters", "_why",
     )  # fmt: skip
 
     def __init__(self, connection: Direct, receiver: Receiver, settings: SocketSettings) -> None:
         self._receiver: Receiver | None = receiver
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._batch = batch()
         self._transport = connection.transport
         self._masks = not connection.masked
         self._reader = frames.Reader(masked=connection.masked, max_size=settings.max_size)
@@ -207,9 +205,6 @@ class WebSocket(asyncio.Protocol):
         self._heard_at = self._loop.time()
         if self._early:
             data, self._early = self._early + data, b""
-        self._batch.read(self._read, data)
-
-    def _read(self, data: bytes) -> None:
         try:
             self._reader.feed(data, self._take)
         except frames.Violation as violation:
@@ -283,10 +278,10 @@ class WebSocket(asyncio.Protocol):
         self._out.append(frames.encode(opcode, data, masked=self._masks))
         if not self._flushing:
             self._flushing = True
-            self._batch.defer(self._flush_batch)
+            self._loop.call_soon(self._flush_turn)
             self._flush()
 
-    def _flush_batch(self) -> None:
+    def _flush_turn(self) -> None:
         self._flushing = False
         if self._out:
             self._flush()

@@ -29,7 +29,6 @@ from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 
 from unpod.errors import LogUnavailable, ProtocolViolation
-from unpod.event_loop import batch
 from unpod.jetstream.credentials import jwt_of
 from unpod.jetstream.intake import Intake
 from unpod.jetstream.wire import Framing, encode_subscribe, encode_unsubscribe
@@ -100,7 +99,7 @@ class WireClient(Client):
     # -------------------------------------------------------------------------------------------------------- sending
 
     def send(self, command: bytes) -> None:
-        """Write one command: the first of a batch (`event_loop.Batch`) at once, what follows in it in one write.
+        """Write one command: the first of a turn of the event loop at once, what follows in that turn in one write.
 
         Raises:
             LogUnavailable: not connected, or the server does not read; nothing was sent and nothing will be.
@@ -112,9 +111,9 @@ class WireClient(Client):
         writer.write(command)
         self._out_of = writer
         self._out.clear()
-        batch().defer(self._flush_batch)
+        asyncio.get_running_loop().call_soon(self._flush_turn)
 
-    def _flush_batch(self) -> None:
+    def _flush_turn(self) -> None:
         writer, out = self._out_of, self._out
         self._out_of, self._out = None, []
         # A socket lost in between takes its commands with it: they are never sent on the next one.
