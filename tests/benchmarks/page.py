@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks import bar, dispatch, fleet, plots
-from tests.benchmarks.rig import LIVE
+from tests.benchmarks.rig import FLOOR, LIVE
 from tests.benchmarks.turns import UNPOD
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "explanation"
@@ -74,7 +74,7 @@ def _turns(found: dict[str, Any]) -> str:
     for row in found["turns"]["rows"]:
         spent = dict(row["cpu_ms_per_turn"])
         load = spent.pop("load")
-        parts = " + ".join(f"{name} {spent[name]:.2f}" for name in ("nats", "bridge", "runner") if name in spent)
+        parts = " + ".join(f"{name} {spent[name]:.2f}" for name in ("nats", "bridge", "relay", "runner") if name in spent)
         rows.append(
             (
                 f"{row['sessions']:,}",
@@ -157,6 +157,7 @@ def _memory(found: dict[str, Any]) -> str:
     rows = [
         (f"{row['sessions']:,}", row["system"], row["sync"], *(row["kb"].get(name, "") for name in _KEPT))
         for row in found["turns"]["memory"]
+        if row["system"] != FLOOR  # which keeps nothing
     ]
     head = ("sessions", "system", "sync", "nats", "of it live", "bridge", "runner")
     return "## Memory\n\nKB per session, once placed.\n\n" + _table(head, rows) + "\n"
