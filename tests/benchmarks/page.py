@@ -74,7 +74,7 @@ def _turns(found: dict[str, Any]) -> str:
     for row in found["turns"]["rows"]:
         spent = dict(row["cpu_ms_per_turn"])
         load = spent.pop("load")
-        parts = " + ".join(f"{name} {spent[name]:.2f}" for name in ("nats", "bridge", "relay", "runner") if name in spent)
+        parts = " + ".join(f"{name} {spent[name]:.2f}" for name in _ON_THE_WAY if name in spent)
         rows.append(
             (
                 f"{row['sessions']:,}",
@@ -149,6 +149,7 @@ All of them talk, a turn every 5 s each, of the sort *stream*; CPU as a share of
 """
 
 
+_ON_THE_WAY: Final = ("nats", "bridge", "relay", "runner")
 _SHARES: Final = ("nats", "bridge", "runner", "load")
 _KEPT: Final = ("nats", LIVE, "bridge", "runner")
 
