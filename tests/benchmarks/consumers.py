@@ -24,13 +24,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from statistics import median, quantiles
-from threading import Thread
 from typing import Final
 
 from msgspec.structs import replace as with_changes
+from tests.integration.consumers.http_server import Quiet, served
 from tests.integration.consumers.process import Consumer, consuming
 from tests.unit.consumers.records import AGENT, START, SUBJECTS, message
 
@@ -174,7 +174,7 @@ def _timed(log: Sequence[Message], projection: MetricsProjection | AnalyticsProj
 def sink() -> Iterator[str]:
     """Take whatever is sent, and throw it away."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
@@ -183,18 +183,8 @@ def sink() -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server has
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @asynccontextmanager

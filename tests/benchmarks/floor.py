@@ -18,18 +18,18 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from typing import Final
 
 import uvloop
 from tests.benchmarks.brain import SPOKEN, Brain
+from tests.benchmarks.direct_json import greet, work
 from websockets.asyncio.client import connect
 
 from unpod.jetstream import Nats, NatsOptions
 from unpod.jetstream import connect as connect_nats
 from unpod.ports import Message
 
-_EVENTS: Final = ("user.text", "user.interrupted", "error", "metric", "turn.metrics", "state", "call.started")
-_VERBS: Final = ("agent.text.delta", "agent.text.end", "agent.say", "agent.transfer", "agent.end_call")
 _FROM: Final = "floor.from."
 _TO: Final = "floor.to."
 
@@ -40,21 +40,10 @@ def _frame(**fields: object) -> str:
 
 async def relay(url: str, nats: Nats) -> None:
     """Take jobs, and pass their frames on in both directions, until the control socket is gone."""
-    calls: set[asyncio.Task[None]] = set()
-    async with connect(f"{url}/v1/internal/workers", compression=None) as control:
-        await control.send(_frame(type="register", worker_id="floor#1", pool="floor"))
-        async for message in control:
-            frame = json.loads(message)
-            if frame["type"] == "job.assign":
-                ack = _frame(type="job.ack", job_id=frame["job_id"], assign_id=frame["assign_id"], accepted=True)
-                await control.send(ack)
-                target = f"{frame['bridge_url']}?token={frame['call_token']}"
-                task = asyncio.create_task(_call(target, frame["job_id"], nats))
-                calls.add(task)
-                task.add_done_callback(calls.discard)
+    await work(url, "floor", partial(_call, nats))
 
 
-async def _call(url: str, name: str, nats: Nats) -> None:
+async def _call(nats: Nats, url: str, name: str) -> None:
     async with connect(url, compression=None) as call:
         frames: asyncio.Queue[bytes] = asyncio.Queue()
         there = await nats.subscribe(f"{_TO}{name}", lambda message: frames.put_nowait(message.data))
@@ -64,7 +53,7 @@ async def _call(url: str, name: str, nats: Nats) -> None:
                 await call.send(await frames.get(), text=True)
 
         speaking = asyncio.create_task(speak())
-        await call.send(_frame(event="hello", protocol_version=2, supported_events=_EVENTS, supported_verbs=_VERBS))
+        await greet(call)
         try:
             async for message in call:
                 nats.send(f"{_FROM}{name}", message.encode() if isinstance(message, str) else message)

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from tests.integration.consumers.http_server import Quiet, served
 from tests.integration.consumers.process import free_port
 from tests.pages import ROOT
 
@@ -63,28 +63,18 @@ def health(**settings: str) -> int:
     return subprocess.run([sys.executable, str(FOLDER / "healthy.py")], env=environment, check=False).returncode
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(Quiet, BaseHTTPRequestHandler):
     """200 for /metrics, 503 for all else."""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/metrics" else 503)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
-
 
 def test_the_health_check_says_what_the_process_says() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            port = str(server.server_port)
-            assert health(OTEL_EXPORTER_PROMETHEUS_PORT=port) == 0
-            assert health(UNPOD_HEALTH_PORT=port) == 1
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Answers) as port:
+        assert health(OTEL_EXPORTER_PROMETHEUS_PORT=str(port)) == 0
+        assert health(UNPOD_HEALTH_PORT=str(port)) == 1
     assert health(OTEL_EXPORTER_PROMETHEUS_PORT=str(free_port())) == 1
     assert health() == 0
 

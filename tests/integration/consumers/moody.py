@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Final, Literal
 
 import grpc  # type: ignore[import-untyped]
@@ -25,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     TraceServiceServicer,
     add_TraceServiceServicer_to_server,
 )
+from tests.integration.consumers.http_server import Quiet, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,7 @@ def over(moody: Moody, wire: Wire, port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def _http(moody: Moody, port: int) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status = _STATUS.get(moody.decide(), 200)
@@ -105,25 +106,14 @@ def _http(moody: Moody, port: int) -> Iterator[int]:
             except OSError:
                 self.close_connection = True  # whoever asked has given up
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server has
-            pass
-
         def handle(self) -> None:
             try:
                 super().handle()
             except OSError:
                 return
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        moody.becomes("takes")
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler, port) as found:
+        yield found
 
 
 @contextmanager
