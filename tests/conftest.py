@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -11,3 +12,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # litellm (superdialog's) reads a price list from GitHub when it is imported, unless it is told not to.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what collecting has made out of Python's collections: each full one would go through all of it."""
+    gc.collect()
+    gc.freeze()
