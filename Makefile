@@ -30,6 +30,9 @@ QUICK ?=
 JOBS ?= auto
 ARGS ?=
 
+# The tests start some hundreds of processes: where the environment forbids byte code, each would compile all of it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 UV_VERSION := 0.13.8
 
 help: ## show this list
