@@ -76,24 +76,24 @@ def follow_up(state: SessionState, now: float, settings: Settings) -> Decision:
 
 def due(state: SessionState, settings: Settings) -> float | None:
     """Return the time at which `decide` wants to hear `TimeReached`, or None."""
-    moments = [at for _, at in _moments(state, settings)]
-    return min(moments) if moments else None
+    moments = _moments(state, settings)
+    return min(moments)[0] if moments else None
 
 
-def _moments(state: SessionState, settings: Settings) -> list[tuple[str, float]]:
+def _moments(state: SessionState, settings: Settings) -> list[tuple[float, str]]:
     """Name the timers that run, each with its time; they follow from the state, so nobody has to cancel one."""
     if state.over or not state.started_at:
         return []
-    found: list[tuple[str, float]] = []
+    found: list[tuple[float, str]] = []
     turn = state.turn
     if turn is not None and turn.phase == "ended" and not state.speaking:
-        found.append(("metrics", max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s))
+        found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
     if turn is not None and turn.replying and settings.reply_timeout_s is not None:
-        found.append(("reply", max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s))
+        found.append((max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s, "reply"))
     if settings.silence_timeout_s is not None and not state.speaking and not state.supervision.held:
-        found.append(("silence", state.quiet_since + settings.silence_timeout_s * (state.silences + 1)))
+        found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))
     if settings.max_duration_s is not None:
-        found.append(("max_duration", state.timed_from + settings.max_duration_s))
+        found.append((state.timed_from + settings.max_duration_s, "max_duration"))
     return found
 
 
@@ -263,7 +263,7 @@ def report_hooks(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHo
 
 
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
-    reached = {name for name, at in _moments(state, settings) if at <= now}
+    reached = {name for at, name in _moments(state, settings) if at <= now}
     steps: list[Step] = []
     if "max_duration" in reached:
         return _end(state, "max_duration")

@@ -17,9 +17,10 @@ MAIN_HANDLER = "main"
 
 def derive(*parts: str | int) -> str:
     """Return 32 hex digits that are the same for the same parts and differ for any others."""
-    text = [str(part) for part in parts]
-    if all(map(str.isascii, text)):  # then a character is a byte
-        data = "".join([f"{len(part)}:{part}" for part in text]).encode()
+    text = [*map(str, parts)]
+    joined = "".join([f"{len(part)}:{part}" for part in text])
+    if joined.isascii():  # then a character is a byte
+        data = joined.encode()
     else:
         data = b"".join([b"%d:%b" % (len(part), part) for part in map(_encoded, text)])
     return blake2b(data, digest_size=16).hexdigest()
