@@ -14,6 +14,8 @@ try:
 except ImportError:  # an extra, and there is none for Windows or PyPy
     _new_loop = None
 
+YOUNG_COLLECTION_AFTER: Final = 10_000
+"""How many more containers than are freed come before a collection of the young ones (700 in Python's default)."""
 FULL_COLLECTION_AFTER: Final = 1_000
 """How many collections of the middle generation come before one of everything (10 in Python's default)."""
 
@@ -26,15 +28,16 @@ def new_runner() -> asyncio.Runner:
 
 
 @contextmanager
-def rare_full_collections() -> Iterator[None]:
-    """Have Python look through all objects a hundredth as often, for as long as the block lasts.
+def rare_collections() -> Iterator[None]:
+    """Have Python look for objects that refer to themselves more rarely, for as long as the block lasts.
 
     A collection of everything stops a process for about 0.1 ms per session that it has, and by default there is one
-    each time that a quarter more objects live: while calls come, all the time (ADR 9). What refers to itself, and
-    lives longer than some seconds, is freed that much later. A setting that is rarer yet stays.
+    each time that a quarter more objects live: while calls come, all the time. One of the young objects looks mostly
+    at what the turns in progress hold, and by default takes a tenth of a busy process (ADR 9). What refers to itself
+    is freed that much later. A setting that is rarer yet stays, and so does none at all.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(before[0], before[1], max(before[2], FULL_COLLECTION_AFTER))
+    young, middle, full = before = gc.get_threshold()
+    gc.set_threshold(max(young, YOUNG_COLLECTION_AFTER) if young else 0, middle, max(full, FULL_COLLECTION_AFTER))
     try:
         yield
     finally:
@@ -42,6 +45,6 @@ def rare_full_collections() -> Iterator[None]:
 
 
 def run_main(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end in this thread, as `asyncio.run` does, with rare full collections; return its result."""
-    with rare_full_collections(), new_runner() as runner:
+    """Run `work` to its end in this thread, as `asyncio.run` does, with rare collections; return its result."""
+    with rare_collections(), new_runner() as runner:
         return runner.run(work)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from unpod.event_loop import FULL_COLLECTION_AFTER, run_main
+from unpod.event_loop import FULL_COLLECTION_AFTER, YOUNG_COLLECTION_AFTER, run_main
 
 
 @pytest.fixture
@@ -22,15 +22,16 @@ async def _thresholds() -> tuple[int, int, int]:
     return gc.get_threshold()
 
 
-def test_a_process_collects_everything_rarely_and_the_rest_as_before(thresholds: tuple[int, int, int]) -> None:
+def test_a_process_collects_rarely_and_everything_very_rarely(thresholds: tuple[int, int, int]) -> None:
     gc.set_threshold(700, 10, 10)
-    assert run_main(_thresholds()) == (700, 10, FULL_COLLECTION_AFTER)
+    assert run_main(_thresholds()) == (YOUNG_COLLECTION_AFTER, 10, FULL_COLLECTION_AFTER)
     assert gc.get_threshold() == (700, 10, 10)
 
 
 def test_who_collects_more_rarely_yet_or_never_goes_on_with_that(thresholds: tuple[int, int, int]) -> None:
-    gc.set_threshold(0, 5, FULL_COLLECTION_AFTER + 1)
-    assert run_main(_thresholds()) == (0, 5, FULL_COLLECTION_AFTER + 1)
+    for rare in ((0, 5, FULL_COLLECTION_AFTER + 1), (YOUNG_COLLECTION_AFTER + 1, 20, FULL_COLLECTION_AFTER)):
+        gc.set_threshold(*rare)
+        assert run_main(_thresholds()) == rare
 
 
 def test_the_collector_is_set_back_after_a_failure_too(thresholds: tuple[int, int, int]) -> None:
@@ -51,7 +52,7 @@ def test_new_objects_that_refer_to_themselves_are_still_collected() -> None:
             collected.append(info["generation"])
 
     async def makes_garbage() -> None:
-        for _ in range(20_000):
+        for _ in range(12 * YOUNG_COLLECTION_AFTER):
             ring: list[object] = []
             ring.append(ring)
 
