@@ -54,8 +54,8 @@ __all__ = [
     "close_clients",
 ]
 
-# The vendors' packages are extras, and they, an HTTP client and a list of prices are slow to import (a quarter of what a
-# runner takes to start): only for those who name the adapter.
+# The vendors' packages are extras, and they, an HTTP client and a list of prices are slow to import, a quarter of what
+# a runner takes to start: only for those who name the adapter.
 _LATER = {
     "AnthropicAdapter": "unpod.adapters.anthropic",
     "ChatAdapter": "unpod.adapters.chat",
