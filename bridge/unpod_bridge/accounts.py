@@ -27,7 +27,9 @@ class Accounts:
     def spoken(self, now: float) -> None:
         """Account for what has just been handed to the worker."""
         call, settings, timers = self._call, self._call.settings, self._call.timers
-        if call.speech.unreported and RECEIPT not in timers:
+        if not call.speech.unreported:
+            timers.pop(RECEIPT, None)
+        elif RECEIPT not in timers:
             timers[RECEIPT] = max(now + settings.first_receipt_s, call.last_receipt + settings.receipt_s)
         self._filler.look(now)
 

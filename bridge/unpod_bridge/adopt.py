@@ -66,7 +66,7 @@ class CallLog:
     def __init__(self, subjects: Subjects, call: CallSubjects, session_id: str) -> None:
         self._subjects = subjects
         self._session = session_id
-        self._reader = OwnerRecords(subjects, call)
+        self._reader = OwnerRecords(call)
         self._ack = call.ack
         self._own_on = call.own
         self._finished_on = call.run("session.closed")

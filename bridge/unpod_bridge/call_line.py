@@ -18,7 +18,8 @@ from unpod.core import events as ev
 from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
-from unpod.failpoints import reached
+from unpod.event_loop import batch
+from unpod.failpoints import armed, reached
 from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
@@ -61,6 +62,8 @@ class CallLine:
         self._services = services
         self._settings = LineSettings() if settings is None else settings
         self._clock = services.clock
+        self._loop = asyncio.get_running_loop()
+        self._batch = batch()
         self._relay = Relay(self._settings.relay)
         self._subjects: CallSubjects | None = None
         self._reader: OwnerRecords | None = None
@@ -89,7 +92,7 @@ class CallLine:
 
     async def run(self) -> LineResult:
         """Carry the call to its end, and return how it went; everything is closed by then."""
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = self._loop.create_future()
         after: Aftercare | None = None
         try:
             self._enter()
@@ -122,7 +125,7 @@ class CallLine:
         ledger, owner = self._ledger, self._relay.owner
         if ledger is None or self._done is None or self._done.done():
             return False
-        left = self._left = self._left or asyncio.get_running_loop().create_future()
+        left = self._left = self._left or self._loop.create_future()
         until = self._clock.now() + SURE_S
         while owner.unsure and self._clock.now() < until:
             await self._clock.sleep(LOOK_S)
@@ -213,25 +216,42 @@ class CallLine:
 
     def _feed(self, outputs: list[Output]) -> None:
         """Carry out what the relay wants, and come back when it wants to be asked."""
-        if self._possession.is_doubtful():
-            self._spawn(self._make_sure())
-        if self._possession.holds(outputs):
-            return
-        for output in outputs:
-            _ACTS[type(output)](self, output)
+        if outputs:
+            possession = self._possession
+            if possession.is_doubtful():
+                self._spawn(self._make_sure())
+            if possession.holds(outputs):
+                return
+            for output in outputs:
+                _ACTS[type(output)](self, output)
         relay = self._relay
         if relay.joined and not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            if self._batch.reading:
+                self._batch.defer(self._flush)
+            else:
+                self._loop.call_soon(self._flush)
         deadline = relay.deadline
-        if deadline is not None and (self._timer is None or deadline < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = deadline
+        if deadline is None or (self._timer_at and deadline >= self._timer_at):
+            return  # a timer that comes too early sets the next one, which is cheaper than to move it
+        self._timer_at = deadline
+        if self._batch.reading:  # what is due in a moment is often done before this read is
+            self._batch.defer(self._set_timer, last=True)
+        else:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Come back at the relay's deadline, if it still has one."""
+        deadline = self._relay.deadline
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = 0.0 if deadline is None else deadline
+        if deadline is not None:
             self._timer = self._clock.call_later(max(0.001, deadline - self._clock.now()), self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, 0.0
         self._feed(self._relay.tick(self._clock.now()))
 
     def _flush(self) -> None:
@@ -245,8 +265,8 @@ class CallLine:
         ledger = self._ledger
         if ledger is None:
             return
-        if isinstance(output.body, ev.ReplySpoken) and output.body.ended:
-            asyncio.get_running_loop().call_soon(reached, "line.reply_ended")  # the frame leaves before that
+        if armed() and isinstance(output.body, ev.ReplySpoken) and output.body.ended:
+            self._loop.call_soon(reached, "line.reply_ended")  # the frame leaves before that
         ledger.put(output)
         if output.notify:
             self._spawn(self._tell_stored(ledger, output.notify))
@@ -296,7 +316,7 @@ class CallLine:
     async def _listen(self, session_id: str) -> CallSubjects:
         """Hear the session's owner from here on."""
         bus, subjects = self._services.bus, self._services.subjects.call(self._job.agent_id, session_id)
-        self._subjects, self._reader = subjects, OwnerRecords(self._services.subjects, subjects)
+        self._subjects, self._reader = subjects, OwnerRecords(subjects)
         self._subscriptions += await bus.subscribe_all({subjects.live: self._on_live, subjects.all: self._on_record})
         return subjects
 
@@ -386,7 +406,7 @@ class CallLine:
         await self._link.wait_closed()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._watch(asyncio.get_running_loop().create_task(work))
+        self._watch(self._loop.create_task(work))
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -32,7 +32,7 @@ class Inheritance:
         self._session = session_id
         self._services = services
         self._subjects = subjects
-        self._reader = OwnerRecords(services.subjects, subjects)
+        self._reader = OwnerRecords(subjects)
         self._inputs = Inputs(session_id, subjects)
         self._since = 1
         self._last = 0

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from unpod.core import events as ev
-from unpod.core import ids
 from unpod.core.codec import encode
-from unpod.core.envelope import Envelope, to_headers
+from unpod.core.envelope import Letterhead
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
@@ -76,6 +75,7 @@ class Ledger:
         self._clock = clock
         self._subjects = subjects
         self._writing = writing
+        self._letterhead = Letterhead(writing.session, "bridge", writing.source, writing.epoch)
         self._fence = Fence(subjects.line, writing.epoch)
         self._writer = log.writer(fence=self._fence, on_failure=on_failure)
         self._on_state = on_state
@@ -273,19 +273,8 @@ class Ledger:
         return subject
 
     def _headers(self, store: Store, index: int) -> Mapping[str, str]:
-        writing = self._writing
-        return to_headers(
-            Envelope(
-                id=ids.record_id(writing.session, "bridge", index),
-                type=f"{store.channel}.{ev.tag_of(store.body)}",
-                source=writing.source,
-                session=writing.session,
-                time=self._clock.now() + writing.offset_s,
-                epoch=writing.epoch,
-                index=index,
-                cause=store.cause,
-            )
-        )
+        time = self._clock.now() + self._writing.offset_s
+        return self._letterhead.headers(f"{store.channel}.{ev.tag_of(store.body)}", index, time, store.cause)
 
     # ----------------------------------------------------------------------------------------------------- is it there
 

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Final, get_args
 
 from unpod.core import codec
-from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand
 from unpod.core.envelope import Envelope, from_headers
 from unpod.core.live import LIVE_SUBJECT
-from unpod.core.subjects import CallSubjects, Subjects
+from unpod.core.subjects import CallSubjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import EventLog, Message
 from unpod_bridge.outputs import Owned
@@ -23,10 +22,9 @@ _UNREADABLE: Final = "it cannot be read"
 class OwnerRecords:
     """Reads one session's messages."""
 
-    __slots__ = ("_all", "_call", "_run")
+    __slots__ = ("_call", "_run")
 
-    def __init__(self, subjects: Subjects, call: CallSubjects) -> None:
-        self._all = subjects
+    def __init__(self, call: CallSubjects) -> None:
         self._call = call
         self._run = call.run("x")[:-1]
 
@@ -47,7 +45,7 @@ class OwnerRecords:
         except ProtocolViolation:
             return None
         if command:
-            return self._command(message, subject, envelope)
+            return self._command(message.data, envelope)
         return Owned(envelope.epoch, envelope.index, settled=envelope.settled)
 
     async def between(self, log: EventLog, since: int, first: int, last: int) -> AsyncIterator[Owned]:
@@ -61,11 +59,11 @@ class OwnerRecords:
             if owned is not None and first <= owned.index <= last:
                 yield owned
 
-    def _command(self, message: Message, subject: str, envelope: Envelope) -> Owned:
+    def _command(self, data: bytes, envelope: Envelope) -> Owned:
         try:
-            record: Record = codec.read(self._all, subject, message.headers, message.data)
+            body = codec.body_of("cmd", envelope, data)
         except ProtocolViolation:
             return Owned(envelope.epoch, envelope.index, envelope.id, None, _UNREADABLE, envelope.settled)
-        if isinstance(record.body, _COMMANDS):
-            return Owned(envelope.epoch, envelope.index, envelope.id, record.body, "", envelope.settled)
+        if isinstance(body, _COMMANDS):
+            return Owned(envelope.epoch, envelope.index, envelope.id, body, "", envelope.settled)
         return Owned(envelope.epoch, envelope.index, envelope.id, None, _UNKNOWN, envelope.settled)

@@ -149,7 +149,7 @@ def waited_ms(place: Place) -> float | None:
     return None if place.waited_s is None else place.waited_s * 1_000
 
 
-def placement_headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> dict[str, str]:
+def placement_headers(services: LineServices, kind: str, body: ev.Placement, session_id: str) -> Mapping[str, str]:
     """Return the headers of a placement.
 
     Its id is made once for each attempt to place a call: with one that could be derived again, a second attempt would

@@ -1,8 +1,9 @@
 """WebSockets: the `websockets` library, which nobody else imports, shakes hands; what follows is ours.
 
-What is received is handed over where it is parsed, and what is written leaves in the same turn of the event loop. The
-library's own connection costs a task switch and a lock for each message, several objects for each frame and 8 KB for
-each socket: a client's is let go after the handshake (docs/adr/0010-the-call-socket.md).
+What is received is handed over where it is parsed, and what is written leaves in the same turn of the event loop: what
+comes of one read of NATS, in one write. The library's own connection costs a task switch and a lock for each message,
+several objects for each frame and 8 KB for each socket: a client's is let go after the handshake
+(docs/adr/0010-the-call-socket.md).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
 from websockets.protocol import OPEN
 
+from unpod.event_loop import batch
 from unpod_bridge import websocket_frames as frames
 from unpod_bridge.sockets import DialError, Receiver
 from unpod_bridge.urls import is_local, redact_url
@@ -167,14 +169,15 @@ class WebSocket(asyncio.Protocol):
     """One open socket (`sockets.Socket`), which a connection is handed over to."""
 
     __slots__ = (
-        "_deaf", "_doom", "_early", "_flushing", "_gone", "_heard_at", "_leaving", "_loop", "_masks", "_open", "_out",
-        "_reader", "_receiver", "_settings", "_stall", "_theirs", "_timer", "_transport", "_waiters", "_why",
+        "_batch", "_deaf", "_doom", "_early", "_flushing", "_gone", "_heard_at", "_leaving", "_loop", "_masks", "_open",
+        "_out", "_reader", "_receiver", "_settings", "_stall", "_theirs", "_timer", "_transport", "_waiters", "_why",
     )  # fmt: skip
 
     def __init__(self, connection: Direct, receiver: Receiver, settings: SocketSettings) -> None:
         self._receiver: Receiver | None = receiver
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._batch = batch()
         self._transport = connection.transport
         self._masks = not connection.masked
         self._reader = frames.Reader(masked=connection.masked, max_size=settings.max_size)
@@ -276,8 +279,12 @@ class WebSocket(asyncio.Protocol):
 
     def _send(self, opcode: int, data: bytes) -> None:
         self._out.append(frames.encode(opcode, data, masked=self._masks))
-        if not self._flushing:
-            self._flushing = True
+        if self._flushing:
+            return
+        self._flushing = True
+        if self._batch.reading:
+            self._batch.defer(self._flush_turn, last=True)
+        else:
             self._loop.call_soon(self._flush_turn)
             self._flush()
 

@@ -31,6 +31,7 @@ TOO_BIG: Final = 1009
 _FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _MASK: Final = 0x80
+_WHOLE_TEXT: Final = _FIN | TEXT
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, *range(3000, 5000)})
 _MEDIUM: Final = 126
@@ -55,11 +56,12 @@ class Violation(Exception):  # noqa: N818 - it says what the other side has done
 class Reader:
     """Takes one side's frames apart; `masked`: they must be masked, as a client's are. Sizes in bytes."""
 
-    __slots__ = ("_masked", "_max_size", "_needed", "_opcode", "_over", "_parts", "_rest")
+    __slots__ = ("_masked", "_max_size", "_needed", "_opcode", "_over", "_parts", "_plain", "_rest")
 
     def __init__(self, *, masked: bool, max_size: int) -> None:
         self._masked = masked
         self._max_size = max_size
+        self._plain = not masked and max_size > _MAX_CONTROL
         self._rest: bytes | bytearray = b""
         self._needed = 0
         self._opcode = 0
@@ -92,6 +94,13 @@ class Reader:
             chunk, self._rest = bytes(self._rest), b""
         start, end = 0, len(chunk)
         while start < end and not self._over:
+            if chunk[start] == _WHOLE_TEXT and self._plain and self._parts is None:
+                body = start + 2
+                after = body + chunk[start + 1] if body <= end else end + 1
+                if after <= end and after - body < _MEDIUM:  # nearly all of what a worker says
+                    take(TEXT, chunk[body:after])
+                    start = after
+                    continue
             after = self._frame(chunk, start, end, take)
             if after > end:
                 self._rest, self._needed = chunk[start:], after - start
@@ -198,11 +207,15 @@ class _Keys:
 _key = _Keys().next
 
 
+_HEADS: Final = {opcode: tuple(bytes((_FIN | opcode, size)) for size in range(256)) for opcode in _OPCODES}
+"""The first two bytes of a whole frame, by its opcode and the second of them."""
+
+
 def encode(opcode: int, payload: bytes, *, masked: bool) -> bytes:
     """Return one whole frame, masked as a client's must be or not."""
     size, mask = len(payload), _MASK if masked else 0
     if size < _MEDIUM:
-        head = bytes((_FIN | opcode, mask | size))
+        head = _HEADS[opcode][mask | size]
     elif size < 1 << 16:
         head = bytes((_FIN | opcode, mask | _MEDIUM)) + size.to_bytes(2, "big")
     else:

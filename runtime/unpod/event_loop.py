@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 _new_loop: Callable[[], asyncio.AbstractEventLoop] | None
 try:
@@ -48,3 +49,56 @@ def run_main(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` to its end in this thread, as `asyncio.run` does, with rare collections; return its result."""
     with rare_collections(), new_runner() as runner:
         return runner.run(work)
+
+
+class Batch:
+    """What came in one read, as long as it is taken apart: what is to be written because of it can wait for its end.
+
+    Speech that came together leaves together so, in one write for each socket. Nothing waits outside a read: whoever
+    wants to put something off looks at `reading` first.
+    """
+
+    __slots__ = ("_last", "_loop", "_next", "reading")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._next: list[Callable[[], None]] = []
+        self._last: list[Callable[[], None]] = []
+        self.reading = False
+        """Whether a read is being taken apart."""
+
+    def defer(self, callback: Callable[[], None], *, last: bool = False) -> None:
+        """Call back at the end of this read; with `last`, after those that may have more for what is written then."""
+        (self._last if last else self._next).append(callback)
+
+    def read(self, take: Callable[[bytes], T], data: bytes) -> T:
+        """Return what `take(data)` returns, and before that do what was put off meanwhile."""
+        if self.reading:
+            return take(data)
+        self.reading = True
+        try:
+            return take(data)
+        finally:
+            for deferred in (self._next, self._last):
+                self._run(deferred)
+            self.reading = False
+
+    def _run(self, deferred: list[Callable[[], None]]) -> None:
+        for callback in deferred:  # what they put off themselves comes last in the same round
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - none of whoever happens to read, as with `call_soon`
+                self._loop.call_exception_handler({"message": f"Exception in {callback!r}", "exception": error})
+        deferred.clear()
+
+
+_batches: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Batch]] = WeakKeyDictionary()
+
+
+def batch() -> Batch:
+    """Return the batch of the running event loop."""
+    loop = asyncio.get_running_loop()
+    found = _batches.get(loop)
+    if found is None:
+        found = _batches[loop] = Batch(loop)
+    return found

@@ -48,6 +48,11 @@ def _left() -> dict[str, int]:
     return read(os.environ)
 
 
+def armed() -> bool:
+    """Whether this process was told to die anywhere."""
+    return bool(_left())
+
+
 def reached(name: str) -> None:
     """Die here, if this process was told to and it is time."""
     left = _left()

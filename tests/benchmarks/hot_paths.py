@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from tests.benchmarks.whole_bridge import carried
 from tests.unit.bridge.wires import Wire
 from tests.unit.core.call_log import CallLog
 
@@ -39,6 +40,7 @@ from unpod.core import events as ev
 from unpod.core.decide import decide, due, follow_up
 from unpod.core.decision import Settings
 from unpod.core.envelope import to_headers
+from unpod.core.headers import msg_id_of
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
@@ -212,6 +214,18 @@ async def relay() -> AsyncIterator[Step]:
     yield step
 
 
+@asynccontextmanager
+async def bridge() -> AsyncIterator[Step]:
+    """`TURNS` turns through the whole bridge, from the call socket's bytes to NATS's and back."""
+    async with carried() as scene:
+
+        async def step() -> None:
+            for _ in range(TURNS):
+                await scene.turn()
+
+        yield step
+
+
 class _Log:
     """Takes every record, and acknowledges it at once."""
 
@@ -222,7 +236,7 @@ class _Log:
 
     def encode(self, subject: str, data: bytes, headers: Any, fence: Fence | None) -> Record:  # noqa: ANN401
         """Return the record."""
-        return Record(subject, data, encode_headers(headers), len(data), headers["Nats-Msg-Id"], fence)
+        return Record(subject, data, encode_headers(headers), len(data), msg_id_of(headers), fence)
 
     def transmit(self, _: Record, __: float, answer: Callable[[Stored | LogError], None], /) -> Callable[[], None]:
         """Acknowledge it."""
@@ -288,6 +302,7 @@ PATHS: Final[dict[str, tuple[Callable[[], Any], int]]] = {
     "decoding": (decoding, RECORDS),
     "deciding": (deciding, RECORDS),
     "relay": (relay, TURNS),
+    "bridge": (bridge, TURNS),
     "writing": (writing, RECORDS),
     "turn": (turn, TURNS),
 }

@@ -121,6 +121,19 @@ def salvage(subjects: Subjects, subject: str, headers: Mapping[str, str], data: 
     return Record(channel, envelope, Unknown(type=event_type, data=data), seq, data)
 
 
+def body_of(channel: Channel, envelope: Envelope, data: bytes) -> Body:
+    """Return what the payload says of a record on a subject without a type, whose envelope is read already.
+
+    Raises:
+        ProtocolViolation: it cannot be read, or is another channel's.
+    """
+    named, _, event_type = envelope.type.partition(".")
+    if named != channel:
+        msg = f"envelope and subject disagree: {envelope.type!r} on the channel {channel}"
+        raise ProtocolViolation(msg)
+    return decode(channel, event_type, envelope.version, data)
+
+
 def _outside(subjects: Subjects, subject: str, headers: Mapping[str, str]) -> tuple[Channel, str, Envelope]:
     """Return what a message says without its payload; the type is the envelope's without its channel."""
     address = subjects.parse(subject)

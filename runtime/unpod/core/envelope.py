@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote
 
 from msgspec import Struct
 
-from unpod.core.headers import HeaderText
-from unpod.core.ids import message_id
+from unpod.core.headers import HeaderText, MadeHeaders
+from unpod.core.ids import WriterName, message_id, record_id
 from unpod.errors import ProtocolViolation
 
 TYPE_PREFIX = "io.unpod."
@@ -33,6 +33,8 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 _MICROS = 1_000_000
 _LENGTH = 27
 """How long a time of ours is: 2023-11-14T22:13:20.250000Z."""
+_ALWAYS = 9
+"""How many headers every record has."""
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -54,7 +56,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     traceparent: str = ""
 
 
-_LINE = r"[^\r\n]*"
+_LINE = r".*"  # up to the line feed, and one back: a class of characters takes half as long again
 _NUMBER = rf"[0-9]{{1,{_MAX_DIGITS}}}"
 _OURS = re.compile(
     rf"Nats-Msg-Id: {_LINE}\r\nce-specversion: 1\.0"
@@ -63,37 +65,67 @@ _OURS = re.compile(
     rf"\r\nce-time: ([0-9:T-]{{19}})\.([0-9]{{6}})Z"
     rf"\r\nUnpod-Epoch: ({_NUMBER})\r\nUnpod-Index: ({_NUMBER})"
     rf"(?:\r\nUnpod-Seen: ({_NUMBER}))?(?:\r\nUnpod-Settled: ({_NUMBER}))?(?:\r\nUnpod-Settled-Own: ({_NUMBER}))?"
-    rf"(?:\r\nUnpod-Cause: ({_LINE}))?(?:\r\nUnpod-Handler: ({_LINE}))?\Z"
+    rf"(?:\r\nUnpod-Cause: ({_LINE}))?(?:\r\nUnpod-Handler: ({_LINE}))?"
+    rf"(?:\r\nNats-Expected-Last-Subject-Sequence: {_NUMBER})?"
+    rf"(?:\r\nNats-Expected-Last-Subject-Sequence-Subject: [!-~]*)?\Z"
 )
-"""Headers in the order of `to_headers`, as nearly all are that are ever read."""
+"""Headers in the order of `to_headers`, with the fence behind them: as nearly all are that are ever read."""
 
 
-def to_headers(envelope: Envelope) -> dict[str, str]:
-    """Return the headers of a record, `Nats-Msg-Id` among them."""
-    headers = {
-        "Nats-Msg-Id": message_id(envelope.id, envelope.epoch),
-        "ce-specversion": "1.0",
-        "ce-id": envelope.id,
-        "ce-type": f"{TYPE_PREFIX}{envelope.type}.v{envelope.version}",
-        "ce-source": _quoted(envelope.source, "/"),
-        "ce-subject": _quoted(envelope.session, ""),
-        "ce-time": format_time(envelope.time),
-        "Unpod-Epoch": str(envelope.epoch),
-        "Unpod-Index": str(envelope.index),
-    }
+def to_headers(envelope: Envelope) -> MadeHeaders:
+    """Return the headers of a record, `Nats-Msg-Id` first."""
+    msg_id = message_id(envelope.id, envelope.epoch)
+    text = (
+        f"Nats-Msg-Id: {msg_id}\r\nce-specversion: 1.0\r\nce-id: {envelope.id}"
+        f"\r\nce-type: {TYPE_PREFIX}{envelope.type}.v{envelope.version}"
+        f"\r\nce-source: {_quoted(envelope.source, '/')}\r\nce-subject: {_quoted(envelope.session, '')}"
+        f"\r\nce-time: {format_time(envelope.time)}"
+        f"\r\nUnpod-Epoch: {envelope.epoch}\r\nUnpod-Index: {envelope.index}"
+    )
+    more = []
     if envelope.seen:
-        headers["Unpod-Seen"] = str(envelope.seen)
+        more.append(f"Unpod-Seen: {envelope.seen}")
     if envelope.settled:
-        headers["Unpod-Settled"] = str(envelope.settled)
+        more.append(f"Unpod-Settled: {envelope.settled}")
     if envelope.settled_own:
-        headers["Unpod-Settled-Own"] = str(envelope.settled_own)
+        more.append(f"Unpod-Settled-Own: {envelope.settled_own}")
     if envelope.cause:
-        headers["Unpod-Cause"] = envelope.cause
+        more.append(f"Unpod-Cause: {envelope.cause}")
     if envelope.handler:
-        headers["Unpod-Handler"] = _quoted(envelope.handler, ":.<>")[:200]
+        more.append(f"Unpod-Handler: {_quoted(envelope.handler, ':.<>')[:200]}")
     if envelope.traceparent:
-        headers["traceparent"] = envelope.traceparent
-    return headers
+        more.append(f"traceparent: {envelope.traceparent}")
+    if more:
+        text = "\r\n".join([text, *more])
+    return MadeHeaders(text, _ALWAYS + len(more), msg_id)
+
+
+class Letterhead:
+    """What the headers of all records have in common that one writer writes into one session, made once.
+
+    `headers` returns what `to_headers` makes of the same envelope.
+    """
+
+    __slots__ = ("_epoch", "_same", "_session", "_writer")
+
+    def __init__(self, session: str, writer: WriterName, source: str, epoch: int) -> None:
+        self._session = session
+        self._writer: WriterName = writer
+        self._epoch = epoch
+        self._same = f"\r\nce-source: {_quoted(source, '/')}\r\nce-subject: {_quoted(session, '')}\r\nce-time: "
+
+    def headers(self, record_type: str, index: int, time: float, cause: str = "") -> MadeHeaders:
+        """Return the headers of the `index`-th record; `time` is seconds since 1970 in the log's time."""
+        identifier, epoch = record_id(self._session, self._writer, index), self._epoch
+        msg_id = message_id(identifier, epoch)
+        text = (
+            f"Nats-Msg-Id: {msg_id}\r\nce-specversion: 1.0\r\nce-id: {identifier}"
+            f"\r\nce-type: {TYPE_PREFIX}{record_type}.v{VERSION}{self._same}{format_time(time)}"
+            f"\r\nUnpod-Epoch: {epoch}\r\nUnpod-Index: {index}"
+        )
+        if cause:
+            return MadeHeaders(f"{text}\r\nUnpod-Cause: {cause}", _ALWAYS + 1, msg_id)
+        return MadeHeaders(text, _ALWAYS, msg_id)
 
 
 def from_headers(headers: Mapping[str, str]) -> Envelope:

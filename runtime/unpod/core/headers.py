@@ -38,6 +38,25 @@ class HeaderText(Mapping[str, str]):
         return repr(self._all())
 
 
+class MadeHeaders(HeaderText):
+    """Headers of our own making, in as many `lines`; one of them, the first, gives the `msg_id`.
+
+    Whoever sends them checks that no value has added a line.
+    """
+
+    __slots__ = ("lines", "msg_id")
+
+    def __init__(self, text: str, lines: int, msg_id: str) -> None:
+        super().__init__(text)
+        self.lines = lines
+        self.msg_id = msg_id
+
+
+def msg_id_of(headers: Mapping[str, str]) -> str:
+    """Return the `Nats-Msg-Id` of headers, "" for none."""
+    return headers.msg_id if isinstance(headers, MadeHeaders) else headers.get("Nats-Msg-Id", "")
+
+
 def _read(text: str) -> dict[str, str]:
     lines = text.split("\r\n")
     try:

@@ -93,6 +93,7 @@ class WireClient(Client):
         self._on_denied = on_denied
         self._out: list[bytes] = []
         self._out_of: object = None
+        self._loop = asyncio.get_running_loop()
         self._framing = Framing(self.on_message)
         self._ps = cast("Any", self._framing)  # nats-py resets its parser before each connection
 
@@ -111,7 +112,7 @@ class WireClient(Client):
         writer.write(command)
         self._out_of = writer
         self._out.clear()
-        asyncio.get_running_loop().call_soon(self._flush_turn)
+        self._loop.call_soon(self._flush_turn)
 
     def _flush_turn(self) -> None:
         writer, out = self._out_of, self._out
@@ -253,7 +254,7 @@ class WireClient(Client):
     @override
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         # nats-py's writes past what waits for the end of the turn: a flush would return before that is sent.
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        self._pongs.append(future or self._loop.create_future())
         self._write_now(b"PING\r\n")
 
     def _write_now(self, command: bytes) -> None:

@@ -111,6 +111,10 @@ class Nats:
     def send_block(self, subject: str, data: bytes, block: bytes, reply: str) -> None:
         """Publish with headers that are encoded already; errors as in `send`."""
         check_subject(subject)
+        self.send_checked(subject, data, block, reply)
+
+    def send_checked(self, subject: str, data: bytes, block: bytes, reply: str) -> None:
+        """Publish on a subject that `check_subject` has seen; errors as in `send`."""
         size = len(data) + len(block)
         if size > self._client.max_payload:
             raise RecordTooLarge(size, self._client.max_payload)
@@ -202,9 +206,11 @@ class Nats:
         timeout_s: float,
         on_answer: Callable[[bytes, bytes], None],
         on_loss: Callable[[LogError], None],
+        *,
+        once: bool = False,
     ) -> Awaited:
         """Register an answer; see `Replies.expect`."""
-        return self.replies.expect(subject, timeout_s, on_answer, on_loss)
+        return self.replies.expect(subject, timeout_s, on_answer, on_loss, once=once)
 
     async def flush(self, *, timeout_s: float) -> None:
         """Return once the server has taken everything sent so far.

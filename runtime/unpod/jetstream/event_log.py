@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from unpod.core.headers import msg_id_of
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import BatchRead, StoredParser
@@ -23,12 +25,21 @@ if TYPE_CHECKING:
     from unpod.ports import FailureHandler, Fence, Message
 
 _MSG_ID: Final = "Nats-Msg-Id"
-_EXPECTED: Final = b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
-_EXPECTED_ON: Final = b"Nats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
+_EXPECTED: Final = b"%bNats-Expected-Last-Subject-Sequence: %d\r\n\r\n"
+_EXPECTED_ON: Final = (
+    b"%bNats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n\r\n"
+)
 _ANSWER_S: Final = 2.0
 _LAG_S: Final = 10.0
 _LAG_PAUSE_S: Final = 0.02
 _LATEST_S: Final = 9_000_000_000.0
+
+
+def _heard(answer: Callable[[Stored | LogError], None], block: bytes, data: bytes) -> None:
+    if not data and status_of(block) == "503":
+        answer(LogUnavailable("no stream takes this subject now"))
+    else:
+        answer(read_ack(data))
 
 
 async def open_log(nats: Nats, spec: StreamSpec) -> JetStreamLog:
@@ -86,15 +97,16 @@ class JetStreamLog:
         check_subject(subject)
         block = encode_headers(headers)
         if fence is not None:
-            block = (block[:-2] if block else b"NATS/1.0\r\n") + _EXPECTED % fence.seq
-            if fence.subject != subject:
-                block += _EXPECTED_ON % fence.subject.encode()
-            block += b"\r\n"
+            head = block[:-2] if block else b"NATS/1.0\r\n"
+            if fence.subject == subject:
+                block = _EXPECTED % (head, fence.seq)
+            else:
+                block = _EXPECTED_ON % (head, fence.seq, fence.subject.encode())
         size = len(subject) + len(block) + len(data)
         limit = self.max_record
         if size > limit:
             raise RecordTooLarge(size, limit)
-        return Record(subject, data, block, size, headers.get(_MSG_ID, ""), fence)
+        return Record(subject, data, block, size, msg_id_of(headers), fence)
 
     @property
     def max_record(self) -> int:
@@ -105,17 +117,9 @@ class JetStreamLog:
         self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]
     ) -> Callable[[], None]:
         """Publish once (`Sink.transmit`)."""
-
-        def heard(block: bytes, data: bytes) -> None:
-            awaited.close()
-            if not data and status_of(block) == "503":
-                answer(LogUnavailable("no stream takes this subject now"))
-            else:
-                answer(read_ack(data))
-
-        awaited = self._nats.expect(record.subject, timeout_s, heard, answer)
+        awaited = self._nats.expect(record.subject, timeout_s, partial(_heard, answer), answer, once=True)
         try:
-            self._nats.send_block(record.subject, record.data, record.block, awaited.reply)
+            self._nats.send_checked(record.subject, record.data, record.block, awaited.reply)
         except LogError as error:
             awaited.close()
             answer(error)

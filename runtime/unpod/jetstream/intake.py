@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from nats.errors import UnexpectedEOF
 
+from unpod.event_loop import batch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,7 @@ class Intake(asyncio.Protocol):
 
     def __init__(self, feed: Callable[[bytes], list[bytes]]) -> None:
         self._feed: Callable[[bytes], list[bytes]] | None = feed
+        self._batch = batch()
         self._streams: asyncio.Protocol | None = None
         self._lines: list[bytes] = []
         self._error: Exception | None = None
@@ -66,7 +69,7 @@ class Intake(asyncio.Protocol):
         if self._feed is None:
             return
         try:
-            lines = self._feed(data)
+            lines = self._batch.read(self._feed, data)
         except Exception as error:  # noqa: BLE001 - whatever it is, `control` raises it
             self._end(error)
             return

@@ -18,25 +18,29 @@ _SWEEP_S: Final = 0.1
 
 
 class Awaited:
-    """One answer, or a row of them, that is awaited."""
+    """One answer, or a row of them, that is awaited; `key` is the reply subject as it comes back."""
 
-    __slots__ = ("_replies", "deadline", "on_answer", "on_loss", "reply", "subject", "token")
+    __slots__ = ("_replies", "deadline", "key", "on_answer", "on_loss", "once", "reply", "subject")
 
     def __init__(
         self,
         replies: Replies,
-        token: bytes,
+        reply: str,
         subject: str,
         on_answer: Callable[[bytes, bytes], None],
         on_loss: Callable[[LogError], None],
+        *,
+        once: bool,
+        deadline: float,
     ) -> None:
         self._replies = replies
-        self.token = token
+        self.reply = reply
+        self.key = reply.encode("ascii")
         self.subject = subject
         self.on_answer = on_answer
         self.on_loss = on_loss
-        self.deadline = 0.0
-        self.reply = replies.prefix + token.decode("ascii")
+        self.once = once
+        self.deadline = deadline
 
     def extend(self, timeout_s: float) -> None:
         """Wait `timeout_s` from now on."""
@@ -44,17 +48,16 @@ class Awaited:
 
     def close(self) -> None:
         """Await nothing any more; what still comes is dropped."""
-        self._replies.forget(self.token)
+        self._replies.forget(self.key)
 
 
 class Replies:
     """The table of what is awaited on one connection."""
 
-    __slots__ = ("_awaited", "_cut", "_last", "_loop", "_sweeper", "prefix")
+    __slots__ = ("_awaited", "_last", "_loop", "_sweeper", "prefix")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._cut = len(prefix.encode())
         self._awaited: dict[bytes, Awaited] = {}
         self._last = 0
         self._loop = asyncio.get_running_loop()
@@ -70,28 +73,33 @@ class Replies:
         timeout_s: float,
         on_answer: Callable[[bytes, bytes], None],
         on_loss: Callable[[LogError], None],
+        *,
+        once: bool = False,
     ) -> Awaited:
         """Register an answer to what will be published on `subject`, with header block and payload.
 
-        It stays registered until it is closed or `on_loss` is called: at the time-out (to 0.1 s), when the connection
-        is lost, or when the publish is denied.
+        It stays registered until it is closed, the one has come that is awaited `once`, or `on_loss` is called: at the
+        time-out (to 0.1 s), when the connection is lost, or when the publish is denied.
         """
         self._last += 1
-        awaited = Awaited(self, b"%d" % self._last, subject, on_answer, on_loss)
-        awaited.extend(timeout_s)
-        self._awaited[awaited.token] = awaited
+        reply = f"{self.prefix}{self._last}"
+        deadline = self._loop.time() + timeout_s
+        awaited = Awaited(self, reply, subject, on_answer, on_loss, once=once, deadline=deadline)
+        self._awaited[awaited.key] = awaited
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         return awaited
 
-    def forget(self, token: bytes) -> None:
+    def forget(self, key: bytes) -> None:
         """Drop an entry; unknown ones are ignored."""
-        self._awaited.pop(token, None)
+        self._awaited.pop(key, None)
 
     def dispatch(self, subject: bytes, _reply: bytes, block: bytes, data: bytes) -> None:
         """Hand an answer to whoever awaits it."""
-        awaited = self._awaited.get(subject[self._cut :])
+        awaited = self._awaited.get(subject)
         if awaited is not None:
+            if awaited.once:
+                del self._awaited[subject]
             awaited.on_answer(block, data)
 
     def lose(self, reason: LogError, *, subject: str = "") -> None:
@@ -116,5 +124,5 @@ class Replies:
 
     def _give_up(self, lost: list[Awaited], reason: LogError) -> None:
         for awaited in lost:
-            if self._awaited.pop(awaited.token, None) is not None:
+            if self._awaited.pop(awaited.key, None) is not None:
                 awaited.on_loss(reason)

@@ -10,7 +10,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from unpod.core.headers import HeaderText
+from unpod.core.headers import HeaderText, MadeHeaders
 from unpod.errors import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _SUBJECT = re.compile(r"[^\x00-\x20\x7f]+\Z")
 _MAX_SUBJECT = 3_000  # the server's control line ends at 4,096 bytes: a reply subject and two lengths stand there too
 _MAX_KNOWN = 1_000
+_WITH_HEADERS: Final = b"HMSG"
+_MESSAGES: Final = frozenset({b"MSG", _WITH_HEADERS})
 _known_keys: set[str] = set()
 
 
@@ -33,13 +35,16 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     Raises:
         ProtocolViolation: a name or a value that would not arrive as it is (CR, LF, not ASCII).
     """
-    if not headers:
+    if isinstance(headers, MadeHeaders):
+        text, ends = headers.text, headers.lines - 1
+    elif not headers:
         return b""
-    if not headers.keys() <= _known_keys:
-        for key in headers:
-            _learn(key)
-    text = "\r\n".join([f"{key}: {value}" for key, value in headers.items()])
-    ends = len(headers) - 1
+    else:
+        if not headers.keys() <= _known_keys:
+            for key in headers:
+                _learn(key)
+        text = "\r\n".join([f"{key}: {value}" for key, value in headers.items()])
+        ends = len(headers) - 1
     if not text.isascii() or text.count("\n") != ends or text.count("\r") != ends:
         raise ProtocolViolation("a header value holds CR, LF or a character that is not ASCII", whose="local")
     return b"NATS/1.0\r\n%b\r\n\r\n" % text.encode("ascii")
@@ -86,7 +91,7 @@ def encode_unsubscribe(sid: int) -> bytes:
 
 def decode_headers(block: bytes) -> Mapping[str, str]:
     """Return the headers of a block; of a repeated name the last counts, and what is no header is left out."""
-    return HeaderText(block.partition(_CRLF)[2][: -len(_END)].decode("utf-8", "replace"))
+    return HeaderText(block[block.find(_CRLF) + 2 : -len(_END)].decode("utf-8", "replace"))
 
 
 def status_of(block: bytes) -> str:
@@ -125,36 +130,28 @@ class Framing:
         """
         buffer = self._buffer + chunk if self._buffer else chunk
         control: list[bytes] = []
+        find, on_message = buffer.find, self._on_message
         start, end = 0, len(buffer)
-        while start < end:
-            eol = buffer.find(_CRLF, start)
-            if eol < 0:
-                break
-            if buffer.startswith((b"HMSG ", b"MSG "), start):
-                after = self._message(buffer, start, eol, end)
-                if not after:
-                    break
-                start = after
-            else:
+        while (eol := find(_CRLF, start)) >= 0:
+            # [H]MSG subject sid [reply] [head] size
+            parts = buffer[start:eol].split()
+            body = eol + 2
+            if not parts or parts[0] not in _MESSAGES:
                 control.append(buffer[start:eol])
-                start = eol + 2
+                start = body
+                continue
+            try:
+                sid, size, count = int(parts[2]), int(parts[-1]), len(parts)
+                head = int(parts[-2]) if parts[0] == _WITH_HEADERS else 0
+                # parts[3] is there even without a reply
+                reply = parts[3] if count == (6 if head else 5) else parts[3][:0]
+            except (ValueError, IndexError):
+                raise ProtocolViolation("the server sent a message line that cannot be read") from None
+            after = body + size + 2
+            if after > end:
+                break
+            cut = body + head
+            on_message(sid, parts[1], reply, buffer[body:cut], buffer[cut : after - 2])
+            start = after
         self._buffer = buffer[start:] if start else buffer
         return control
-
-    def _message(self, buffer: bytes, start: int, eol: int, end: int) -> int:
-        """Hand over the message that starts at `start`; return where the next thing starts, 0 if it is not all here."""
-        parts = buffer[start:eol].split()
-        body = eol + 2
-        try:
-            sid, size = int(parts[2]), int(parts[-1])
-            head = int(parts[-2]) if parts[0] == b"HMSG" else 0
-            # [H]MSG subject sid [reply] [head] size; parts[3] is there even without a reply
-            reply = parts[3] if len(parts) == (6 if head else 5) else parts[3][:0]
-        except (ValueError, IndexError):
-            raise ProtocolViolation("the server sent a message line that cannot be read") from None
-        after = body + size + 2
-        if after > end:
-            return 0
-        cut = body + head
-        self._on_message(sid, parts[1], reply, buffer[body:cut], buffer[cut : after - 2])
-        return after

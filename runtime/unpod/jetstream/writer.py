@@ -85,6 +85,8 @@ class Sink(Protocol):
 class Submission:
     """One record on its way: sent again under the same id until the log has answered, then `done` is called once.
 
+    `start` sends it; who has sent it once already goes on from what came of that with `resume`.
+
     `LogFull` is an answer once it has been said for `patience_s`; `Fenced` once the record is not found in the log.
     """
 
@@ -124,6 +126,10 @@ class Submission:
     def start(self) -> None:
         """Send it now."""
         self._cancel = self._sink.transmit(self.record, self._try_s, self._answer)
+
+    def resume(self, answer: LogError) -> None:
+        """Go on from the first try's answer."""
+        self._answer(answer)
 
     def cancel(self) -> None:
         """Give up: `done` is not called any more; whether the record is stored is unknown."""
@@ -230,6 +236,7 @@ class OrderedWriter:
         "_acked",
         "_bounds",
         "_bytes",
+        "_cancel",
         "_failure",
         "_fence",
         "_flight",
@@ -240,6 +247,7 @@ class OrderedWriter:
         "_queue",
         "_since",
         "_sink",
+        "_trouble",
     )
 
     def __init__(
@@ -257,7 +265,9 @@ class OrderedWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Record] | None = None  # a deque is 600 bytes, and most writers never have a backlog
         self._since = 0.0
-        self._flight: Submission | None = None
+        self._flight: Record | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._trouble: Submission | None = None  # nearly every record is stored at the first try
         self._failure: LogError | None = None
         self._bytes = 0
         self._put = 0
@@ -284,7 +294,8 @@ class OrderedWriter:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         record = self._sink.encode(subject, data, headers, self._fence)
-        if self.backlog >= self._bounds.records or self._bytes + record.size > self._bounds.bytes:
+        bounds = self._bounds
+        if self._put - self._acked >= bounds.records or self._bytes + record.size > bounds.bytes:
             error = LogUnavailable(f"{self.backlog} records ({self._bytes} bytes) wait for the log, and it takes none")
             self._stop(error)
             raise error
@@ -314,17 +325,30 @@ class OrderedWriter:
 
     def _send(self, record: Record) -> None:
         self._since = self._loop.time()
-        self._flight = Submission(self._sink, record, self._answered, patience_s=self._bounds.full_patience_s)
-        self._flight.start()
+        self._flight = record
+        cancel = self._sink.transmit(record, _FIRST_TRY_S, self._heard)
+        if self._flight is record and self._trouble is None:  # else it is answered already
+            self._cancel = cancel
+
+    def _heard(self, answer: Stored | LogError) -> None:
+        """Take what came of the first try."""
+        self._cancel = None
+        record = self._flight
+        if isinstance(answer, Stored) or record is None:
+            self._answered(answer)
+            return
+        patience_s = self._bounds.full_patience_s
+        self._trouble = Submission(self._sink, record, self._answered, patience_s=patience_s)
+        self._trouble.resume(answer)
 
     def _answered(self, answer: Stored | LogError) -> None:
-        flight, self._flight = self._flight, None
+        record, self._flight, self._trouble = self._flight, None, None
         if isinstance(answer, LogError):
             self._stop(answer)
             return
         self._acked += 1
-        if flight is not None:
-            self._bytes -= flight.record.size
+        if record is not None:
+            self._bytes -= record.size
         if self._flushes:
             self._wake()
         if self._queue:
@@ -344,9 +368,13 @@ class OrderedWriter:
             return
         self._failure = error
         self._queue = None
-        if self._flight is not None:
-            self._flight.cancel()
-            self._flight = None
+        self._flight = None
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+        if self._trouble is not None:
+            self._trouble.cancel()
+            self._trouble = None
         flushes, self._flushes = self._flushes, []
         for _, future in flushes:
             if not future.done():

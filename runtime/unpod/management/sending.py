@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 from uuid import uuid4
 
@@ -73,7 +74,7 @@ class Control:
         if problem:
             raise ControlRefused(self.verb, problem)
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> Mapping[str, str]:
         actor = self._control.actor
         envelope = Envelope(
             id=self.id,

@@ -106,7 +106,9 @@ class Journal:
             self._last_command = index
         return codec.Record(channel, envelope, body)
 
-    def _store(self, subject: str, body: SessionEvent | AnyCommand, headers: dict[str, str], *, hidden: bool) -> None:
+    def _store(
+        self, subject: str, body: SessionEvent | AnyCommand, headers: Mapping[str, str], *, hidden: bool
+    ) -> None:
         data = codec.encode(body)
         try:
             if hidden:

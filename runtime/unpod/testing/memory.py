@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from unpod.core.headers import msg_id_of
 from unpod.errors import LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.wire import check_subject, decode_headers, encode_headers
 from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from unpod.ports import FailureHandler, Fence, Handler
-
-_MSG_ID: Final = "Nats-Msg-Id"
 
 
 class MemoryLog:
@@ -217,7 +216,7 @@ class MemoryLog:
         size = len(subject) + len(block) + len(data)
         if size > self.broker.max_payload:
             raise RecordTooLarge(size, self.broker.max_payload)
-        return Record(subject, data, block, size, headers.get(_MSG_ID, ""), fence)
+        return Record(subject, data, block, size, msg_id_of(headers), fence)
 
     def transmit(
         self, record: Record, _timeout_s: float, answer: Callable[[Stored | LogError], None]

@@ -270,7 +270,7 @@ class Pages:
     """A log of one session, written here."""
 
     def __init__(self) -> None:
-        self.tip = Tip(OwnerRecords(SUBJECTS, CALL))
+        self.tip = Tip(OwnerRecords(CALL))
         self.inputs = Inputs("s", CALL)
         self.seq = self.bridge = self.owner = 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from unpod.core import codec
@@ -18,7 +20,7 @@ SUBJECTS = Subjects()
 CALL = SUBJECTS.call("a", "s")
 
 
-def headers(record_type: str, *, version: int = 1) -> dict[str, str]:
+def headers(record_type: str, *, version: int = 1) -> Mapping[str, str]:
     envelope = Envelope(id="x", type=record_type, source="/s", session="s", time=1.0, epoch=1, index=1, version=version)
     return to_headers(envelope)
 

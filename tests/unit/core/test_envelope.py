@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from unpod.core.envelope import Envelope, format_time, from_headers, parse_time, to_headers
+from unpod.core.envelope import Envelope, Letterhead, format_time, from_headers, parse_time, to_headers
+from unpod.core.headers import HeaderText, msg_id_of
+from unpod.core.ids import record_id
 from unpod.errors import ProtocolViolation
 from unpod.jetstream.wire import decode_headers, encode_headers
 
@@ -26,7 +28,7 @@ ENVELOPE = Envelope(
 
 
 def well_formed() -> dict[str, str]:
-    return to_headers(ENVELOPE)
+    return dict(to_headers(ENVELOPE))
 
 
 def test_an_envelope_survives_the_wire() -> None:
@@ -42,6 +44,30 @@ def test_headers_are_cloudevents_and_ours() -> None:
     assert headers["ce-subject"] == "call%201%2F%E2%98%8E"
     assert (headers["Unpod-Epoch"], headers["Unpod-Index"]) == ("7", "3")
     assert (headers["Unpod-Seen"], headers["Unpod-Settled"]) == ("2", "1")
+
+
+@pytest.mark.parametrize("cause", ["", "c" * 32])
+@pytest.mark.parametrize(("session", "source"), [("call 1/\N{BLACK TELEPHONE}", "unpod/b 1"), ("s\r\nA: b", "b")])
+def test_a_letterhead_says_what_each_record_would(session: str, source: str, cause: str) -> None:
+    envelope = Envelope(
+        id=record_id(session, "bridge", 41), type="evt.user.text", source=source, session=session,
+        time=1_700_000_000.25, epoch=7, index=41, cause=cause,
+    )  # fmt: skip
+    headers = Letterhead(session, "bridge", source, 7).headers("evt.user.text", 41, 1_700_000_000.25, cause)
+    assert headers.text == to_headers(envelope).text
+    assert encode_headers(headers) == encode_headers(to_headers(envelope))
+    assert msg_id_of(headers) == msg_id_of(dict(headers)) == headers["Nats-Msg-Id"]
+
+
+def test_a_cause_that_would_add_a_header_is_not_sent() -> None:
+    with pytest.raises(ProtocolViolation):
+        encode_headers(Letterhead("s", "bridge", "b", 1).headers("evt.state", 1, 0.0, INJECTION))
+
+
+def test_the_fence_behind_the_headers_changes_nothing() -> None:
+    fence = "\r\nNats-Expected-Last-Subject-Sequence: 9\r\nNats-Expected-Last-Subject-Sequence-Subject: a.b.own"
+    for envelope in (ENVELOPE, replace(ENVELOPE, session="s1", handler="user_turn:0", traceparent="")):
+        assert from_headers(HeaderText(to_headers(envelope).text + fence)) == envelope
 
 
 def test_what_is_nothing_takes_no_header() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unpod.core.ids import command_id, derive, message_id, record_id, step_id
 
 
@@ -30,3 +32,10 @@ def test_a_new_owner_writes_the_same_id_under_another_message_id() -> None:
     identifier = record_id("s", "owner", 7)
     assert message_id(identifier, 3) == f"{identifier}@3"
     assert message_id(identifier, 3) != message_id(identifier, 4)
+
+
+@pytest.mark.parametrize("session", ["s1", "call 1/\N{BLACK TELEPHONE}", "x" * 4_000])
+@pytest.mark.parametrize("index", [1, 10, 123_456])
+def test_a_record_is_known_by_its_writer_and_its_number(session: str, index: int) -> None:
+    assert record_id(session, "bridge", index) == derive("record", session, "bridge", index)
+    assert record_id(session, "bridge", index) != record_id(session, "owner", index)

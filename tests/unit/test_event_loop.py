@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from unpod.event_loop import Batch, batch
+
+
+async def test_what_a_read_puts_off_is_done_when_it_has_been_taken_and_before_anything_else() -> None:
+    done: list[str] = []
+    asyncio.get_running_loop().call_soon(done.append, "the next turn")
+
+    def take(data: bytes) -> int:
+        batch().defer(lambda: done.append("first"))
+        batch().defer(lambda: batch().defer(lambda: done.append("third")))
+        batch().defer(lambda: done.append("second"))
+        done.append(data.decode())
+        return len(data)
+
+    assert batch().read(take, b"data") == 4
+    assert done == ["data", "first", "second", "third"]
+
+
+async def test_what_is_written_comes_after_what_may_have_more_to_write() -> None:
+    done: list[str] = []
+
+    def write() -> None:
+        done.append("written")
+
+    def say() -> None:
+        done.append("said")
+        batch().defer(write, last=True)
+
+    def take(_: bytes) -> None:
+        batch().defer(write, last=True)
+        batch().defer(say)
+
+    batch().read(take, b"")
+    assert done == ["said", "written", "written"]
+
+
+async def test_only_a_read_has_an_end_to_wait_for() -> None:
+    found: list[bool] = []
+    assert not batch().reading
+    batch().read(lambda _: batch().read(lambda _: found.append(batch().reading), b""), b"")
+    assert found == [True]
+    assert not batch().reading
+
+
+async def test_an_error_ends_neither_the_read_nor_what_else_was_put_off() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError
+
+    def take(_: bytes) -> None:
+        batch().defer(fail)
+        batch().defer(lambda: done.append("done"))
+        raise ValueError("the data")
+
+    with pytest.raises(ValueError, match="the data"):
+        batch().read(take, b"")
+    assert done == ["done"]
+    assert [type(context["exception"]) for context in told] == [RuntimeError]
+
+
+def test_each_event_loop_has_its_own() -> None:
+    async def get() -> Batch:
+        assert batch() is batch()
+        return batch()
+
+    assert asyncio.run(get()) is not asyncio.run(get())
