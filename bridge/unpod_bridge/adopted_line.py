@@ -22,6 +22,7 @@ from unpod_bridge import outputs as do
 from unpod_bridge.adopt import NEVER, CallLog, Hearing
 from unpod_bridge.adopted import Adopted
 from unpod_bridge.call_line import CallLine
+from unpod_bridge.chart import Chart
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.line_settings import LineResult, LineSettings
 from unpod_bridge.placing import Job, LineServices, Place, take_line
@@ -139,12 +140,15 @@ class AdoptedLine(CallLine):
         clean = predecessor.let_go is not None and await predecessor.let_go()
         writing = await self._persist(lambda: self._take_line(subjects))
         log = CallLog(services.subjects, subjects, predecessor.session_id)
+        chart = Chart(services.horizon)
         async for message in services.log.read(subjects.all, until_seq=writing.epoch):
             log.take(message)
+            chart.take(subjects, message)
         past = log.adopted(self._hearing(writing), clean=clean)
         if not past.started:
             return None
-        self._ledger = self._open_ledger(replace(writing, index=past.index))
+        chart.searched((), past.owner_index, writing.epoch)
+        self._ledger = self._open_ledger(replace(writing, index=past.index), chart)
         return past, subjects
 
     def _hearing(self, writing: Writing) -> Hearing:

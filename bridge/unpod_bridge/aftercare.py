@@ -60,5 +60,5 @@ async def open_aftercare(
     except LogError as error:
         logger.warning("session %s: nobody looks after its cleanup: %s", succession.session_id, error)
         return None
-    succession.resume(EndedCall(services, subjects, ledger.writing, legacy))
+    succession.resume(EndedCall(services, subjects, ledger.writing, ledger.chart, legacy))
     return after

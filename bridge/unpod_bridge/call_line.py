@@ -24,6 +24,7 @@ from unpod.ports import Message, Subscription, Timer
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
 from unpod_bridge.call_state import is_command_token
+from unpod_bridge.chart import Chart
 from unpod_bridge.control_reader import ControlReader
 from unpod_bridge.dispatch import Resumption
 from unpod_bridge.estates import LiveCall
@@ -320,10 +321,13 @@ class CallLine:
         self._subscriptions += await bus.subscribe_all({subjects.live: self._on_live, subjects.all: self._on_record})
         return subjects
 
-    def _open_ledger(self, writing: Writing) -> Ledger:
+    def _open_ledger(self, writing: Writing, chart: Chart | None = None) -> Ledger:
         services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
         self._possession.begin(subjects.line, writing.epoch)
         self._relay.outside.tell_time(writing.offset_s)
+        if chart is None:
+            chart = Chart(services.horizon)
+            chart.placed(writing.epoch)
         ledger = Ledger(
             services.log,
             services.bus,
@@ -332,6 +336,7 @@ class CallLine:
             writing,
             on_failure=self._on_log_failure,
             on_state=self._log_watch.on_state,
+            chart=chart,
         )
         self._log_watch.begin(ledger)
         return ledger

@@ -116,7 +116,9 @@ class RunnerPlace:
         if self.on_begin is not None:
             await self.on_begin(session_id)
 
-    async def start(self, session_id: str, epoch: int, until_seq: int, *, held: bool = False) -> bool:
+    async def start(
+        self, session_id: str, epoch: int, until_seq: int, *, held: bool = False, positions: bytes = b""
+    ) -> bool:
         """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
         message = Start(
             job=self._job_id,
@@ -126,6 +128,7 @@ class RunnerPlace:
             until_seq=until_seq,
             bridge=self._bridge_id,
             held=held,
+            positions=positions,
         )
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_s

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from unpod.core import events as ev
 from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError
 from unpod.ports import Stored
+from unpod_bridge.chart import Chart
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Output, Owned
 from unpod_bridge.placing import LineServices
 from unpod_bridge.relay import Relay
+from unpod_bridge.takeover import EVERY
 from unpod_bridge.tenure import Legacy
-
-_ALL: Final = 2**63 - 1
 
 
 class Estate(Protocol):
@@ -34,6 +34,11 @@ class Estate(Protocol):
     @property
     def owner_index(self) -> int:
         """How far the owner's records are here."""
+        ...
+
+    @property
+    def chart(self) -> Chart:
+        """Where its records stand."""
         ...
 
     @property
@@ -113,6 +118,11 @@ class LiveCall:
         return self._relay.owner.index
 
     @property
+    def chart(self) -> Chart:
+        """Where its records stand."""
+        return self._ledger.chart
+
+    @property
     def busy(self) -> bool:
         """Whether a text of the caller has no whole reply yet."""
         return self._relay.owner.busy
@@ -160,7 +170,7 @@ class EndedCall:
     """A call that is over (`succession.Estate`): there is nothing to perform, and nobody waits."""
 
     ended = True
-    owner_index = _ALL  # what is not here is not missed
+    owner_index = EVERY
     busy = False
     heard_at = 0.0
 
@@ -169,12 +179,14 @@ class EndedCall:
         services: LineServices,
         subjects: CallSubjects,
         writing: Writing,
+        chart: Chart,
         legacy: Legacy,
     ) -> None:
         self._services = services
         self._subjects = subjects
         self._writing = writing
         self._legacy = legacy
+        self.chart = chart
 
     @property
     def index(self) -> int:
@@ -211,6 +223,7 @@ class EndedCall:
             self._writing,
             on_failure=lambda _: None,
             on_state=lambda _: None,
+            chart=self.chart,
         )
         try:
             return await ledger.append(body)

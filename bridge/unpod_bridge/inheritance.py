@@ -11,12 +11,14 @@ from typing import Final, TypeVar
 
 from unpod.core import codec
 from unpod.core import events as ev
+from unpod.core.positions import Positions
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Fence
+from unpod_bridge.chart import Chart
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import LineServices, Place, placement_headers, waited_ms
-from unpod_bridge.takeover import Inputs, Owner, Tip
+from unpod_bridge.takeover import EVERY, Inputs, Owner, Tip
 
 logger = logging.getLogger("unpod.bridge.succession")
 
@@ -28,10 +30,11 @@ _RETRY_S: Final = 0.1
 class Inheritance:
     """One session's log, as far as its owners are concerned."""
 
-    def __init__(self, session_id: str, services: LineServices, subjects: CallSubjects) -> None:
+    def __init__(self, session_id: str, services: LineServices, subjects: CallSubjects, chart: Chart) -> None:
         self._session = session_id
         self._services = services
         self._subjects = subjects
+        self._chart = chart
         self._reader = OwnerRecords(subjects)
         self._inputs = Inputs(session_id, subjects)
         self._since = 1
@@ -68,6 +71,7 @@ class Inheritance:
         stored = await self._persist(
             lambda: self._services.log.append(self._subjects.own, codec.encode(body), headers, fence=fence)
         )
+        self._chart.placed(stored.seq)
         return Owner(place.runner_id, stored.seq, body.takeover)
 
     async def _newest_of_others(self, known: Owner) -> Owner | None:
@@ -85,24 +89,39 @@ class Inheritance:
     async def tip(self, epoch: int, known: int) -> Tip:
         """Return what the owners before an epoch have stored last, with all of it after the index `known`.
 
-        An owner writes in order, so from its newest command on all its newest records follow; the rest is read only
-        where some of it is not known.
+        An owner writes in order, so from its newest record of which it is known where it stands all newer ones follow,
+        and so they do from its newest command; the rest is read only where some of it is not known.
         """
-        newest = await self._persist(lambda: self._services.log.last(self._subjects.cmd))
-        tip = await self._persist(lambda: self._read(max(self._since, newest.seq if newest else 0), epoch))
+        chart, found = self._chart, self._chart.owners(known)
+        chart.was_told = False
+        if found is None:
+            tip = await self._read_from_command(epoch)
+        else:
+            start = max(self._since, found.seqs[0] if found.seqs else 0)
+            tip = await self._persist(lambda: self._read(start, epoch, found))
+            chart.searched(tip.seqs, tip.last, epoch)
+            if tip.last < known < EVERY:  # the log has refused what was heard, or the chart leaves something out
+                chart.spoil()
+                tip = await self._read_from_command(epoch)
         if tip.first > known + 1:
+            chart.spoil()
             tip = await self._persist(lambda: self._read(self._since, epoch))
         self._last = max(self._last, tip.last)
         return tip
+
+    async def _read_from_command(self, epoch: int) -> Tip:
+        newest = await self._persist(lambda: self._services.log.last(self._subjects.cmd))
+        return await self._persist(lambda: self._read(max(self._since, newest.seq if newest else 0), epoch))
 
     async def suspect(self, epoch: int) -> str:
         """Return the id of the input of which the owners before an epoch may have died."""
         await self._persist(lambda: self._read_inputs(epoch))
         return self._inputs.suspect
 
-    async def _read(self, start: int, epoch: int) -> Tip:
-        tip = Tip(self._reader)
-        async for message in self._services.log.read(self._subjects.all, start_seq=start, until_seq=epoch):
+    async def _read(self, start: int, epoch: int, positions: Positions | None = None) -> Tip:
+        tip, log = Tip(self._reader), self._services.log
+        pattern = self._subjects.all
+        async for message in log.read(pattern, start_seq=start, until_seq=epoch, positions=positions):
             tip.take(message)
         return tip
 

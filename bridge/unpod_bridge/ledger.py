@@ -20,6 +20,7 @@ from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
 from unpod.ports import Bus, Clock, EventLog, Fence, Stored, Timer
+from unpod_bridge.chart import Chart
 from unpod_bridge.frames import rejected
 from unpod_bridge.outputs import Store
 
@@ -68,6 +69,7 @@ class Ledger:
         *,
         on_failure: Callable[[LogError], None],
         on_state: Callable[[bool], None],
+        chart: Chart | None = None,
         busy: int = 250,
     ) -> None:
         self._log = log
@@ -77,7 +79,9 @@ class Ledger:
         self._writing = writing
         self._letterhead = Letterhead(writing.session, "bridge", writing.source, writing.epoch)
         self._fence = Fence(subjects.line, writing.epoch)
-        self._writer = log.writer(fence=self._fence, on_failure=on_failure)
+        self.chart = Chart() if chart is None else chart
+        """Where what it writes stands, and all else of the call."""
+        self._writer = log.writer(fence=self._fence, on_failure=on_failure, on_stored=self.chart.wrote)
         self._on_state = on_state
         self._busy = busy
         self._index = writing.index
@@ -186,6 +190,7 @@ class Ledger:
         while await self._log.last(subject) is None:  # the record that was in flight may have this index
             index += 1
             await self._log.append(subject, data, self._headers(store, index), fence=self._fence)
+            self.chart.spoil()
 
     async def close(self) -> None:
         """Stop writing; `flush` first."""
@@ -245,6 +250,7 @@ class Ledger:
                     awaited.stored.set_exception(error)
             else:
                 self._appended += 1
+                self.chart.wrote(stored.seq)
                 if not awaited.stored.done():
                     awaited.stored.set_result(stored)
             return

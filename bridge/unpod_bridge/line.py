@@ -66,15 +66,17 @@ class Line(CallLine):
         subjects = await self._listen(session)
         await self._place.begin(session)
         line, own = await self._former(subjects)
-        self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session, after=line))
-        epoch, first = await appoint(services, subjects, begin, self._ledger, self._place, after=own)
+        ledger = self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session, after=line))
+        if line or own:  # what else was left behind, and where, is not known
+            ledger.chart.spoil()
+        epoch, first = await appoint(services, subjects, begin, ledger, self._place, after=own)
         self._feed(self._relay.owner.appoint(epoch))
-        started = await self._place.start(session, epoch, first)
+        started = await self._place.start(session, epoch, first, positions=ledger.chart.pack(epoch, first))
         if self._care is None:
             return started
         if not started:
             self._spawn(self._place.release("not started"))
-        self._look_after(self._care, subjects, self._ledger).begin(Owner(self._place.runner_id, epoch), started=started)
+        self._look_after(self._care, subjects, ledger).begin(Owner(self._place.runner_id, epoch), started=started)
         return True
 
     async def _former(self, subjects: CallSubjects) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class Owners:
     """Watches the runners, and hears those that want to let go; lines take `care` from here."""
 
     def __init__(self, nats: Nats, services: LineServices, dispatcher: Dispatcher) -> None:
-        self.watch = Watch(nats, services.subjects, services.clock, services.bridge_id)
+        self.watch = Watch(nats, services.subjects, services.clock, services.bridge_id, services.horizon)
         self.probations = Probations(services.clock, services.bridge_id, self._announce)
         self.care = Care(self.watch, self.probations, dispatcher.resume)
         self._nats = nats

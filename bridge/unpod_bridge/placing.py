@@ -19,6 +19,7 @@ from unpod.core.envelope import Envelope, to_headers
 from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Bus, Clock, EventLog, Fence, Message
+from unpod_bridge.chart import Horizon
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
 from unpod_bridge.sockets import Dialer
@@ -58,7 +59,7 @@ class Place(Protocol):
         """The call is up; return once its session is known to whoever would go on with it."""
         ...
 
-    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+    async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
         """Tell the runner that the session is its own; return False if it does not answer, or does not want it."""
         ...
 
@@ -84,6 +85,7 @@ class LineServices:
     steadiness: Steadiness | None = None
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     """Whose turn it is to read what an owner has written and the tail has not shown."""
+    horizon: Horizon = field(default_factory=Horizon)
 
 
 async def take_line(
@@ -140,6 +142,8 @@ async def appoint(
     owner = ev.OwnerAppointed(runner=runner_id, waited_ms=waited_ms(place))
     headers = placement_headers(services, "own", owner, begin.session_id)
     own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, after))
+    ledger.chart.placed(own.seq)
+    ledger.chart.searched((), 0, own.seq)  # nobody has owned it before
     first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))
     return own.seq, first.seq
 

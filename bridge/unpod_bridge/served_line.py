@@ -52,9 +52,9 @@ class _Nowhere:
         """Nobody is told."""
         raise ProtocolViolation(f"the call {session_id!r} has no place")
 
-    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+    async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
         """Nobody starts."""
-        del session_id, epoch, until_seq
+        del session_id, epoch, until_seq, positions
         return False
 
     async def release(self, reason: str) -> None:

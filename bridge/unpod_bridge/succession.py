@@ -70,7 +70,7 @@ class Succession:
         self._subjects = subjects
         self._closed_on = subjects.run("session.closed")
         self._estate = estate
-        self._log = Inheritance(wanted.session_id, services, subjects)
+        self._log = Inheritance(wanted.session_id, services, subjects, estate.chart)
         self._poison = Poison()
         self._probation: Probation | None = None
         self._entering: asyncio.Task[None] | None = None
@@ -173,8 +173,18 @@ class Succession:
 
     # ---------------------------------------------------------------------------------------------- what is heard of it
 
-    def heard(self, last: int) -> None:
+    @property
+    def uncharted(self) -> int | None:
+        """Behind which index of the owner's records it is not known where they stand."""
+        chart, estate = self._estate.chart, self._estate
+        newest = self._said if estate.ended else max(self._said, estate.owner_index)
+        return chart.owner_index if chart.lacks(newest) else None
+
+    def heard(self, last: int, stored: tuple[int, list[int]] | None = None, horizon: int = 0) -> None:
         """The owner says, each second, how far it has written: what it said the last time must be here by now."""
+        if stored is not None:
+            self._estate.chart.told(*stored)
+        self._estate.chart.sent(last, horizon)
         due, self._said = self._said, last
         if due > self._estate.owner_index:
             self._estate.catch_up(due)
@@ -315,7 +325,8 @@ class Succession:
         if appointed is None:
             return True
         owner, stored = appointed
-        if not await place.start(self.session_id, owner.epoch, stored.seq, held=self._guarded):
+        positions = self._estate.chart.pack(owner.epoch, stored.seq)
+        if not await place.start(self.session_id, owner.epoch, stored.seq, held=self._guarded, positions=positions):
             self._estate.leaves()
             return False
         logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)

@@ -24,6 +24,9 @@ GIVE_UP_AT: Final = 4
 CLEANUPS: Final = 3
 """How often a call that has ended is resumed for its cleanup."""
 
+EVERY: Final = 2**63 - 1
+"""An index behind all others: of an ended call nothing that is not here is missed."""
+
 _TOLD: Final = 64
 """What became of so many commands a new owner is told, beside those that no log has."""
 
@@ -43,6 +46,8 @@ class Tip:
         self._reader = reader
         self.records: list[Owned] = []
         """What was taken."""
+        self.seqs: list[int] = []
+        """Where they stand."""
         self.settled = 0
         """Up to which index of the bridge all handlers have returned, as an owner has said."""
 
@@ -61,6 +66,7 @@ class Tip:
         owned = self._reader.read(message)
         if owned is not None and owned.index > self.last:
             self.records.append(owned)
+            self.seqs.append(message.seq)
             self.settled = max(self.settled, owned.settled)
 
 

@@ -19,6 +19,7 @@ from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, LogUnavailable, NoResponders
 from unpod.ports import Bus, Clock, Message
+from unpod_bridge.chart import Horizon
 
 logger = logging.getLogger("unpod.bridge.watch")
 
@@ -58,8 +59,16 @@ class Ward(Protocol):
         """When its caller has said something: what a runner dies of is mostly what it was told last."""
         ...
 
-    def heard(self, last: int) -> None:
-        """Its owner says that it has written up to an index."""
+    @property
+    def uncharted(self) -> int | None:
+        """Behind which index of its owner's records it is not known where they stand; None where nothing is lacking."""
+        ...
+
+    def heard(self, last: int, stored: tuple[int, list[int]] | None, horizon: int) -> None:
+        """Its owner says that it has sent records up to an index, and none behind it when the log was at `horizon`.
+
+        `stored` is where those behind another index stand, if that was asked.
+        """
         ...
 
     def lost(self, why: str, culprit: str = "") -> None:
@@ -94,22 +103,25 @@ class _Watched:
         if self.misses >= MISSES:
             self.lose("does not answer for it")
 
-    def beats(self, last: int) -> None:
+    def beats(self, last: int, stored: tuple[int, list[int]] | None, horizon: int) -> None:
         self.misses = 0
         if self.lost:
             self.lost = False
             self.ward.found()
-        self.ward.heard(last)
+        self.ward.heard(last, stored, horizon)
 
 
 class Watch:
     """Watches over the owners of all sessions of one bridge."""
 
-    def __init__(self, bus: Bus, subjects: Subjects, clock: Clock, bridge_id: str) -> None:
+    def __init__(
+        self, bus: Bus, subjects: Subjects, clock: Clock, bridge_id: str, horizon: Horizon | None = None
+    ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._clock = clock
         self._bridge_id = bridge_id
+        self._horizon = Horizon() if horizon is None else horizon
         self._sessions: dict[str, _Watched] = {}
         self._runners: dict[str, dict[str, _Watched]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -205,7 +217,7 @@ class Watch:
             asked_at = now()
             try:
                 for chunk in _chunks(watched):
-                    self._take(await self._ping(runner_id, chunk, ANSWER_S), chunk)
+                    await self._ping(runner_id, chunk, ANSWER_S)
             except NoResponders:
                 nobody += self._clock.now() - self._connected_at >= RECONNECTED_S
                 if nobody < NOBODY:
@@ -234,7 +246,7 @@ class Watch:
             watched = self._of(runner_id)
             try:
                 for chunk in _chunks(watched):
-                    self._take(await self._ping(runner_id, chunk, PROBE_S), chunk)
+                    await self._ping(runner_id, chunk, PROBE_S)
             except NoResponders:
                 self._dead(runner_id)
                 return
@@ -243,26 +255,31 @@ class Watch:
             else:
                 return
 
-    async def _ping(self, runner_id: str, watched: Sequence[_Watched], timeout_s: float) -> Pulse | None:
+    async def _ping(self, runner_id: str, watched: Sequence[_Watched], timeout_s: float) -> None:
         sessions = {each.ward.session_id: each.ward.index for each in watched}
-        question = encode(Ping(bridge=self._bridge_id, sessions=sessions))
+        after = {each.ward.session_id: index for each in watched if (index := each.ward.uncharted) is not None}
+        question = encode(Ping(bridge=self._bridge_id, sessions=sessions, after=after))
+        horizon = self._horizon.seq
         answer = await self._bus.request(f"{self._subjects.runner(runner_id)}.ping", question, timeout_s=timeout_s)
         try:
-            return PULSE.decode(answer.data)
+            pulse = PULSE.decode(answer.data)
         except MALFORMED:
             logger.warning("the runner %s gave an answer that cannot be read", runner_id)
-            return None
+            pulse = None
+        self._take(pulse, watched, horizon)
 
-    def _take(self, pulse: Pulse | None, watched: Iterable[_Watched]) -> None:
+    def _take(self, pulse: Pulse | None, watched: Iterable[_Watched], horizon: int) -> None:
         now = self._clock.now()
         if pulse is not None and pulse.lag_s > LAG_S:
             for each in _newest_first(watched):
                 each.lose(f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
             return
         for each in watched:
-            epoch, last = (0, 0) if pulse is None else pulse.sessions.get(each.ward.session_id, (0, 0))
+            session_id = each.ward.session_id
+            epoch, last = (0, 0) if pulse is None else pulse.sessions.get(session_id, (0, 0))
+            stored = None if pulse is None else pulse.stored.get(session_id)
             if epoch == each.epoch:
-                each.beats(last)
+                each.beats(last, stored, horizon)
             elif now - each.placed_at >= GRACE_S:
                 each.missed()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from unpod.core.positions import Positions
     from unpod.errors import LogError
 
 
@@ -60,6 +61,10 @@ class Subscription(Protocol):
 
 FailureHandler = Callable[["LogError"], None]
 """Told once, on the event loop, why a writer has stopped."""
+
+
+StoredHandler = Callable[[int], None]
+"""Told the stream sequence of each record of a writer, in the order in which they were put, once it is stored."""
 
 
 class Writer(Protocol):
@@ -125,11 +130,17 @@ class EventLog(Protocol):
         """
         ...
 
-    def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
+    def read(
+        self, pattern: str, *, start_seq: int = 1, until_seq: int = 0, positions: Positions | None = None
+    ) -> AsyncIterator[Message]:
         """Yield the stored records whose subject matches `pattern`, in stream order, up to the end as of now.
 
         With `until_seq`, the read is complete only when it has come to that stream sequence: a lagging replica that
         answers with less is asked again.
+
+        With `positions`, those of them that stand at or before `positions.through` are not searched for but fetched
+        from where they are said to stand, and others there are not seen: that is fast, whatever else was written
+        meanwhile. From the first on that is not at its place, the log is searched as without.
 
         Raises:
             LogUnavailable: no answer.
@@ -148,7 +159,13 @@ class EventLog(Protocol):
         """Return how full the stream is, 0.0 to 1.0 of its bound in bytes."""
         ...
 
-    def writer(self, *, fence: Fence | None = None, on_failure: FailureHandler | None = None) -> Writer:
+    def writer(
+        self,
+        *,
+        fence: Fence | None = None,
+        on_failure: FailureHandler | None = None,
+        on_stored: StoredHandler | None = None,
+    ) -> Writer:
         """Return an ordered writer; call it within a running event loop."""
         ...
 

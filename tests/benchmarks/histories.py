@@ -10,7 +10,8 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.envelope import to_headers
 from unpod.core.subjects import Subjects
-from unpod.jetstream.wire import encode_headers
+from unpod.jetstream.wire import encode_headers, fenced
+from unpod.ports import Fence
 
 PER_TURN = 5
 """Records of one turn; a call has two more."""
@@ -30,8 +31,10 @@ def record_call(session: str, turns: int) -> list[Record]:
 
 
 def published(session: str, record: Record) -> tuple[str, bytes, bytes]:
-    """Return a record as it is published: subject, header block, payload."""
+    """Return a record as it is published: subject, header block with the fence, payload."""
     subjects = Subjects().call("agent", session)
     head = subjects.all.removesuffix(">")
     subject = head + (record.envelope.type if record.channel in {"evt", "run"} else record.channel)
-    return subject, encode_headers(to_headers(record.envelope)), codec.encode(record.body)
+    placed = subjects.line if record.channel in codec.BRIDGE_CHANNELS else subjects.own
+    block = fenced(encode_headers(to_headers(record.envelope)), subject, Fence(placed, record.envelope.epoch))
+    return subject, block, codec.encode(record.body)

@@ -44,7 +44,7 @@ from unpod.core.headers import msg_id_of
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
-from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish
+from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish, fenced
 from unpod.jetstream.writer import OrderedWriter, Record
 from unpod.ports import Fence, Stored
 from unpod.testing import simulate_call
@@ -159,7 +159,9 @@ async def decoding() -> AsyncIterator[Step]:
         tag = record.envelope.type.partition(".")[2]
         named = {"evt": call.evt, "run": call.run}.get(record.channel)
         subject = getattr(call, record.channel) if named is None else named(tag)
-        block, data = encode_headers(to_headers(record.envelope)), codec.encode(record.body)
+        placed = Fence(call.line if record.channel in codec.BRIDGE_CHANNELS else call.own, record.envelope.epoch)
+        block = fenced(encode_headers(to_headers(record.envelope)), subject, placed)
+        data = codec.encode(record.body)
         received += b"HMSG %b 1 %d %d\r\n" % (subject.encode(), len(block), len(block) + len(data))
         received += block + data + b"\r\n"
 

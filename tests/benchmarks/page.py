@@ -49,7 +49,8 @@ _HOW: Final = """\
 - *direct* validates each frame as one of a union of models, serializes models, runs each turn in a task that the
   caller can interrupt, and sends each delta as it comes (`tests/benchmarks/direct.py`).
 - Dispatch begins when NATS has the bridge's request for a runner, by the server's clock.
-- Replay goes through the codec and the fold. A takeover begins with SIGKILL; every call asks at that moment.
+- Replay goes through the codec and the fold, and begins with the list of where the records stand.
+- A takeover begins with SIGKILL; every call asks at that moment.
 """
 
 
@@ -97,12 +98,19 @@ def _turns_and_memory(found: dict[str, Any]) -> str:
     return f"{_turns(found)}\n{_memory(found)}"
 
 
+_REPLAY: Final = """
+A takeover reads a call's history from where its bridge says that it stands, the first 32,000 or so of each writer;
+what is behind them, it searches for. The bridge itself searches for what the former owner has written since its last
+ping. Whoever reads a call without being told searches for all of it: a bridge that adopts it, the console, the exports.
+"""
+
+
 def _replay(found: dict[str, Any]) -> str:
     rows = [
-        (f"{row['records']:,}", f"{row['others']:,}", row["first_ms"], f"{row['records_per_s']:,}")
+        (f"{row['records']:,}", f"{row['others']:,}", row["way"], row["first_ms"], f"{row['records_per_s']:,}")
         for row in found["replay"]
     ]
-    return "## Replay\n\n" + _table(("records", "of others", "first, ms", "records/s"), rows) + "\n"
+    return "## Replay\n\n" + _table(("records", "of others", "read", "first, ms", "records/s"), rows) + _REPLAY
 
 
 def _pure(found: dict[str, Any]) -> str:

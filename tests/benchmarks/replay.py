@@ -1,4 +1,8 @@
-"""Reading a call back: from the question to the first and the last of its records, through the codec and the fold."""
+"""Reading a call back: from the question to the first and the last of its records, through the codec and the fold.
+
+As a runner does that takes a call over, which its bridge has told where the records stand; and as whoever has to search
+for them.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ from tests.benchmarks.filling import Publishable, filler
 from tests.benchmarks.histories import PER_TURN, published, record_call
 
 from unpod.core import codec
+from unpod.core.positions import unpack
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log, topology
 from unpod.jetstream.topology import info
+from unpod_bridge.chart import Chart
 
 _GIB: Final = 2**30
 _SUBJECTS: Final = Subjects()
@@ -28,6 +34,9 @@ _OTHERS: Final = 10_000
 
 Tell = Callable[[str], None]
 
+KNOWN: Final = "from where the bridge says that they stand"
+SEARCH: Final = "by a search for their subjects"
+
 
 def _others(records: int, start: int = 0) -> Iterator[Publishable]:
     """Yield records of other sessions."""
@@ -37,9 +46,16 @@ def _others(records: int, start: int = 0) -> Iterator[Publishable]:
         yield subjects[number % _OTHERS], b"", data
 
 
+def _stored(session: str, turns: int) -> Iterator[Publishable]:
+    """Yield a call's records; the server would hold them to their fences, so these have another name, as long."""
+    for record in record_call(session, turns):
+        subject, block, data = published(session, record)
+        yield subject, block.replace(b"Nats-Expected-Last-", b"Nats-Expected-Once-"), data
+
+
 def _mixed(sizes: Sequence[int], others: int) -> Iterator[Publishable]:
     """Yield the records of a call of each size, spread evenly among those of others."""
-    calls = [[published(f"s{size}", record) for record in record_call(f"s{size}", size // PER_TURN)] for size in sizes]
+    calls = [[*_stored(f"s{size}", size // PER_TURN)] for size in sizes]
     rest = _others(others)
     steps = max(sizes)
     per_step = max(1, others // steps)
@@ -52,11 +68,21 @@ def _mixed(sizes: Sequence[int], others: int) -> Iterator[Publishable]:
     yield from rest
 
 
-async def _replay(log: JetStreamLog, size: int) -> tuple[float, float, int]:
+async def _charted(log: JetStreamLog, size: int, last: int) -> bytes:
+    """Return what a bridge would hand over whose call this is, if a new owner's starting point were the last record."""
+    chart, call = Chart(), _SUBJECTS.call("agent", f"s{size}")
+    async for message in log.read(call.all):
+        chart.take(call, message)
+    chart.searched((), 0, last)
+    return chart.pack(last, last)
+
+
+async def _replay(log: JetStreamLog, size: int, packed: bytes) -> tuple[float, float, int]:
     """Return after how many seconds the first and the last record were folded, and how many there were."""
     state, seen, first = SessionState(), 0, 0.0
     began = time.perf_counter()
-    async for message in log.read(_SUBJECTS.call("agent", f"s{size}").all):
+    positions = unpack(packed) if packed else None
+    async for message in log.read(_SUBJECTS.call("agent", f"s{size}").all, positions=positions):
         state = evolve(state, codec.read(_SUBJECTS, message.subject, message.headers, message.data, message.seq))
         seen += 1
         if seen == 1:
@@ -65,6 +91,24 @@ async def _replay(log: JetStreamLog, size: int) -> tuple[float, float, int]:
     if len(state.history) != size // PER_TURN:
         raise RuntimeError(f"the fold of {seen} records has {len(state.history)} of {size // PER_TURN} turns")
     return first, took, seen
+
+
+async def _measure(log: JetStreamLog, size: int, last: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Return the figures of one call, read both ways in turns."""
+    ways = {KNOWN: await _charted(log, size, last), SEARCH: b""}
+    runs: dict[str, list[tuple[float, float, int]]] = {way: [] for way in ways}
+    for _ in range(rounds if size < _LONG else 1):
+        for way, packed in ways.items():
+            runs[way].append(await _replay(log, size, packed))
+    return (
+        {
+            "records": size,
+            "way": way,
+            "first_ms": round(median(first for first, _, _ in found) * 1000, 3),
+            "records_per_s": round(median(seen / took for _, took, seen in found)),
+        }
+        for way, found in runs.items()
+    )
 
 
 async def measure(sizes: Sequence[int], others: Sequence[int], rounds: int, tell: Tell) -> list[dict[str, Any]]:
@@ -81,19 +125,11 @@ async def measure(sizes: Sequence[int], others: Sequence[int], rounds: int, tell
                 await fill.publish(_others(wanted - filled, filled) if filled else _mixed(sizes, wanted))
                 filled = wanted
                 found = await info(nats, streams.calls.name)
-                stored = 0 if found is None else found["state"]["messages"]
+                stored, last = (0, 0) if found is None else (found["state"]["messages"], found["state"]["last_seq"])
                 ours = sum(size // PER_TURN * PER_TURN + 2 for size in sizes)
                 if stored != filled + ours:
                     raise LogError(f"{stored} records are stored, of {filled + ours}")
                 for size in sizes:
                     tell(f"replay of {size:,} records among {wanted:,}")
-                    runs = [await _replay(log, size) for _ in range(rounds if size < _LONG else 1)]
-                    rows.append(
-                        {
-                            "records": size,
-                            "others": wanted,
-                            "first_ms": round(median(first for first, _, _ in runs) * 1000, 3),
-                            "records_per_s": round(median(seen / took for _, took, seen in runs)),
-                        }
-                    )
+                    rows += [{"others": wanted, **row} for row in await _measure(log, size, last, rounds)]
     return rows

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from unpod.core.positions import Positions
 from unpod.errors import Fenced, LogFull, LogUnavailable, ProtocolViolation, RecordTooLarge
 from unpod.ports import EventLog, Fence, Message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.contract.places import Client, Place
 
 OWN = "unpod.call.a.s.own"
 CMD = "unpod.call.a.s.cmd"
+OTHER = "unpod.call.a.other.cmd"
 ALL = "unpod.call.*.s.>"
 
 
@@ -175,6 +179,98 @@ async def test_a_read_ends_at_the_end_as_it_was(client: Client) -> None:
             await client.log.append(CMD, b"more", msg_id(f"more-{seen}-{extra}"))
         assert seen < 100
     assert seen >= 10
+
+
+async def scatter(client: Client, count: int, others: int = 2) -> list[int]:
+    """Store records of the session, with others between them; return where they stand."""
+    seqs = []
+    for n in range(count):
+        seqs.append((await client.log.append(CMD, b"%d" % n, msg_id(str(n)))).seq)
+        for extra in range(others):
+            await client.log.append(OTHER, b"other", msg_id(f"{n}-{extra}"))
+    return seqs
+
+
+async def at(log: EventLog, seqs: Sequence[int], through: int, **bounds: int) -> list[int]:
+    positions = Positions(tuple(seqs), through)
+    return [message.seq async for message in log.read(ALL, positions=positions, **bounds)]
+
+
+async def test_records_are_fetched_from_where_they_are_known_to_stand(client: Client) -> None:
+    seqs = await scatter(client, 40)
+    assert await at(client.log, seqs, seqs[-1]) == seqs
+    # What is left out is not looked for, and what stands behind is.
+    assert await at(client.log, seqs[::2], seqs[-3]) == [*seqs[:-3:2], *seqs[-2:]]
+    assert await at(client.log, (), seqs[20]) == seqs[21:]
+    assert await at(client.log, (), 0) == seqs
+
+
+async def test_known_records_are_whole_messages(client: Client) -> None:
+    headers = {"Nats-Msg-Id": "1", "note": "a: b"}
+    seq = (await client.log.append(CMD, b"{}\r\n", headers)).seq
+    await client.log.append(CMD, b"", {})
+    known = [message async for message in client.log.read(ALL, positions=Positions((seq, seq + 1), seq + 1))]
+    assert known == await read(client.log)
+
+
+async def test_more_records_than_are_asked_for_at_once_come_in_order(client: Client) -> None:
+    writer = client.log.writer()
+    for n in range(1_500):
+        writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    await writer.flush()
+    await writer.close()
+    seqs = range(1, 1_501)
+    seen = []
+    async for message in client.log.read(ALL, positions=Positions(tuple(seqs), 1_500)):
+        seen.append(message.seq)
+        if len(seen) % 100 == 0:
+            await asyncio.sleep(0)
+    assert seen == list(seqs)
+
+
+async def test_a_read_of_known_records_may_start_later(client: Client) -> None:
+    seqs = await scatter(client, 6)
+    assert await at(client.log, seqs, seqs[-1], start_seq=seqs[3]) == seqs[3:]
+    assert await at(client.log, seqs, seqs[2], start_seq=seqs[4]) == seqs[4:]
+    assert await at(client.log, seqs, seqs[-1], until_seq=seqs[-1]) == seqs
+    assert await at(client.log, seqs, seqs[-1] + 2, until_seq=seqs[-1] + 2) == seqs
+
+
+async def test_from_a_place_with_another_session_on_the_log_is_searched(client: Client) -> None:
+    seqs = await scatter(client, 6)
+    wrong = [*seqs[:3], seqs[3] + 1, *seqs[4:]]
+    assert await at(client.log, wrong, seqs[-1]) == seqs
+
+
+async def test_from_a_place_with_nothing_on_the_log_is_searched(client: Client) -> None:
+    seqs = await scatter(client, 6)
+    assert await at(client.log, [*seqs[:2], seqs[-1] + 1_000], seqs[-1] + 2_000) == seqs
+    assert await at(client.log, [*seqs[:2], seqs[-1] + 1_000], seqs[-1] + 2_000, until_seq=seqs[-1]) == seqs
+
+
+async def test_a_read_of_known_records_ends_at_the_end_as_it_was(client: Client) -> None:
+    seqs = await scatter(client, 4)
+    seen = []
+    async for message in client.log.read(ALL, positions=Positions(tuple(seqs[:2]), seqs[1])):
+        seen.append(message.seq)
+        await client.log.append(CMD, b"more", msg_id(f"more-{message.seq}"))
+        assert len(seen) < 10
+    assert seen[:4] == seqs
+
+
+async def test_an_outage_within_a_read_of_known_records_costs_none(place: Place, client: Client) -> None:
+    writer = client.log.writer()
+    for n in range(1_200):
+        writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    await writer.flush()
+    await writer.close()
+    seen = []
+    async for message in client.log.read(ALL, positions=Positions(tuple(range(1, 1_201)), 1_200)):
+        seen.append(message.seq)
+        if len(seen) == 40:
+            async with place.outage():
+                pass
+    assert seen == list(range(1, 1_201))
 
 
 async def test_a_read_can_be_left(client: Client) -> None:

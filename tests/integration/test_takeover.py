@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,26 @@ async def test_between_turns(tmp_path: Path, hears_deaths: bool) -> None:  # noq
         assert all(wait is not None and 0 < wait < 2_000 for wait in waits)
         replays = [body for body in bodies if isinstance(body, ev.ReplayCompleted)]
         assert [0 < replay.duration_ms < 2_000 and replay.records > 10 for replay in replays] == [True]
+
+
+async def test_a_long_call_among_others_is_read_from_where_it_stands(tmp_path: Path) -> None:
+    async with a_call(tmp_path, runner_env={"UNPOD_LOG_LEVEL": "DEBUG"}) as talk:
+        others = talk.stack.log.writer()
+        for number in range(300):
+            talk.call.send_metric()
+            for other in range(5):
+                others.put(f"unpod.call.agent.other-{other}.evt.x", b"{}", {"Nats-Msg-Id": f"{other}-{number}"})
+        await talk.turns()
+        await others.flush()
+        await others.close()
+        await talk.kill()
+        await talk.turns()
+        owner = await talk.owner()
+        [read] = re.findall(r"(\d+) records are read from their places", owner.text)
+        assert int(read) > 300
+        assert "is searched" not in owner.text
+        bodies = await talk.over()
+        assert sum(isinstance(body, ev.CallMetric) for body in bodies) == 300 + talk.turn
 
 
 async def test_in_the_middle_of_a_reply(tmp_path: Path) -> None:

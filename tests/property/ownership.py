@@ -16,7 +16,8 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
-from unpod.core.replay import merge
+from unpod.core.positions import unpack
+from unpod.core.replay import is_whole, merge
 from unpod.core.state import SessionState, evolve, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError
@@ -26,6 +27,7 @@ from unpod.session.journal import Journal
 from unpod.session.seat import Seat
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import CallLog, Hearing
+from unpod_bridge.chart import Chart
 from unpod_bridge.frames import read_frame
 from unpod_bridge.inheritance import Inheritance
 from unpod_bridge.ledger import Ledger, Writing
@@ -70,13 +72,16 @@ class Bridge:
     def __init__(self, client: Client, name: str, session: str) -> None:
         self.name = name
         self.failure: LogError | None = None
+        self.charted = 0
+        """How often a new owner was handed where all of its history stands."""
         self.subjects = SUBJECTS.call(AGENT, session)
         self.services = LineServices(
             log=client.log, bus=client.bus, subjects=SUBJECTS, clock=LogClock(), bridge_id=name, dialer=_NoDialer()
         )
         self.session = session
         self.job = Job(f"job-{session}", "c", AGENT, "ws://x", "t")
-        self.inheritance = Inheritance(session, self.services, self.subjects)
+        self.chart = Chart(self.services.horizon)
+        self.inheritance = Inheritance(session, self.services, self.subjects, self.chart)
         self.ledger: Ledger | None = None
         self.owner: Owner | None = None
 
@@ -89,6 +94,7 @@ class Bridge:
             writing,
             on_failure=self._fail,
             on_state=lambda _: None,
+            chart=self.chart,
         )
 
     def _fail(self, error: LogError) -> None:
@@ -103,6 +109,7 @@ class Bridge:
     async def place(self, client: Client) -> Runner:
         """Begin the call, with its first owner."""
         writing = await take_line(self.services, self.subjects, self.job, self.session)
+        self.chart.placed(writing.epoch)
         self.ledger = self._ledger(writing)
         started = read_frame(b'{"event":"call.started","session_id":"%s"}' % self.session.encode(), binary=False)
         begin = Begin(self.session, HELLO, started)
@@ -119,7 +126,9 @@ class Bridge:
         log = CallLog(SUBJECTS, self.subjects, self.session)
         async for message in self.services.log.read(self.subjects.all, until_seq=writing.epoch):
             log.take(message)
+            self.chart.take(self.subjects, message)
         past = log.adopted(Hearing())
+        self.chart.searched((), past.owner_index, writing.epoch)
         self.ledger = self._ledger(replace(writing, index=past.index))
         if past.own is not None:
             first, own = past.own
@@ -131,14 +140,46 @@ class Bridge:
         if self.ledger is not None:
             self.ledger.put(Store("evt", ev.UserText(text="hi")))
 
-    async def replace_owner(self, client: Client, name: str) -> Runner:
-        """Appoint another owner."""
+    def ask(self, runner: Runner, *, heard: bool) -> None:
+        """Ask the owner where its records stand; what it answers may be lost."""
+        if self.owner is None or runner.owner.epoch != self.owner.epoch:
+            return
+        chart, horizon = self.chart, self.services.horizon.seq
+        index = runner.journal.index
+        after = chart.owner_index if chart.lacks(index) else None
+        stored = None if after is None else runner.journal.stored(after)
+        if after is not None:
+            runner.journal.forget(after)
+        if heard:
+            if stored is not None:
+                chart.told(*stored)
+            chart.sent(index, horizon)
+
+    async def replace_owner(self, client: Client, name: str, known: int) -> Runner:
+        """Appoint another owner; the records of the former up to the index `known` have come in."""
         assert self.ledger is not None
         assert self.owner is not None
         self.owner = await self.inheritance.appoint(self.owner, FakePlace(name))
-        await self.inheritance.tip(self.owner.epoch, 0)
+        await self.inheritance.tip(self.owner.epoch, known)
         stored = await self.ledger.append(owner_changed(self.owner, self.inheritance.last, Legacy()))
+        await self._check_chart(stored.seq)
         return Runner(client, self.session, self.owner, stored.seq, self.inheritance.last)
+
+    async def _check_chart(self, until_seq: int) -> None:
+        """Check that what the new owner is handed leaves out nothing that it needs."""
+        assert self.owner is not None
+        packed = self.chart.pack(self.owner.epoch, until_seq)
+        if not packed:
+            return
+        positions, log = unpack(packed), self.services.log
+        stored = [m async for m in log.read(self.subjects.all, until_seq=until_seq)]
+        known = [m async for m in log.read(self.subjects.all, until_seq=until_seq, positions=positions)]
+        read = [[codec.read(SUBJECTS, m.subject, m.headers, m.data, m.seq) for m in found] for found in (stored, known)]
+        # But an appointment by a bridge that had lost its line meanwhile: nobody was told of it.
+        counts = [[record for record in merge(records) if record.channel != "own"] for records in read]
+        assert counts[0] == counts[1]
+        assert is_whole(read[1], self.owner.epoch, until_seq)
+        self.charted += positions.through >= until_seq
 
 
 class _NoDialer:
@@ -169,10 +210,14 @@ class Fleet:
         await bridge.adopt()
         self.bridges.append(bridge)
 
-    async def take_over(self, bridge: Bridge) -> bool:
-        """A bridge, which may have lost the line, appoints another owner; return whether one has begun."""
+    async def take_over(self, bridge: Bridge, *, heard: bool = False) -> bool:
+        """A bridge, which may have lost the line, appoints another owner; return whether one has begun.
+
+        `heard`: it has heard all that the former has said where its records stand.
+        """
+        known = bridge.chart.owner_index if heard else 0
         try:
-            self.runners.append(await bridge.replace_owner(await self.connect(), f"runner-{len(self.runners)}"))
+            self.runners.append(await bridge.replace_owner(await self.connect(), f"runner-{len(self.runners)}", known))
         except Fenced as error:
             bridge.failure = bridge.failure or error
             return False
@@ -225,6 +270,8 @@ def check(records: list[Record]) -> None:
             assert envelope.epoch == line, "a bridge has written without the line"
             assert envelope.index == bridge_index + 1, "the bridges' indexes have a gap"
             bridge_index += 1
+            if isinstance(record.body, ev.OwnerChanged):
+                assert record.body.last_owner_index == owner_index, "a takeover has passed over what was stored"
         else:
             assert envelope.epoch == own, "a runner has written without owning the session"
             assert envelope.index == owner_index + 1, "the owners' indexes have a gap"

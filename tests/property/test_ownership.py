@@ -72,6 +72,11 @@ class OneCall(RuleBasedStateMachine):
         self.run(write())
         self.look()
 
+    @rule(data=st.data(), heard=st.booleans())
+    def a_bridge_asks_where_the_records_of_its_owner_stand(self, data: st.DataObject, heard: bool) -> None:  # noqa: FBT001
+        bridge, runner = self.bridge(data), self.runner(data)
+        bridge.ask(runner, heard=heard)
+
     @precondition(lambda self: len(self.fleet.bridges) < 5)
     @rule()
     def another_bridge_takes_the_line(self) -> None:
@@ -79,11 +84,11 @@ class OneCall(RuleBasedStateMachine):
         self.look()
 
     @precondition(lambda self: len(self.fleet.runners) < 8 and self.connected)
-    @rule(data=st.data())
-    def a_bridge_that_has_or_had_the_call_appoints_another_owner(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), heard=st.booleans())
+    def a_bridge_that_has_or_had_the_call_appoints_another_owner(self, data: st.DataObject, heard: bool) -> None:  # noqa: FBT001
         bridge = data.draw(st.sampled_from(self.connected), "which bridge")
         holds_the_line = bridge is self.fleet.bridges[-1]
-        begun = self.run(self.fleet.take_over(bridge))
+        begun = self.run(self.fleet.take_over(bridge, heard=heard))
         assert begun == holds_the_line
         self.look()
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable
+from functools import lru_cache
+from types import MethodType
 from typing import Any, Protocol, runtime_checkable
 
 _REQUIRED = {
@@ -96,6 +98,16 @@ def _problem_with_call(name: str, adapter: object) -> str | None:
 
 
 def _signature(stream: Callable[..., object]) -> inspect.Signature | None:
+    """Return the signature of a `stream`; of a method it is found out once, rather than for each call's adapter."""
+    return _of_method(stream.__func__) if isinstance(stream, MethodType) else _found_out(stream)
+
+
+@lru_cache(maxsize=256)
+def _of_method(function: Callable[..., object]) -> inspect.Signature | None:
+    return _found_out(MethodType(function, object()))
+
+
+def _found_out(stream: Callable[..., object]) -> inspect.Signature | None:
     try:
         return inspect.signature(stream)
     except (TypeError, ValueError):  # builtins and extension types may have none

@@ -65,7 +65,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin.
 
     `held`: a former owner may have died of it, so read, and run none of the developer's code before this comes again
-    and is not `held`.
+    and is not `held`. `positions` (`core.positions`) say where the log's records stand; without, they are searched for.
     """
 
     job: str
@@ -75,6 +75,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     until_seq: int
     bridge: str = ""
     held: bool = False
+    positions: bytes = b""
 
 
 class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
@@ -99,23 +100,29 @@ class Told(Struct, frozen=True, kw_only=True):
 
 
 class Ping(Struct, frozen=True, kw_only=True):
-    """A bridge asks a runner how it is: which sessions it has placed there, with its own last index of each."""
+    """A bridge asks a runner how it is: which sessions it has placed there, with its own last index of each.
+
+    `after` has those of which it wants to know where records stand, and the owner's index up to which it knows.
+    """
 
     bridge: str
     sessions: dict[str, int] = {}
+    after: dict[str, int] = {}
 
 
 class Pulse(Struct, frozen=True, kw_only=True):
     """A runner's answer: for each session that it knows, its epoch and its own last index.
 
     `lag_s` is how long its event loop has not turned: over 5 s, calls are moved elsewhere. `culprit` is the session in
-    whose code it stands still, where that is known.
+    whose code it stands still, where that is known. `stored` answers `Ping.after`: the stream sequences of the records
+    that the log has acknowledged, and behind which of the owner's indexes they come.
     """
 
     runner: str
     lag_s: float = 0.0
     culprit: str = ""
     sessions: dict[str, tuple[int, int]] = {}
+    stored: dict[str, tuple[int, list[int]]] = {}
 
 
 class HandOver(Struct, frozen=True, kw_only=True):

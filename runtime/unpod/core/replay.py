@@ -14,6 +14,7 @@ from msgspec import Struct
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.envelope import Envelope
 from unpod.core.events import OwnerChanged
+from unpod.core.subjects import Channel
 
 
 def merge(records: Iterable[Record]) -> list[Record]:
@@ -40,6 +41,29 @@ def merge(records: Iterable[Record]) -> list[Record]:
     ordered = [*bridge.values(), *kept]
     ordered.sort(key=_place)
     return [*placements, *ordered]
+
+
+def is_whole(records: Collection[Record], epoch: int, until_seq: int) -> bool:
+    """Whether the history of the owner with this epoch is all here, whose starting point stands at `until_seq`.
+
+    Each writer numbers its records without a gap, so what is missing shows, also of a log with records out of order.
+    """
+    lines = {record.seq for record in records if record.channel == "line"}
+    owners = {record.seq for record in records if record.channel == "own"}
+    start = next((record for record in records if record.seq == until_seq), None)
+    if start is None or epoch not in owners or not isinstance(start.body, OwnerChanged) or start.body.epoch != epoch:
+        return False
+    bridge = _indexes(records, BRIDGE_CHANNELS, lines, start.envelope.index)
+    owner = _indexes(records, OWNER_CHANNELS, owners, start.body.last_owner_index)
+    return bridge == start.envelope.index and owner == start.body.last_owner_index
+
+
+def _indexes(records: Iterable[Record], channels: Collection[Channel], given: Collection[int], last: int) -> int:
+    """Return how many indexes up to `last` one writer's records have, of those under epochs that were given."""
+    found = {
+        record.envelope.index for record in records if record.channel in channels and record.envelope.epoch in given
+    }
+    return sum(index <= last for index in found)
 
 
 def _genuine(record: Record, given: Collection[int]) -> bool:

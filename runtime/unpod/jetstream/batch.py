@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -74,7 +75,16 @@ class StoredParser:
 class BatchRead:
     """One read: asks for batch after batch, the next one while the last is being consumed; holds two at most."""
 
-    def __init__(self, nats: Nats, stream: str, pattern: str, start_seq: int, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        nats: Nats,
+        stream: str,
+        pattern: str,
+        start_seq: int,
+        *,
+        timeout_s: float,
+        first_batch: int = _FIRST_BATCH,
+    ) -> None:
         self._nats = nats
         self._subject = f"$JS.API.DIRECT.GET.{stream}"
         self._pattern = pattern
@@ -83,13 +93,24 @@ class BatchRead:
         self._awaited: Awaited | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._records: list[Message] = []
-        self._size = _FIRST_BATCH
+        self._size = first_batch
         self._seq = start_seq
         self._left = -1
         """How many records are still to come, as of the first answer; -1 before it."""
         self._in_batch = -1
         """What the server said to have behind the last record; -1 at a batch's start."""
         self._error: LogError | None = None
+
+    def begin(self) -> None:
+        """Ask for the first batch now, which `more` would do otherwise; what cannot be asked now, it asks again."""
+        if self._awaited is None:
+            with suppress(LogUnavailable):
+                self._ask()
+
+    @property
+    def reach(self) -> int:
+        """Where a read that follows may begin, whatever this one has returned."""
+        return 0
 
     async def more(self) -> list[Message]:
         """Return what has come since, at least one record; [] at the end as it was at the first answer.

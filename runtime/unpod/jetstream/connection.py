@@ -122,6 +122,12 @@ class Nats:
             raise LogUnavailable("not connected to NATS")
         self._client.send(encode_publish(subject, reply, block, data))
 
+    def send_commands(self, commands: bytes) -> None:
+        """Write what is encoded already (`wire.encode_publishes`); raises LogUnavailable as `send` does."""
+        if not self._up:
+            raise LogUnavailable("not connected to NATS")
+        self._client.send(commands)
+
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,23 +13,23 @@ from unpod.core.headers import msg_id_of
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import BatchRead, StoredParser
+from unpod.jetstream.points import KnownRead
 from unpod.jetstream.topology import ensure, info, with_limits_of
-from unpod.jetstream.wire import check_subject, encode_headers, status_of
+from unpod.jetstream.wire import check_subject, encode_headers, fenced, status_of
 from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
+    from unpod.core.positions import Positions
     from unpod.jetstream.connection import Nats
     from unpod.jetstream.topology import StreamSpec
-    from unpod.ports import FailureHandler, Fence, Message
+    from unpod.ports import FailureHandler, Fence, Message, StoredHandler
+
+logger = logging.getLogger("unpod.nats")
 
 _MSG_ID: Final = "Nats-Msg-Id"
-_EXPECTED: Final = b"%bNats-Expected-Last-Subject-Sequence: %d\r\n\r\n"
-_EXPECTED_ON: Final = (
-    b"%bNats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n\r\n"
-)
 _ANSWER_S: Final = 2.0
 _LAG_S: Final = 10.0
 _LAG_PAUSE_S: Final = 0.02
@@ -87,21 +88,18 @@ class JetStreamLog:
         *,
         fence: Fence | None = None,
         on_failure: FailureHandler | None = None,
+        on_stored: StoredHandler | None = None,
         bounds: WriterBounds = DEFAULT_BOUNDS,
     ) -> OrderedWriter:
         """Return an ordered writer (`EventLog.writer`)."""
-        return OrderedWriter(self, fence=fence, on_failure=on_failure, bounds=bounds)
+        return OrderedWriter(self, fence=fence, on_failure=on_failure, on_stored=on_stored, bounds=bounds)
 
     def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
         """Return the record ready to be sent (`Sink.encode`)."""
         check_subject(subject)
         block = encode_headers(headers)
         if fence is not None:
-            head = block[:-2] if block else b"NATS/1.0\r\n"
-            if fence.subject == subject:
-                block = _EXPECTED % (head, fence.seq)
-            else:
-                block = _EXPECTED_ON % (head, fence.seq, fence.subject.encode())
+            block = fenced(block, subject, fence)
         size = len(subject) + len(block) + len(data)
         limit = self.max_record
         if size > limit:
@@ -136,21 +134,23 @@ class JetStreamLog:
 
     # ----------------------------------------------------------------------------------------------------------- read
 
-    async def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncGenerator[Message, None]:
+    async def read(
+        self, pattern: str, *, start_seq: int = 1, until_seq: int = 0, positions: Positions | None = None
+    ) -> AsyncGenerator[Message, None]:
         """Yield what is stored (`EventLog.read`), in batches, so memory is bounded."""
         check_subject(pattern)
         seq = max(start_seq, 1)
+        reading: BatchRead | KnownRead = self._begin(pattern, seq, positions)
         loop = asyncio.get_running_loop()
         patience = loop.time() + _LAG_S
         while True:
-            reading = BatchRead(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)
             try:
                 while part := await reading.more():
                     for message in part:
                         yield message
                     seq = part[-1].seq + 1
                     patience = loop.time() + _LAG_S
-                if seq > until_seq:
+                if max(seq, reading.reach) > until_seq:
                     return
                 problem = LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")
             except LogUnavailable as error:
@@ -159,7 +159,16 @@ class JetStreamLog:
                 reading.close()
             if loop.time() >= patience:
                 raise problem
+            if positions is not None:
+                logger.debug("searching the log for %s: %s", pattern, problem)
             await asyncio.sleep(_LAG_PAUSE_S)
+            seq = max(seq, reading.reach)
+            reading = self._begin(pattern, seq, None)
+
+    def _begin(self, pattern: str, seq: int, positions: Positions | None) -> BatchRead | KnownRead:
+        if positions is None:
+            return BatchRead(self._nats, self.spec.name, pattern, seq, timeout_s=_ANSWER_S)
+        return KnownRead(self._nats, self.spec.name, pattern, positions, seq, timeout_s=_ANSWER_S)
 
     async def last(self, subject: str, *, min_seq: int = 0) -> Message | None:
         """Return the newest record on `subject`, or None (`EventLog.last`).

@@ -14,10 +14,16 @@ from unpod.core.headers import HeaderText, MadeHeaders
 from unpod.errors import ProtocolViolation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from unpod.ports import Fence
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
+_EXPECTED: Final = b"%bNats-Expected-Last-Subject-Sequence: %d\r\n\r\n"
+_EXPECTED_ON: Final = (
+    b"%bNats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n\r\n"
+)
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
 _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -50,6 +56,14 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     return b"NATS/1.0\r\n%b\r\n\r\n" % text.encode("ascii")
 
 
+def fenced(block: bytes, subject: str, fence: Fence) -> bytes:
+    """Return the header block of a record for `subject` that the server stores only where the fence holds."""
+    head = block[:-2] if block else b"NATS/1.0\r\n"
+    if fence.subject == subject:
+        return _EXPECTED % (head, fence.seq)
+    return _EXPECTED_ON % (head, fence.seq, fence.subject.encode())
+
+
 def _learn(key: str) -> None:
     """Check a header's name once; names come from code, so there are few of them."""
     if not _KEY.match(key):
@@ -77,6 +91,12 @@ def encode_publish(subject: str, reply: str, block: bytes, data: bytes) -> bytes
         head = len(block)
         return b"%b%b%b\r\n" % (f"HPUB {subject} {reply} {head} {head + size}\r\n".encode(), block, data)
     return b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), data)
+
+
+def encode_publishes(subject: str, reply: str, payloads: Iterable[bytes]) -> bytes:
+    """Return the commands that publish each payload under one checked `subject`, without headers."""
+    head = f"PUB {subject} {reply} ".encode()
+    return b"".join([b"%b%d\r\n%b\r\n" % (head, len(data), data) for data in payloads])
 
 
 def encode_subscribe(subject: str, queue: str, sid: int) -> bytes:

@@ -19,7 +19,7 @@ from unpod.ports import Stored
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from unpod.ports import FailureHandler, Fence
+    from unpod.ports import FailureHandler, Fence, StoredHandler
 
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
@@ -243,6 +243,7 @@ class OrderedWriter:
         "_flushes",
         "_loop",
         "_on_failure",
+        "_on_stored",
         "_put",
         "_queue",
         "_since",
@@ -256,11 +257,13 @@ class OrderedWriter:
         *,
         fence: Fence | None = None,
         on_failure: FailureHandler | None = None,
+        on_stored: StoredHandler | None = None,
         bounds: WriterBounds = DEFAULT_BOUNDS,
     ) -> None:
         self._sink = sink
         self._fence = fence
         self._on_failure = on_failure
+        self._on_stored = on_stored
         self._bounds = bounds
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Record] | None = None  # a deque is 600 bytes, and most writers never have a backlog
@@ -347,6 +350,8 @@ class OrderedWriter:
             self._stop(answer)
             return
         self._acked += 1
+        if self._on_stored is not None:
+            self._on_stored(answer.seq)
         if record is not None:
             self._bytes -= record.size
         if self._flushes:

@@ -8,10 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from unpod.core.call_context import context_fields
 from unpod.core.fleet import Start
+from unpod.core.positions import Positions, unpack
 from unpod.core.subjects import Subjects
-from unpod.errors import Fenced, LogError, LogUnavailable
+from unpod.errors import Fenced, LogError, LogUnavailable, ProtocolViolation
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
 from unpod.session.driver import Driver
@@ -68,7 +71,8 @@ class Call:
     def __init__(self, services: CallServices, start: Start) -> None:
         self.context: CallContext | None = None
         self._services = services
-        self._start = start
+        self._start = replace(start, positions=b"")
+        self._positions = _positions(start)
         self._abandoned = False
         self._going = asyncio.Event()
         if not start.held:
@@ -97,6 +101,14 @@ class Call:
     def owner_index(self) -> int:
         """The index of the newest record that this runner has written."""
         return self._driver.journal.index
+
+    def stored(self, after: int) -> tuple[int, list[int]] | None:
+        """Return where its records stand behind an index (`Journal.stored`)."""
+        return self._driver.journal.stored(after)
+
+    def forget(self, until: int) -> None:
+        """The bridge knows where its records up to an index stand."""
+        self._driver.journal.forget(until)
 
     @property
     def bridge_index(self) -> int:
@@ -188,12 +200,13 @@ class Call:
         until = clock.now() + ATTACH_S
         while True:
             try:
-                await self._driver.attach()
+                await self._driver.attach(self._positions)
             except LogUnavailable:
                 if clock.now() >= until:
                     raise
                 await clock.sleep(ATTACH_PAUSE_S)
             else:
+                self._positions = None
                 return
 
     async def _may_begin(self) -> bool:
@@ -252,4 +265,15 @@ class Call:
                 exc_info=None if self._driver.state.paused else error,
             )
             return error
+        return None
+
+
+def _positions(start: Start) -> Positions | None:
+    """Return where the call's records stand, None where that is not said."""
+    if not start.positions:
+        return None
+    try:
+        return unpack(start.positions)
+    except ProtocolViolation as error:
+        logger.warning("session %s: %s; its log is searched", start.session, error)
         return None

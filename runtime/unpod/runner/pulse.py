@@ -53,8 +53,16 @@ class Owned(Protocol):
         """The index of the bridge's newest record that it has."""
         ...
 
+    def stored(self, after: int) -> tuple[int, list[int]] | None:
+        """Return where its records stand behind an index (`Receipts.stored`)."""
+        ...
+
     def expect(self, index: int) -> None:
         """Fetch what the bridge has written up to `index`; called on the runner's event loop."""
+        ...
+
+    def forget(self, until: int) -> None:
+        """The bridge knows where its records up to an index stand; called on the runner's event loop."""
         ...
 
 
@@ -147,13 +155,19 @@ class PulseThread:
 
     def _answer(self, ping: Ping) -> Pulse:
         sessions: dict[str, tuple[int, int]] = {}
+        stored: dict[str, tuple[int, list[int]]] = {}
         for session_id, index in ping.sessions.items():
             owned = self._find(session_id)
             if owned is None:
                 continue
             sessions[session_id] = owned.epoch, owned.owner_index
+            after = ping.after.get(session_id)
+            # After its index: where no record behind that is in the list, none had been sent when we were asked.
+            if after is not None and (said := owned.stored(after)) is not None:
+                stored[session_id] = said
+                self._home.call_soon_threadsafe(owned.forget, after)
             if index > owned.bridge_index:
                 self._home.call_soon_threadsafe(owned.expect, index)
         lag_s = self._lag_s()
         culprit = session_at_work(self._home) if lag_s >= DOUBT_S else ""
-        return Pulse(runner=self._runner_id, lag_s=lag_s, culprit=culprit, sessions=sessions)
+        return Pulse(runner=self._runner_id, lag_s=lag_s, culprit=culprit, sessions=sessions, stored=stored)

@@ -27,6 +27,7 @@ from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again
 from unpod.core.past import Past, Point
+from unpod.core.positions import Positions
 from unpod.core.state import (
     BrainAsked,
     DeltaSent,
@@ -99,15 +100,15 @@ class Driver:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def attach(self) -> None:
-        """Read the log, fold what no owner has acted on yet, and listen from there on.
+    async def attach(self, positions: Positions | None = None) -> None:
+        """Read the log, by its `positions` if they are known, fold what no owner has acted on yet, and listen.
 
         Raises:
             Fenced: another runner owns the session already.
             LogError: the log cannot be read; it may be tried again.
         """
         since = self.seat.clock.now()
-        records = await self.inbox.open(self.seat.until_seq)
+        records = await self.inbox.open(self.seat.until_seq, positions)
         past = Past(records, self.seat.epoch)
         if past.superseded or self.lost is not None:
             raise self.lost or Fenced("a newer owner has been appointed")

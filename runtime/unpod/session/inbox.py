@@ -20,7 +20,8 @@ from unpod.core import codec
 from unpod.core.codec import BRIDGE_CHANNELS, MALFORMED, Record
 from unpod.core.events import LineTaken
 from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
-from unpod.core.replay import Tail, merge
+from unpod.core.positions import Positions
+from unpod.core.replay import Tail, is_whole, merge
 from unpod.errors import LogError, ProtocolViolation
 from unpod.ports import Message, Subscription
 from unpod.session.seat import Seat
@@ -52,6 +53,8 @@ class Inbox:
         self._bus = seat.bus
         self._subjects = seat.subjects
         self._call = seat.subjects.call(seat.agent_id, seat.session_id)
+        self._session_id = seat.session_id
+        self._epoch = seat.epoch
         self._on_record = on_record
         self._on_again = on_again
         self._tail: Tail | None = None
@@ -74,8 +77,10 @@ class Inbox:
         """The index of the bridge's newest record that has come in, in order."""
         return 0 if self._tail is None else self._tail.index
 
-    async def open(self, until_seq: int) -> list[Record]:
+    async def open(self, until_seq: int, positions: Positions | None = None) -> list[Record]:
         """Subscribe, then return the log up to `until_seq` at least, in merged order; later records go to `on_record`.
+
+        It is read by its `positions`, where they are given; if that shows that one is missing, it is searched.
 
         Raises:
             LogError: the log cannot be read.
@@ -83,7 +88,7 @@ class Inbox:
         if not self._subscriptions:  # else it is tried again
             handlers = {self._call.all: self._on_message, self._call.live: self._on_live}
             self._subscriptions += await self._bus.subscribe_all(handlers)
-        records = merge(await self._read(until_seq))
+        records = merge(await self._history(until_seq, positions))
         bridge = [record.envelope for record in records if record.channel in BRIDGE_CHANNELS]
         self._tail = Tail(bridge[-1].index if bridge else 0)
         self._line_epoch = max((envelope.epoch for envelope in bridge), default=0)
@@ -91,6 +96,16 @@ class Inbox:
         for record in early:
             self._deliver(record)
         return records
+
+    async def _history(self, until_seq: int, positions: Positions | None) -> list[Record]:
+        if positions is not None:
+            records = await self._read(until_seq, positions)
+            if is_whole(records, self._epoch, until_seq):
+                logger.debug("session %s: %d records are read from their places", self._session_id, len(records))
+                return records
+            logger.info("session %s: not all is where it is said to stand; the log is searched", self._session_id)
+            self._read_to = 0
+        return await self._read(until_seq)
 
     async def close(self) -> None:
         """Unsubscribe."""
@@ -218,18 +233,21 @@ class Inbox:
             if not self._doubts:
                 self._doubtful = -1
 
-    async def _read(self, until_seq: int) -> list[Record]:
-        """Return what the log has and was not read before."""
+    async def _read(self, until_seq: int, positions: Positions | None = None) -> list[Record]:
+        """Return what the log has and was not read before; a read that fails has read nothing."""
         records: list[Record] = []
         start_seq = self._read_to + 1
-        async for message in self._log.read(self._call.all, start_seq=start_seq, until_seq=until_seq):
-            self._read_to = max(self._read_to, message.seq)
+        read_to = self._read_to
+        log, pattern = self._log, self._call.all
+        async for message in log.read(pattern, start_seq=start_seq, until_seq=until_seq, positions=positions):
+            read_to = message.seq
             record = self._decode(message.subject, message.headers, message.data, message.seq)
             if record is not None:
                 records.append(record)
                 if isinstance(record.body, LineTaken):
                     self.bridge, self._line_seq = record.body.bridge, message.seq
                     self._given.add(message.seq)
+        self._read_to = read_to
         return records
 
     def _decode(self, subject: str, headers: Mapping[str, str], data: bytes, seq: int = 0) -> Record | None:

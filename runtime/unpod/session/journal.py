@@ -16,6 +16,7 @@ from unpod.core.withhold import withhold
 from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
 from unpod.ports import Fence
+from unpod.session.receipts import Receipts
 from unpod.session.seat import Seat
 
 logger = logging.getLogger("unpod.session")
@@ -34,7 +35,10 @@ class Journal:
         self._session = seat.session_id
         self._epoch = seat.epoch
         self._source = f"/unpod/runner/{seat.runner_id}"
-        self._writer = seat.log.writer(fence=Fence(subjects.own, seat.epoch), on_failure=on_failure)
+        self._receipts = Receipts()
+        self._writer = seat.log.writer(
+            fence=Fence(subjects.own, seat.epoch), on_failure=on_failure, on_stored=self._receipts.add
+        )
         self._on_failure = on_failure
         self._index = 0
         self._last_command = 0
@@ -42,7 +46,7 @@ class Journal:
 
     @property
     def index(self) -> int:
-        """The index of the newest record."""
+        """The index of the newest record, known before that is sent; may be asked for from any thread."""
         return self._index
 
     @property
@@ -53,6 +57,15 @@ class Journal:
     def begin(self, index: int) -> None:
         """Go on after the owner record `index` of the log."""
         self._index = index
+        self._receipts.begin(index)
+
+    def stored(self, after: int) -> tuple[int, list[int]] | None:
+        """Return where the records behind an index stand (`Receipts.stored`); may be called from any thread."""
+        return self._receipts.stored(after)
+
+    def forget(self, until: int) -> None:
+        """The bridge knows where the records up to an index stand."""
+        self._receipts.forget(until)
 
     def append(
         self,
@@ -94,14 +107,16 @@ class Journal:
         )
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
         headers = to_headers(envelope)
+        # Whoever is told of no record behind this one counts on that none has been sent.
+        self._index = index
         try:
             self._store(subject, body, headers, hidden=hidden or getattr(body, "withheld", False))
         except RecordTooLarge as error:
             if is_command or isinstance(body, StepCompleted):
+                self._index = index - 1
                 raise
             logger.warning("session %s: the texts of %s are not kept: %s", self._session, tag, error)
             self._store(subject, body, headers, hidden=True)
-        self._index = index
         if is_command:
             self._last_command = index
         return codec.Record(channel, envelope, body)

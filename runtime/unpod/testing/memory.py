@@ -22,7 +22,8 @@ from unpod.testing.broker import MemoryBroker, MemorySubscription, matches
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from unpod.ports import FailureHandler, Fence, Handler
+    from unpod.core.positions import Positions
+    from unpod.ports import FailureHandler, Fence, Handler, StoredHandler
 
 
 class MemoryLog:
@@ -39,6 +40,8 @@ class MemoryLog:
         self._kept: deque[tuple[MemorySubscription, Message]] = deque()
         self._state_listeners: list[Callable[[bool], None]] = []
         self._inboxes = 0
+        self.places_read = 0
+        self.records_searched = 0
 
     # -------------------------------------------------------------------------------------------------------- switches
 
@@ -164,13 +167,27 @@ class MemoryLog:
         """Store one record (`EventLog.append`)."""
         return await submit(self, self.encode(subject, data, headers, fence), timeout_s)
 
-    async def read(self, pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
-        """Yield what is stored (`EventLog.read`)."""
+    async def read(
+        self, pattern: str, *, start_seq: int = 1, until_seq: int = 0, positions: Positions | None = None
+    ) -> AsyncIterator[Message]:
+        """Yield what is stored (`EventLog.read`); `places_read` and `records_searched` count what was looked at."""
         await self._reachable()
         end = len(self.broker.records)
         if until_seq > end:
             raise LogUnavailable(f"the log has not come to its sequence {until_seq}")
-        for message in self.broker.records[max(start_seq, 1) - 1 : end]:
+        seq, known = max(start_seq, 1), positions
+        for place in () if known is None else known.since(seq):
+            message = self.broker.records[place - 1] if place <= end else None
+            if message is None or not matches(pattern, message.subject):
+                known = None
+                break
+            self.places_read += 1
+            seq = message.seq + 1
+            yield message
+        if known is not None:
+            seq = max(seq, known.through + 1)
+        for message in self.broker.records[seq - 1 : end]:
+            self.records_searched += 1
             if matches(pattern, message.subject):
                 yield message
 
@@ -192,10 +209,11 @@ class MemoryLog:
         *,
         fence: Fence | None = None,
         on_failure: FailureHandler | None = None,
+        on_stored: StoredHandler | None = None,
         bounds: WriterBounds = DEFAULT_BOUNDS,
     ) -> OrderedWriter:
         """Return an ordered writer (`EventLog.writer`)."""
-        return OrderedWriter(self, fence=fence, on_failure=on_failure, bounds=bounds)
+        return OrderedWriter(self, fence=fence, on_failure=on_failure, on_stored=on_stored, bounds=bounds)
 
     async def _reachable(self) -> None:
         await asyncio.sleep(0)

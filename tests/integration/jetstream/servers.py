@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from unpod.core.positions import Positions
     from unpod.jetstream import ChildProcess
     from unpod.ports import EventLog, Message
 
@@ -29,8 +30,10 @@ def msg_id(text: str) -> dict[str, str]:
     return {"Nats-Msg-Id": text}
 
 
-async def read(log: EventLog, pattern: str = "unpod.call.*.s.>", **bounds: int) -> list[Message]:
-    return [message async for message in log.read(pattern, **bounds)]
+async def read(
+    log: EventLog, pattern: str = "unpod.call.*.s.>", *, until_seq: int = 0, positions: Positions | None = None
+) -> list[Message]:
+    return [message async for message in log.read(pattern, until_seq=until_seq, positions=positions)]
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import time
 import pytest
 from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
 
+from unpod.core.positions import Positions
 from unpod.errors import Fenced, LogUnavailable
 from unpod.jetstream import EmbeddedServer, JetStreamLog, Nats, connect, open_log
 from unpod.ports import Fence
@@ -162,6 +163,15 @@ async def test_a_purged_session_reads_as_empty(nats: Nats, log: JetStreamLog) ->
     assert await read(log) == []
     assert await log.last(CMD) is None
     assert len(await read(log, "unpod.call.>")) == 1
+
+
+async def test_from_a_place_that_was_purged_the_log_is_searched(nats: Nats, log: JetStreamLog) -> None:
+    seqs = [(await log.append(f"unpod.call.a.s.run.{'ab'[n % 2]}", b"", msg_id(str(n)))).seq for n in range(40)]
+    await nats.request(
+        f"$JS.API.STREAM.PURGE.{log.spec.name}", json.dumps({"filter": "unpod.call.a.s.run.b"}).encode(), timeout_s=5
+    )
+    found = await read(log, positions=Positions(tuple(seqs), seqs[-1]))
+    assert [message.seq for message in found] == seqs[::2]
 
 
 async def test_a_log_that_is_away_says_so(embedded: EmbeddedServer, log: JetStreamLog) -> None:

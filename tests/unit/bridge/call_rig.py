@@ -144,13 +144,15 @@ class FakePlace:
     willing: bool = True
     begun: list[str] = field(default_factory=list)
     started: list[tuple[str, int, int]] = field(default_factory=list)
+    positions: bytes = b""
     released: list[str] = field(default_factory=list)
 
     async def begin(self, session_id: str) -> None:
         self.begun.append(session_id)
 
-    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
+    async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
         self.started.append((session_id, epoch, until_seq))
+        self.positions = positions
         return self.willing
 
     async def release(self, reason: str) -> None:

@@ -515,7 +515,7 @@ async def test_a_failure_of_ours_is_logged_without_what_was_said(caplog: pytest.
     worker.script.append(lambda _: None)
     async with call(worker=worker, up=False) as rig:
 
-        async def broken(session_id: str, epoch: int, until_seq: int) -> bool:
+        async def broken(session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
             raise ValueError("the caller said: 4111 1111")
 
         rig.place.start = broken  # type: ignore[method-assign]

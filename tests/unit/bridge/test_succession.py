@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from tests.unit.bridge.call_rig import SUBJECTS, FakePlace, FakeWorker
@@ -16,6 +17,7 @@ from unpod.core.codec import Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.fleet import OFFER, PING, TO_RUNNER, Hold, Offer, OfferAnswered, Pulse, Release, Start, Told, encode
 from unpod.core.live import Delta
+from unpod.core.positions import unpack
 from unpod.errors import Fenced
 from unpod.ports import Fence, Message
 from unpod.testing.broker import MemoryBroker
@@ -48,12 +50,21 @@ class Runner:
         self.culprit = ""
         self.deaf_to: type[object] | None = None
         self.index = 0
+        self.seqs: dict[int, int] = {}
+        self.tells = True
+        """Whether it says where its records stand."""
 
     async def listen(self) -> Runner:
         await self.log.subscribe(SUBJECTS.resume("agent-1"), self._on_offer, queue="runners")
         await self.log.subscribe(SUBJECTS.runner(self.runner_id), self._on_told)
         await self.log.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
         return self
+
+    @property
+    def given(self) -> Start:
+        """The start with which it was told where records stand."""
+        [start] = [told for told in self.told if isinstance(told, Start) and told.positions]
+        return start
 
     def die(self) -> None:
         self.log.available = False
@@ -79,9 +90,16 @@ class Runner:
         ping = PING.decode(message.data)
         sessions = dict.fromkeys(ping.sessions, (self.epoch, self.index))
         pulse = Pulse(
-            runner=self.runner_id, lag_s=6.0 if self.culprit else 0.0, culprit=self.culprit, sessions=sessions
+            runner=self.runner_id,
+            lag_s=6.0 if self.culprit else 0.0,
+            culprit=self.culprit,
+            sessions=sessions,
+            stored={name: (after, self._behind(after)) for name, after in ping.after.items() if self.tells},
         )
         self.log.send(message.reply, encode(pulse))
+
+    def _behind(self, after: int) -> list[int]:
+        return [seq for index, seq in sorted(self.seqs.items()) if index > after]
 
     # --- the session
 
@@ -102,7 +120,9 @@ class Runner:
             settled=settled,
         )
         subject = CALL.cmd if channel == "cmd" else CALL.run(tag)
-        await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=Fence(CALL.own, self.epoch))
+        fence = Fence(CALL.own, self.epoch)
+        stored = await self.log.append(subject, codec.encode(body), to_headers(envelope), fence=fence)
+        self.seqs[self.index] = stored.seq
         return identifier
 
     def speak(self, turn: int, n: int, text: str, *, part: int = 0) -> None:
@@ -116,8 +136,15 @@ class FirstPlace(FakePlace):
         super().__init__(runner.runner_id)
         self._runner = runner
 
-    async def start(self, session_id: str, epoch: int, until_seq: int) -> bool:
-        start = Start(job="job-1", agent="agent-1", session=session_id, epoch=epoch, until_seq=until_seq)
+    async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
+        start = Start(
+            job="job-1",
+            agent="agent-1",
+            session=session_id,
+            epoch=epoch,
+            until_seq=until_seq,
+            positions=positions,
+        )
         self._runner.starts.append(start)
         self._runner.epoch = epoch
         return self.willing
@@ -171,6 +198,11 @@ class House:
         found = [codec.read(SUBJECTS, m.subject, m.headers, m.data, m.seq) for m in self.broker.records]
         return [record for record in found if isinstance(record.body, kind)]
 
+    def is_charted(self, index: int) -> bool:
+        """Whether the bridge knows where the owner's records up to an index stand."""
+        assert self.line._ledger is not None
+        return self.line._ledger.chart.owner_index == index
+
     @property
     def changes(self) -> list[ev.OwnerChanged]:
         return [record.body for record in self.records(ev.OwnerChanged) if isinstance(record.body, ev.OwnerChanged)]
@@ -218,6 +250,88 @@ async def house() -> AsyncIterator[House]:
         yield made
 
 
+# --- where the records stand ------------------------------------------------------------------------------------------
+
+
+def handed(start: Start, broker: MemoryBroker) -> tuple[list[int], bool]:
+    """Return what a runner was told of where records stand, and whether it leaves out nothing of its history."""
+    positions = unpack(start.positions)
+    stored = [message.seq for message in broker.records if message.seq <= start.until_seq]
+    return list(positions.seqs), positions.through >= start.until_seq and list(positions.seqs) == stored
+
+
+async def test_the_first_owner_is_told_where_all_stands(house: House) -> None:
+    [start] = house.first.starts
+    assert handed(start, house.broker) == ([1, 2, 3, 4, 5], True)
+
+
+async def test_another_owner_is_told_where_all_stands(house: House) -> None:
+    second = await house.runner("runner-2")
+    await house.first.write(cmd.Say(text="one"))
+    house.hear("hello")
+    await house.first.write(cmd.Say(text="two"))
+    await house.clock.advance(1.1)
+    await house.until(partial(house.is_charted, 2))
+    await house.first.write(cmd.Say(text="three"))  # which nobody has asked after
+    searched = house.log.records_searched
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert handed(second.given, house.broker)[1]
+    assert house.log.records_searched - searched <= second.given.epoch - house.first.seqs[2]
+
+
+async def test_owners_take_turns_and_the_last_is_told_where_all_stands(house: House) -> None:
+    runners = [house.first, await house.runner("runner-2")]
+    for number in range(4):
+        owner = runners[number]
+        runners.append(await house.runner(f"runner-{number + 3}"))
+        runners[-1].willing = False
+        await owner.write(cmd.Say(text=f"{number}"), index=number + 1, settled=3)
+        await house.clock.advance(1.1)
+        await house.until(partial(house.is_charted, number + 1))
+        runners[number + 1].willing = True
+        await house.kill(owner)
+        await house.until(partial(len, runners[number + 1].starts))
+        assert handed(runners[number + 1].given, house.broker)[1]
+
+
+async def test_an_owner_that_does_not_say_where_its_records_stand_is_replaced_as_ever(house: House) -> None:
+    house.first.tells = False
+    second = await house.runner("runner-2")
+    for text in ("one", "two"):
+        await house.first.write(cmd.Say(text=text))
+    await house.clock.advance(1.1)
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    seqs, is_whole = handed(second.given, house.broker)
+    assert (seqs[:5], is_whole) == ([1, 2, 3, 4, 5], False)
+    assert unpack(second.given.positions).through < min(house.first.seqs.values())
+    assert house.changes[-1].last_owner_index == 2
+
+
+async def test_a_wrong_word_on_where_records_stand_costs_a_search_and_nothing_else(house: House) -> None:
+    second = await house.runner("runner-2")
+    for text in ("one", "two", "three"):
+        await house.first.write(cmd.Say(text=text))
+    house.first.seqs = {index: seq + 50 for index, seq in house.first.seqs.items()}
+    await house.clock.advance(1.1)
+    await house.until(partial(house.is_charted, 3))
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert (house.said, house.changes[-1].last_owner_index) == (["one", "two", "three"], 3)
+
+
+async def test_an_owner_of_a_call_that_has_ended_is_told_where_all_stands(house: House) -> None:
+    second = await house.runner("runner-2")
+    await house.first.write(cmd.Say(text="one"))
+    await house.clock.advance(1.1)
+    await house.hang_up()
+    await house.clock.advance(1.1)
+    await house.kill(house.first)
+    await house.until(lambda: any(isinstance(told, Start) for told in second.told))
+    assert handed(second.given, house.broker)[1]
+
+
 # --- a takeover -------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +351,7 @@ async def test_another_runner_takes_over_in_this_order(house: House) -> None:
     assert second.starts == [
         Start(job="job-1", agent="agent-1", session="session-1", epoch=own.seq, until_seq=change.seq, bridge="bridge-1")
     ]
+    assert handed(second.given, house.broker)[1]  # what is held is read by then
     assert first.seq < own.seq
 
 

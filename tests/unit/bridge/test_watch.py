@@ -31,8 +31,11 @@ class Session:
     index: int = 7
     heard_at: float = 0.0
     told: list[str] = field(default_factory=list)
+    uncharted: int | None = None
+    charted: list[tuple[int, tuple[int, list[int]] | None, int]] = field(default_factory=list)
 
-    def heard(self, last: int) -> None:
+    def heard(self, last: int, stored: tuple[int, list[int]] | None, horizon: int) -> None:
+        self.charted.append((last, stored, horizon))
         if not self.told or self.told[-1] != f"heard {last}":
             self.told.append(f"heard {last}")
 
@@ -53,6 +56,7 @@ class Runner:
         self.bus = MemoryLog(broker)
         self.runner_id = runner_id
         self.sessions: dict[str, tuple[int, int]] = {"s": (5, 0)}
+        self.stored: dict[str, tuple[int, list[int]]] = {}
         self.lag_s = 0.0
         self.culprit = ""
         self.nonsense = b""
@@ -71,7 +75,13 @@ class Runner:
             self.answer_last()
 
     def answer_last(self) -> None:
-        pulse = Pulse(runner=self.runner_id, lag_s=self.lag_s, culprit=self.culprit, sessions=self.sessions)
+        pulse = Pulse(
+            runner=self.runner_id,
+            lag_s=self.lag_s,
+            culprit=self.culprit,
+            sessions=self.sessions,
+            stored=self.stored,
+        )
         self.bus.send(self._reply, self.nonsense or encode(pulse))
 
 
@@ -362,3 +372,26 @@ def failing(error: LogError) -> Callable[..., Awaitable[Message]]:
         raise error
 
     return request
+
+
+async def test_an_owner_is_asked_where_its_records_stand(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    post.session.uncharted = 2
+    runner.stored = {"s": (2, [70, 80])}
+    post.watch._horizon.seq = 60
+    await post.second()
+    assert runner.pings == [Ping(bridge="bridge-1", sessions={"s": 7}, after={"s": 2})]
+    assert post.session.charted == [(0, (2, [70, 80]), 60)]
+
+
+async def test_what_comes_into_the_log_while_an_owner_is_asked_is_not_behind_its_answer(post: Post) -> None:
+    runner = await post.runner()
+    runner.mute = True
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch._horizon.seq = 60
+    await post.clock.advance(watching.PING_S)
+    post.watch._horizon.seq = 99
+    runner.answer_last()
+    await post.asked()
+    assert post.session.charted == [(0, None, 60)]

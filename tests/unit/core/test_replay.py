@@ -9,7 +9,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.envelope import Envelope
-from unpod.core.replay import Gap, Tail, merge
+from unpod.core.replay import Gap, Tail, is_whole, merge
 from unpod.core.state import fold
 
 
@@ -128,3 +128,36 @@ def test_of_two_records_with_an_index_the_first_counts() -> None:
     tail.push(first)
     tail.push(second)
     assert tail.push(rewritten(record, index=1)) == [rewritten(record, index=1), first]
+
+
+def stored() -> list[Record]:
+    """A call that a second owner takes over, as it stands in the log, the newer record after the starting point."""
+    log = CallLog()
+    log.epoch = 1
+    placed = rewritten(log.records[0], index=0).envelope
+    bodies: list[tuple[str, object]] = [("owner", cmd.Say(text="a")), ("bridge", ev.UserText(text="b"))]
+    for side, body in bodies:
+        getattr(log, side)(body)
+    start = ev.OwnerChanged(epoch=2, last_owner_index=1, takeover=1)
+    log.bridge(start)
+    log.bridge(ev.UserText(text="c"))
+    records = [
+        Record("line", placed, ev.LineTaken(bridge="b"), seq=1),
+        Record("own", placed, ev.OwnerAppointed(runner="r"), seq=1),
+        Record("own", placed, ev.OwnerAppointed(runner="s"), seq=2),
+    ]
+    return records + [
+        Record(record.channel, record.envelope, record.body, 10 + number) for number, record in enumerate(log.records)
+    ]
+
+
+def test_a_history_is_whole_or_shows_what_it_lacks() -> None:
+    records = stored()
+    start = next(record.seq for record in records if isinstance(record.body, ev.OwnerChanged))
+    assert is_whole(records, 2, start)
+    assert is_whole(records[:-1], 2, start)  # what comes behind the starting point is not history
+    for missing in records[:-1]:
+        assert not is_whole([record for record in records if record is not missing], 2, start), missing
+    assert not is_whole(records, 3, start)
+    assert not is_whole(records, 2, start - 1)
+    assert not is_whole([], 2, start)

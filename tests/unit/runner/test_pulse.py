@@ -22,6 +22,14 @@ class Session:
     owner_index: int
     bridge_index: int
     expected: list[int] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    forgotten: int = 0
+
+    def stored(self, after: int) -> tuple[int, list[int]] | None:
+        return (after, self.seqs[after:]) if self.seqs else None
+
+    def forget(self, until: int) -> None:
+        self.forgotten = until
 
     def expect(self, index: int) -> None:
         self.expected.append(index)
@@ -38,6 +46,16 @@ async def pulse(sessions: dict[str, Session]) -> PulseThread:
         return sessions.get(session_id)
 
     return PulseThread(NatsOptions(urls=("nats://127.0.0.1:1",)), "unpod.runner.r.ping", "r", find)
+
+
+async def test_it_says_where_records_stand_of_which_it_is_asked(
+    pulse: PulseThread, sessions: dict[str, Session]
+) -> None:
+    sessions["a"].seqs = [70, 81, 82]
+    ping = Ping(bridge="b1", sessions={"a": 10, "b": 4}, after={"a": 1, "b": 0, "gone": 3})
+    assert pulse._answer(ping).stored == {"a": (1, [81, 82])}  # b has not begun
+    await settle()
+    assert (sessions["a"].forgotten, sessions["b"].forgotten) == (1, 0)
 
 
 def answer(pulse: PulseThread, **asked: int) -> Pulse:

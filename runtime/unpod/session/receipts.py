@@ -1,0 +1,49 @@
+"""Where an owner's newest records stand in the log, until the bridge has asked for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MOST: Final = 1_024
+"""Of more, which no bridge has asked after (one of an older release never does), the older are forgotten."""
+
+
+class Receipts:
+    """Takes sequences in the order of their records; all but `stored` is for the event loop of the session."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        # Another thread reads this pair: both are there at once, and of the list, what was in it at that moment.
+        self._kept: tuple[int, list[int]] | None = None
+
+    def begin(self, index: int) -> None:
+        """The owner's records begin behind an index."""
+        self._kept = index, []
+
+    def add(self, seq: int) -> None:
+        """The next record stands at a sequence."""
+        if self._kept is None:
+            return
+        index, seqs = self._kept
+        if len(seqs) >= MOST:
+            self._kept = index + len(seqs), [seq]
+        else:
+            seqs.append(seq)
+
+    def stored(self, after: int) -> tuple[int, list[int]] | None:
+        """Return where the records behind an index stand, and behind which index they come; None before `begin`.
+
+        That is a later one than was asked for where those between are not known any more.
+        """
+        kept = self._kept
+        if kept is None:
+            return None
+        index, seqs = kept
+        return max(index, after), seqs[max(0, after - index) :]
+
+    def forget(self, until: int) -> None:
+        """The bridge knows where the records up to an index stand."""
+        if self._kept is not None and until > self._kept[0]:
+            index, seqs = self._kept
+            self._kept = until, seqs[until - index :]
