@@ -21,10 +21,11 @@ MAX_CHARS: Final = 1_000
 class Joining:
     """The text of one reply on its way; `send` is called with what leaves."""
 
-    __slots__ = ("_fresh", "_pieces", "_quiet", "_rounds", "_send", "_size", "_turn")
+    __slots__ = ("_fresh", "_loop", "_pieces", "_quiet", "_rounds", "_send", "_size", "_turn")
 
     def __init__(self, send: Callable[[str], None]) -> None:
         self._send = send
+        self._loop = asyncio.get_running_loop()
         self._pieces: list[str] = []
         self._size = 0
         self._turn: asyncio.Handle | None = None
@@ -64,7 +65,7 @@ class Joining:
 
     def _begin(self) -> None:
         self._fresh, self._quiet, self._rounds = False, 0, 0
-        self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+        self._turn = self._loop.call_soon(self._next_turn)
 
     def _stop(self) -> None:
         if self._turn is not None:
@@ -76,7 +77,7 @@ class Joining:
         self._quiet = 0 if self._fresh else self._quiet + 1
         self._fresh = False
         if self._quiet < QUIET_ROUNDS and self._rounds < MAX_ROUNDS:
-            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+            self._turn = self._loop.call_soon(self._next_turn)
         elif self._pieces:
             self._begin()
             self._leave()
