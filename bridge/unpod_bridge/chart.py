@@ -103,6 +103,10 @@ class Chart:
         """Whether the owner is to be asked where its records up to an index stand."""
         return self._is_sound and index > self.owner_index
 
+    def has_all(self, index: int) -> bool:
+        """Whether it is known where all of the owners' records stand, of which the newest has this index."""
+        return self._is_sound and self.owner_index == index
+
     def told(self, after: int, seqs: Sequence[int]) -> None:
         """The owner says where its records behind an index stand."""
         if not self._is_sound or after < self.owner_index:

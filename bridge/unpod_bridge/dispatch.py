@@ -27,6 +27,7 @@ from unpod.core.fleet import (
     QueuedAnnounced,
     Release,
     Start,
+    Suspicion,
     Told,
     encode,
 )
@@ -56,7 +57,7 @@ AVOID_S = 1.0
 """For how long a runner is not taken that has just failed."""
 AVOID_PAUSE_S = 0.01
 ANNOUNCE_S = 1.0
-RESUMES = 16
+RESUMES = 64
 """How many sessions of one pool are offered at once: each is answered soon, rather than all of them late."""
 
 
@@ -88,6 +89,8 @@ class RunnerPlace:
         self.waited_s: float | None = None
         """How long it was looked for; set by who has found it."""
         self.pool = pool
+        self.lets_in = False
+        """Whether the runner has said that it will let a call begin that is held: one of an older release does not."""
         self.on_begin: Callable[[str], Awaitable[None]] | None = None
         self._bus = dispatcher.bus
         self._subject = dispatcher.subjects.runner(runner_id)
@@ -117,7 +120,13 @@ class RunnerPlace:
             await self.on_begin(session_id)
 
     async def start(
-        self, session_id: str, epoch: int, until_seq: int, *, held: bool = False, positions: bytes = b""
+        self,
+        session_id: str,
+        epoch: int,
+        until_seq: int,
+        *,
+        suspicion: Suspicion | None = None,
+        positions: bytes = b"",
     ) -> bool:
         """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
         message = Start(
@@ -127,7 +136,8 @@ class RunnerPlace:
             epoch=epoch,
             until_seq=until_seq,
             bridge=self._bridge_id,
-            held=held,
+            held=suspicion is not None,
+            suspicion=suspicion,
             positions=positions,
         )
         loop = asyncio.get_running_loop()
@@ -136,6 +146,7 @@ class RunnerPlace:
         while (left := until - loop.time()) > 0 and self._nobody < GONE_TRIES:
             told = await self._tell(message, min(TRY_S, left))
             if told is not None:
+                self.lets_in = told.lets_in
                 return told.ok
         return False
 

@@ -89,9 +89,28 @@ class Inheritance:
     async def tip(self, epoch: int, known: int) -> Tip:
         """Return what the owners before an epoch have stored last, with all of it after the index `known`.
 
-        An owner writes in order, so from its newest record of which it is known where it stands all newer ones follow,
-        and so they do from its newest command; the rest is read only where some of it is not known.
+        Mostly the newest of each kind show that all of it is known, and where it stands. Else: an owner writes in
+        order, so from its newest record of which it is known where it stands all newer ones follow, and so they do from
+        its newest command; the rest is read only where some of it is not known.
         """
+        tip = await self._persist(lambda: self._newest(epoch))
+        if self._chart.has_all(tip.last) and known in (tip.last, EVERY):
+            self._chart.searched((), tip.last, epoch)
+            self._chart.was_told = False
+        else:
+            tip = await self._search(epoch, known)
+        self._last = max(self._last, tip.last)
+        return tip
+
+    async def _newest(self, epoch: int) -> Tip:
+        tip, subjects = Tip(self._reader), self._subjects
+        kinds = (subjects.own, subjects.cmd, subjects.runs)  # there is an `own`, so never nothing
+        for message in reversed(await self._services.log.newest(kinds, until_seq=epoch)):
+            if message.seq >= self._since:
+                tip.take(message)  # only the first: it has the highest index
+        return tip
+
+    async def _search(self, epoch: int, known: int) -> Tip:
         chart, found = self._chart, self._chart.owners(known)
         chart.was_told = False
         if found is None:
@@ -106,7 +125,6 @@ class Inheritance:
         if tip.first > known + 1:
             chart.spoil()
             tip = await self._persist(lambda: self._read(self._since, epoch))
-        self._last = max(self._last, tip.last)
         return tip
 
     async def _read_from_command(self, epoch: int) -> Tip:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import PROBATION_ANNOUNCED, ProbationAnnounced, encode
+from unpod.core.fleet import (
+    HAND_OVER,
+    PROBATION_ANNOUNCED,
+    PROBATION_TOLD,
+    HandOver,
+    ProbationAnnounced,
+    ProbationTold,
+    encode,
+)
 from unpod.errors import LogError
+from unpod.ports import Bus
 from unpod_bridge.probation import Probations
 from unpod_bridge.succession import Care
 from unpod_bridge.watch import Watch
 
 if TYPE_CHECKING:
-    from unpod.jetstream import Nats
+    from collections.abc import Callable
+
     from unpod.ports import Message, Subscription
     from unpod_bridge.dispatch import Dispatcher
     from unpod_bridge.placing import LineServices
@@ -22,10 +32,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.bridge.watch")
 
 
+class Connection(Bus, Protocol):
+    """What is needed of a connection to NATS."""
+
+    def on_state(self, listener: Callable[[bool], None]) -> Callable[[], None]:
+        """Call `listener(connected)` at each change."""
+        ...
+
+
 class Owners:
     """Watches the runners, and hears those that want to let go; lines take `care` from here."""
 
-    def __init__(self, nats: Nats, services: LineServices, dispatcher: Dispatcher) -> None:
+    def __init__(self, nats: Connection, services: LineServices, dispatcher: Dispatcher) -> None:
         self.watch = Watch(nats, services.subjects, services.clock, services.bridge_id, services.horizon)
         self.probations = Probations(services.clock, services.bridge_id, self._announce)
         self.care = Care(self.watch, self.probations, dispatcher.resume)
@@ -41,7 +59,7 @@ class Owners:
         Raises:
             LogError: NATS does not let us.
         """
-        for subject, handler in ((self._on, self.watch.hand_over), (self._announced_on, self._on_probation)):
+        for subject, handler in ((self._on, self._on_told), (self._announced_on, self._on_probation)):
             self._subscriptions.append(await self._nats.subscribe(subject, handler))
         self._nats.on_state(self.watch.connected)
         self._watching = asyncio.create_task(self.watch.run(), name="unpod-watch")
@@ -54,6 +72,17 @@ class Owners:
         for subscription in self._subscriptions:
             await subscription.close()
 
+    def _on_told(self, message: Message) -> None:
+        try:
+            said = _to_bridge(message.data)
+        except MALFORMED:
+            logger.warning("a message of %d bytes to this bridge cannot be read", len(message.data))
+            return
+        if isinstance(said, ProbationTold):
+            self.probations.told(said)
+        else:
+            self.watch.hand_over(said, message.reply)
+
     def _announce(self, message: ProbationAnnounced) -> None:
         try:
             self._nats.send(self._announced_on, encode(message))
@@ -65,3 +94,11 @@ class Owners:
             self.probations.hear(PROBATION_ANNOUNCED.decode(message.data))
         except MALFORMED:
             logger.debug("a bridge's word on a probation cannot be read")
+
+
+def _to_bridge(data: bytes) -> ProbationTold | HandOver:
+    """Return what a runner says, of which only the hand-over has no phase; bridges of older releases know only that."""
+    try:
+        return PROBATION_TOLD.decode(data)
+    except MALFORMED:
+        return HAND_OVER.decode(data)

@@ -68,6 +68,28 @@ class Place(Protocol):
         ...
 
 
+ANCHOR_S: Final = 10.0
+"""For how long the log's time is known once it was looked up: clocks drift apart by less than a millisecond."""
+
+
+class Anchor:
+    """The log's time less this machine's, which is the same for all calls of a bridge."""
+
+    __slots__ = ("_at", "_offset_s")
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+        self._at = float("-inf")
+
+    def drop(self, offset_s: float, now: float) -> None:
+        """It is known as of now."""
+        self._offset_s, self._at = offset_s, now
+
+    def holds(self, now: float) -> float | None:
+        """Return it, None where it was looked up too long ago."""
+        return self._offset_s if now - self._at < ANCHOR_S else None
+
+
 AT_ONCE: Final = 4
 """How many calls of a bridge read at once what they have missed: a server that is late must not be asked by all."""
 
@@ -86,6 +108,7 @@ class LineServices:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     """Whose turn it is to read what an owner has written and the tail has not shown."""
     horizon: Horizon = field(default_factory=Horizon)
+    anchor: Anchor = field(default_factory=Anchor)
 
 
 async def take_line(
@@ -99,16 +122,26 @@ async def take_line(
         Fenced: another bridge holds the line.
         LogError: the log does not answer.
     """
-    log, clock = services.log, services.clock
+    log = services.log
     taken = ev.LineTaken(bridge=services.bridge_id, job_id=job.job_id)
     headers = placement_headers(services, "line", taken, session_id)
     stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, after))
-    asked_at = clock.now()
-    record = await _newest(services, subjects.line, stored.seq)
-    if record.seq != stored.seq:
+    # Whoever takes a new call's line right after that is noticed at the next write: there is nothing else to look up.
+    offset_s = None if after else services.anchor.holds(services.clock.now())
+    if offset_s is None:
+        offset_s = await _offset_s(services, subjects, stored.seq)
+    return Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s)
+
+
+async def _offset_s(services: LineServices, subjects: CallSubjects, seq: int) -> float:
+    """Return the log's time less ours, from the line record that was stored just now."""
+    asked_at = services.clock.now()
+    record = await _newest(services, subjects.line, seq)
+    if record.seq != seq:
         raise Fenced("another bridge has taken the line")
     offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
-    return Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s)
+    services.anchor.drop(offset_s, asked_at)
+    return offset_s
 
 
 async def _newest(services: LineServices, subject: str, seq: int) -> Message:

@@ -4,7 +4,7 @@ When the owner is gone another runner is asked, until one answers; until then th
 Then, in this order: nothing of the old owner is heard any more, the new one is appointed in the log (from here on the
 server refuses what the old one writes), what the old one had stored is performed, the new one's starting point is
 stored, and the new one is told to start. It folds up to that point, and only then is live. One of which the old owner
-may have died is held there until it may begin its probation: the reading is done by then.
+may have died is held there until its turn has come (`unpod.runner.gate`): the reading is done by then.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core.envelope import from_headers
+from unpod.core.fleet import Suspicion
 from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError, LogUnavailable, ProtocolViolation
 from unpod.ports import Message, Stored
@@ -30,7 +31,7 @@ from unpod_bridge.watch import Watch
 
 logger = logging.getLogger("unpod.bridge.succession")
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 64
 BETWEEN_TURNS_S: Final = 5.0
 """How long a call that is handed over may finish its turn."""
 _LOOK_S: Final = 0.05
@@ -73,8 +74,6 @@ class Succession:
         self._log = Inheritance(wanted.session_id, services, subjects, estate.chart)
         self._poison = Poison()
         self._probation: Probation | None = None
-        self._entering: asyncio.Task[None] | None = None
-        self._held = False
         self._task: asyncio.Task[None] | None = None
         self._committed = False
         self._guarded = False
@@ -194,6 +193,9 @@ class Succession:
         logger.info("session %s: its owner %s; asking for another", self.session_id, why)
         self._judge(culprit)
         self._urgent.set()
+
+    def succeed(self) -> None:
+        """Ask for another: all that had the same owner know of its loss."""
         self._estate.leaves()
         self._seek()
 
@@ -219,10 +221,11 @@ class Succession:
         if culprit:  # the owner lives, and has said whose code it stands still in
             self._guarded = self._blamed = culprit == self.session_id
             return
-        on_probation = self._probation is not None and not self._probation.over
+        phase = "over" if self._probation is None else self._probation.phase
+        on_probation = phase == "begun"
         others = self._care.probations.count(self.owner.runner_id) - on_probation
         self._guarded = self._is_suspect()
-        self._blamed = self._guarded and not others and not self._held  # of what is held, nothing has run
+        self._blamed = self._guarded and not others and phase != "held"  # of what is held, nothing has run
         self._alone = self._alone or (on_probation and others > 0)
 
     def _is_suspect(self) -> bool:
@@ -277,11 +280,8 @@ class Succession:
         self._end_probation()
 
     def _end_probation(self) -> None:
-        if self._entering is not None:
-            self._entering.cancel()
-            self._entering, self._held = None, False
         if self._probation is not None:
-            self._probation.end()
+            self._care.probations.end(self._probation)
             self._probation = None
 
     async def _is_over(self) -> bool:
@@ -326,16 +326,23 @@ class Succession:
             return True
         owner, stored = appointed
         positions = self._estate.chart.pack(owner.epoch, stored.seq)
-        if not await place.start(self.session_id, owner.epoch, stored.seq, held=self._guarded, positions=positions):
+        suspicion = self._suspicion() if self._guarded else None
+        if suspicion is not None:
+            self._probation = self._care.probations.hold(owner.runner_id, self.session_id, owner.epoch)
+        if not await place.start(self.session_id, owner.epoch, stored.seq, suspicion=suspicion, positions=positions):
+            self._end_probation()
             self._estate.leaves()
             return False
         logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
         self._watch(owner)
-        if self._guarded:
-            self._held = True
-            entering = self._enter(place, owner.epoch, stored.seq)
-            self._entering = asyncio.get_running_loop().create_task(entering, name="unpod-probation")
+        if suspicion is not None and not place.lets_in:
+            self._care.probations.begin(owner.runner_id, self.session_id, owner.epoch)
+            await place.start(self.session_id, owner.epoch, stored.seq)  # pings show it, should there be no answer
         return True
+
+    def _suspicion(self) -> Suspicion:
+        silent_s = self._clock.now() - self._estate.heard_at
+        return Suspicion(silent_s=silent_s, alone=self._alone, cleanup=self._estate.ended)
 
     async def _appoint(self, former: Owner, place: RunnerPlace) -> tuple[Owner, Stored] | None:
         """Make a runner the owner in the log, and return its starting point, too; None where the call is given up."""
@@ -359,17 +366,3 @@ class Succession:
         stored = await self._estate.append(body)
         self._estate.appoint(owner.epoch)
         return owner, stored
-
-    async def _enter(self, place: RunnerPlace, epoch: int, until_seq: int) -> None:
-        """Let the new owner begin, which is held, as soon as its probation may."""
-        silent_s = self._clock.now() - self._estate.heard_at
-        probation = await self._care.probations.enter(place.runner_id, self.session_id, silent_s, alone=self._alone)
-        self._probation, self._held = probation, False
-        probation.begin()
-        if not await place.start(self.session_id, epoch, until_seq):
-            logger.info("session %s: its new owner has not begun", self.session_id)
-            self._entering = None
-            self._end_probation()
-            self._care.watch.remove(self.session_id)
-            self._estate.leaves()
-            self._seek()

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import HAND_OVER, PULSE, Ping, Pulse, Told, encode
+from unpod.core.fleet import PULSE, HandOver, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, LogUnavailable, NoResponders
-from unpod.ports import Bus, Clock, Message
+from unpod.ports import Bus, Clock
 from unpod_bridge.chart import Horizon
 
 logger = logging.getLogger("unpod.bridge.watch")
@@ -37,6 +37,8 @@ RECONNECTED_S: Final = 2.0
 """For how long after a loss of our own connection nobody's being there counts for nothing: they had the same loss."""
 PROBES: Final = 10
 PROBE_S: Final = 0.03
+AT_ONCE: Final = 16
+"""How many sessions of a runner that is gone begin to look for another in one turn of the event loop."""
 CHUNK: Final = 250
 """How many sessions one ping names: no turn waits for more than that, and it stays under the server's limit."""
 
@@ -75,6 +77,10 @@ class Ward(Protocol):
         """Its owner is gone, or is to be replaced; `culprit` is the session that it was busy with, where it says so."""
         ...
 
+    def succeed(self) -> None:
+        """Look for another owner; called after `lost`, when all that have lost the same owner know."""
+        ...
+
     def found(self) -> None:
         """Its owner is there after all."""
         ...
@@ -93,15 +99,18 @@ class _Watched:
     misses: int = 0
     lost: bool = False
 
-    def lose(self, why: str, culprit: str = "") -> None:
-        if not self.lost:
+    def lose(self, why: str, culprit: str = "") -> bool:
+        """Return whether that is new."""
+        new = not self.lost
+        if new:
             self.lost = True
             self.ward.lost(why, culprit)
+        return new
 
     def missed(self) -> None:
         self.misses += 1
-        if self.misses >= MISSES:
-            self.lose("does not answer for it")
+        if self.misses >= MISSES and self.lose("does not answer for it"):
+            self.ward.succeed()
 
     def beats(self, last: int, stored: tuple[int, list[int]] | None, horizon: int) -> None:
         self.misses = 0
@@ -181,20 +190,15 @@ class Watch:
         if runner_id in self._runners:
             _ = self._start(self._probe(runner_id))
 
-    def hand_over(self, message: Message) -> None:
-        """A runner lets go of sessions."""
-        try:
-            said = HAND_OVER.decode(message.data)
-        except MALFORMED:
-            logger.warning("a message of %d bytes to this bridge cannot be read", len(message.data))
-            return
+    def hand_over(self, said: HandOver, reply: str) -> None:
+        """A runner lets go of sessions, and waits for a word on `reply`, if that is a subject."""
         for session_id in said.sessions:
             watched = self._sessions.get(session_id)
             if watched is not None and watched.runner_id == said.runner:
                 watched.ward.hand_over()
-        if message.reply:
+        if reply:
             try:
-                self._bus.send(message.reply, encode(Told(ok=True)))
+                self._bus.send(reply, encode(Told(ok=True)))
             except LogError as error:
                 logger.debug("the runner %s could not be answered: %s", said.runner, type(error).__name__)
 
@@ -271,8 +275,7 @@ class Watch:
     def _take(self, pulse: Pulse | None, watched: Iterable[_Watched], horizon: int) -> None:
         now = self._clock.now()
         if pulse is not None and pulse.lag_s > LAG_S:
-            for each in _newest_first(watched):
-                each.lose(f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
+            self._lose(watched, f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
             return
         for each in watched:
             session_id = each.ward.session_id
@@ -287,8 +290,23 @@ class Watch:
         watched = self._of(runner_id)
         if any(not each.lost for each in watched):
             logger.warning("the runner %s is gone: %d sessions look for another", runner_id, len(watched))
-        for each in _newest_first(watched):
-            each.lose("is gone")
+        self._lose(watched, "is gone")
+
+    def _lose(self, watched: Iterable[_Watched], why: str, culprit: str = "") -> None:
+        """Tell all that they have lost their owner, and then let them look for another, the first ones at once."""
+        lost = [each for each in _newest_first(watched) if each.lose(why, culprit)]
+        for each in lost[:AT_ONCE]:
+            each.ward.succeed()
+        if len(lost) > AT_ONCE:
+            _ = self._start(self._succeed(lost[AT_ONCE:]))
+
+    async def _succeed(self, lost: Sequence[_Watched]) -> None:
+        """Let many look for another owner, a few in each turn of the event loop."""
+        for first in range(0, len(lost), AT_ONCE):
+            await asyncio.sleep(0)
+            for each in lost[first : first + AT_ONCE]:
+                if each.lost and self._sessions.get(each.ward.session_id) is each:
+                    each.ward.succeed()
 
     def _of(self, runner_id: str) -> list[_Watched]:
         return list(self._runners.get(runner_id, {}).values())

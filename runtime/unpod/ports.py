@@ -155,6 +155,17 @@ class EventLog(Protocol):
         """
         ...
 
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+        """Return the newest record of each subject that one of some patterns matches, in stream order.
+
+        It costs the log a look for each subject, and no search. With `until_seq`, a lagging replica that does not know
+        the log up to there is asked again.
+
+        Raises:
+            LogUnavailable: no answer, or more than the log can say at once (about a thousand subjects).
+        """
+        ...
+
     async def usage(self) -> float:
         """Return how full the stream is, 0.0 to 1.0 of its bound in bytes."""
         ...

@@ -80,6 +80,20 @@ async def test_last_is_the_newest_on_the_subject(client: Client) -> None:
         assert (newest.data, newest.seq) == (b"%d" % n, stored.seq)
 
 
+async def test_the_newest_of_each_subject(client: Client) -> None:
+    kinds = ("unpod.call.a.s.own", "unpod.call.a.s.cmd", "unpod.call.a.s.run.>")
+    assert await client.log.newest(kinds) == []
+    types = ("own", "run.turn.started", "cmd", "run.settled", "run.turn.started", "ack", "cmd")
+    stored = []
+    for number, each in enumerate(types):
+        stored.append(await client.log.append(f"unpod.call.a.s.{each}", each.encode(), msg_id(str(number))))
+    await client.log.append("unpod.call.a.other.cmd", b"", msg_id("other"))
+    records = await client.log.newest(kinds, until_seq=stored[-1].seq + 1)
+    assert [record.seq for record in records] == [stored[n].seq for n in (0, 3, 4, 6)]
+    assert [record.data for record in records] == [b"own", b"run.settled", b"run.turn.started", b"cmd"]
+    assert records[-1].headers["Nats-Msg-Id"] == "6"
+
+
 async def test_compare_and_append_on_its_own_subject(client: Client) -> None:
     first = await client.log.append(OWN, b"1", msg_id("1"), fence=Fence(OWN, 0))
     with pytest.raises(Fenced):

@@ -157,7 +157,7 @@ CHANNELS: Final = (
         "unpod.bridges.probations",
         "bridge",
         "bridge",
-        "Bridges agree on the order in which orphaned sessions come to a runner.",
+        "Of which sessions a runner may die now: bridges tell each other.",
         [fleet.ProbationAnnounced],
     ),
     Channel(
@@ -209,8 +209,8 @@ CHANNELS: Final = (
         "unpod.bridge.{bridge}",
         "runner",
         "bridge",
-        "A runner lets go of sessions.",
-        [fleet.HandOver],
+        "A runner lets go of sessions, or says how far one is that was held.",
+        [fleet.HandOver, fleet.ProbationTold],
         answers=[fleet.Told],
     ),
 )

@@ -7,14 +7,18 @@ person (`Start`), or gives the place back (`Release`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 Answer = Literal["taken", "full", "rate_limited", "draining"]
-ProbationPhase = Literal["wants", "entered", "begun", "lets_in", "over"]
+ProbationPhase = Literal["begun", "over"]
 Registration = Literal["connecting", "registered", "refused", "too_old", "unreachable"]
+
+
+PROBATION_S: Final = 2.0
+"""For how long at most a call is on probation, from when it begins at a new owner."""
 
 
 class RunnerAnnounced(Struct, frozen=True, kw_only=True):
@@ -61,11 +65,24 @@ class OfferAnswered(Struct, frozen=True, kw_only=True):
     runner: str = ""
 
 
+class Suspicion(Struct, frozen=True, kw_only=True):
+    """A former owner may have died of this call.
+
+    `silent_s` is how long ago its caller has spoken. `alone`: it was on probation with others when an owner died, and
+    nobody may be there with it now. `cleanup`: only that is left of the call, so no record shows that it is past it.
+    """
+
+    silent_s: float = 0.0
+    alone: bool = False
+    cleanup: bool = False
+
+
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
     """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin.
 
-    `held`: a former owner may have died of it, so read, and run none of the developer's code before this comes again
-    and is not `held`. `positions` (`core.positions`) say where the log's records stand; without, they are searched for.
+    `held`: read, and run none of the developer's code before this comes again and is not `held`; or, where there is a
+    `suspicion`, before its turn has come among all of which there is one. `positions` (`core.positions`) say where the
+    log's records stand; without, they are searched for.
     """
 
     job: str
@@ -75,6 +92,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     until_seq: int
     bridge: str = ""
     held: bool = False
+    suspicion: Suspicion | None = None
     positions: bytes = b""
 
 
@@ -93,10 +111,14 @@ class Release(Struct, frozen=True, kw_only=True, tag="release"):
 
 
 class Told(Struct, frozen=True, kw_only=True):
-    """A runner's answer to `Hold`, `Start` and `Release`; not `ok` where it knows nothing of the job."""
+    """A runner's answer to `Hold`, `Start` and `Release`; not `ok` where it knows nothing of the job.
+
+    `lets_in`: it will let a call begin by itself that is held, and say so.
+    """
 
     ok: bool
     reason: str = ""
+    lets_in: bool = False
 
 
 class Ping(Struct, frozen=True, kw_only=True):
@@ -132,19 +154,25 @@ class HandOver(Struct, frozen=True, kw_only=True):
     sessions: tuple[str, ...] = ()
 
 
-class ProbationAnnounced(Struct, frozen=True, kw_only=True):
-    """A bridge tells the others how far a session is on its way to a runner, of which a former owner may have died.
+class ProbationTold(Struct, frozen=True, kw_only=True):
+    """A runner tells the bridge of a session that was held: it begins now; or it is past what its former owner died of.
 
-    `lets_in`: others may follow it; `silent_s` is how long ago its caller spoke when it began to wait. `alone`: nobody
-    may be there with it.
+    The end is told only where the bridge does not hear it from what the session says.
     """
+
+    runner: str
+    session: str
+    epoch: int
+    phase: ProbationPhase
+
+
+class ProbationAnnounced(Struct, frozen=True, kw_only=True):
+    """A bridge tells the others which of its sessions are on probation at a runner, of which it may die."""
 
     bridge: str
     runner: str
     session: str
     phase: ProbationPhase
-    silent_s: float = 0.0
-    alone: bool = False
 
 
 class QueuedAnnounced(Struct, frozen=True, kw_only=True):
@@ -163,6 +191,7 @@ BRIDGE_ANNOUNCED = msgspec.json.Decoder(BridgeAnnounced)
 PING = msgspec.json.Decoder(Ping)
 PULSE = msgspec.json.Decoder(Pulse)
 HAND_OVER = msgspec.json.Decoder(HandOver)
+PROBATION_TOLD = msgspec.json.Decoder(ProbationTold)
 OFFER = msgspec.json.Decoder(Offer)
 OFFER_ANSWERED = msgspec.json.Decoder(OfferAnswered)
 TO_RUNNER = msgspec.json.Decoder(ToRunner)

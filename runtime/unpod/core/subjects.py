@@ -86,6 +86,11 @@ class CallSubjects:
         self.again = f"{live}.again"
         self.text = f"{live}.text"
 
+    @property
+    def runs(self) -> str:
+        """The pattern of all events of the session."""
+        return f"{self._base}.run.>"
+
     def evt(self, event_type: str) -> str:
         """Return the subject of an event of the caller's side."""
         return f"{self._base}.evt.{_checked(event_type)}"

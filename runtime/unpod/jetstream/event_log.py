@@ -13,6 +13,7 @@ from unpod.core.headers import msg_id_of
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import BatchRead, StoredParser
+from unpod.jetstream.newest import NewestRead
 from unpod.jetstream.points import KnownRead
 from unpod.jetstream.topology import ensure, info, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, fenced, status_of
@@ -20,7 +21,7 @@ from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, Writer
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from unpod.core.positions import Positions
     from unpod.jetstream.connection import Nats
@@ -183,6 +184,18 @@ class JetStreamLog:
                 return newest
             if asyncio.get_running_loop().time() >= patience:
                 raise LogUnavailable(f"the log has not come to its sequence {min_seq} within {_LAG_S:g} s")
+            await asyncio.sleep(_LAG_PAUSE_S)
+
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+        """Return the newest record of each subject (`EventLog.newest`)."""
+        patience = asyncio.get_running_loop().time() + _LAG_S
+        while True:
+            reading = NewestRead(self._nats, self.spec.name)
+            records = await reading.get(patterns, timeout_s=_ANSWER_S)
+            if not until_seq or reading.up_to >= until_seq:
+                return records
+            if asyncio.get_running_loop().time() >= patience:
+                raise LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")
             await asyncio.sleep(_LAG_PAUSE_S)
 
     async def since(self, seconds: float) -> int | None:

@@ -17,6 +17,7 @@ from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError, LogUnavailable, ProtocolViolation
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
+from unpod.runner.gate import Gate, Trial
 from unpod.session.driver import Driver
 from unpod.session.scope import entered
 from unpod.session.seat import Seat
@@ -45,6 +46,7 @@ class CallServices:
     subjects: Subjects
     runner_id: str
     agent_id: str
+    gate: Gate
     settings: SessionSettings
     entrypoint: Entrypoint
     on_call_start: Callable[[CallContext], Awaitable[None]]
@@ -75,6 +77,7 @@ class Call:
         self._positions = _positions(start)
         self._abandoned = False
         self._going = asyncio.Event()
+        self._trial: Trial | None = None
         if not start.held:
             self._going.set()
         self._driver = Driver(
@@ -159,6 +162,9 @@ class Call:
             self._driver.abandon()
             await self._driver.finish(None)
             raise
+        finally:
+            if self._trial is not None:
+                self._trial.leave()
 
     async def _serve(self) -> CallResult:
         driver = self._driver
@@ -212,7 +218,14 @@ class Call:
     async def _may_begin(self) -> bool:
         """Wait while the call is held back; return False if it is not ours any more by then, or let go of."""
         self._driver.on_fenced = self._going.set
+        suspicion = self._start.suspicion
+        if suspicion is not None and not self._going.is_set():
+            self._trial = trial = self._services.gate.join(self._start, self._going.set)
+            if not suspicion.cleanup:
+                self._driver.journal.on_progress = trial.passed
         await self._going.wait()
+        if self._trial is not None and self._trial.phase == "waits":  # it is to begin whosever turn it is
+            self._trial.leave()
         return not (self._driver.fenced or self._abandoned)
 
     def _context(self) -> CallContext:

@@ -211,7 +211,7 @@ class Dispatch:
             case "again":
                 if not start.held:
                     self._go(start)
-                return Told(ok=True, reason="begun already")
+                return Told(ok=True, reason="begun already", lets_in=start.suspicion is not None)
             case "unknown":
                 return Told(ok=False, reason="no place is kept for this job")
 
@@ -222,7 +222,7 @@ class Dispatch:
             logger.warning("session %r cannot be run: %s", start.session[:200], error)
             self._capacity.finish(start.job, start.epoch)
             return Told(ok=False, reason=type(error).__name__)
-        return Told(ok=True)
+        return Told(ok=True, lets_in=start.suspicion is not None)
 
     def _answer(self, message: Message, answer: Struct) -> None:
         if message.reply:

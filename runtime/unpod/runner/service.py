@@ -16,6 +16,7 @@ from unpod.core.fleet import (
     QUEUED_ANNOUNCED,
     RUNNER_ANNOUNCED,
     HandOver,
+    ProbationTold,
     RunnerAnnounced,
     encode,
 )
@@ -26,11 +27,12 @@ from unpod.runner.calls import Calls, Inside, SessionShown
 from unpod.runner.capacity import Capacity
 from unpod.runner.dispatch import Dispatch
 from unpod.runner.drain import Drain, DrainMode, Stop
+from unpod.runner.gate import Gate
 from unpod.runner.others import Others
 from unpod.runner.presence import Announcer
 
 if TYPE_CHECKING:
-    from unpod.core.fleet import Start
+    from unpod.core.fleet import ProbationPhase, Start
     from unpod.core.subjects import Subjects
     from unpod.ports import Bus, Clock, EventLog, Message, Subscription, Timer
     from unpod.runner.context import CallContext
@@ -106,6 +108,7 @@ class Service:
             subjects=ground.subjects,
             runner_id=runner_id,
             agent_id=plan.agent_id,
+            gate=Gate(ground.clock, self._tell_probation),
             settings=msgspec.structs.replace(plan.settings, agent_id=plan.agent_id),
             entrypoint=plan.entrypoint,
             on_call_start=hooks.call_start,
@@ -257,6 +260,18 @@ class Service:
                     await self._ask_for_others(bridge, tuple(sessions[first : first + HAND_OVER_CHUNK]))
             await self._ground.clock.sleep(HAND_OVER_EVERY_S)
             await self._calls.check_owners()
+
+    def _tell_probation(self, start: Start, phase: ProbationPhase) -> None:
+        """Tell a bridge of a call that was held; what it does not hear costs it to know of what we have died."""
+        said = ProbationTold(runner=self.runner_id, session=start.session, epoch=start.epoch, phase=phase)
+        call = self._calls.find(start.session)
+        bridge = start.bridge if call is None else call.bridge or start.bridge
+        if not bridge:
+            return
+        try:
+            self._ground.bus.send(self._ground.subjects.bridge(bridge), encode(said))
+        except LogError as error:
+            logger.debug("a bridge could not be told of a probation: %s", type(error).__name__)
 
     async def _ask_for_others(self, bridge: str, sessions: tuple[str, ...]) -> None:
         message = encode(HandOver(runner=self.runner_id, sessions=sessions))

@@ -114,7 +114,7 @@ class Driver:
             raise self.lost or Fenced("a newer owner has been appointed")
         self.past = past
         self.state = fold(past.prefix)
-        self.journal.begin(past.owner_index)
+        self.journal.begin(past.owner_index, past.settled)
         self._agenda.begin_with(past.later)
         self.rehearsal = Rehearsal(self, past, since)
 

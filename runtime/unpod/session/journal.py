@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from unpod.core import codec
 from unpod.core.commands import AnyCommand, Command
@@ -22,6 +23,13 @@ from unpod.session.seat import Seat
 logger = logging.getLogger("unpod.session")
 
 OnFailure = Callable[[LogError], None]
+
+
+class OnProgress(Protocol):
+    """What is told of progress: whether it is `spoken`, so that the tail shows it at once."""
+
+    def __call__(self, *, spoken: bool) -> None:
+        """Take note of it."""
 
 
 class Journal:
@@ -43,6 +51,9 @@ class Journal:
         self._index = 0
         self._last_command = 0
         self._closed = False
+        self._settled = 0
+        self.on_progress: OnProgress | None = None
+        """Told once that more is settled than in the past, or that the session speaks."""
 
     @property
     def index(self) -> int:
@@ -54,9 +65,9 @@ class Journal:
         """How many records wait for the log."""
         return self._writer.backlog
 
-    def begin(self, index: int) -> None:
-        """Go on after the owner record `index` of the log."""
-        self._index = index
+    def begin(self, index: int, settled: int = 0) -> None:
+        """Go on after the owner record `index` of the log, with all settled up to a record of the bridge."""
+        self._index, self._settled = index, settled
         self._receipts.begin(index)
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
@@ -119,6 +130,8 @@ class Journal:
             self._store(subject, body, headers, hidden=True)
         if is_command:
             self._last_command = index
+        if self.on_progress is not None and settled[0] > self._settled:
+            self._progress(spoken=False)
         return codec.Record(channel, envelope, body)
 
     def _store(
@@ -141,7 +154,14 @@ class Journal:
         """Send one piece of a reply and return it, to be kept until the bridge has it."""
         delta = Delta(self._epoch, turn, part, n, self._last_command, text)
         self.resend(delta)
+        if self.on_progress is not None:
+            self._progress(spoken=True)
         return delta
+
+    def _progress(self, *, spoken: bool) -> None:
+        told, self.on_progress = self.on_progress, None
+        if told is not None:
+            told(spoken=spoken)
 
     def resend(self, delta: Delta) -> None:
         """Send a piece again."""

@@ -20,7 +20,7 @@ from unpod.ports import Message, Stored
 from unpod.testing.broker import MemoryBroker, MemorySubscription, matches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from unpod.core.positions import Positions
     from unpod.ports import FailureHandler, Fence, Handler, StoredHandler
@@ -198,6 +198,14 @@ class MemoryLog:
         if min_seq and (newest is None or newest.seq < min_seq):
             raise LogUnavailable(f"the log has not come to its sequence {min_seq}")
         return newest
+
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+        """Return the newest record of each subject (`EventLog.newest`)."""
+        await self._reachable()
+        if until_seq > len(self.broker.records):
+            raise LogUnavailable(f"the log has not come to its sequence {until_seq}")
+        found = {m.subject: m for m in self.broker.records if any(matches(each, m.subject) for each in patterns)}
+        return sorted(found.values(), key=lambda message: message.seq)
 
     async def usage(self) -> float:
         """Return how full the stream is (`EventLog.usage`)."""

@@ -32,6 +32,7 @@ from unpod.errors import UnpodError
 from unpod.ports import Message
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.context import CallContext
+from unpod.runner.gate import Gate
 from unpod.session.settings import SessionSettings
 from unpod.testing.broker import MemoryBroker, matches
 from unpod.testing.clock import VirtualClock, settle
@@ -320,6 +321,7 @@ class Runners:
             subjects=self._subjects,
             runner_id=f"runner-{simulated.crashes}",
             agent_id=agent_id,
+            gate=Gate(self._clock, lambda _start, _phase: None),
             settings=self._settings,
             entrypoint=self._entrypoint,
             on_call_start=on_start,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from unpod.core.fleet import PING, TOLD, HandOver, Ping, Pulse, Told, encode
+from unpod.core.fleet import HAND_OVER, PING, TOLD, HandOver, Ping, Pulse, Told, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, LogUnavailable
 from unpod.jetstream.options import PermissionDenied
@@ -41,6 +41,9 @@ class Session:
 
     def lost(self, why: str, culprit: str = "") -> None:
         self.told.append(f"lost: {why}" + f" in {culprit}" * bool(culprit))
+
+    def succeed(self) -> None:
+        self.told[-1] += ", and succeeded"
 
     def found(self) -> None:
         self.told.append("found")
@@ -144,10 +147,10 @@ async def test_where_nobody_is_the_runner_is_dead(post: Post) -> None:
     await post.clock.advance(1.0)
     assert post.session.told == []  # it may just be changing servers
     await post.clock.advance(0.2)
-    assert post.session.told == ["lost: is gone"]
+    assert post.session.told == ["lost: is gone, and succeeded"]
     assert not post.watch.holds(post.session)
     await post.second(3)
-    assert post.session.told == ["lost: is gone"]
+    assert post.session.told == ["lost: is gone, and succeeded"]
 
 
 async def test_a_runner_that_changes_servers_is_not_dead(post: Post) -> None:
@@ -167,7 +170,7 @@ async def test_three_pings_without_answer(post: Post) -> None:
     await until(lambda: len(runner.pings) == 3)
     assert post.session.told == []
     await until(lambda: bool(post.session.told))
-    assert post.session.told == ["lost: does not answer for it"]
+    assert post.session.told == ["lost: does not answer for it, and succeeded"]
     assert len(runner.pings) == 3
     runner.mute = False
     await post.second()
@@ -206,7 +209,7 @@ async def test_a_session_that_its_runner_does_not_know(post: Post, known: dict[s
     await post.second(3)  # the first is within the grace
     assert post.session.told == []
     await post.second()
-    assert post.session.told == ["lost: does not answer for it"]
+    assert post.session.told == ["lost: does not answer for it, and succeeded"]
 
 
 async def test_nonsense_for_an_answer_is_no_answer(post: Post) -> None:
@@ -214,7 +217,7 @@ async def test_nonsense_for_an_answer_is_no_answer(post: Post) -> None:
     runner.nonsense = b"["
     post.watch.add(post.session, "runner-1", 5)
     await post.second(4)
-    assert post.session.told == ["lost: does not answer for it"]
+    assert post.session.told == ["lost: does not answer for it, and succeeded"]
 
 
 async def test_sessions_of_an_event_loop_that_does_not_turn_are_moved(post: Post) -> None:
@@ -224,7 +227,7 @@ async def test_sessions_of_an_event_loop_that_does_not_turn_are_moved(post: Post
     await post.second()
     runner.lag_s = 5.9
     await post.second(2)
-    assert post.session.told == ["heard 0", "lost: has not turned for 6 s"]
+    assert post.session.told == ["heard 0", "lost: has not turned for 6 s, and succeeded"]
     runner.lag_s = 0.0
     await post.second()
     assert post.session.told[2:] == ["found", "heard 0"]
@@ -235,7 +238,7 @@ async def test_the_sessions_of_a_runner_that_stands_still_hear_in_whose_code(pos
     post.watch.add(post.session, "runner-1", 5)
     runner.lag_s, runner.culprit = 5.9, "another"
     await post.second()
-    assert post.session.told == ["lost: has not turned for 6 s in another"]
+    assert post.session.told == ["lost: has not turned for 6 s in another, and succeeded"]
 
 
 async def test_a_session_that_has_moved_is_watched_at_its_new_runner(post: Post) -> None:
@@ -284,7 +287,7 @@ async def test_a_runner_that_stays_away_after_a_reconnect_is_dead(post: Post) ->
     post.bus.available = False
     post.bus.available = True
     await post.clock.advance(4.0)
-    assert post.session.told == ["lost: is gone"]
+    assert post.session.told == ["lost: is gone, and succeeded"]
 
 
 async def test_one_that_is_said_to_have_gone_is_asked_at_once(post: Post) -> None:
@@ -292,7 +295,7 @@ async def test_one_that_is_said_to_have_gone_is_asked_at_once(post: Post) -> Non
     post.watch.said_gone("runner-9")
     post.watch.said_gone("runner-1")
     await settle()
-    assert post.session.told == ["lost: is gone"]
+    assert post.session.told == ["lost: is gone, and succeeded"]
 
 
 async def test_what_was_asked_while_it_died_is_asked_again(post: Post) -> None:
@@ -303,7 +306,7 @@ async def test_what_was_asked_while_it_died_is_asked_again(post: Post) -> None:
     await until(lambda: len(runner.pings) > 1)
     runner.bus.available = False
     await until(lambda: bool(post.session.told))
-    assert post.session.told == ["lost: is gone"]
+    assert post.session.told == ["lost: is gone, and succeeded"]
 
 
 async def test_one_that_is_only_said_to_have_gone_stays(post: Post) -> None:
@@ -327,10 +330,36 @@ async def test_a_ping_names_so_many_sessions_as_the_server_takes(post: Post, mon
     assert all(session.told == ["heard 1"] for session in sessions)
 
 
+async def test_many_that_have_lost_their_owner_all_know_before_the_first_looks_for_another(post: Post) -> None:
+    told: list[str] = []
+    await post.runner()
+
+    class One(Session):
+        def lost(self, why: str, culprit: str = "") -> None:
+            del why, culprit
+            told.append(f"{self.session_id} lost")
+
+        def succeed(self) -> None:
+            told.append(f"{self.session_id} succeeds")
+
+    count = 3 * watching.AT_ONCE
+    for number in range(count):
+        post.watch.add(One(f"s{number}", heard_at=-number), "runner-9", 5)
+    post.watch.said_gone("runner-9")
+    await settle()
+    order = [f"s{number}" for number in range(count)]
+    assert told[:count] == [f"{session} lost" for session in order]
+    assert told[count:] == [f"{session} succeeds" for session in order]
+
+
 async def test_a_runner_that_lets_go(post: Post) -> None:
     post.watch.add(post.session, "runner-1", 5)
     asker = MemoryLog(post.broker)
-    await post.bus.subscribe(SUBJECTS.bridge("bridge-1"), post.watch.hand_over)
+
+    def hear(message: Message) -> None:
+        post.watch.hand_over(HAND_OVER.decode(message.data), message.reply)
+
+    await post.bus.subscribe(SUBJECTS.bridge("bridge-1"), hear)
 
     async def ask(message: HandOver) -> Told:
         answer = await asker.request(SUBJECTS.bridge("bridge-1"), encode(message), timeout_s=1.0)
@@ -340,7 +369,6 @@ async def test_a_runner_that_lets_go(post: Post) -> None:
     assert post.session.told == []
     assert (await ask(HandOver(runner="runner-1", sessions=("unknown", "s")))).ok
     assert post.session.told == ["hand over"]
-    await asker.publish(SUBJECTS.bridge("bridge-1"), b"nonsense")
     await asker.publish(SUBJECTS.bridge("bridge-1"), encode(HandOver(runner="runner-1", sessions=("s",))))
     await settle()
     assert post.session.told == ["hand over"] * 2

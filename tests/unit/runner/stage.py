@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError
 
 from unpod.core.fleet import (
     HAND_OVER,
     OFFER_ANSWERED,
+    PROBATION_TOLD,
     RUNNER_ANNOUNCED,
     TOLD,
     BridgeAnnounced,
@@ -20,6 +21,7 @@ from unpod.core.fleet import (
     Hold,
     Offer,
     OfferAnswered,
+    ProbationTold,
     QueuedAnnounced,
     Release,
     RunnerAnnounced,
@@ -57,13 +59,17 @@ class Bridge:
     heard: list[RunnerAnnounced] = field(default_factory=list)
     lines: dict[str, MemoryLine] = field(default_factory=dict)
     handed_over: list[HandOver] = field(default_factory=list)
+    probations: list[ProbationTold] = field(default_factory=list)
 
     async def open(self) -> None:
         await self.log.subscribe(self.subjects.runners, self._on_runner)
-        await self.log.subscribe(self.subjects.bridge("memory"), self._on_hand_over)
+        await self.log.subscribe(self.subjects.bridge("memory"), self._on_told)
 
-    def _on_hand_over(self, message: Message) -> None:
-        self.handed_over.append(HAND_OVER.decode(message.data))
+    def _on_told(self, message: Message) -> None:
+        try:
+            self.probations.append(PROBATION_TOLD.decode(message.data))
+        except ValidationError:
+            self.handed_over.append(HAND_OVER.decode(message.data))
 
     def _on_runner(self, message: Message) -> None:
         self.heard.append(RUNNER_ANNOUNCED.decode(message.data))

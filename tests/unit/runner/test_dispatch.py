@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from tests.unit.runner.stage import stage
 
 from unpod import CallContext
-from unpod.core.fleet import Hold, Start
+from unpod.core.fleet import Hold, Start, Suspicion
+from unpod.runner.gate import FIRST_S
 from unpod.testing.clock import settle
 
 
@@ -92,7 +93,67 @@ async def test_a_start_that_is_repeated_starts_one_call() -> None:
         assert begun == [line.session_id]
 
 
+def _held(start: Start, **fields: bool) -> Start:
+    return replace(start, bridge="memory", held=True, suspicion=Suspicion(**fields))
+
+
+async def test_calls_that_are_held_begin_one_after_the_other_and_their_bridge_hears_it() -> None:
+    begun: list[str] = []
+
+    async def entrypoint(ctx: CallContext) -> None:
+        begun.append(ctx.session_id)
+        await ctx.session.run()
+
+    async with stage(entrypoint, capacity=5) as on:
+        lines = []
+        for job in ("job-1", "job-2", "job-3"):
+            runner = await on.bridge.promised(job)
+            line, until_seq = await on.bridge.connect()
+            lines.append(line)
+            for _ in range(2):
+                told = _held(on.bridge.start(job, line, until_seq), cleanup=job == "job-1")
+                assert (await on.bridge.tell(runner, told)).ok
+        await settle()
+        one, two, three = (line.session_id for line in lines)
+        assert begun == [one]  # which has only its cleanup left, so nothing that it writes lets another begin
+        await on.clock.advance(FIRST_S)
+        await settle()
+        assert begun == [one, two]
+        await lines[1].record({"event": "user.text", "text": "hi", "is_final": True}, "user.text")
+        await settle(100)
+        assert begun == [one, two, three]
+        said = [(told.session, told.phase) for told in on.bridge.probations]
+        assert said == [(one, "begun"), (two, "begun"), (two, "over"), (three, "begun")]
+        for line in lines:
+            await line.end("hangup")
+
+
 async def test_a_call_that_is_held_begins_with_the_start_that_holds_it_no_more() -> None:
+    begun: list[str] = []
+
+    async def entrypoint(ctx: CallContext) -> None:
+        begun.append(ctx.session_id)
+        await ctx.session.run()
+
+    async with stage(entrypoint, capacity=5) as on:
+        await on.bridge.promised("job-1")
+        first, until_seq = await on.bridge.connect()
+        runner = await on.bridge.promised("job-2")
+        held = _held(on.bridge.start("job-1", first, until_seq), cleanup=True)
+        assert (await on.bridge.tell(runner, held)).ok
+        line, until_seq = await on.bridge.connect()
+        start = on.bridge.start("job-2", line, until_seq)
+        assert (await on.bridge.tell(runner, _held(start))).ok
+        await settle()
+        assert begun == [first.session_id]
+        assert (await on.bridge.tell(runner, start)).ok
+        await settle()
+        assert begun == [first.session_id, line.session_id]
+        for each in (first, line):
+            await each.end("hangup")
+
+
+async def test_a_bridge_of_an_older_release_says_itself_when_a_call_begins_that_it_holds() -> None:
     begun: list[str] = []
 
     async def entrypoint(ctx: CallContext) -> None:
@@ -104,10 +165,10 @@ async def test_a_call_that_is_held_begins_with_the_start_that_holds_it_no_more()
         line, until_seq = await on.bridge.connect()
         start = on.bridge.start("job-1", line, until_seq)
         for _ in range(2):
-            assert (await on.bridge.tell(runner, replace(start, held=True))).ok
+            told = await on.bridge.tell(runner, replace(start, held=True))
+            assert (told.ok, told.lets_in) == (True, False)
             await settle()
             assert not begun
-        assert on.service.stats().in_flight == 1
         assert (await on.bridge.tell(runner, start)).ok
         await settle()
         assert begun == [line.session_id]
@@ -119,16 +180,22 @@ async def test_a_call_that_is_held_is_let_go_of_when_it_has_another_owner() -> N
 
     async def entrypoint(ctx: CallContext) -> None:
         begun.append(ctx.session_id)
+        await ctx.session.run()
 
-    async with stage(entrypoint) as on:
-        runner = await on.bridge.promised("job-1")
+    async with stage(entrypoint, capacity=5) as on:
+        await on.bridge.promised("job-1")
+        first, until_seq = await on.bridge.connect()
+        runner = await on.bridge.promised("job-2")
+        held = _held(on.bridge.start("job-1", first, until_seq), cleanup=True)
+        assert (await on.bridge.tell(runner, held)).ok
         line, until_seq = await on.bridge.connect()
-        assert (await on.bridge.tell(runner, replace(on.bridge.start("job-1", line, until_seq), held=True))).ok
+        assert (await on.bridge.tell(runner, _held(on.bridge.start("job-2", line, until_seq)))).ok
         await settle()
         await line.takeover()
         await settle()
-        assert on.service.stats().in_flight == 0
-        assert not begun
+        assert on.service.stats().in_flight == 1
+        assert begun == [first.session_id]
+        await first.end("hangup")
 
 
 async def test_a_start_for_another_agent_or_an_unusable_session_is_refused() -> None:

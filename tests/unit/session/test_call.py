@@ -14,6 +14,7 @@ from unpod import CallContext
 from unpod.core.fleet import Start
 from unpod.core.subjects import Subjects
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
+from unpod.runner.gate import Gate
 from unpod.session.settings import SessionSettings
 from unpod.testing import ALL_VERBS, MemoryBroker, MemoryLog, VirtualClock, simulate_call
 from unpod.testing.clock import settle
@@ -53,6 +54,7 @@ async def stage(
         subjects=subjects,
         runner_id="runner-1",
         agent_id="agent",
+        gate=Gate(clock, lambda _start, _phase: None),
         settings=SessionSettings(),
         entrypoint=entrypoint,
         on_call_start=on_start,
