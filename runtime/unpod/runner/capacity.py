@@ -109,7 +109,8 @@ class Capacity:
     @property
     def taken(self) -> int:
         """How many places are offered, held or running."""
-        return len(self._running) + sum(job not in self._running for job in self._waiting)
+        running, waiting = self._running.keys(), self._waiting.keys()
+        return len(running) + len(waiting) - len(running & waiting)
 
     @property
     def running(self) -> int:

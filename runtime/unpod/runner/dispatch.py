@@ -67,7 +67,6 @@ class Dispatch:
         self._look = asyncio.Event()
         self._timer: Timer | None = None
         self._loop: asyncio.Task[None] | None = None
-        self._answers: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -104,8 +103,6 @@ class Dispatch:
             if subscription is not None:
                 await subscription.close()
         self._offers = self._resumes = self._told = None
-        if self._answers:
-            await asyncio.wait(tuple(self._answers))
 
     async def idle(self) -> None:
         """Return when no place is taken."""
@@ -225,14 +222,10 @@ class Dispatch:
         return Told(ok=True, lets_in=start.suspicion is not None)
 
     def _answer(self, message: Message, answer: Struct) -> None:
-        if message.reply:
-            task = asyncio.create_task(self._publish(message.reply, encode(answer)))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
-
-    async def _publish(self, subject: str, data: bytes) -> None:
+        if not message.reply:
+            return
         try:
-            await self._bus.publish(subject, data)
+            self._bus.send(message.reply, encode(answer))
         except LogError as error:  # whoever asked will ask again
             logger.debug("an answer could not be sent: %s", type(error).__name__)
 
