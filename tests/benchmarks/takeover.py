@@ -73,6 +73,7 @@ async def measure(counts: Sequence[int], rounds: int, tell: Tell) -> list[dict[s
                 await asyncio.gather(*(call.turn(BURST, _PATIENCE_S) for call in calls))
                 await systems.more()
                 await _second(systems)
+                await systems.rest()
                 taken, replied, wrong = await _kill(systems, calls, systems.runners[0])
             first += taken[:1]
             owned += taken

@@ -29,6 +29,8 @@ _WINDOW: Final = 512
 _REFILL: Final = _WINDOW // 2
 _FIRST: Final = 8
 """The server answers what came in one read of its socket together, so the first few are asked for, and taken, alone."""
+_FEW: Final = 32
+"""So many are asked for at once, and with them what stands behind: then the whole read is one write and one answer."""
 _TAIL_BATCH: Final = 512
 """What was written behind the known places is a second's worth: it comes in one batch."""
 
@@ -86,7 +88,8 @@ class PointRead:
     def _ask(self) -> None:
         """Ask for the next ones, if enough of those before have been answered and taken."""
         first, on_the_way = self._asked, self._asked - self._answered
-        room = (_WINDOW if first else _FIRST) - on_the_way - len(self._records)
+        window = _WINDOW if first or len(self._seqs) <= _FEW else _FIRST
+        room = window - on_the_way - len(self._records)
         if self.problem or first == len(self._seqs) or (room < _REFILL and first):
             return
         wanted = self._seqs[first : first + room]
