@@ -18,3 +18,8 @@ def pytest_collection_finish() -> None:
     """Keep what collecting has made out of Python's collections: each full one would go through all of it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let Python free at its end what it can: some packages report what is left."""
+    gc.unfreeze()

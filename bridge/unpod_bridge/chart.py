@@ -12,15 +12,16 @@ Nothing may be missing between those that are known, so the owner's are counted 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import lt
 from typing import Final
 
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS
 from unpod.core.positions import Positions, Trail, pack, unpack
 from unpod.core.subjects import CallSubjects
 from unpod.ports import Message
 
-_BRIDGE: Final = frozenset({"evt", "ack"})
-_OWNER: Final = frozenset({"run", "cmd"})
 _PLACEMENT: Final = frozenset({"line", "own"})
+_TOO_LARGE: Final = 2**63
 
 
 class Horizon:
@@ -81,10 +82,10 @@ class Chart:
 
     def take(self, call: CallSubjects, message: Message) -> None:
         """Take the next message of a read from the log's beginning."""
-        channel = message.subject[len(call.all) - 1 :].partition(".")[0]
-        if channel in _BRIDGE:
+        channel = call.channel_of(message.subject)
+        if channel in BRIDGE_CHANNELS:
             self._bridge.add(message.seq)
-        elif channel in _OWNER:
+        elif channel in OWNER_CHANNELS:
             self._found(message.seq)
         elif channel in _PLACEMENT:
             self._others = (*self._others, message.seq)
@@ -111,7 +112,7 @@ class Chart:
         """The owner says where its records behind an index stand."""
         if not self._is_sound or after < self.owner_index:
             return  # an answer to an older question
-        if after > self.owner_index or (seqs and seqs[0] <= self._owner_seq):
+        if after > self.owner_index or not self._may_follow(seqs):
             self.spoil()
             return
         self.was_told = True
@@ -119,6 +120,12 @@ class Chart:
             self._found(seq)
         self.owner_index += len(seqs)
         self._through = max(self._through, self._owner_seq)
+
+    def _may_follow(self, seqs: Sequence[int]) -> bool:
+        """Whether these can be the places of records behind those that are known: another process says so."""
+        if not seqs:
+            return True
+        return self._owner_seq < seqs[0] and seqs[-1] < _TOO_LARGE and all(map(lt, seqs, seqs[1:]))
 
     def sent(self, index: int, horizon: int) -> None:
         """The owner has sent none behind an index, as of a moment when the stream had come to `horizon` at least."""
@@ -129,7 +136,7 @@ class Chart:
     # ------------------------------------------------------------------------------------------------ what is known now
 
     def owners(self, index: int) -> Positions | None:
-        """Return where the owners' records behind an index stand that are known, and their newest in any case.
+        """Return where the owners' records stand: all that is known if some stand behind an index, else the newest.
 
         None where there may be others, of an owner that does not say where they stand.
         """

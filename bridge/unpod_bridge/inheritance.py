@@ -94,7 +94,7 @@ class Inheritance:
         its newest command; the rest is read only where some of it is not known.
         """
         tip = await self._persist(lambda: self._newest(epoch))
-        if self._chart.has_all(tip.last) and known in (tip.last, EVERY):
+        if tip is not None and self._chart.has_all(tip.last) and known in (tip.last, EVERY):
             self._chart.searched((), tip.last, epoch)
             self._chart.was_told = False
         else:
@@ -102,10 +102,13 @@ class Inheritance:
         self._last = max(self._last, tip.last)
         return tip
 
-    async def _newest(self, epoch: int) -> Tip:
+    async def _newest(self, epoch: int) -> Tip | None:
         tip, subjects = Tip(self._reader), self._subjects
         kinds = (subjects.own, subjects.cmd, subjects.runs)  # there is an `own`, so never nothing
-        for message in reversed(await self._services.log.newest(kinds, until_seq=epoch)):
+        newest = await self._services.log.newest(kinds, until_seq=epoch)
+        if newest is None:
+            return None
+        for message in reversed(newest):
             if message.seq >= self._since:
                 tip.take(message)  # only the first: it has the highest index
         return tip
@@ -122,7 +125,7 @@ class Inheritance:
             if tip.last < known < EVERY:  # the log has refused what was heard, or the chart leaves something out
                 chart.spoil()
                 tip = await self._read_from_command(epoch)
-        if tip.first > known + 1:
+        if tip.first > known + 1 or not tip.is_whole:
             chart.spoil()
             tip = await self._persist(lambda: self._read(self._since, epoch))
         return tip

@@ -81,7 +81,7 @@ class Anchor:
         self._offset_s = 0.0
         self._at = float("-inf")
 
-    def drop(self, offset_s: float, now: float) -> None:
+    def cast(self, offset_s: float, now: float) -> None:
         """It is known as of now."""
         self._offset_s, self._at = offset_s, now
 
@@ -140,7 +140,7 @@ async def _offset_s(services: LineServices, subjects: CallSubjects, seq: int) ->
     if record.seq != seq:
         raise Fenced("another bridge has taken the line")
     offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
-    services.anchor.drop(offset_s, asked_at)
+    services.anchor.cast(offset_s, asked_at)
     return offset_s
 
 

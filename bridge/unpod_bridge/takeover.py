@@ -61,6 +61,11 @@ class Tip:
         """The owners' last index, 0 if nothing was taken."""
         return self.records[-1].index if self.records else 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing between the first and the last that were taken."""
+        return not self.records or self.last - self.first + 1 == len(self.records)
+
     def take(self, message: Message) -> None:
         """Take the next message."""
         owned = self._reader.read(message)

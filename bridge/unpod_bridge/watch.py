@@ -229,9 +229,10 @@ class Watch:
             except LogError as error:
                 if not self._has_missed(error, now() - asked_at):
                     return
-                for each in watched:
+                still = self._current(watched)
+                for each in still:
                     each.missed()
-                if all(each.lost for each in watched):
+                if all(each.lost for each in still):
                     return
             else:
                 return
@@ -277,7 +278,7 @@ class Watch:
         if pulse is not None and pulse.lag_s > LAG_S:
             self._lose(watched, f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
             return
-        for each in watched:
+        for each in self._current(watched):
             session_id = each.ward.session_id
             epoch, last = (0, 0) if pulse is None else pulse.sessions.get(session_id, (0, 0))
             stored = None if pulse is None else pulse.stored.get(session_id)
@@ -294,7 +295,7 @@ class Watch:
 
     def _lose(self, watched: Iterable[_Watched], why: str, culprit: str = "") -> None:
         """Tell all that they have lost their owner, and then let them look for another, the first ones at once."""
-        lost = [each for each in _newest_first(watched) if each.lose(why, culprit)]
+        lost = [each for each in _newest_first(self._current(watched)) if each.lose(why, culprit)]
         for each in lost[:AT_ONCE]:
             each.ward.succeed()
         if len(lost) > AT_ONCE:
@@ -310,6 +311,10 @@ class Watch:
 
     def _of(self, runner_id: str) -> list[_Watched]:
         return list(self._runners.get(runner_id, {}).values())
+
+    def _current(self, watched: Iterable[_Watched]) -> list[_Watched]:
+        """Return those that have not come to another owner since they were listed: an answer says nothing of that."""
+        return [each for each in watched if self._sessions.get(each.ward.session_id) is each]
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="unpod-watch")

@@ -58,10 +58,9 @@ class Batch:
     wants to put something off looks at `reading` first.
     """
 
-    __slots__ = ("_last", "_loop", "_next", "reading")
+    __slots__ = ("_last", "_next", "reading")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._next: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self.reading = False
@@ -79,8 +78,9 @@ class Batch:
         try:
             return take(data)
         finally:
-            for deferred in (self._next, self._last):
-                self._run(deferred)
+            while self._next or self._last:
+                self._run(self._next)
+                self._run(self._last)
             self.reading = False
 
     def _run(self, deferred: list[Callable[[], None]]) -> None:
@@ -88,7 +88,8 @@ class Batch:
             try:
                 callback()
             except Exception as error:  # noqa: BLE001 - none of whoever happens to read, as with `call_soon`
-                self._loop.call_exception_handler({"message": f"Exception in {callback!r}", "exception": error})
+                context = {"message": f"Exception in {callback!r}", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
         deferred.clear()
 
 
@@ -100,5 +101,5 @@ def batch() -> Batch:
     loop = asyncio.get_running_loop()
     found = _batches.get(loop)
     if found is None:
-        found = _batches[loop] = Batch(loop)
+        found = _batches[loop] = Batch()
     return found

@@ -155,14 +155,16 @@ class EventLog(Protocol):
         """
         ...
 
-    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message] | None:
         """Return the newest record of each subject that one of some patterns matches, in stream order.
+
+        None where there are more than the log can say at once (a thousand subjects or so).
 
         It costs the log a look for each subject, and no search. With `until_seq`, a lagging replica that does not know
         the log up to there is asked again.
 
         Raises:
-            LogUnavailable: no answer, or more than the log can say at once (about a thousand subjects).
+            LogUnavailable: no answer.
         """
         ...
 

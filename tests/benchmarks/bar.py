@@ -143,9 +143,9 @@ _READ: Final = "the codec, the fold and the receiving of each record take a core
 def _replays(found: Found) -> Iterator[Limit]:
     for size in (1_000, 10_000):
         rows = [each for each in found.get("replay", ()) if (each["records"], each["way"]) == (size, KNOWN)]
-        last = rows[-1] if rows else None
+        rate = min((each["records_per_s"] / 1_000 for each in rows), default=None)
+        first = max((each["first_ms"] for each in rows), default=None)
         name = f"replay of {size:,} records"
-        rate, first = (None, None) if last is None else (last["records_per_s"] / 1_000, last["first_ms"])
         yield Limit(f"{name}, thousand a second", 30, 100, "k/s", rate, "high", why=_READ)
         yield Limit(f"{name}, the first", 5, 1, "ms", first, why=_READ)
 

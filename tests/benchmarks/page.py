@@ -110,7 +110,7 @@ def _replay(found: dict[str, Any]) -> str:
         (f"{row['records']:,}", f"{row['others']:,}", row["way"], row["first_ms"], f"{row['records_per_s']:,}")
         for row in found["replay"]
     ]
-    return "## Replay\n\n" + _table(("records", "of others", "read", "first, ms", "records/s"), rows) + _REPLAY
+    return "## Replay\n\n" + _table(("records", "of others", "read", "first, ms", "records/s"), rows) + "\n" + _REPLAY
 
 
 def _pure(found: dict[str, Any]) -> str:

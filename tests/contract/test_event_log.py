@@ -89,6 +89,7 @@ async def test_the_newest_of_each_subject(client: Client) -> None:
         stored.append(await client.log.append(f"unpod.call.a.s.{each}", each.encode(), msg_id(str(number))))
     await client.log.append("unpod.call.a.other.cmd", b"", msg_id("other"))
     records = await client.log.newest(kinds, until_seq=stored[-1].seq + 1)
+    assert records is not None
     assert [record.seq for record in records] == [stored[n].seq for n in (0, 3, 4, 6)]
     assert [record.data for record in records] == [b"own", b"run.settled", b"run.turn.started", b"cmd"]
     assert records[-1].headers["Nats-Msg-Id"] == "6"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -41,6 +43,16 @@ async def test_what_is_written_comes_after_what_may_have_more_to_write() -> None
     assert done == ["said", "written", "written"]
 
 
+async def test_what_is_put_off_at_the_very_end_is_done_in_the_same_read() -> None:
+    done: list[str] = []
+
+    def take(_: bytes) -> None:
+        batch().defer(lambda: batch().defer(lambda: done.append("after all")), last=True)
+
+    batch().read(take, b"")
+    assert done == ["after all"]
+
+
 async def test_only_a_read_has_an_end_to_wait_for() -> None:
     found: list[bool] = []
     assert not batch().reading
@@ -74,3 +86,13 @@ def test_each_event_loop_has_its_own() -> None:
         return batch()
 
     assert asyncio.run(get()) is not asyncio.run(get())
+
+
+def test_an_event_loop_that_is_over_is_let_go_of() -> None:
+    async def get() -> weakref.ref[asyncio.AbstractEventLoop]:
+        assert not batch().reading
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(get())
+    gc.collect()
+    assert loop() is None

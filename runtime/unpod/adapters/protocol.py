@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import lru_cache
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, Protocol, runtime_checkable
 
 _REQUIRED = {
@@ -99,11 +99,15 @@ def _problem_with_call(name: str, adapter: object) -> str | None:
 
 def _signature(stream: Callable[..., object]) -> inspect.Signature | None:
     """Return the signature of a `stream`; of a method it is found out once, rather than for each call's adapter."""
-    return _of_method(stream.__func__) if isinstance(stream, MethodType) else _found_out(stream)
+    function = stream.__func__ if isinstance(stream, MethodType) else None
+    # One with a closure, of a class within an entrypoint, would be kept together with what it closes over: a call.
+    if isinstance(function, FunctionType) and function.__closure__ is None:
+        return _of_function(function)
+    return _found_out(stream)
 
 
 @lru_cache(maxsize=256)
-def _of_method(function: Callable[..., object]) -> inspect.Signature | None:
+def _of_function(function: Callable[..., object]) -> inspect.Signature | None:
     return _found_out(MethodType(function, object()))
 
 

@@ -29,9 +29,9 @@ _LONGEST: Final = len(_MARKED) + _WHOLE
 
 
 class Positions(Struct, frozen=True):
-    """The sequences of a session's records, ascending: all up to `through` that a replay needs, so no `ctl`.
+    """The sequences of a session's records, ascending and each once: all up to `through` that a replay needs.
 
-    Of each record once; one that is there twice is read twice.
+    So of `ctl` none.
     """
 
     seqs: tuple[int, ...]
@@ -109,5 +109,5 @@ def unpack(data: bytes) -> Positions:
         seq = int.from_bytes(data[2 * end + 2 : 2 * end + 2 + _WHOLE], "little")
         at = end + 1 + _WHOLE // 2
     found.append(seq)
-    found.sort()  # a few ascending runs
-    return Positions(tuple(found[bisect_right(found, 0) :]), int.from_bytes(data[:_WHOLE], "little"))
+    places = sorted(set(found))
+    return Positions(tuple(places[bisect_right(places, 0) :]), int.from_bytes(data[:_WHOLE], "little"))

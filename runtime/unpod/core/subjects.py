@@ -91,6 +91,10 @@ class CallSubjects:
         """The pattern of all events of the session."""
         return f"{self._base}.run.>"
 
+    def channel_of(self, subject: str) -> str:
+        """Return the channel of one of this session's stored subjects."""
+        return subject[len(self._base) + 1 :].partition(".")[0]
+
     def evt(self, event_type: str) -> str:
         """Return the subject of an event of the caller's side."""
         return f"{self._base}.evt.{_checked(event_type)}"

@@ -186,13 +186,13 @@ class JetStreamLog:
                 raise LogUnavailable(f"the log has not come to its sequence {min_seq} within {_LAG_S:g} s")
             await asyncio.sleep(_LAG_PAUSE_S)
 
-    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message] | None:
         """Return the newest record of each subject (`EventLog.newest`)."""
         patience = asyncio.get_running_loop().time() + _LAG_S
         while True:
             reading = NewestRead(self._nats, self.spec.name)
             records = await reading.get(patterns, timeout_s=_ANSWER_S)
-            if not until_seq or reading.up_to >= until_seq:
+            if records is None or not until_seq or reading.up_to >= until_seq:
                 return records
             if asyncio.get_running_loop().time() >= patience:
                 raise LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")

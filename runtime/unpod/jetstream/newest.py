@@ -31,10 +31,11 @@ class NewestRead:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._records: list[Message] = []
         self._count = 0
+        self._too_many = False
         self.up_to = 0
 
-    async def get(self, patterns: Sequence[str], *, timeout_s: float) -> list[Message]:
-        """Return the records, in stream order.
+    async def get(self, patterns: Sequence[str], *, timeout_s: float) -> list[Message] | None:
+        """Return the records, in stream order; None where they are too many for one answer.
 
         Raises:
             LogUnavailable: no answer, or not all of it.
@@ -45,7 +46,7 @@ class NewestRead:
             await self._done
         finally:
             awaited.close()
-        return sorted(self._records, key=lambda record: record.seq)
+        return None if self._too_many else sorted(self._records, key=lambda record: record.seq)
 
     def _heard(self, block: bytes, data: bytes) -> None:
         if self._done.done():
@@ -55,7 +56,8 @@ class NewestRead:
             message, more = self._parser.message(block, data)
             self._count = self._count or more + 1
             self._records.append(message)
-        elif status == "404":
+        elif status in ("404", "413"):
+            self._too_many = status == "413"
             self._done.set_result(None)
         elif status == "204" and len(self._records) == self._count:
             found = _UP_TO.search(block)

@@ -286,7 +286,8 @@ def _positions(start: Start) -> Positions | None:
     if not start.positions:
         return None
     try:
-        return unpack(start.positions)
+        found = unpack(start.positions)
     except ProtocolViolation as error:
         logger.warning("session %s: %s; its log is searched", start.session, error)
         return None
+    return Positions(found.seqs, min(found.through, start.until_seq))

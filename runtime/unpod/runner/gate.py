@@ -102,8 +102,11 @@ class Gate:
 
     def _begin(self, trial: Trial) -> None:
         later = self._clock.call_later
-        alone_s = PROBATION_S if trial.alone else NEXT_S if self._there or trial.has_waited else FIRST_S
-        trial.timers = [later(alone_s, lambda: self._open(trial)), later(PROBATION_S, trial.leave)]
+        alone_s = NEXT_S if self._there or trial.has_waited else FIRST_S
+        # Its bridge counts from when it hears that this one has begun: unless the end is said, two would be suspects.
+        trial.timers = [later(PROBATION_S, lambda: self.end(trial, tell=True))]
+        if not trial.alone:
+            trial.timers.append(later(alone_s, lambda: self._open(trial)))
         trial.phase = "begun"
         self._there.add(trial)
         self._tell(trial.start, "begun")

@@ -7,6 +7,9 @@ from typing import Final
 MOST: Final = 1_024
 """Of more, which no bridge has asked after (one of an older release never does), the older are forgotten."""
 
+AT_ONCE: Final = 64
+"""How many are said in one answer, which has those of hundreds of sessions."""
+
 
 class Receipts:
     """Takes sequences in the order of their records; all but `stored` is for the event loop of the session."""
@@ -32,18 +35,21 @@ class Receipts:
             seqs.append(seq)
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
-        """Return where the records behind an index stand, and behind which index they come; None before `begin`.
+        """Return where the next records behind an index stand, `AT_ONCE` at most, and behind which index they come.
 
-        That is a later one than was asked for where those between are not known any more.
+        That is a later one than was asked for where those between are not known any more. None before `begin`, and
+        where the index is one that nothing has been heard of yet.
         """
         kept = self._kept
         if kept is None:
             return None
         index, seqs = kept
-        return max(index, after), seqs[max(0, after - index) :]
+        skip = max(0, after - index)
+        return None if skip > len(seqs) else (index + skip, seqs[skip : skip + AT_ONCE])
 
     def forget(self, until: int) -> None:
         """The bridge knows where the records up to an index stand."""
         if self._kept is not None and until > self._kept[0]:
             index, seqs = self._kept
+            until = min(until, index + len(seqs))  # who has searched the log may know of more than we have heard of
             self._kept = until, seqs[until - index :]

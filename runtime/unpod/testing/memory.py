@@ -199,7 +199,7 @@ class MemoryLog:
             raise LogUnavailable(f"the log has not come to its sequence {min_seq}")
         return newest
 
-    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message]:
+    async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message] | None:
         """Return the newest record of each subject (`EventLog.newest`)."""
         await self._reachable()
         if until_seq > len(self.broker.records):

@@ -107,6 +107,17 @@ async def test_last_can_wait_for_what_was_just_stored(log: JetStreamLog) -> None
     assert again.data == b"2"
 
 
+async def test_the_newest_of_too_many_subjects_are_not_told_at_once(log: JetStreamLog) -> None:
+    runs = CMD.removesuffix("cmd") + "run."
+    writer = log.writer()
+    for number in range(1_100):
+        writer.put(f"{runs}kind{number}", b"1", msg_id(f"{number}"))
+    await writer.flush()
+    await writer.close()
+    assert await log.newest([f"{runs}>"]) is None
+    assert await log.newest([f"{runs}kind7"]) != []
+
+
 async def test_forged_headers_are_not_believed(log: JetStreamLog) -> None:
     forged = {
         "Nats-Stream": "OTHER",

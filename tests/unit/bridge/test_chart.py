@@ -63,7 +63,9 @@ def test_an_owner_that_tells_nothing_is_searched_for() -> None:
     assert chart.owners(0) == Positions((), 6)
 
 
-@pytest.mark.parametrize(("after", "seqs"), [(1, [10]), (0, [7, 5])])
+@pytest.mark.parametrize(
+    ("after", "seqs"), [(1, [10]), (0, [7, 5]), (0, [20, 20]), (0, [20, 19]), (0, [2**63]), (0, [-1])]
+)
 def test_what_cannot_be_spoils_what_comes_later(after: int, seqs: list[int]) -> None:
     chart = a_call()
     chart.told(0, [])

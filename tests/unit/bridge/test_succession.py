@@ -373,6 +373,20 @@ async def test_a_wrong_word_on_where_records_stand_costs_a_search_and_nothing_el
     assert (house.said, house.changes[-1].last_owner_index) == (["one", "two", "three"], 3)
 
 
+async def test_a_place_that_is_left_out_costs_a_search_and_nothing_else(house: House) -> None:
+    second = await house.runner("runner-2")
+    for text in ("one", "two", "three"):
+        await house.first.write(cmd.Say(text=text))
+    house.first.seqs[2] = house.first.seqs[1] + 1  # which is another session's, or none
+    await house.clock.advance(1.1)
+    await house.until(partial(house.is_charted, 3))
+    house.broker.drop(CALL.cmd)
+    await house.first.write(cmd.Say(text="four"))
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    assert (house.said, house.changes[-1].last_owner_index) == (["one", "two", "three", "four"], 4)
+
+
 async def test_an_owner_of_a_call_that_has_ended_is_told_where_all_stands(house: House) -> None:
     second = await house.runner("runner-2")
     await house.first.write(cmd.Say(text="one"))

@@ -177,6 +177,23 @@ async def test_three_pings_without_answer(post: Post) -> None:
     assert post.session.told[1:] == ["found", "heard 0"]
 
 
+@pytest.mark.parametrize("trouble", ["none", "lag", "silence"])
+async def test_an_answer_says_nothing_of_one_that_has_come_to_another_meanwhile(post: Post, trouble: str) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    runner.mute = True
+    await post.clock.advance(watching.PING_S)
+    await until(lambda: bool(runner.pings))
+    post.watch.add(post.session, "runner-2", 9)
+    if trouble != "silence":
+        runner.lag_s = watching.LAG_S + 1 if trouble == "lag" else 0.0
+        runner.stored["s"] = (0, [70])
+        runner.answer_last()
+    await post.asked()
+    assert post.session.told == []
+    assert post.session.charted == []
+
+
 async def test_an_answer_between_begins_the_count_anew(post: Post) -> None:
     runner = await post.runner()
     post.watch.add(post.session, "runner-1", 5)

@@ -78,5 +78,5 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         found = unpack(data)
     except ProtocolViolation:
         return
-    assert list(found.seqs) == sorted(found.seqs)
+    assert list(found.seqs) == sorted(set(found.seqs))
     assert all(seq > 0 for seq in found.seqs)

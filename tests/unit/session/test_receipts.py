@@ -11,7 +11,7 @@ from unpod.core import events as ev
 from unpod.core.subjects import Subjects
 from unpod.errors import RecordTooLarge
 from unpod.session.journal import Journal
-from unpod.session.receipts import MOST, Receipts
+from unpod.session.receipts import AT_ONCE, MOST, Receipts
 from unpod.session.seat import Seat
 from unpod.testing import ALL_VERBS, MemoryBroker, MemoryLog, VirtualClock
 from unpod.testing.line import MemoryLine
@@ -45,8 +45,27 @@ def test_what_is_known_is_forgotten() -> None:
     receipts.add(91)
     assert receipts.stored(2) == (2, [90, 91])
     assert receipts.stored(0) == (2, [90, 91])  # and it says so
-    receipts.forget(9)
-    assert receipts.stored(0) == (9, [])
+    receipts.forget(4)
+    assert receipts.stored(0) == (4, [])
+
+
+def test_a_bridge_that_knows_more_than_was_acknowledged_shifts_nothing() -> None:
+    receipts = begun(70)
+    assert receipts.stored(2) is None
+    receipts.forget(2)
+    receipts.add(80)
+    assert receipts.stored(1) == (1, [80])
+    receipts.forget(2**70)
+    receipts.add(90)
+    assert receipts.stored(2) == (2, [90])
+
+
+def test_an_answer_has_room_for_those_of_other_sessions() -> None:
+    receipts = begun(*range(1, 200))
+    said = receipts.stored(0)
+    assert said is not None
+    assert said[1] == [*range(1, AT_ONCE + 1)]
+    assert receipts.stored(190) == (190, [*range(191, 200)])
 
 
 def test_what_was_told_stays_as_it_was_told() -> None:
