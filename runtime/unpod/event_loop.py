@@ -15,8 +15,10 @@ try:
 except ImportError:  # an extra, and there is none for Windows or PyPy
     _new_loop = None
 
-YOUNG_COLLECTION_AFTER: Final = 10_000
+YOUNG_COLLECTION_AFTER: Final = 5_000
 """How many more containers than are freed come before a collection of the young ones (700 in Python's default)."""
+MIDDLE_COLLECTION_AFTER: Final = 2
+"""How many of these come before one of the middle generation, too (10): so that looks at 10,000 containers or so."""
 FULL_COLLECTION_AFTER: Final = 1_000
 """How many collections of the middle generation come before one of everything (10 in Python's default)."""
 
@@ -38,7 +40,9 @@ def rare_collections() -> Iterator[None]:
     is freed that much later. A setting that is rarer yet stays, and so does none at all.
     """
     young, middle, full = before = gc.get_threshold()
-    gc.set_threshold(max(young, YOUNG_COLLECTION_AFTER) if young else 0, middle, max(full, FULL_COLLECTION_AFTER))
+    if 0 < young < YOUNG_COLLECTION_AFTER:
+        young, middle = YOUNG_COLLECTION_AFTER, MIDDLE_COLLECTION_AFTER
+    gc.set_threshold(young, middle, max(full, FULL_COLLECTION_AFTER))
     try:
         yield
     finally:

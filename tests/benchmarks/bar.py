@@ -65,8 +65,8 @@ def _rate(found: dict[str, Any]) -> float:
 
 
 _HOPS: Final = (
-    "two passes through nats-server and four more wake-ups: *floor*, which is that way with nothing on it, takes 2.1 "
-    "times direct's time by itself (see the table); the rest is the work on the records"
+    "two passes through nats-server and four more wake-ups: *floor*, which is that way with nothing on it, takes "
+    "twice direct's time and more by itself (see the table); the rest is the work on the records (ADR 16)"
 )
 _FIRST_IS_MOST: Final = "what follows the first delta is quicker than direct's; the way of the first (above) is not"
 _PAUSES: Final = (

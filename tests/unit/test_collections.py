@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from unpod.event_loop import FULL_COLLECTION_AFTER, YOUNG_COLLECTION_AFTER, run_main
+from unpod.event_loop import FULL_COLLECTION_AFTER, MIDDLE_COLLECTION_AFTER, YOUNG_COLLECTION_AFTER, run_main
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ async def _thresholds() -> tuple[int, int, int]:
 
 def test_a_process_collects_rarely_and_everything_very_rarely(thresholds: tuple[int, int, int]) -> None:
     gc.set_threshold(700, 10, 10)
-    assert run_main(_thresholds()) == (YOUNG_COLLECTION_AFTER, 10, FULL_COLLECTION_AFTER)
+    assert run_main(_thresholds()) == (YOUNG_COLLECTION_AFTER, MIDDLE_COLLECTION_AFTER, FULL_COLLECTION_AFTER)
     assert gc.get_threshold() == (700, 10, 10)
 
 
