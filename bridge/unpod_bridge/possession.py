@@ -18,26 +18,15 @@ _RETRY_S: Final = 0.1
 class Possession:
     """One line's; before `begin`, there is nothing to lose. A log that is away is waited for, for `patience_s`."""
 
-    __slots__ = (
-        "_epoch",
-        "_held",
-        "_holding",
-        "_losses",
-        "_patience_s",
-        "_services",
-        "_steadiness",
-        "_stops",
-        "_subject",
-    )
+    __slots__ = ("_epoch", "_held", "_holding", "_losses", "_patience_s", "_services", "_stops", "_subject")
 
     def __init__(self, services: LineServices, patience_s: float) -> None:
         self._services = services
-        self._steadiness = services.steadiness
         self._patience_s = patience_s
         self._subject = ""
         self._epoch = 0
         self._stops = self._look()
-        self._losses = 0 if self._steadiness is None else self._steadiness.losses
+        self._losses = 0 if services.steadiness is None else services.steadiness.losses
         self._holding = False
         self._held: list[Output] = []
 
@@ -47,15 +36,14 @@ class Possession:
 
     def is_doubtful(self) -> bool:
         """Whether there is new reason to ask: from here on outputs wait for `settle`."""
-        steadiness = self._steadiness
-        if self._holding or not self._subject or steadiness is None or steadiness.look() == self._stops:
+        if self._holding or not self._subject or self._look() == self._stops:
             return False
         self._holding = True
         return True
 
     def hear(self) -> None:
         """NATS has something to say; it is doubtful for whom, if the connection was lost before."""
-        steadiness = self._steadiness
+        steadiness = self._services.steadiness
         if steadiness is not None and steadiness.losses != self._losses:
             self._losses, self._stops = steadiness.losses, -1
 
@@ -96,5 +84,5 @@ class Possession:
                 return holder is not None and holder.seq == self._epoch
 
     def _look(self) -> int:
-        steadiness = self._steadiness
+        steadiness = self._services.steadiness
         return 0 if steadiness is None else steadiness.look()

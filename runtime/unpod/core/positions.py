@@ -60,7 +60,7 @@ class Trail:
     def add(self, seq: int) -> None:
         """Take the next; one that is no later than the last is passed over, and so is all once it is full."""
         step = seq - self.last
-        if step <= 0 or len(self._coded) > MOST - _LONGEST:
+        if step <= 0 or self.is_full:
             return
         if step < _MARK and self.last:
             self._coded += step.to_bytes(2, "little")

@@ -72,7 +72,36 @@ class StoredParser:
         return Message(subject[_AT_SUBJECT:], data, headers, int(seq[_AT_SEQ:]), time_ns), pending
 
 
-class BatchRead:
+class Reading:
+    """What every read has that is asked for in parts: what has come and was not taken yet, and who waits for it."""
+
+    def __init__(self, nats: Nats, stream: str, timeout_s: float) -> None:
+        self._nats = nats
+        self._subject = f"$JS.API.DIRECT.GET.{stream}"
+        self._timeout_s = timeout_s
+        self._parser = StoredParser()
+        self._awaited: Awaited | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._records: list[Message] = []
+
+    def close(self) -> None:
+        """Await nothing any more."""
+        if self._awaited is not None:
+            self._awaited.close()
+            self._awaited = None
+
+    async def _wait(self) -> None:
+        """Return once there is something new."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class BatchRead(Reading):
     """One read: asks for batch after batch, the next one while the last is being consumed; holds two at most."""
 
     def __init__(
@@ -85,14 +114,8 @@ class BatchRead:
         timeout_s: float,
         first_batch: int = _FIRST_BATCH,
     ) -> None:
-        self._nats = nats
-        self._subject = f"$JS.API.DIRECT.GET.{stream}"
+        super().__init__(nats, stream, timeout_s)
         self._pattern = pattern
-        self._timeout_s = timeout_s
-        self._parser = StoredParser()
-        self._awaited: Awaited | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._records: list[Message] = []
         self._size = first_batch
         self._seq = start_seq
         self._left = -1
@@ -125,18 +148,11 @@ class BatchRead:
                 raise self._error
             if self._awaited is None:
                 self._ask()
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wait()
         part, self._records = self._records, []
         if self._awaited is not None:
             self._awaited.extend(self._timeout_s)
         return part
-
-    def close(self) -> None:
-        """Await nothing any more."""
-        if self._awaited is not None:
-            self._awaited.close()
-            self._awaited = None
 
     def _ask(self) -> None:
         body = {"seq": self._seq, "batch": self._size, "max_bytes": _MAX_BYTES, "next_by_subj": self._pattern}
@@ -165,8 +181,7 @@ class BatchRead:
                 self._records.append(message)
                 if self._left == 0:
                     self.close()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def _end_of_batch(self, status: str) -> None:
         self.close()
@@ -183,5 +198,4 @@ class BatchRead:
     def _lost(self, reason: LogError) -> None:
         self._awaited = None
         self._error = reason
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()

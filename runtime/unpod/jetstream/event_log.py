@@ -7,7 +7,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from unpod.core.headers import msg_id_of
 from unpod.errors import ConfigurationError, LogError, LogUnavailable, NoResponders, RecordTooLarge
@@ -21,7 +21,7 @@ from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, Writer
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from unpod.core.positions import Positions
     from unpod.jetstream.connection import Nats
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from unpod.ports import FailureHandler, Fence, Message, StoredHandler
 
 logger = logging.getLogger("unpod.nats")
+
+T = TypeVar("T")
 
 _MSG_ID: Final = "Nats-Msg-Id"
 _ANSWER_S: Final = 2.0
@@ -42,6 +44,18 @@ def _heard(answer: Callable[[Stored | LogError], None], block: bytes, data: byte
         answer(LogUnavailable("no stream takes this subject now"))
     else:
         answer(read_ack(data))
+
+
+async def _caught_up(look: Callable[[], Awaitable[tuple[T, int]]], seq: int) -> T:
+    """Return what `look` has found, once it has come to a sequence: a replica that lags is asked again."""
+    patience = asyncio.get_running_loop().time() + _LAG_S
+    while True:
+        found, come_to = await look()
+        if come_to >= seq:
+            return found
+        if asyncio.get_running_loop().time() >= patience:
+            raise LogUnavailable(f"the log has not come to its sequence {seq} within {_LAG_S:g} s")
+        await asyncio.sleep(_LAG_PAUSE_S)
 
 
 async def open_log(nats: Nats, spec: StreamSpec) -> JetStreamLog:
@@ -177,26 +191,22 @@ class JetStreamLog:
         With `min_seq` it is asked again until the answer is at least that record: a replica that lags may answer, also
         about what this process has just appended.
         """
-        patience = asyncio.get_running_loop().time() + _LAG_S
-        while True:
+
+        async def look() -> tuple[Message | None, int]:
             newest = await self._newest(subject)
-            if not min_seq or (newest is not None and newest.seq >= min_seq):
-                return newest
-            if asyncio.get_running_loop().time() >= patience:
-                raise LogUnavailable(f"the log has not come to its sequence {min_seq} within {_LAG_S:g} s")
-            await asyncio.sleep(_LAG_PAUSE_S)
+            return newest, 0 if newest is None else newest.seq
+
+        return await _caught_up(look, min_seq)
 
     async def newest(self, patterns: Sequence[str], *, until_seq: int = 0) -> list[Message] | None:
         """Return the newest record of each subject (`EventLog.newest`)."""
-        patience = asyncio.get_running_loop().time() + _LAG_S
-        while True:
+
+        async def look() -> tuple[list[Message] | None, int]:
             reading = NewestRead(self._nats, self.spec.name)
             records = await reading.get(patterns, timeout_s=_ANSWER_S)
-            if records is None or not until_seq or reading.up_to >= until_seq:
-                return records
-            if asyncio.get_running_loop().time() >= patience:
-                raise LogUnavailable(f"the log has not come to its sequence {until_seq} within {_LAG_S:g} s")
-            await asyncio.sleep(_LAG_PAUSE_S)
+            return records, until_seq if records is None else reading.up_to
+
+        return await _caught_up(look, until_seq)
 
     async def since(self, seconds: float) -> int | None:
         """Return the stream sequence of the first record that was stored at a time (seconds since 1970) or later.

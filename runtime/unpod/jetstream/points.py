@@ -6,13 +6,12 @@ answer in any order.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import LogUnavailable
-from unpod.jetstream.batch import BatchRead, StoredParser
+from unpod.jetstream.batch import BatchRead, Reading
 from unpod.jetstream.wire import encode_publishes
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from unpod.core.positions import Positions
     from unpod.errors import LogError
     from unpod.jetstream.connection import Nats
-    from unpod.jetstream.replies import Awaited
     from unpod.ports import Message
 
 _WINDOW: Final = 512
@@ -35,22 +33,16 @@ _TAIL_BATCH: Final = 512
 """What was written behind the known places is a second's worth: it comes in one batch."""
 
 
-class PointRead:
+class PointRead(Reading):
     """One read of records by their sequences, ascending, of which each must stand on a subject like `pattern`."""
 
     def __init__(self, nats: Nats, stream: str, pattern: str, seqs: Sequence[int], *, timeout_s: float) -> None:
-        self._nats = nats
-        self._subject = f"$JS.API.DIRECT.GET.{stream}"
+        super().__init__(nats, stream, timeout_s)
         self._is_ours = matcher(pattern)
         self._seqs = seqs
-        self._timeout_s = timeout_s
-        self._parser = StoredParser()
-        self._awaited: Awaited | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._asked = 0
         self._answered = 0
         self._ready = 0
-        self._records: list[Message] = []
         self._early: dict[int, Message] = {}
         self.problem = ""
         """Why the read has ended before its end, or ""; what it has returned is whole up to there."""
@@ -72,18 +64,11 @@ class PointRead:
                 return []
             self._ask()
             if not self.problem:
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+                await self._wait()
         part, self._records = self._records, []
         if self._asked > _FIRST:
             self._ask()
         return part
-
-    def close(self) -> None:
-        """Await nothing any more."""
-        if self._awaited is not None:
-            self._awaited.close()
-            self._awaited = None
 
     def _ask(self) -> None:
         """Ask for the next ones, if enough of those before have been answered and taken."""
@@ -141,13 +126,7 @@ class PointRead:
     def _fail(self, problem: str) -> None:
         self.problem = self.problem or problem
         self.close()
-        if self._waiter is not None:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake()
 
 
 class KnownRead:

@@ -73,7 +73,8 @@ class Call:
     def __init__(self, services: CallServices, start: Start) -> None:
         self.context: CallContext | None = None
         self._services = services
-        self._start = replace(start, positions=b"")
+        self.start = replace(start, positions=b"")
+        """What has started it, without the positions: they are let go of once they are read."""
         self._positions = _positions(start)
         self._abandoned = False
         self._going = asyncio.Event()
@@ -98,7 +99,7 @@ class Call:
     @property
     def epoch(self) -> int:
         """Under which this runner owns the session."""
-        return self._start.epoch
+        return self.start.epoch
 
     @property
     def owner_index(self) -> int:
@@ -171,30 +172,30 @@ class Call:
         try:
             await self._attach()
         except Fenced:
-            logger.warning("session %s: another runner owns it now", self._start.session)
+            logger.warning("session %s: another runner owns it now", self.start.session)
             await driver.finish(None)
-            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
+            return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         except LogError as error:
-            logger.error("session %s: its log cannot be read: %s", self._start.session, error)  # noqa: TRY400
+            logger.error("session %s: its log cannot be read: %s", self.start.session, error)  # noqa: TRY400
             await driver.finish(None)
-            return CallResult(self._start.session, "error", failed=True, duration_s=0.0, started=False)
+            return CallResult(self.start.session, "error", failed=True, duration_s=0.0, started=False)
         started = driver.state.started
         if started is None:
-            logger.error("session %s: its log has no call.started", self._start.session)
+            logger.error("session %s: its log has no call.started", self.start.session)
             driver.abandon()
             await driver.finish(None)
-            return CallResult(self._start.session, "error", failed=True, duration_s=0.0, started=False)
+            return CallResult(self.start.session, "error", failed=True, duration_s=0.0, started=False)
         if not await self._may_begin():
             await driver.finish(None)
-            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
+            return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         self.context = context = self._context()
         await self._services.on_call_start(context)
         await driver.finish(await self._run_entrypoint(context))
         if driver.fenced:
-            return CallResult(self._start.session, "moved", failed=False, duration_s=0.0, started=False)
+            return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         await self._services.on_call_end(context, "failed" if driver.failed else "ended")
         duration = driver.state.duration_s(self._services.clock.now())
-        return CallResult(self._start.session, driver.reason, driver.failed, duration, started=True)
+        return CallResult(self.start.session, driver.reason, driver.failed, duration, started=True)
 
     async def _attach(self) -> None:
         """Read the log; while it does not answer, try again for a while: the call is ours, and nobody else has it.
@@ -218,9 +219,9 @@ class Call:
     async def _may_begin(self) -> bool:
         """Wait while the call is held back; return False if it is not ours any more by then, or let go of."""
         self._driver.on_fenced = self._going.set
-        suspicion = self._start.suspicion
+        suspicion = self.start.suspicion
         if suspicion is not None and not self._going.is_set():
-            self._trial = trial = self._services.gate.join(self._start, self._going.set)
+            self._trial = trial = self._services.gate.join(self.start, self._going.set)
             if not suspicion.cleanup:
                 self._driver.journal.on_progress = trial.passed
         await self._going.wait()

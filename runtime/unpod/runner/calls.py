@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from unpod.errors import UnpodError
 from unpod.session.whose import belongs
 
@@ -122,7 +120,7 @@ class Calls:
         former, _ = self._calls.get(start.job, (None, None))
         if former is not None:
             former.fence()
-        start = replace(start, positions=b"")  # which the call has taken, and lets go of once it is read
+        start = call.start
         self._calls[start.job] = call, start
         self._by_session[start.session] = call
         ending = None if former is None else self._tasks.get(former)

@@ -4,12 +4,14 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.runner.stage import stage
+from tests.unit.runner.stage import Stage, stage
 
 from unpod import CallContext
 from unpod.core.fleet import Hold, Start, Suspicion
+from unpod.runner.call import Entrypoint
 from unpod.runner.gate import FIRST_S
 from unpod.testing.clock import settle
+from unpod.testing.line import MemoryLine
 
 
 async def until_the_end(ctx: CallContext) -> None:
@@ -75,12 +77,7 @@ async def test_a_released_place_is_free_and_its_call_never_was() -> None:
 
 async def test_a_start_that_is_repeated_starts_one_call() -> None:
     begun: list[str] = []
-
-    async def entrypoint(ctx: CallContext) -> None:
-        begun.append(ctx.session_id)
-        await ctx.session.run()
-
-    async with stage(entrypoint) as on:
+    async with stage(noting(begun)) as on:
         runner = await on.bridge.promised("job-1")
         line, until_seq = await on.bridge.connect()
         start = on.bridge.start("job-1", line, until_seq)
@@ -93,18 +90,33 @@ async def test_a_start_that_is_repeated_starts_one_call() -> None:
         assert begun == [line.session_id]
 
 
-def _held(start: Start, **fields: bool) -> Start:
-    return replace(start, bridge="memory", held=True, suspicion=Suspicion(**fields))
-
-
-async def test_calls_that_are_held_begin_one_after_the_other_and_their_bridge_hears_it() -> None:
-    begun: list[str] = []
+def noting(begun: list[str]) -> Entrypoint:
+    """Return an entrypoint that notes which session it serves."""
 
     async def entrypoint(ctx: CallContext) -> None:
         begun.append(ctx.session_id)
         await ctx.session.run()
 
-    async with stage(entrypoint, capacity=5) as on:
+    return entrypoint
+
+
+def _held(start: Start, **fields: bool) -> Start:
+    return replace(start, bridge="memory", held=True, suspicion=Suspicion(**fields))
+
+
+async def _alone(on: Stage) -> tuple[MemoryLine, str]:
+    """Start a held call that lets no other begin for a while; return it, and the runner, with a place for job-2."""
+    await on.bridge.promised("job-1")
+    first, until_seq = await on.bridge.connect()
+    runner = await on.bridge.promised("job-2")
+    held = _held(on.bridge.start("job-1", first, until_seq), cleanup=True)
+    assert (await on.bridge.tell(runner, held)).ok
+    return first, runner
+
+
+async def test_calls_that_are_held_begin_one_after_the_other_and_their_bridge_hears_it() -> None:
+    begun: list[str] = []
+    async with stage(noting(begun), capacity=5) as on:
         lines = []
         for job in ("job-1", "job-2", "job-3"):
             runner = await on.bridge.promised(job)
@@ -130,17 +142,8 @@ async def test_calls_that_are_held_begin_one_after_the_other_and_their_bridge_he
 
 async def test_a_call_that_is_held_begins_with_the_start_that_holds_it_no_more() -> None:
     begun: list[str] = []
-
-    async def entrypoint(ctx: CallContext) -> None:
-        begun.append(ctx.session_id)
-        await ctx.session.run()
-
-    async with stage(entrypoint, capacity=5) as on:
-        await on.bridge.promised("job-1")
-        first, until_seq = await on.bridge.connect()
-        runner = await on.bridge.promised("job-2")
-        held = _held(on.bridge.start("job-1", first, until_seq), cleanup=True)
-        assert (await on.bridge.tell(runner, held)).ok
+    async with stage(noting(begun), capacity=5) as on:
+        first, runner = await _alone(on)
         line, until_seq = await on.bridge.connect()
         start = on.bridge.start("job-2", line, until_seq)
         assert (await on.bridge.tell(runner, _held(start))).ok
@@ -155,12 +158,7 @@ async def test_a_call_that_is_held_begins_with_the_start_that_holds_it_no_more()
 
 async def test_a_bridge_of_an_older_release_says_itself_when_a_call_begins_that_it_holds() -> None:
     begun: list[str] = []
-
-    async def entrypoint(ctx: CallContext) -> None:
-        begun.append(ctx.session_id)
-        await ctx.session.run()
-
-    async with stage(entrypoint) as on:
+    async with stage(noting(begun)) as on:
         runner = await on.bridge.promised("job-1")
         line, until_seq = await on.bridge.connect()
         start = on.bridge.start("job-1", line, until_seq)
@@ -177,17 +175,8 @@ async def test_a_bridge_of_an_older_release_says_itself_when_a_call_begins_that_
 
 async def test_a_call_that_is_held_is_let_go_of_when_it_has_another_owner() -> None:
     begun: list[str] = []
-
-    async def entrypoint(ctx: CallContext) -> None:
-        begun.append(ctx.session_id)
-        await ctx.session.run()
-
-    async with stage(entrypoint, capacity=5) as on:
-        await on.bridge.promised("job-1")
-        first, until_seq = await on.bridge.connect()
-        runner = await on.bridge.promised("job-2")
-        held = _held(on.bridge.start("job-1", first, until_seq), cleanup=True)
-        assert (await on.bridge.tell(runner, held)).ok
+    async with stage(noting(begun), capacity=5) as on:
+        first, runner = await _alone(on)
         line, until_seq = await on.bridge.connect()
         assert (await on.bridge.tell(runner, _held(on.bridge.start("job-2", line, until_seq)))).ok
         await settle()
