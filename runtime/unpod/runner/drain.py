@@ -112,7 +112,7 @@ class Drain:
         capacity: Capacity,
         presence: Announcer,
         hooks: RunnerHooks,
-        can_hand_over: Callable[[], bool],
+        can_hand_over: Callable[[], Coroutine[Any, Any, bool]],
         hand_over: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._clock = clock
@@ -147,7 +147,7 @@ class Drain:
     async def _wait(self, timeout_s: float) -> None:
         if await within(self._clock, timeout_s, self._dispatch.idle()):
             return
-        if self._calls.sessions() and self._can_hand_over():
+        if self._calls.sessions() and await self._can_hand_over():
             logger.info("draining: %d calls are offered to other runners", len(self._calls))
             await self._move(HAND_OVER_S)
         else:

@@ -7,6 +7,8 @@ from typing import Final
 from unpod.core.fleet import RunnerAnnounced
 
 SILENT_S: Final = 3.0
+HEARD_S: Final = 1.5
+"""Within so many seconds, all runners that there are have announced themselves (each does once a second)."""
 
 
 class Others:
@@ -16,6 +18,11 @@ class Others:
         self._runner_id = runner_id
         self._agent_key = agent_key
         self._heard: dict[str, float] = {}
+        self._listening_since: float | None = None
+
+    def listens(self, now: float) -> None:
+        """From now on announcements are heard."""
+        self._listening_since = now
 
     def heard(self, said: RunnerAnnounced, now: float) -> None:
         """Take note of an announcement."""
@@ -31,3 +38,7 @@ class Others:
         """Whether another runner has room, as of the last 3 s."""
         self._heard = {runner: at for runner, at in self._heard.items() if now - at < SILENT_S}
         return bool(self._heard)
+
+    def unheard_s(self, now: float) -> float:
+        """Return for how long others may be there that have not been heard yet: we have just begun to listen."""
+        return 0.0 if self._listening_since is None else max(0.0, self._listening_since + HEARD_S - now)

@@ -206,6 +206,7 @@ class Service:
         subjects, bus = self._ground.subjects, self._ground.bus
         self._subscriptions.append(await bus.subscribe(subjects.bridges, self._on_bridge))
         self._subscriptions.append(await bus.subscribe(subjects.runners, self._on_runner))
+        self._others.listens(self._ground.clock.now())
         self._subscriptions.append(await bus.subscribe(subjects.queued(self.plan.agent_key), self._on_queued))
         await self._dispatch.open()
         self._presence.start()
@@ -248,9 +249,12 @@ class Service:
     def _make_call(self, start: Start) -> Call:
         return Call(self._services, start)
 
-    def _can_hand_over(self) -> bool:
-        """Whether another runner could take calls of ours, as far as is known."""
-        return self._others.any_with_room(self._ground.clock.now())
+    async def _can_hand_over(self) -> bool:
+        """Return whether another runner could take calls of ours, once all had time to say that they are there."""
+        clock = self._ground.clock
+        if not self._others.any_with_room(clock.now()):
+            await clock.sleep(self._others.unheard_s(clock.now()))
+        return self._others.any_with_room(clock.now())
 
     async def _hand_over(self) -> None:
         """Ask the bridges for other runners, again and again; each call goes on here until another runner has it."""

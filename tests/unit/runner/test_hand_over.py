@@ -88,6 +88,20 @@ async def test_without_another_runner_that_has_room_a_drain_hands_nothing_over(o
         assert (on.bridge.handed_over, line.ended) == ([], "error")
 
 
+async def test_a_runner_that_has_just_begun_listens_for_others_before_it_ends_a_call() -> None:
+    async with stage(echo, drain_timeout_s=0.1) as on:
+        line = await on.bridge.call("job-1")
+        on.stop.requested.set()
+        await on.clock.advance(1)
+        assert (on.bridge.handed_over, line.ended) == ([], None)
+        await on.bridge.announce_runner()
+        await on.clock.advance(1)
+        assert on.bridge.handed_over != []
+        await line.end("hangup")
+        await on.clock.advance(1)
+        await on.drained()
+
+
 async def test_handoff_leaves_a_call_that_nobody_takes_the_time_that_a_drain_has() -> None:
     async with stage(echo, drain="handoff", drain_timeout_s=50) as on:
         line = await on.bridge.call("job-1")
