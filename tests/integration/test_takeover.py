@@ -23,9 +23,9 @@ async def test_between_turns(tmp_path: Path, hears_deaths: bool) -> None:  # noq
         assert sum(isinstance(body, ev.OwnerChanged) for body in bodies) == 2
         waits = [body.waited_ms for body in bodies if isinstance(body, ev.OwnerAppointed)]
         assert len(waits) == 2
-        assert all(wait is not None and 0 < wait < 2_000 for wait in waits)
+        assert all(wait is not None and 0 < wait < 30_000 for wait in waits)
         replays = [body for body in bodies if isinstance(body, ev.ReplayCompleted)]
-        assert [0 < replay.duration_ms < 2_000 and replay.records > 10 for replay in replays] == [True]
+        assert [0 < replay.duration_ms < 30_000 and replay.records > 10 for replay in replays] == [True]
 
 
 async def test_a_long_call_among_others_is_read_from_where_it_stands(tmp_path: Path) -> None:

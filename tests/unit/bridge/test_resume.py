@@ -100,7 +100,7 @@ async def test_a_stopped_process_hardly_delays_it(broker: MemoryBroker, dispatch
     for _ in range(10):
         began = asyncio.get_running_loop().time()
         assert (await dispatcher.resume(WANTED)).runner_id == "lively"
-        assert asyncio.get_running_loop().time() - began < 1.0
+        assert asyncio.get_running_loop().time() - began < 5.0
 
 
 async def test_a_runner_that_is_slow_is_heard(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
