@@ -67,13 +67,6 @@ async def fallback(model: FakeModel) -> AsyncIterator[FallbackAdapter]:
         yield FallbackAdapter([broken, brain], first_token_s=30.0)
 
 
-@asynccontextmanager
-async def mcp(model: FakeModel) -> AsyncIterator[MCPAdapter]:
-    async with mcp_server.served() as url, openai(model) as brain:
-        yield MCPAdapter(brain, url)
-        await close_clients()
-
-
 def langchain(model: FakeModel) -> PlayedChatModel:
     return PlayedChatModel(played=model)
 
@@ -95,7 +88,6 @@ MODELS: dict[str, Callable[[FakeModel], object]] = {
     "generator": generator,
     "langchain": langchain,
     "langgraph": langgraph,
-    "mcp": mcp,
     "openai": openai,
     "anthropic": anthropic,
 }
@@ -105,6 +97,21 @@ MODELS: dict[str, Callable[[FakeModel], object]] = {
 @pytest.mark.parametrize("name", MODELS)
 async def test_a_brain_with_a_model(name: str, promise: str) -> None:
     assert await adapter_contract(MODELS[name], promises=[promise]) == [promise]
+
+
+@pytest.mark.parametrize("promise", ADAPTER_PROMISES)
+async def test_a_brain_with_the_tools_of_a_server(promise: str) -> None:
+    async with mcp_server.served() as url:
+
+        @asynccontextmanager
+        async def make(model: FakeModel) -> AsyncIterator[MCPAdapter]:
+            async with openai(model) as brain:
+                yield MCPAdapter(brain, url)
+
+        try:
+            assert await adapter_contract(make, promises=[promise]) == [promise]
+        finally:
+            await close_clients()  # all that share the server's connection are done
 
 
 async def test_a_brain_without_a_model() -> None:
