@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import PULSE, HandOver, Ping, Pulse, Told, encode
+from unpod.core.fleet import PULSE, HandOver, Ping, Pulse, Told, encode, sendable
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, LogUnavailable, NoResponders
 from unpod.ports import Bus, Clock
@@ -40,7 +40,7 @@ PROBE_S: Final = 0.03
 AT_ONCE: Final = 16
 """How many sessions of a runner that is gone begin to look for another in one turn of the event loop."""
 CHUNK: Final = 250
-"""How many sessions one ping names: no turn waits for more than that, and it stays under the server's limit."""
+"""How many sessions one ping names: no turn waits for more than that."""
 
 
 class Ward(Protocol):
@@ -324,8 +324,7 @@ class Watch:
 
 
 def _chunks(watched: Sequence[_Watched]) -> Iterator[Sequence[_Watched]]:
-    for start in range(0, len(watched), CHUNK):
-        yield watched[start : start + CHUNK]
+    return sendable(watched, lambda each: each.ward.session_id, most=CHUNK)
 
 
 def _newest_first(watched: Iterable[_Watched]) -> list[_Watched]:

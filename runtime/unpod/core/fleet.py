@@ -7,7 +7,8 @@ person (`Start`), or gives the place back (`Release`).
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +18,10 @@ ProbationPhase = Literal["begun", "over"]
 Registration = Literal["connecting", "registered", "refused", "too_old", "unreachable"]
 
 
+T = TypeVar("T")
+
+IDS_CHARS: Final = 65_536
+"""How long the ids in one message may be together: one that has each twice, with figures, stays under 1 MB."""
 PROBATION_S: Final = 2.0
 """For how long at most a call is on probation, from when it begins at a new owner."""
 
@@ -203,3 +208,15 @@ QUEUED_ANNOUNCED = msgspec.json.Decoder(QueuedAnnounced)
 def encode(message: Struct) -> bytes:
     """Return a message's bytes."""
     return _encode(message)
+
+
+def sendable(items: Sequence[T], id_of: Callable[[T], str], *, most: int) -> Iterator[Sequence[T]]:
+    """Yield `items` in parts whose ids fit into one message each: `most` at once, fewer where ids are long."""
+    start = chars = 0
+    for end, item in enumerate(items):
+        chars += len(id_of(item))
+        if end - start == most or (chars > IDS_CHARS and end > start):
+            yield items[start:end]
+            start, chars = end, len(id_of(item))
+    if start < len(items):
+        yield items[start:]

@@ -19,6 +19,7 @@ from unpod.core.fleet import (
     ProbationTold,
     RunnerAnnounced,
     encode,
+    sendable,
 )
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, UnpodError
 from unpod.runner.bridges import Bridges, Standing
@@ -260,8 +261,8 @@ class Service:
         """Ask the bridges for other runners, again and again; each call goes on here until another runner has it."""
         while True:
             for bridge, sessions in self._calls.by_bridge().items():
-                for first in range(0, len(sessions), HAND_OVER_CHUNK):
-                    await self._ask_for_others(bridge, tuple(sessions[first : first + HAND_OVER_CHUNK]))
+                for part in sendable(sessions, str, most=HAND_OVER_CHUNK):
+                    await self._ask_for_others(bridge, tuple(part))
             await self._ground.clock.sleep(HAND_OVER_EVERY_S)
             await self._calls.check_owners()
 

@@ -335,15 +335,18 @@ async def test_one_that_is_only_said_to_have_gone_stays(post: Post) -> None:
     assert len(runner.pings) == 1
 
 
-async def test_a_ping_names_so_many_sessions_as_the_server_takes(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pad", "named"), [(0, [2, 2, 1]), (40_000, [1] * 5), (100_000, [1] * 5)])
+async def test_a_ping_names_so_many_sessions_as_the_server_takes(
+    post: Post, monkeypatch: pytest.MonkeyPatch, pad: int, named: list[int]
+) -> None:
     monkeypatch.setattr(watching, "CHUNK", 2)
     runner = await post.runner()
-    sessions = [Session(f"s{number}") for number in range(5)]
+    sessions = [Session(f"s{number}" + "-" * pad) for number in range(5)]
     for session in sessions:
         post.watch.add(session, "runner-1", 5)
         runner.sessions[session.session_id] = (5, 1)
     await post.second()
-    assert [len(ping.sessions) for ping in runner.pings] == [2, 2, 1]
+    assert [len(ping.sessions) for ping in runner.pings] == named
     assert all(session.told == ["heard 1"] for session in sessions)
 
 
