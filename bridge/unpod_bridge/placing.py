@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from unpod.core import events as ev
 from unpod.core import ids
 from unpod.core.codec import encode
-from unpod.core.envelope import Envelope, to_headers
+from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Bus, Clock, EventLog, Fence, Message
@@ -130,7 +130,7 @@ async def take_line(
     offset_s = None if after else services.anchor.holds(services.clock.now())
     if offset_s is None:
         offset_s = await _offset_s(services, subjects, stored.seq)
-    return Writing(session=session_id, source=services.bridge_id, epoch=stored.seq, offset_s=offset_s)
+    return Writing(session=session_id, source=source("bridge", services.bridge_id), epoch=stored.seq, offset_s=offset_s)
 
 
 async def _offset_s(services: LineServices, subjects: CallSubjects, seq: int) -> float:
@@ -196,7 +196,7 @@ def placement_headers(services: LineServices, kind: str, body: ev.Placement, ses
         Envelope(
             id=ids.derive(kind, session_id, services.bridge_id, token_hex(8)),
             type=f"{kind}.{ev.tag_of(body)}",
-            source=services.bridge_id,
+            source=source("bridge", services.bridge_id),
             session=session_id,
             time=services.clock.now(),
             epoch=0,

@@ -36,7 +36,7 @@ _HEADERS: Final = {
     "ce-specversion": "`1.0`",
     "ce-id": "the record's id, derived: whoever derives it again arrives at the same",
     "ce-type": f"`{TYPE_PREFIX}<channel>.<type>.v{VERSION}`",
-    "ce-source": "the process that wrote it",
+    "ce-source": "who wrote it: `/unpod/bridge/ID`, `/unpod/runner/ID` or `/unpod/client/ACTOR`",
     "ce-subject": "the session's id, percent-encoded",
     "ce-time": "the log's time",
     "Nats-Msg-Id": "`<ce-id>@<epoch>`: a record that is published twice stands in the log once",

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import modf
+from typing import Literal
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -70,6 +71,11 @@ _OURS = re.compile(
     rf"(?:\r\nNats-Expected-Last-Subject-Sequence-Subject: [!-~]*)?\Z"
 )
 """Headers in the order of `to_headers`, with the fence behind them: as nearly all are that are ever read."""
+
+
+def source(kind: Literal["bridge", "runner", "client"], name: str = "") -> str:
+    """Return the `ce-source` of what a process, or a person with a client, writes: `/unpod/runner/ID`."""
+    return f"/unpod/{kind}/{name}" if name else f"/unpod/{kind}"
 
 
 def to_headers(envelope: Envelope) -> MadeHeaders:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from unpod.core import events as ev
 from unpod.core.codec import Record, encode
 from unpod.core.controls import AnyControl, EndSession, ends_session, has_text, problem_with
-from unpod.core.envelope import Envelope, to_headers
+from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.events import tag_of
 from unpod.core.ids import derive
 from unpod.core.subjects import CallSubjects
@@ -79,7 +79,7 @@ class Control:
         envelope = Envelope(
             id=self.id,
             type=f"ctl.{self.verb}",
-            source=f"unpod/client/{actor}" if actor else "unpod/client",
+            source=source("client", actor),
             session=self._session_id,
             time=time.time(),
             epoch=0,

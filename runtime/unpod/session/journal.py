@@ -8,7 +8,7 @@ from typing import Protocol
 
 from unpod.core import codec
 from unpod.core.commands import AnyCommand, Command
-from unpod.core.envelope import Envelope, to_headers
+from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.events import SessionEvent, StepCompleted, tag_of
 from unpod.core.ids import record_id
 from unpod.core.live import LIVE_SUBJECT, Delta
@@ -42,7 +42,7 @@ class Journal:
         self._subjects = subjects
         self._session = seat.session_id
         self._epoch = seat.epoch
-        self._source = f"/unpod/runner/{seat.runner_id}"
+        self._source = source("runner", seat.runner_id)
         self._receipts = Receipts()
         self._writer = seat.log.writer(
             fence=Fence(subjects.own, seat.epoch), on_failure=on_failure, on_stored=self._receipts.add

@@ -19,7 +19,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Body, Record
 from unpod.core.controls import AnyControl, command_of, ends_session
-from unpod.core.envelope import Envelope, to_headers
+from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
 from unpod.core.replay import Tail
@@ -208,7 +208,7 @@ class MemoryLine:
         return Envelope(
             id=identifier,
             type=f"{channel}.{tag}",
-            source="/unpod/bridge/memory",
+            source=source("bridge", "memory"),
             session=self.session_id,
             time=self._clock.now(),
             epoch=epoch,

@@ -10,6 +10,7 @@ from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
 from unpod.core import events as ev
+from unpod.core.envelope import source
 
 FEW_DIE = 2
 """How many processes one input may take with it."""
@@ -60,7 +61,7 @@ async def steps_are_not_repeated(scene: Scene) -> None:
         for record in await scene.stack.records(caller.session):
             if isinstance(record.body, ev.StepCompleted):
                 stored_by[record.body.step] = record.envelope.source
-    dead = f"/unpod/runner/{scene.stack.runners[0].id}"
+    dead = source("runner", scene.stack.runners[0].id)
     if scene.stack.setup.runner_failpoint == "step.stored":
         scene.expect(dead in stored_by.values(), "the runner has died with no result stored")
     runs: dict[str, list[str]] = {}

@@ -29,6 +29,7 @@ async def test_a_call_comes_up_with_its_first_records_in_order() -> None:
         assert {record.envelope.epoch for record in (hello, started, changed)} == {line.seq}
         assert (line.envelope.index, line.envelope.epoch, own.envelope.index) == (0, 0, 0)
         assert own.body == ev.OwnerAppointed(runner="runner-1")
+        assert {record.envelope.source for record in rig.records()} == {"/unpod/bridge/bridge-1"}
 
 
 async def test_the_url_carries_the_token_and_nothing_else_does(caplog: pytest.LogCaptureFixture) -> None:
