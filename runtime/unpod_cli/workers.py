@@ -44,7 +44,7 @@ STEADY_S: Final = 30.0
 FORCED_S: Final = 5.0
 """How long workers that were told to end at once may take."""
 BRIDGE_GRACE_S: Final = 5.0
-HELD_BACK_S: Final = 0.5
+HELD_BACK_S: Final = 2.0
 LONGEST_REPORT: Final = 65_536
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -193,6 +193,7 @@ class Crew:
     async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
         """Leave nobody behind, whatever has gone wrong here."""
         self._stopping.set()
+        self._heard.set()
         self._kill()
         for keeper in keepers:
             keeper.cancel()

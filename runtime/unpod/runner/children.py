@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from unpod.jetstream.children import spawn_child
@@ -21,7 +22,7 @@ logger = logging.getLogger("unpod.runner")
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
 _STEADY_S: Final = 30.0
-_LAST_WORDS_S: Final = 1.0
+_LAST_WORDS_S: Final = 5.0
 _HURRIED_S: Final = 1.0
 _APART_S: Final = 0.1  # two signals of a kind that come at once are one
 _COMMAND: Final = [sys.executable, "-P", "-m", "unpod_bridge"]
@@ -33,21 +34,31 @@ _LINE: Final = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(unpod[
 class Relay(threading.Thread):
     """Hands a child's log on to this process's logging, so that it has one log, set up in one place.
 
-    A thread, since a child must never wait for an event loop that the user's code blocks: it would freeze with it.
-    `hold_back(level)` may wait, and says whether a record is not to be told; `last` is the last line that is no record.
+    A thread, since a child must never wait for an event loop that the user's code blocks: it would freeze with it; and
+    another one that tells, since `hold_back(level)` may wait before it says whether a record is not to be told. `last`
+    is the last line that is no record.
     """
 
     def __init__(self, pipe: int, hold_back: Callable[[int], bool]) -> None:
         super().__init__(name="unpod-bridge-log", daemon=True)
         self._pipe = pipe
         self._hold_back = hold_back
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
         self.last = ""
 
     def run(self) -> None:
         """Hand on until the child has ended."""
+        telling = threading.Thread(target=self._tell, name="unpod-bridge-log-told", daemon=True)
+        telling.start()
         with os.fdopen(self._pipe, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                self._take(line.rstrip())
+                self._lines.put(line.rstrip())
+        self._lines.put(None)
+        telling.join()
+
+    def _tell(self) -> None:
+        for line in iter(self._lines.get, None):
+            self._take(line)
 
     def _take(self, line: str) -> None:
         found = _LINE.fullmatch(line)

@@ -47,7 +47,7 @@ BRIDGE_EXPECTED_S: Final = 5.0
 HAND_OVER_EVERY_S: Final = 1.0
 HAND_OVER_CHUNK: Final = 2_000
 """How many sessions one message may name: it has to stay under the server's limit."""
-HELD_BACK_S: Final = 0.5
+HELD_BACK_S: Final = 2.0
 BAD_SETTINGS: Final = 2
 """The exit status of a program whose settings are missing or wrong: starting it again would change nothing."""
 
@@ -230,6 +230,7 @@ class Service:
             self._patience.cancel()
         if self._checking is not None:
             self._checking.cancel()
+        self._settled.set()
         await self._dispatch.close()
         await self._drain.let_go()
         await self._presence.stop(self._announcement(gone=True))

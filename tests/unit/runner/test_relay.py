@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_what_is_held_back_is_not_told(caplog: pytest.LogCaptureFixture) -> None
     text = "2026-01-01 10:00:00,123 ERROR unpod.bridge: refused\n2026-01-01 10:00:00,124 WARNING unpod.bridge: told\n"
     handed_on(text, held_back=logging.ERROR)
     assert [message for _, _, message in caplog.record_tuples] == ["told"]
+
+
+def test_a_line_that_is_held_back_does_not_keep_the_child_from_writing(caplog: pytest.LogCaptureFixture) -> None:
+    going_on = threading.Event()
+    reading, writing = os.pipe()
+    relay = Relay(reading, lambda level: level >= logging.ERROR and not going_on.wait(30))
+    relay.start()
+    line = b"2026-01-01 10:00:00,123 WARNING unpod.bridge: " + b"x" * 80 + b"\n"
+    os.write(writing, line.replace(b"WARNING", b"ERROR"))
+    for _ in range(2_000):  # four times what a pipe holds
+        os.write(writing, line)
+    os.close(writing)
+    assert not caplog.records
+    going_on.set()
+    relay.join(5)
+    assert caplog.records[0].levelno == logging.ERROR
+    assert len(caplog.records) == 2_001
 
 
 def test_a_last_line_that_is_cut_and_bytes_that_are_no_text_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
