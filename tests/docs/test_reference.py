@@ -17,8 +17,8 @@ from tests.pages import ROOT, table
 from unpod import AgentRunner, AsyncClient, CallContext, CallMetrics, RunnerStats, Session, adapters
 from unpod.adapters import LLMCall, protocol
 from unpod.core import envelope
-from unpod.core.decide import TURN_FIELDS
 from unpod.core.metrics import Cost, Tokens
+from unpod.core.own_hooks import TURN_FIELDS
 from unpod.core.subjects import Subjects
 from unpod.management.sessions import Sessions
 from unpod.runner.runner_hooks import EVENTS as RUNNER_EVENTS

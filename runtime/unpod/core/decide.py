@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import metrics, turns
+from unpod.core import metrics, own_hooks, turns
 from unpod.core.codec import Record
 from unpod.core.controls import InterruptAgent, TakeOver, ends_session
 from unpod.core.decision import (
@@ -248,18 +248,7 @@ def _brain_reported(state: SessionState, given: Given, _: float, __: Settings) -
     if isinstance(fact, ev.LLMCalled) and state.has_withheld:
         # The model was shown the whole conversation, the withheld part of it too.
         fact = replace(fact, withheld=True)
-    return [Append(fact), report_hooks(fact)]
-
-
-def report_hooks(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHooks:
-    """Return the hooks that a report of the brain fires."""
-    if isinstance(fact, ev.ToolCalled):
-        return FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id, own=True)
-    if isinstance(fact, ev.ToolReturned):
-        return FireHooks("tool_result", (fact.name, fact.result, fact.call_id), turn=fact.turn_id, own=True)
-    fields = asdict(fact)
-    del fields["withheld"]
-    return FireHooks("llm_call", kwargs=fields, turn=fact.turn_id, own=True)
+    return [Append(fact), own_hooks.report(fact)]
 
 
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
@@ -274,7 +263,8 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
         steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
     if "silence" in reached:
         seconds = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
-        steps += [Append(ev.SilenceNoticed(seconds=seconds)), FireHooks("silence", (seconds,), own=True)]
+        noticed = ev.SilenceNoticed(seconds=seconds)
+        steps += [Append(noticed), own_hooks.silence(noticed)]
     return steps
 
 
@@ -318,19 +308,14 @@ def _end_reply(turn: Turn, reason: cmd.ReplyEndReason, *, closing: bool = False)
     return [Append(end, cause=f"{turn.cause}:{turn.part}")]
 
 
-def _agent_turn(turn: Turn) -> list[Step]:
+def _agent_turn(turn: Turn) -> tuple[FireHooks, ...]:
     """Tell of a reply whose end has just been stored."""
-    return [FireHooks("agent_turn", (turn.sent,), turn=turn.number, own=True)] if turn.sent else []
+    return own_hooks.agent_turn(turn.number, turn.sent)
 
 
 def _fail(turn: Turn, code: str, error: str) -> list[Step]:
     failed = ev.AdapterFailed(turn_id=turn.number, code=code, error=error)
-    return [*_end_reply(turn, "failed"), *_agent_turn(turn), Append(failed), failure_hooks(failed)]
-
-
-def failure_hooks(fact: ev.AdapterFailed) -> FireHooks:
-    """Return the hooks that a failure of the brain fires."""
-    return FireHooks("error", (fact.code, fact.error, "error", "adapter"), own=True)
+    return [*_end_reply(turn, "failed"), *_agent_turn(turn), Append(failed), own_hooks.failure(failed)]
 
 
 def complete_in_full(state: SessionState, now: float) -> list[Step]:
@@ -344,12 +329,7 @@ def complete_in_full(state: SessionState, now: float) -> list[Step]:
 def complete(turn: Turn, now: float) -> list[Step]:
     """Complete a turn, and tell of it."""
     fact = turns.completed(turn, now)
-    return [Append(fact), completion_hooks(fact)]
-
-
-def completion_hooks(fact: ev.TurnCompleted) -> FireHooks:
-    """Return the hooks that the completion of a turn fires."""
-    return FireHooks("turn_complete", kwargs=turn_fields(fact), turn=fact.turn_id, own=True)
+    return [Append(fact), own_hooks.turn_complete(fact)]
 
 
 def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:
@@ -383,33 +363,6 @@ def summary(state: SessionState, settings: Settings) -> ev.CallCompleted:
         model=figures.active_llm or None,
         takeovers=state.takeovers,
     )
-
-
-def turn_fields(fact: ev.TurnCompleted) -> dict[str, object]:
-    """Return what a `turn_complete` hook is given."""
-    fields = asdict(fact)
-    named = {name: fields[name] for name in TURN_FIELDS if name in fields}
-    return {**named, "stt_ms": fact.asr_ms, "tts_ms": fact.tts_ttfb_ms}
-
-
-TURN_FIELDS = (
-    "turn_id",
-    "user_text",
-    "agent_text",
-    "heard_text",
-    "interrupted",
-    "ttfa_ms",
-    "asr_ms",
-    "stt_ms",
-    "llm_ttft_ms",
-    "llm_total_ms",
-    "llm_call_count",
-    "tts_ttfb_ms",
-    "tts_ms",
-    "from_node",
-    "to_node",
-)
-"""What a `turn_complete` hook is given, by name."""
 
 
 def _close_turn(state: SessionState) -> list[Step]:

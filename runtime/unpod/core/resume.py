@@ -9,7 +9,7 @@ spoken in part, however little is known of it, and what is unknown is not repeat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -17,17 +17,10 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import turns
+from unpod.core import own_hooks, turns
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.controls import InterruptAgent, TakeOver, TransferSession, ends_session
-from unpod.core.decide import (
-    complete,
-    complete_in_full,
-    completion_hooks,
-    failure_hooks,
-    fulfil,
-    report_hooks,
-)
+from unpod.core.decide import complete, complete_in_full, fulfil
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -174,23 +167,6 @@ def restarted(state: SessionState, now: float, settings: Settings) -> SessionSta
     return state
 
 
-def owner_hooks(record: Record, texts: dict[int, str]) -> Iterator[FireHooks]:
-    """Yield the hooks that were due when a former owner wrote a record; `texts` is what was sent of each reply."""
-    match record.body:
-        case ev.TurnCompleted() as body:
-            yield completion_hooks(body)
-        case ev.LLMCalled() | ev.ToolCalled() | ev.ToolReturned() as body:
-            yield report_hooks(body)
-        case ev.SilenceNoticed() as body:
-            yield FireHooks("silence", (body.seconds,), own=True)
-        case ev.AdapterFailed() as body:
-            yield failure_hooks(body)
-        case cmd.EndReply() as body if texts.get(body.turn):
-            yield FireHooks("agent_turn", (texts[body.turn],), turn=body.turn, own=True)
-        case _:
-            return
-
-
 def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
     """Return the end of a reply that a command of the new owner cuts off."""
     return _end(turns.opened(pending, pending.at, withheld=False), spoken.part, "ended")
@@ -295,15 +271,13 @@ def _apologise(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[St
         turn=turn.number, part=turn.part, deltas=int(bool(phrase)), chars=len(phrase), reason="interrupted"
     )
     steps.append(Append(end, cause=f"{turn.cause}:{turn.part}"))
-    said = turn.sent + phrase
-    return [*steps, FireHooks("agent_turn", (said,), turn=turn.number, own=True)] if said else steps
+    return [*steps, *own_hooks.agent_turn(turn.number, turn.sent + phrase)]
 
 
 def _cut_by_caller(turn: Turn) -> list[Step]:
     """End a reply that the caller has cut off, as its former owner would have."""
-    steps: list[Step] = [TurnResumed(turn), _end(turn, turn.part, "interrupted")]
-    if turn.sent:
-        steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number, own=True))
+    end = _end(turn, turn.part, "interrupted")
+    steps: list[Step] = [TurnResumed(turn), end, *own_hooks.agent_turn(turn.number, turn.sent)]
     return steps if turn.heard is None else [*steps, MarkInterrupted(turn.heard)]
 
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core import own_hooks
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.decide import decide
 from unpod.core.decision import FireHooks, Step
 from unpod.core.events import tag_of
 from unpod.core.past import Past, Point
-from unpod.core.resume import Present, Trace, cut_reply, owner_hooks, restarted, resume, spoken_of
+from unpod.core.resume import Present, Trace, cut_reply, restarted, resume, spoken_of
 from unpod.core.state import Exchange, SessionState, TurnResumed, evolve
 from unpod.session.scope import Scope
 
@@ -162,7 +163,7 @@ class Rehearsal:
         """Return the hooks that were due at a record, but for those of the call's end: they come last."""
         driver = self._driver
         if record.channel in OWNER_CHANNELS:
-            return list(owner_hooks(record, self._texts))
+            return list(own_hooks.of_record(record, self._texts))
         if isinstance(record.body, ev.CallEnded) or record is self._trace.end:
             return []
         if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self._trace.stray:

@@ -9,7 +9,7 @@ from tests.unit.core.call_log import START, CallLog
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.decide import TURN_FIELDS, decide, due, follow_up, summary
+from unpod.core.decide import decide, due, follow_up, summary
 from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, evolve_local
 
 SETTINGS = d.Settings(agent_id="agt")
@@ -198,8 +198,3 @@ def test_the_summary_of_a_call_without_figures_has_none() -> None:
     row = summary(log.state, SETTINGS)
     assert (row.call_id, row.agent_id, row.reason, row.duration_s, row.turns) == ("s1", "agt", "hangup", 4.0, 0)
     assert (row.avg_stt_ms, row.stt_p95_ms, row.avg_llm_ms, row.llm_p95_ms, row.avg_tts_ms, row.model) == (None,) * 6
-
-
-def test_every_field_of_a_turn_is_named() -> None:
-    assert len(TURN_FIELDS) == len(set(TURN_FIELDS)) == 15
-    assert set(TURN_FIELDS) - {"stt_ms", "tts_ms"} <= set(ev.TurnCompleted.__struct_fields__)
