@@ -37,12 +37,13 @@ from unpod import CallContext
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.decide import decide, due, follow_up
+from unpod.core.decide import decide, follow_up
 from unpod.core.decision import Settings
 from unpod.core.envelope import to_headers
 from unpod.core.headers import msg_id_of
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
+from unpod.core.timers import due
 from unpod.errors import LogError
 from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish, fenced
 from unpod.jetstream.writer import OrderedWriter, Record

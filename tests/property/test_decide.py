@@ -14,8 +14,9 @@ from tests.unit.core.call_log import CallLog
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.decide import decide, due, follow_up
+from unpod.core.decide import decide, follow_up
 from unpod.core.state import BrainAsked, DeltaSent, TurnOpened, TurnResumed, evolve_local
+from unpod.core.timers import due
 
 FROM_BRIDGE: tuple[type[Struct], ...] = tuple(
     kind for kind in (*get_args(ev.CallerEvent), *get_args(ev.Receipt)) if kind is not ev.OwnerChanged

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import metrics, own_hooks, turns
+from unpod.core import metrics, own_hooks, timers, turns
 from unpod.core.codec import Record
 from unpod.core.controls import InterruptAgent, TakeOver, ends_session
 from unpod.core.decision import (
@@ -72,29 +72,6 @@ def follow_up(state: SessionState, now: float, settings: Settings) -> Decision:
         return NOTHING
     first = state.queue[0]
     return Decision((TurnOpened(now), FireHooks("user_turn", (first.text or "",), turn=first.number)))
-
-
-def due(state: SessionState, settings: Settings) -> float | None:
-    """Return the time at which `decide` wants to hear `TimeReached`, or None."""
-    moments = _moments(state, settings)
-    return min(moments)[0] if moments else None
-
-
-def _moments(state: SessionState, settings: Settings) -> list[tuple[float, str]]:
-    """Name the timers that run, each with its time; they follow from the state, so nobody has to cancel one."""
-    if state.over or not state.started_at:
-        return []
-    found: list[tuple[float, str]] = []
-    turn = state.turn
-    if turn is not None and turn.phase == "ended" and not state.speaking:
-        found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
-    if turn is not None and turn.replying and settings.reply_timeout_s is not None:
-        found.append((max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s, "reply"))
-    if settings.silence_timeout_s is not None and not state.speaking and not state.supervision.held:
-        found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))
-    if settings.max_duration_s is not None:
-        found.append((state.timed_from + settings.max_duration_s, "max_duration"))
-    return found
 
 
 # --- rules for the bridge's records -----------------------------------------------------------------------------------
@@ -252,7 +229,7 @@ def _brain_reported(state: SessionState, given: Given, _: float, __: Settings) -
 
 
 def _time_reached(state: SessionState, _: Given, now: float, settings: Settings) -> list[Step]:
-    reached = {name for at, name in _moments(state, settings) if at <= now}
+    reached = timers.reached(state, settings, now)
     steps: list[Step] = []
     if "max_duration" in reached:
         return _end(state, "max_duration")
@@ -262,8 +239,7 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
     if turn is not None and "reply" in reached:
         steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
     if "silence" in reached:
-        seconds = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
-        noticed = ev.SilenceNoticed(seconds=seconds)
+        noticed = ev.SilenceNoticed(seconds=timers.silence_s(state, settings))
         steps += [Append(noticed), own_hooks.silence(noticed)]
     return steps
 

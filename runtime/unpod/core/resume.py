@@ -157,16 +157,6 @@ def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> D
     return Decision((*steps, FireHooks("call_end", ("transferred",)), Finish("transferred")))
 
 
-def restarted(state: SessionState, now: float, settings: Settings) -> SessionState:
-    """Return the state with the timers that are overdue started afresh: nobody was there to hear them."""
-    silent_s = (settings.silence_timeout_s or 0.0) * (state.silences + 1)
-    if settings.silence_timeout_s is not None and state.quiet_since + silent_s <= now:
-        state = replace(state, quiet_since=now, silences=0)
-    if settings.max_duration_s is not None and state.timed_from + settings.max_duration_s <= now:
-        state = replace(state, timed_from=now)
-    return state
-
-
 def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
     """Return the end of a reply that a command of the new owner cuts off."""
     return _end(turns.opened(pending, pending.at, withheld=False), spoken.part, "ended")

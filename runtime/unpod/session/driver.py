@@ -22,7 +22,7 @@ from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand, Command, EndReply
-from unpod.core.decide import decide, due, follow_up
+from unpod.core.decide import decide, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again
@@ -39,6 +39,7 @@ from unpod.core.state import (
     evolve_local,
     fold,
 )
+from unpod.core.timers import due
 from unpod.errors import Fenced, LogError
 from unpod.session.agenda import Agenda, End, HooksDue
 from unpod.session.alarm import Alarm

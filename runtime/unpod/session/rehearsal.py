@@ -22,8 +22,9 @@ from unpod.core.decide import decide
 from unpod.core.decision import FireHooks, Step
 from unpod.core.events import tag_of
 from unpod.core.past import Past, Point
-from unpod.core.resume import Present, Trace, cut_reply, restarted, resume, spoken_of
+from unpod.core.resume import Present, Trace, cut_reply, resume, spoken_of
 from unpod.core.state import Exchange, SessionState, TurnResumed, evolve
+from unpod.core.timers import restarted
 from unpod.session.scope import Scope
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from unpod.core.commands import Command
 from unpod.core.envelope import Envelope
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id, record_id
-from unpod.core.state import SessionState, evolve
+from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, evolve, evolve_local
 from unpod.core.subjects import Channel
 
 START = 1_700_000_000.0
@@ -63,3 +63,13 @@ class CallLog:
         self.records.append(record)
         self.state = evolve(self.state, record)
         return record
+
+
+def speaking(*, negotiated: tuple[str, ...] = ()) -> CallLog:
+    """A call in the middle of a reply."""
+    log = CallLog(negotiated=negotiated)
+    log.bridge(ev.UserText(text="hi"))
+    log.state = evolve_local(log.state, TurnOpened(log.now))
+    log.state = evolve_local(log.state, BrainAsked(1, log.now))
+    log.state = evolve_local(log.state, DeltaSent(1, "well", log.now))
+    return log

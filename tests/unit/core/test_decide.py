@@ -1,28 +1,17 @@
-"""Decisions: the timers, and what is chosen where it is not obvious. Whole calls are in tests/unit/session."""
+"""Decisions: what is chosen where it is not obvious. Whole calls are in tests/unit/session."""
 
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
-from tests.unit.core.call_log import START, CallLog
+from tests.unit.core.call_log import START, CallLog, speaking
 
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.decide import decide, due, follow_up, summary
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened, evolve_local
+from unpod.core.decide import decide, follow_up, summary
+from unpod.core.state import TurnOpened
 
 SETTINGS = d.Settings(agent_id="agt")
-
-
-def speaking(*, negotiated: tuple[str, ...] = ()) -> CallLog:
-    """A call in the middle of a reply."""
-    log = CallLog(negotiated=negotiated)
-    log.bridge(ev.UserText(text="hi"))
-    log.state = evolve_local(log.state, TurnOpened(log.now))
-    log.state = evolve_local(log.state, BrainAsked(1, log.now))
-    log.state = evolve_local(log.state, DeltaSent(1, "well", log.now))
-    return log
 
 
 def steps(log: CallLog, given: d.Given) -> tuple[d.Step, ...]:
@@ -31,51 +20,6 @@ def steps(log: CallLog, given: d.Given) -> tuple[d.Step, ...]:
 
 def appended(steps: tuple[d.Step, ...]) -> list[object]:
     return [step.body for step in steps if isinstance(step, d.Append)]
-
-
-# --- timers -----------------------------------------------------------------------------------------------------------
-
-
-def test_before_the_call_nothing_is_due() -> None:
-    assert due(SessionState(), SETTINGS) is None
-
-
-def test_silence_is_due_at_each_multiple() -> None:
-    log = CallLog()
-    assert due(log.state, SETTINGS) == START + 10
-    log.owner(ev.SilenceNoticed(seconds=10.0))
-    assert due(log.state, SETTINGS) == START + 20
-
-
-def test_the_earliest_moment_is_due() -> None:
-    log = speaking()
-    chosen = d.Settings(silence_timeout_s=10, reply_timeout_s=4, max_duration_s=7)
-    assert due(log.state, chosen) == START + 4
-    assert due(log.state, replace(chosen, reply_timeout_s=None)) == START + 7
-    assert due(log.state, d.Settings(silence_timeout_s=None, reply_timeout_s=None)) is None
-
-
-def test_the_wait_for_figures_begins_when_the_speech_is_over() -> None:
-    log = speaking()
-    log.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
-    assert due(log.state, SETTINGS) == START + 1
-    log.bridge(ev.StateChanged(state="speaking"))
-    assert due(log.state, d.Settings(silence_timeout_s=None)) is None
-    log.now += 5
-    log.bridge(ev.StateChanged(state="listening"))
-    assert due(log.state, SETTINGS) == START + 6
-
-
-def test_a_timer_that_comes_early_decides_nothing() -> None:
-    log = CallLog()
-    log.now += 9.999
-    assert steps(log, d.TimeReached()) == ()
-
-
-def test_a_call_that_is_over_has_no_timers() -> None:
-    log = CallLog()
-    log.owner(cmd.EndCall())
-    assert due(log.state, d.Settings(max_duration_s=1)) is None
 
 
 # --- inputs that come late --------------------------------------------------------------------------------------------
@@ -142,6 +86,12 @@ def test_a_complete_brain_ends_the_call_after_its_reply() -> None:
     log = speaking()
     bodies = appended(steps(log, d.BrainFinished(1, complete=True)))
     assert [type(body) for body in bodies] == [cmd.EndReply, cmd.EndCall]
+
+
+def test_a_timer_that_comes_early_decides_nothing() -> None:
+    log = CallLog()
+    log.now += 9.999
+    assert steps(log, d.TimeReached()) == ()
 
 
 def test_one_moment_can_bring_several_things() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.core.call_log import CallLog
+from tests.unit.core.call_log import speaking
 
 from unpod.core import commands as cmd
 from unpod.core import decision as d
@@ -11,17 +11,6 @@ from unpod.core import events as ev
 from unpod.core import own_hooks
 from unpod.core.decide import decide
 from unpod.core.own_hooks import TURN_FIELDS
-from unpod.core.state import BrainAsked, DeltaSent, TurnOpened, evolve_local
-
-
-def speaking() -> CallLog:
-    """A call in the middle of a reply, half a minute after it has begun."""
-    log = CallLog()
-    log.bridge(ev.UserText(text="hi"))
-    for step in (TurnOpened(log.now), BrainAsked(1, log.now), DeltaSent(1, "well", log.now)):
-        log.state = evolve_local(log.state, step)
-    log.now += 30
-    return log
 
 
 @pytest.mark.parametrize(
@@ -39,6 +28,7 @@ def speaking() -> CallLog:
 )
 def test_a_takeover_tells_of_a_record_what_its_writer_has_told(given: d.Given, events: list[str]) -> None:
     log = speaking()
+    log.now += 30
     what = log.bridge(given) if isinstance(given, (ev.CallEnded, ev.UserInterrupted)) else given
     steps = decide(log.state, what, log.now, d.Settings()).steps
     told = [step for step in steps if isinstance(step, d.FireHooks) and step.own]

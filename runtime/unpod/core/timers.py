@@ -1,0 +1,54 @@
+"""A session's timers: they follow from its state and its settings, so that nobody has to set or cancel one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from unpod.core.decision import Settings
+from unpod.core.state import SessionState
+
+Timer = Literal["metrics", "reply", "silence", "max_duration"]
+
+
+def due(state: SessionState, settings: Settings) -> float | None:
+    """Return the time at which `decide` wants to hear `TimeReached`, or None."""
+    moments = _moments(state, settings)
+    return min(moments)[0] if moments else None
+
+
+def reached(state: SessionState, settings: Settings, now: float) -> set[Timer]:
+    """Return the timers whose time has come."""
+    return {timer for at, timer in _moments(state, settings) if at <= now}
+
+
+def silence_s(state: SessionState, settings: Settings) -> float:
+    """Return the seconds of silence at which it is noticed next, 0.0 for never."""
+    return (settings.silence_timeout_s or 0.0) * (state.silences + 1)
+
+
+def restarted(state: SessionState, now: float, settings: Settings) -> SessionState:
+    """Return the state with the timers that are overdue started afresh: nobody was there to hear them."""
+    if settings.silence_timeout_s is not None and state.quiet_since + silence_s(state, settings) <= now:
+        state = replace(state, quiet_since=now, silences=0)
+    if settings.max_duration_s is not None and state.timed_from + settings.max_duration_s <= now:
+        state = replace(state, timed_from=now)
+    return state
+
+
+def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer]]:
+    """Return the timers that run, each with its time; asked after each record, so it calls nothing."""
+    if state.over or not state.started_at:
+        return []
+    found: list[tuple[float, Timer]] = []
+    turn = state.turn
+    if turn is not None and turn.phase == "ended" and not state.speaking:
+        found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
+    if turn is not None and turn.replying and settings.reply_timeout_s is not None:
+        found.append((max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s, "reply"))
+    if settings.silence_timeout_s is not None and not state.speaking and not state.supervision.held:
+        found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))
+    if settings.max_duration_s is not None:
+        found.append((state.timed_from + settings.max_duration_s, "max_duration"))
+    return found

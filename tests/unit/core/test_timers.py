@@ -1,0 +1,61 @@
+"""The timers of a session: which run, and when the next one is due."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from tests.unit.core.call_log import START, CallLog, speaking
+
+from unpod.core import commands as cmd
+from unpod.core import decision as d
+from unpod.core import events as ev
+from unpod.core.state import SessionState
+from unpod.core.timers import due, reached, restarted
+
+SETTINGS = d.Settings(agent_id="agt")
+
+
+def test_before_the_call_nothing_is_due() -> None:
+    assert due(SessionState(), SETTINGS) is None
+
+
+def test_silence_is_due_at_each_multiple() -> None:
+    log = CallLog()
+    assert due(log.state, SETTINGS) == START + 10
+    log.owner(ev.SilenceNoticed(seconds=10.0))
+    assert due(log.state, SETTINGS) == START + 20
+
+
+def test_the_earliest_moment_is_due() -> None:
+    log = speaking()
+    chosen = d.Settings(silence_timeout_s=10, reply_timeout_s=4, max_duration_s=7)
+    assert due(log.state, chosen) == START + 4
+    assert due(log.state, replace(chosen, reply_timeout_s=None)) == START + 7
+    assert due(log.state, d.Settings(silence_timeout_s=None, reply_timeout_s=None)) is None
+
+
+def test_the_wait_for_figures_begins_when_the_speech_is_over() -> None:
+    log = speaking()
+    log.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
+    assert due(log.state, SETTINGS) == START + 1
+    log.bridge(ev.StateChanged(state="speaking"))
+    assert due(log.state, d.Settings(silence_timeout_s=None)) is None
+    log.now += 5
+    log.bridge(ev.StateChanged(state="listening"))
+    assert due(log.state, SETTINGS) == START + 6
+
+
+def test_a_call_that_is_over_has_no_timers() -> None:
+    log = CallLog()
+    log.owner(cmd.EndCall())
+    assert due(log.state, d.Settings(max_duration_s=1)) is None
+
+
+def test_what_is_overdue_starts_afresh_and_what_is_not_goes_on() -> None:
+    log = CallLog()
+    log.owner(ev.SilenceNoticed(seconds=10.0))
+    chosen, now = d.Settings(silence_timeout_s=10, max_duration_s=30), START + 20
+    assert reached(log.state, chosen, now) == {"silence"}
+    again = restarted(log.state, now, chosen)
+    assert due(again, chosen) == START + 30
+    assert reached(again, chosen, START + 30) == {"silence", "max_duration"}
+    assert due(restarted(again, START + 30, chosen), chosen) == START + 40
