@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from unpod.core.codec import Record
 from unpod.core.events import TurnCompleted
-from unpod.core.state import SessionState, fold
+from unpod.core.evolve import fold
+from unpod.core.state import SessionState
 from unpod_bridge.orchestrator import (
     AnyStep,
     BargesIn,
