@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod_bridge.call_state import CallState
+from unpod_bridge.command_effects import expect_close
 from unpod_bridge.filler import Filler
 from unpod_bridge.outputs import Owned
 from unpod_bridge.performer import Performer
@@ -82,4 +83,4 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     waiting = [replace(one, latest=one.latest - offset_s) if one.control else one for one in past.owned]
     performer.go_on(waiting, past.owner_index)
     if past.ending is not None:
-        performer.ends(past.ending, now)
+        expect_close(call, past.ending, now)

@@ -25,6 +25,7 @@ from unpod.core.controls import (
 )
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState
+from unpod_bridge.command_effects import is_pausable
 from unpod_bridge.frames import Unsupported
 from unpod_bridge.outputs import Output, Store
 from unpod_bridge.performer import Performer
@@ -132,7 +133,7 @@ class Outside:
             return PRIVATE
         command = command_of(control)
         if isinstance(command, (cmd.PauseRecording, cmd.ResumeRecording)):
-            if not self._performer.pausable:
+            if not is_pausable(self._call):
                 return NO_PAUSE
         elif isinstance(command, cmd.Command):
             frame = frames.to_wire(command, call.verbs)

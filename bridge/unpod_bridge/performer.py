@@ -7,7 +7,7 @@ ping; a socket that dies before leaves it `unknown`, and it is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from unpod.core import commands as cmd
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState, command_token, end_token
-from unpod_bridge.frames import Ignored, Unsupported
+from unpod_bridge.command_effects import EFFECTS, close_reply, expect_close, is_pausable, leaves
+from unpod_bridge.frames import Ignored
 from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
-_WITHHELD: Final = "its text was not kept, and did not arrive"
 _TOO_MUCH: Final = "too much waits for the worker"
 _LATE: Final = "it came too late: the worker could not be reached before its deadline"
 _ENDED: Final = "the call ended before it could be done"
@@ -148,7 +148,7 @@ class Performer:
 
     def _arrived(self, owned: Owned) -> None:
         command, call = owned.command, self._call
-        if isinstance(command, cmd.PauseRecording) and self.pausable:
+        if isinstance(command, cmd.PauseRecording) and is_pausable(call):
             call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
             call.speech.private = True
         elif isinstance(command, cmd.EndCall):
@@ -192,7 +192,10 @@ class Performer:
             if isinstance(command, cmd.EndCall):
                 self._call.asked = None
             return True
-        if not self._call.up or not _PERFORM[type(command)](self, owned, now):
+        if not self._call.up:
+            return False
+        effect = EFFECTS.get(type(command))
+        if not (self._claim_first(owned, now) if effect is None else effect(self._call, owned, self._queue)):
             return False
         self._seen[owned.id] = 0 if owned.control else owned.index
         if len(self._seen) > _REMEMBERED:
@@ -256,6 +259,29 @@ class Performer:
         return head if isinstance(head, cmd.EndReply) else None
 
     # ---------------------------------------------------------------------------------------------- claims, deliveries
+
+    def _claim_first(self, owned: Owned, now: float) -> bool:
+        """Do what cannot be taken back, once the log has the claim; return whether it is done."""
+        call, command = self._call, owned.command
+        data = Ignored() if command is None else frames.to_wire(command, call.verbs)
+        if not isinstance(data, bytes):
+            call.acknowledge(owned, "refused", data.reason)
+            return True
+        if self._claim != owned.id:
+            self._claim, self._claim_stored = owned.id, False
+            call.acknowledge(owned, "claimed", notify=owned.id)
+        if not self._claim_stored:
+            return False
+        self._claim = ""
+        if owned.control and leaves(command):
+            close_reply(call)
+        self._pings += 1
+        token = command_token(self._pings)
+        self._pending[token] = owned
+        call.write([*call.speech.flush(), data])
+        call.ping(token)
+        expect_close(call, command, now)
+        return True
 
     def stored(self, command: str, now: float) -> None:
         """The log has a claim."""
@@ -323,120 +349,3 @@ class Performer:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
                 self._call.acknowledge(owned, "refused", _ENDED)
         self._queue.clear()
-
-    # --------------------------------------------------------------------------------------------------- each command
-
-    def _end_reply(self, owned: Owned, _: float) -> bool:
-        command, speech = owned.command, self._call.speech
-        if isinstance(command, cmd.EndReply):
-            if command.turn <= self._call.doubtful or speech.lacks(command):
-                return False
-            key, had_it = (command.turn, command.part), command.turn <= self._call.had_end
-            self._call.write(speech.had_end(key) if had_it else speech.end(key))
-        return True
-
-    def _send(self, owned: Owned, _: float) -> bool:
-        command, call = owned.command, self._call
-        if isinstance(command, cmd.Say) and command.text is None:
-            call.acknowledge(owned, "refused", _WITHHELD)
-            return True
-        if command is None:
-            return True
-        data = frames.to_wire(command, call.verbs)
-        if isinstance(data, Ignored):
-            call.acknowledge(owned, "ignored", data.reason)
-        elif isinstance(data, Unsupported):
-            call.acknowledge(owned, "refused", data.reason)
-        else:
-            call.write([*call.speech.flush(), data])
-            call.acknowledge(owned, "written")
-            call.said = call.said or isinstance(command, cmd.Say)
-        return True
-
-    def _interrupt(self, owned: Owned, now: float) -> bool:
-        """Stop what is playing; of a control, the owner may be gone, so the reply is ended here."""
-        done = self._send(owned, now)
-        if owned.control:
-            self._close_reply()
-        return done
-
-    def _close_reply(self) -> None:
-        speech = self._call.speech
-        if speech.open_key is not None:
-            speech.cut()
-            self._call.write(speech.end(speech.open_key))
-
-    def _filler(self, owned: Owned, now: float) -> bool:
-        command, call = owned.command, self._call
-        if isinstance(command, cmd.SetFiller):
-            if command.text is None and command.withheld:
-                call.acknowledge(owned, "refused", _WITHHELD)
-                return True
-            call.filler = command.text or ""
-        return self._send(owned, now)
-
-    @property
-    def pausable(self) -> bool:
-        """Whether a pause of the recording can be honoured."""
-        return "recording.pause" in self._call.verbs or not self._call.recorded
-
-    def _recording(self, owned: Owned, now: float) -> bool:
-        call = self._call
-        if not call.recorded and "recording.pause" not in call.verbs:
-            call.acknowledge(owned, "ignored", "this call is not recorded")
-        else:
-            self._send(owned, now)
-        if isinstance(owned.command, cmd.ResumeRecording):  # a pause may wait behind it, and counts since it arrived
-            call.paused = any(isinstance(later.command, cmd.PauseRecording) for later in self._queue)
-            call.speech.private = call.paused
-        return True
-
-    def _claimed(self, owned: Owned, now: float) -> bool:
-        call, command = self._call, owned.command
-        data = Ignored() if command is None else frames.to_wire(command, call.verbs)
-        if not isinstance(data, bytes):
-            call.acknowledge(owned, "refused", data.reason)
-            return True
-        if self._claim != owned.id:
-            self._claim, self._claim_stored = owned.id, False
-            call.acknowledge(owned, "claimed", notify=owned.id)
-        if not self._claim_stored:
-            return False
-        self._claim = ""
-        if owned.control and _leaves(command):
-            self._close_reply()
-        self._pings += 1
-        token = command_token(self._pings)
-        self._pending[token] = owned
-        call.write([*call.speech.flush(), data])
-        call.ping(token)
-        self.ends(command, now)
-        return True
-
-    def ends(self, command: object, now: float) -> None:
-        """Expect the worker to close, where a command that it was sent asks for that."""
-        call, settings = self._call, self._call.settings
-        if isinstance(command, cmd.EndCall):
-            reason, latest = command.reason, now + settings.end_grace_s
-        elif isinstance(command, cmd.Transfer) and command.mode == "cold":
-            reason, latest = "transferred", now + settings.transfer_grace_s
-        else:
-            return
-        call.ending = call.ending or reason
-        call.timers["ending"] = min(latest, call.timers.get("ending", latest))
-
-
-def _leaves(command: object) -> bool:
-    return isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
-
-
-_Act = Callable[[Performer, Owned, float], bool]
-_PERFORM: Final[dict[type[object], _Act]] = {
-    cmd.EndReply: Performer._end_reply,  # noqa: SLF001 - the class's own table
-    cmd.Say: Performer._send,  # noqa: SLF001
-    cmd.Interrupt: Performer._interrupt,  # noqa: SLF001
-    cmd.SetFiller: Performer._filler,  # noqa: SLF001
-    cmd.PauseRecording: Performer._recording,  # noqa: SLF001
-    cmd.ResumeRecording: Performer._recording,  # noqa: SLF001
-    **dict.fromkeys(cmd.IRREVERSIBLE, Performer._claimed),  # noqa: SLF001
-}

@@ -1,0 +1,122 @@
+"""What each command does on a call that is up: the frames that it becomes, its receipt, what changes by it. Pure.
+
+In which order, and that each is done once, is for `performer`; so is the claim of what cannot be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from unpod.core import commands as cmd
+from unpod_bridge import frames
+from unpod_bridge.call_state import CallState
+from unpod_bridge.frames import Ignored, Unsupported
+from unpod_bridge.outputs import Owned
+
+_WITHHELD: Final = "its text was not kept, and did not arrive"
+
+
+def end_reply(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
+    """End a reply; return False where something of it is missing, or its end may have been sent already."""
+    command, speech = owned.command, call.speech
+    if isinstance(command, cmd.EndReply):
+        if command.turn <= call.doubtful or speech.lacks(command):
+            return False
+        key, had_it = (command.turn, command.part), command.turn <= call.had_end
+        call.write(speech.had_end(key) if had_it else speech.end(key))
+    return True
+
+
+def send(call: CallState, owned: Owned, _: Sequence[Owned] = ()) -> bool:
+    """Send the command's frame, after the speech that waits for more to be joined."""
+    command = owned.command
+    if isinstance(command, cmd.Say) and command.text is None:
+        call.acknowledge(owned, "refused", _WITHHELD)
+        return True
+    if command is None:
+        return True
+    data = frames.to_wire(command, call.verbs)
+    if isinstance(data, Ignored):
+        call.acknowledge(owned, "ignored", data.reason)
+    elif isinstance(data, Unsupported):
+        call.acknowledge(owned, "refused", data.reason)
+    else:
+        call.write([*call.speech.flush(), data])
+        call.acknowledge(owned, "written")
+        call.said = call.said or isinstance(command, cmd.Say)
+    return True
+
+
+def interrupt(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
+    """Stop what is playing; of a control, the owner may be gone, so the reply is ended here."""
+    done = send(call, owned)
+    if owned.control:
+        close_reply(call)
+    return done
+
+
+def set_filler(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
+    """Say this from now on where the caller waits."""
+    command = owned.command
+    if isinstance(command, cmd.SetFiller):
+        if command.text is None and command.withheld:
+            call.acknowledge(owned, "refused", _WITHHELD)
+            return True
+        call.filler = command.text or ""
+    return send(call, owned)
+
+
+def set_recording(call: CallState, owned: Owned, waiting: Sequence[Owned]) -> bool:
+    """Pause the recording, or resume it; a pause that waits behind it counts since it arrived."""
+    if not call.recorded and "recording.pause" not in call.verbs:
+        call.acknowledge(owned, "ignored", "this call is not recorded")
+    else:
+        send(call, owned)
+    if isinstance(owned.command, cmd.ResumeRecording):
+        call.paused = any(isinstance(later.command, cmd.PauseRecording) for later in waiting)
+        call.speech.private = call.paused
+    return True
+
+
+def close_reply(call: CallState) -> None:
+    """End the reply that is open."""
+    speech = call.speech
+    if speech.open_key is not None:
+        speech.cut()
+        call.write(speech.end(speech.open_key))
+
+
+def is_pausable(call: CallState) -> bool:
+    """Whether a pause of the recording can be honoured."""
+    return "recording.pause" in call.verbs or not call.recorded
+
+
+def leaves(command: object) -> bool:
+    """Whether a command is the last that this session does."""
+    return isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
+
+
+def expect_close(call: CallState, command: object, now: float) -> None:
+    """Expect the worker to close, where a command that it was sent asks for that."""
+    settings = call.settings
+    if isinstance(command, cmd.EndCall):
+        reason, latest = command.reason, now + settings.end_grace_s
+    elif isinstance(command, cmd.Transfer) and command.mode == "cold":
+        reason, latest = "transferred", now + settings.transfer_grace_s
+    else:
+        return
+    call.ending = call.ending or reason
+    call.timers["ending"] = min(latest, call.timers.get("ending", latest))
+
+
+Effect = Callable[[CallState, Owned, Sequence[Owned]], bool]
+EFFECTS: Final[dict[type[object], Effect]] = {
+    cmd.EndReply: end_reply,
+    cmd.Say: send,
+    cmd.Interrupt: interrupt,
+    cmd.SetFiller: set_filler,
+    cmd.PauseRecording: set_recording,
+    cmd.ResumeRecording: set_recording,
+}
+"""By the command's type; each is given what waits, too, and returns whether it is done. The others need a claim."""
