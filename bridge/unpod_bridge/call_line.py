@@ -18,9 +18,8 @@ from unpod.core import events as ev
 from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
-from unpod.event_loop import batch
 from unpod.failpoints import armed, reached
-from unpod.ports import Message, Subscription, Timer
+from unpod.ports import Message, Subscription
 from unpod_bridge import outputs as do
 from unpod_bridge.aftercare import Aftercare, open_aftercare
 from unpod_bridge.call_state import is_command_token
@@ -43,6 +42,7 @@ from unpod_bridge.redial import LET_GO
 from unpod_bridge.relay import Relay
 from unpod_bridge.succession import Care, Succession
 from unpod_bridge.urls import with_token
+from unpod_bridge.wakeups import Wakeups
 from unpod_bridge.whereabouts import whereabouts
 
 logger = logging.getLogger("unpod.bridge.line")
@@ -64,7 +64,6 @@ class CallLine:
         self._settings = LineSettings() if settings is None else settings
         self._clock = services.clock
         self._loop = asyncio.get_running_loop()
-        self._batch = batch()
         self._relay = Relay(self._settings.relay)
         self._subjects: CallSubjects | None = None
         self._reader: OwnerRecords | None = None
@@ -75,9 +74,7 @@ class CallLine:
         self._link = Link(services.dialer, job.job_id, lambda: with_token(job.bridge_url, job.call_token), self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
-        self._timer: Timer | None = None
-        self._timer_at = 0.0
-        self._flushing = False
+        self._wakeups = Wakeups(self._relay, self._clock, self._feed)
         self._rejected = 0
         self._started_at: float | None = None
         self._done: asyncio.Future[LineResult] | None = None
@@ -225,39 +222,7 @@ class CallLine:
                 return
             for output in outputs:
                 _ACTS[type(output)](self, output)
-        relay = self._relay
-        if relay.joined and not self._flushing:
-            self._flushing = True
-            if self._batch.reading:
-                self._batch.defer(self._flush)
-            else:
-                self._loop.call_soon(self._flush)
-        deadline = relay.deadline
-        if deadline is None or (self._timer_at and deadline >= self._timer_at):
-            return  # a timer that comes too early sets the next one, which is cheaper than to move it
-        self._timer_at = deadline
-        if self._batch.reading:  # what is due in a moment is often done before this read is
-            self._batch.defer(self._set_timer, last=True)
-        else:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        """Come back at the relay's deadline, if it still has one."""
-        deadline = self._relay.deadline
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = 0.0 if deadline is None else deadline
-        if deadline is not None:
-            self._timer = self._clock.call_later(max(0.001, deadline - self._clock.now()), self._tick)
-
-    def _tick(self) -> None:
-        self._timer, self._timer_at = None, 0.0
-        self._feed(self._relay.tick(self._clock.now()))
-
-    def _flush(self) -> None:
-        self._flushing = False
-        self._feed(self._relay.flush(self._clock.now()))
+        self._wakeups.look()
 
     def _dial(self, _: do.Dial) -> None:
         self._watch(self._link.dial(self._may_dial))
@@ -398,8 +363,7 @@ class CallLine:
 
     async def _close(self) -> None:
         self._log_watch.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._wakeups.close()
         self._link.close(LET_GO)
         for task in tuple(self._tasks):
             task.cancel()
