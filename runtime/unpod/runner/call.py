@@ -139,7 +139,7 @@ class Call:
 
     async def check_owner(self) -> None:
         """Let go of the call if another runner owns it: one that has nothing to write would not learn it."""
-        await self._driver.check_owner()
+        await self._driver.ending.check_owner()
 
     def go(self) -> None:
         """Let the developer's code begin, which was held back."""
@@ -147,12 +147,12 @@ class Call:
 
     def fence(self) -> None:
         """Let go of the call at once: it has a newer owner."""
-        self._driver.fence()
+        self._driver.ending.fence()
 
     def abandon(self) -> None:
         """Let go of the call at once; its log is left as it is."""
         self._abandoned = True
-        self._driver.abandon()
+        self._driver.ending.abandon()
         self._going.set()
 
     async def run(self) -> CallResult:
@@ -160,7 +160,7 @@ class Call:
         try:
             return await self._serve()
         except asyncio.CancelledError:
-            self._driver.abandon()
+            self._driver.ending.abandon()
             await self._driver.finish(None)
             raise
         finally:
@@ -182,7 +182,7 @@ class Call:
         started = driver.state.started
         if started is None:
             logger.error("session %s: its log has no call.started", self.start.session)
-            driver.abandon()
+            driver.ending.abandon()
             await driver.finish(None)
             return CallResult(self.start.session, "error", failed=True, duration_s=0.0, started=False)
         if not await self._may_begin():
@@ -191,11 +191,13 @@ class Call:
         self.context = context = self._context()
         await self._services.on_call_start(context)
         await driver.finish(await self._run_entrypoint(context))
-        if driver.fenced:
+        ending = driver.ending
+        if ending.fenced:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
-        await self._services.on_call_end(context, "failed" if driver.failed else "ended")
-        duration = driver.state.duration_s(self._services.clock.now())
-        return CallResult(self.start.session, driver.reason, driver.failed, duration, started=True)
+        await self._services.on_call_end(context, "failed" if ending.has_failed(driver.state) else "ended")
+        state = driver.state
+        duration = state.duration_s(self._services.clock.now())
+        return CallResult(self.start.session, ending.reason_of(state), ending.has_failed(state), duration, started=True)
 
     async def _attach(self) -> None:
         """Read the log; while it does not answer, try again for a while: the call is ours, and nobody else has it.
@@ -218,7 +220,7 @@ class Call:
 
     async def _may_begin(self) -> bool:
         """Wait while the call is held back; return False if it is not ours any more by then, or let go of."""
-        self._driver.on_fenced = self._going.set
+        self._driver.ending.on_fenced = self._going.set
         suspicion = self.start.suspicion
         if suspicion is not None and not self._going.is_set():
             self._trial = trial = self._services.gate.join(self.start, self._going.set)
@@ -227,7 +229,7 @@ class Call:
         await self._going.wait()
         if self._trial is not None and self._trial.phase == "waits":  # it is to begin whosever turn it is
             self._trial.leave()
-        return not (self._driver.fenced or self._abandoned)
+        return not (self._driver.ending.fenced or self._abandoned)
 
     def _context(self) -> CallContext:
         started = self._driver.state.started
@@ -259,11 +261,11 @@ class Call:
         with entered(self._driver.main), in_turn(context.session_id):
             work = asyncio.create_task(self._attempt(context), name=f"unpod-entrypoint-{context.session_id}")
         belongs(work, context.session_id)
-        self._driver.on_fenced = work.cancel
+        self._driver.ending.on_fenced = work.cancel
         try:
             return await work
         except asyncio.CancelledError:
-            if not self._driver.fenced:
+            if not self._driver.ending.fenced:
                 raise
             return None
 

@@ -48,13 +48,13 @@ class BrainScope:
     def save(self, state: object) -> None:
         """Store what the brain needs in another process; not where it may hold what was said off the record."""
         driver = self._driver
-        if driver.lost is None and not driver.state.has_withheld:
+        if driver.ending.lost is None and not driver.state.has_withheld:
             identifier = step_id(driver.seat.session_id, self._cause, "brain", BRAIN_STATE, driver.journal.index)
             driver.record(StepCompleted(step=identifier, name=BRAIN_STATE, value=plain(state)), self._cause)
 
     def report(self, piece: Piece) -> None:
         """Record what comes about after the reply has been cut."""
-        if self._driver.lost is None:
+        if self._driver.ending.lost is None:
             self._driver.brain.report(piece, self._turn)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:

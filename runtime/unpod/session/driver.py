@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -36,6 +36,7 @@ from unpod.session.agenda import Agenda, End, HooksDue
 from unpod.session.alarm import Alarm
 from unpod.session.asking import Asking
 from unpod.session.brain_scope import BrainScope
+from unpod.session.ending import Ending
 from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
@@ -73,21 +74,18 @@ class Driver:
         self.past: Past | None = None
         self.chores: set[asyncio.Task[object]] = set()
         """What the developer's code has spawned."""
-        self.lost: LogError | None = None
-        self.on_fenced: Callable[[], object] | None = None
-        self.journal = Journal(seat, on_failure=self._on_log_failure)
-        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
-        self.inbox = Inbox(seat, on_record=self._on_record, on_again=self._on_again)
         self.settling = Settling()
         self._agenda = Agenda(self.hooks, self.settling)
+        self.ending = Ending(seat, self._agenda.wake)
+        self.journal = Journal(seat, on_failure=self.ending.lose)
+        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
+        self.inbox = Inbox(seat, on_record=self._on_record, on_again=self._on_again)
         self._alarm = Alarm(seat.clock, self._on_time)
         self._replies = Replies()
         self.rehearsal: Rehearsal | None = None
         """The way through the past, until the present has begun."""
         self.asking = Asking(self)
         self._running = False
-        self._abandoned = False
-        self._reason: str | None = None
         self._settled_alarm = Alarm(seat.clock, self._say_settled)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -102,8 +100,8 @@ class Driver:
         since = self.seat.clock.now()
         records = await self.inbox.open(self.seat.until_seq, positions)
         past = Past(records, self.seat.epoch)
-        if past.superseded or self.lost is not None:
-            raise self.lost or Fenced("a newer owner has been appointed")
+        if past.superseded or self.ending.lost is not None:
+            raise self.ending.lost or Fenced("a newer owner has been appointed")
         self.past = past
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index, past.settled)
@@ -127,11 +125,11 @@ class Driver:
 
     async def run(self) -> str:
         """Handle what comes in until the call is over, and return the reason of its end."""
-        if self._reason is None and not self._running:
+        if self.ending.reason is None and not self._running:
             await self._begin(hooks=True)
-            while self._reason is None:
+            while self.ending.reason is None:
                 await self._next()
-        return self._reason or "lost"
+        return self.ending.reason or "lost"
 
     async def _begin(self, *, hooks: bool) -> None:
         """Go through the past, with its hooks or without, and on to the present."""
@@ -152,69 +150,33 @@ class Driver:
         self.settling.start()
         past.forget()
         self._follow_up(CORE)
-        if rehearsal.was_needed and self.lost is None:
+        if rehearsal.was_needed and self.ending.lost is None:
             self.record(rehearsal.summary(self._now()), CORE)
-
-    async def check_owner(self) -> None:
-        """Look in the log for a newer owner; where it does not answer, nothing is known."""
-        try:
-            newest = await self.seat.log.last(self.seat.subjects.call(self.seat.agent_id, self.seat.session_id).own)
-        except LogError:
-            return
-        if newest is not None and newest.seq > self.seat.epoch:
-            self.fence()
-
-    def fence(self) -> None:
-        """Take note that there is a newer owner: what we would write from here on is void."""
-        self._on_log_failure(Fenced("a newer owner has been appointed"))
 
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
         try:
-            if self._abandoned or self.past is None:
+            if self.ending.abandoned or self.past is None:
                 return
-            if not self._running and self.lost is None:
+            if not self._running and self.ending.lost is None:
                 await self._begin(hooks=False)
             if (error is not None and not self.state.failed) or not self.state.over:
                 self.decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(self.settings.end_timeout_s):
-                while self._agenda or not (self.state.completed or self.lost):
+                while self._agenda or not (self.state.completed or self.ending.lost):
                     await self._next()
-            await self.hook_runner.over(0.0 if self.lost else self.settings.hook_grace_s)
-            await self.brain.over(0.0 if self.lost else self.settings.hook_grace_s)
-            if self.lost is None:
-                self._append(d.Append(ev.SessionFinished(failed=self.failed)), CORE, None)
+            await self.hook_runner.over(0.0 if self.ending.lost else self.settings.hook_grace_s)
+            await self.brain.over(0.0 if self.ending.lost else self.settings.hook_grace_s)
+            if self.ending.lost is None:
+                self._append(d.Append(ev.SessionFinished(failed=self.ending.has_failed(self.state))), CORE, None)
                 async with asyncio.timeout(self.settings.end_timeout_s):
                     await self.journal.flush()
         except TimeoutError:
             logger.warning("session %s: the call's end was not heard of; letting go", self.seat.session_id)
         except LogError as failure:
-            self.lost = self.lost or failure
+            self.ending.lost = self.ending.lost or failure
         finally:
             await self._close()
-
-    @property
-    def fenced(self) -> bool:
-        """Whether another runner owns the session now."""
-        return isinstance(self.lost, Fenced)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the call counts as failed: its entrypoint raised, or it ended with `error` or `lost`."""
-        reason = self.state.ended.reason if self.state.ended is not None else self.state.ending
-        return self.state.failed or self.lost is not None or reason in ev.FAILED_REASONS
-
-    @property
-    def reason(self) -> str:
-        """The reason of the call's end, as far as it is known."""
-        if self._reason is not None:
-            return self._reason
-        return self.state.ended.reason if self.state.ended is not None else self.state.ending or "lost"
-
-    def abandon(self) -> None:
-        """Let go of the call at once, without a word to the log."""
-        self._abandoned = True
-        self._finish("cancelled")
 
     async def _close(self) -> None:
         self._alarm.set(None)
@@ -262,7 +224,7 @@ class Driver:
     def _on_record(self, record: Record) -> None:
         body, turn = record.body, self.state.turn
         if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
-            self.fence()
+            self.ending.fence()
             return
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)
@@ -291,21 +253,8 @@ class Driver:
                 self.journal.resend(delta)
 
     def _on_trouble(self, fact: ev.HookFailed, cause: str) -> None:
-        if self.lost is None and not (self.past is not None and self.past.has_failed(fact, cause)):
+        if self.ending.lost is None and not (self.past is not None and self.past.has_failed(fact, cause)):
             self.record(fact, cause)
-
-    def _on_log_failure(self, error: LogError) -> None:
-        if self.lost is not None:
-            return
-        self.lost = error
-        if isinstance(error, Fenced):
-            logger.warning("session %s: another runner owns it now", self.seat.session_id)
-            self.abandon()
-            if self.on_fenced is not None:
-                self.on_fenced()
-            return
-        logger.error("session %s: nothing more can be written: %s", self.seat.session_id, error)
-        self._finish("error")
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -316,7 +265,7 @@ class Driver:
             case HooksDue() as hooks:
                 await self._run_hooks(hooks)
             case d.Finish(reason=reason):
-                self._finish(reason)
+                self.ending.finish(reason)
             case record:
                 self._take(record)
 
@@ -442,15 +391,10 @@ class Driver:
 
     def _say_settled(self) -> None:
         """Say that hooks have returned, where no other record has done so since."""
-        if self.lost is None and self.settling.has_news(self.state.bridge_index, self.journal.index):
+        if self.ending.lost is None and self.settling.has_news(self.state.bridge_index, self.journal.index):
             self.record(ev.Settled(), CORE)
 
     # --- small things -------------------------------------------------------------------------------------------------
-
-    def _finish(self, reason: str) -> None:
-        if self._reason is None:
-            self._reason = reason
-        self._agenda.wake()
 
     def _now(self) -> float:
         return self.seat.clock.now()

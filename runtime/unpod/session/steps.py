@@ -40,8 +40,8 @@ class Steps:
         recorded = driver.past.steps.get(identifier) if driver.past is not None else None
         if recorded is not None and not recorded.withheld:
             return _outcome(recorded)
-        if driver.lost is not None:  # nobody would learn what came of it
-            raise driver.lost.with_traceback(None)
+        if driver.ending.lost is not None:  # nobody would learn what came of it
+            raise driver.ending.lost.with_traceback(None)
         if recorded is None:
             driver.note_new(f"step {name}", scope)
         completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
@@ -80,7 +80,7 @@ class Steps:
                     type(error).__name__,
                     exc_info=None if driver.state.paused else error,
                 )
-                if driver.lost is None:
+                if driver.ending.lost is None:
                     driver.record(HookFailed(hook="task", function=name, error=describe(error)), scope.cause)
                 raise
 

@@ -1,0 +1,83 @@
+"""How a session ends for this runner: the call is over, nothing more can be written, or another runner owns it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from unpod.core.events import FAILED_REASONS
+from unpod.core.state import SessionState
+from unpod.errors import Fenced, LogError
+from unpod.session.seat import Seat
+
+logger = logging.getLogger("unpod.session")
+
+
+class Ending:
+    """Whether one session goes on here; `wake` lets its loop look around when it does not."""
+
+    def __init__(self, seat: Seat, wake: Callable[[], None]) -> None:
+        self._seat = seat
+        self._wake = wake
+        self.reason: str | None = None
+        """With which `run()` returns, None while the call goes on."""
+        self.lost: LogError | None = None
+        """Why nothing more can be written."""
+        self.abandoned = False
+        """Whether nothing more is to be written, though it could be."""
+        self.on_fenced: Callable[[], object] | None = None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another runner owns the session now."""
+        return isinstance(self.lost, Fenced)
+
+    def has_failed(self, state: SessionState) -> bool:
+        """Whether the call counts as failed: its entrypoint raised, or it ended with `error` or `lost`."""
+        reason = state.ended.reason if state.ended is not None else state.ending
+        return state.failed or self.lost is not None or reason in FAILED_REASONS
+
+    def reason_of(self, state: SessionState) -> str:
+        """Return the reason of the call's end, as far as it is known."""
+        if self.reason is not None:
+            return self.reason
+        return state.ended.reason if state.ended is not None else state.ending or "lost"
+
+    def finish(self, reason: str) -> None:
+        """Let `run()` return; the first reason counts."""
+        if self.reason is None:
+            self.reason = reason
+        self._wake()
+
+    def abandon(self) -> None:
+        """Let go of the call at once, without a word to the log."""
+        self.abandoned = True
+        self.finish("cancelled")
+
+    def fence(self) -> None:
+        """Take note that there is a newer owner: what we would write from here on is void."""
+        self.lose(Fenced("a newer owner has been appointed"))
+
+    def lose(self, error: LogError) -> None:
+        """Take note that nothing more can be written."""
+        if self.lost is not None:
+            return
+        self.lost = error
+        if isinstance(error, Fenced):
+            logger.warning("session %s: another runner owns it now", self._seat.session_id)
+            self.abandon()
+            if self.on_fenced is not None:
+                self.on_fenced()
+            return
+        logger.error("session %s: nothing more can be written: %s", self._seat.session_id, error)
+        self.finish("error")
+
+    async def check_owner(self) -> None:
+        """Look in the log for a newer owner; where it does not answer, nothing is known."""
+        seat = self._seat
+        try:
+            newest = await seat.log.last(seat.subjects.call(seat.agent_id, seat.session_id).own)
+        except LogError:
+            return
+        if newest is not None and newest.seq > seat.epoch:
+            self.fence()
