@@ -8,8 +8,8 @@ from dataclasses import asdict
 import msgspec
 
 from unpod.core.codec import Record
-from unpod.core.evolve import fold
 from unpod.core.metrics import CallMetrics, snapshot
+from unpod.core.state import fold
 from unpod.runner.stats import RunnerStats
 from unpod_cli.layout import Columns, facts
 

@@ -40,9 +40,8 @@ from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up
 from unpod.core.decision import Settings
 from unpod.core.envelope import to_headers
-from unpod.core.evolve import evolve
 from unpod.core.headers import msg_id_of
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.core.timers import due
 from unpod.errors import LogError

@@ -11,8 +11,7 @@ from tests.benchmarks.histories import published, record_call
 
 from unpod.core import codec
 from unpod.core.envelope import to_headers
-from unpod.core.evolve import evolve
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.jetstream.wire import decode_headers, encode_headers
 

@@ -17,9 +17,8 @@ from tests.benchmarks.filling import Publishable, filler
 from tests.benchmarks.histories import PER_TURN, published, record_call
 
 from unpod.core import codec
-from unpod.core.evolve import evolve
 from unpod.core.positions import unpack
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log, topology

@@ -32,10 +32,9 @@ from unpod.core.controls import (
     TransferSession,
     Whisper,
 )
-from unpod.core.evolve import fold
 from unpod.core.metrics import snapshot
 from unpod.core.replay import merge
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod.core.subjects import Subjects
 from unpod.ports import Message
 from unpod.testing import ScriptedAdapter, SimulatedCall, simulate_call

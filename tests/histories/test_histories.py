@@ -13,8 +13,8 @@ from unpod.core import codec
 from unpod.core.codec import Record
 from unpod.core.envelope import VERSION
 from unpod.core.events import Unknown
-from unpod.core.evolve import fold
 from unpod.core.replay import merge
+from unpod.core.state import fold
 
 HERE = Path(__file__).parent
 THIS_VERSION = HERE / f"v{version('unpod')}"

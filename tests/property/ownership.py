@@ -16,10 +16,9 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
-from unpod.core.evolve import evolve, fold
 from unpod.core.positions import unpack
 from unpod.core.replay import is_whole, merge
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError
 from unpod.jetstream import LogClock

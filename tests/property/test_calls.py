@@ -15,9 +15,8 @@ from unpod import LLMCall, Session, ToolCall
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.evolve import fold
 from unpod.core.live import DELTA, Delta
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod.ports import Message
 from unpod.testing import ALL_VERBS, MemoryLog, SimulatedCall, simulate_call
 from unpod.testing.clock import settle

@@ -15,8 +15,8 @@ from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up
-from unpod.core.evolve import evolve_local
-from unpod.core.state import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.state import evolve_local
 from unpod.core.timers import due
 
 FROM_BRIDGE: tuple[type[Struct], ...] = tuple(

@@ -14,9 +14,8 @@ from tests.unit.core.call_log import CallLog
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
-from unpod.core.evolve import evolve, fold
 from unpod.core.replay import Tail, merge
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve, fold
 
 from_bridge = st.one_of(
     [of_struct(kind) for kind in (*get_args(ev.CallerEvent), *get_args(ev.Receipt)) if kind is not ev.OwnerChanged]

@@ -40,7 +40,8 @@ from unpod.core.decision import (
     TurnHooksReturned,
     Verb,
 )
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened
+from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened
+from unpod.core.state import SessionState
 from unpod.core.supervision import Waiting, note_for
 from unpod.core.turns import Turn
 

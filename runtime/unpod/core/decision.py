@@ -10,7 +10,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand
 from unpod.core.events import SessionEvent
-from unpod.core.state import LocalEvent
+from unpod.core.local_events import LocalEvent
 
 # --- what can happen, beside the bridge's records ---------------------------------------------------------------------
 

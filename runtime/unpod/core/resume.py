@@ -32,9 +32,9 @@ from unpod.core.decision import (
     Settings,
     Step,
 )
-from unpod.core.evolve import evolve
+from unpod.core.local_events import BrainAsked, DeltaSent, TurnResumed
 from unpod.core.past import Past
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnResumed
+from unpod.core.state import SessionState, evolve
 from unpod.core.turns import PendingTurn, Turn
 
 OnResume = Literal["continue", "apologise", "repeat"]

@@ -1,15 +1,37 @@
-"""All that is known of a session, and what happens to it too often to be stored. `evolve.py` has the rules."""
+"""What a session is: a fold over its log.
+
+`evolve` takes one record, `evolve_local` what happens too often to be stored (the asking of a brain, the pieces of a
+reply). A record that was folded already, or that a newer owner has made void, changes nothing: the fold is the durable
+guard against repeats. Nothing stored depends on anything local, so any process arrives at the same history, metrics
+and end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import figures, turns
+from unpod.core import figures, metrics, supervision, turns, verbs
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
+from unpod.core.controls import (
+    AnyControl,
+    EndSession,
+    PauseSessionRecording,
+    ResumeSessionRecording,
+    SaySomething,
+    ends_session,
+)
+from unpod.core.local_events import BrainAsked, LocalEvent, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
+
+T = TypeVar("T")
 
 
 class Exchange(Struct, frozen=True):
@@ -103,31 +125,308 @@ class SessionState(Struct, frozen=True, kw_only=True):
         return max(0.0, (self.ended_at or now) - self.started_at)
 
 
-class BrainAsked(Struct, frozen=True):
-    """The text of a turn went to the brain."""
-
-    turn: int
-    at: float
-
-
-class TurnOpened(Struct, frozen=True):
-    """The first waiting text has its turn."""
-
-    at: float
-
-
-class DeltaSent(Struct, frozen=True):
-    """A piece of the reply left."""
-
-    turn: int
-    text: str
-    at: float
+def evolve(state: SessionState, record: Record) -> SessionState:
+    """Return the state after one record."""
+    envelope = record.envelope
+    if record.channel in BRIDGE_CHANNELS:
+        if envelope.index <= state.bridge_index:
+            return state
+        state = replace(state, bridge_index=envelope.index, line_epoch=max(state.line_epoch, envelope.epoch))
+    elif record.channel in OWNER_CHANNELS:
+        if envelope.index <= state.owner_index or (envelope.epoch < state.epoch and envelope.index > state.void_after):
+            return state
+        state = replace(state, owner_index=envelope.index, epoch=max(state.epoch, envelope.epoch))
+    fold = _FOLDS.get(type(record.body))
+    return state if fold is None else fold(state, record)
 
 
-class TurnResumed(Struct, frozen=True):
-    """A takeover goes on with the first waiting text, whose turn a former owner had opened."""
+def fold(records: Iterable[Record], state: SessionState | None = None) -> SessionState:
+    """Return the state after all `records`, which are in merged order (`unpod.core.replay.merge`)."""
+    state = SessionState() if state is None else state
+    for record in records:
+        state = evolve(state, record)
+    return state
 
-    turn: Turn
+
+def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
+    """Return the state after something that is not stored."""
+    if isinstance(event, TurnOpened):
+        first, *rest = state.queue
+        return replace(state, queue=tuple(rest), turn=turns.opened(first, event.at, withheld=state.paused))
+    if isinstance(event, TurnResumed):
+        queue = tuple(pending for pending in state.queue if pending.number != event.turn.number)
+        return replace(state, queue=queue, turn=event.turn)
+    turn = state.turn
+    if turn is None or turn.number != event.turn:
+        return state
+    if isinstance(event, BrainAsked):
+        return replace(state, turn=replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at))
+    turn = replace(
+        turn,
+        phase=turns.step(turn, "delta"),
+        first_delta_at=turn.first_delta_at or event.at,
+        last_delta_at=event.at,
+        deltas=turn.deltas + 1,
+        sent=turn.sent + event.text,
+        voiced=turn.voiced or state.speaking,
+    )
+    return replace(state, turn=turn, quiet_since=event.at, silences=0)
 
 
-LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent
+# --- one function for each kind of record that changes something ------------------------------------------------------
+
+
+def _hello_acked(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.HelloAcked)
+    return replace(state, negotiated=verbs.negotiated(body.negotiated_verbs))
+
+
+def _call_started(state: SessionState, record: Record) -> SessionState:
+    body, at = _body(record, ev.CallStarted), record.envelope.time
+    return replace(state, session_id=body.session_id, started=body, started_at=at, timed_from=at, quiet_since=at)
+
+
+def _user_text(state: SessionState, record: Record) -> SessionState:
+    body, envelope = _body(record, ev.UserText), record.envelope
+    state = replace(state, quiet_since=envelope.time, silences=0)
+    if not body.is_final or state.ended is not None:
+        return state
+    number = state.turn_count + 1
+    text, withheld = None if body.withheld else body.text, body.withheld or state.paused
+    pending = PendingTurn(number, envelope.id, text, body.language_tag, envelope.time, withheld)
+    queue = (*state.queue, pending)
+    state = replace(state, supervision=supervision.said(state.supervision, "Caller", None if withheld else text))
+    return replace(state, queue=queue, turn_count=number, metrics=metrics.on_turn(state.metrics))
+
+
+def _user_interrupted(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.UserInterrupted)
+    state = replace(
+        state,
+        quiet_since=record.envelope.time,
+        silences=0,
+        interruptions=state.interruptions + 1,
+        speaking=False,
+    )
+    if state.turn is not None and state.turn.phase != "opened":
+        return replace(state, turn=turns.interrupted(state.turn, body.heard_prefix))
+    if state.turn is not None or state.queue or not state.history:
+        return state
+    # What the log does not keep, nobody knows: also not the session that could.
+    private = body.withheld or state.paused
+    if body.heard_prefix is None and not private:
+        return state
+    *before, last = state.history
+    return replace(state, history=(*before, replace(last, heard=None if private else body.heard_prefix)))
+
+
+def _state_changed(state: SessionState, record: Record) -> SessionState:
+    body, turn = _body(record, ev.StateChanged), state.turn
+    speaking = body.state == "speaking"
+    state = _compare_counts(replace(state, tells_state=True), body.turn_id)
+    if speaking and turn is not None and turn.sent:
+        state = replace(state, turn=replace(turn, voiced=True))
+    if speaking == state.speaking:
+        return state
+    return replace(state, speaking=speaking, quiet_since=record.envelope.time, silences=0)
+
+
+def _compare_counts(state: SessionState, turn_id: object) -> SessionState:
+    contradicts = figures.contradicts(turn_id, state.turn_count)
+    return replace(state, counts_turns=False) if contradicts else state
+
+
+def _turn_metrics(state: SessionState, record: Record) -> SessionState:
+    body, turn = _body(record, ev.TurnMetrics), state.turn
+    state = replace(state, metrics=metrics.on_turn_metrics(state.metrics, body))
+    state = _compare_counts(state, body.turn_id)
+    if turn is None or turn.phase not in ("speaking", "ended") or state.is_late(body, turn.number):
+        return state
+    return replace(state, turn=replace(turn, metrics=body))
+
+
+def _call_metric(state: SessionState, record: Record) -> SessionState:
+    return replace(state, metrics=metrics.on_call_metric(state.metrics, _body(record, ev.CallMetric)))
+
+
+def _call_ended(state: SessionState, record: Record) -> SessionState:
+    if state.ended is not None:
+        return state
+    return replace(state, ended=_body(record, ev.CallEnded), ended_at=record.envelope.time, speaking=False)
+
+
+def _owner_changed(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.OwnerChanged)
+    return replace(
+        state,
+        epoch=max(state.epoch, body.epoch),
+        void_after=body.last_owner_index,
+        owner_index=min(state.owner_index, body.last_owner_index),
+        takeovers=max(state.takeovers, body.takeover),
+    )
+
+
+def _acknowledged(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.CommandAcknowledged)
+    if state.resuming and body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
+        return replace(state, paused=False, resuming="")
+    return state
+
+
+def _control_answered(state: SessionState, record: Record) -> SessionState:
+    body, at = _body(record, ev.ControlAnswered), record.envelope.time
+    control = body.body
+    if body.outcome != "admitted" or control is None or state.ended is not None:
+        return state
+    held, after = state.supervision.held, supervision.admitted(state.supervision, body.control, control)
+    state = replace(state, supervision=after)
+    if held and not after.held:
+        state = replace(state, quiet_since=at, silences=0)
+    if ends_session(control):
+        return _ended_from_outside(state, body.control, control)
+    match control:
+        case PauseSessionRecording():
+            return _pause(state, record)
+        case ResumeSessionRecording():
+            return replace(state, resuming=body.control) if state.paused else state
+        case SaySomething():
+            return replace(state, quiet_since=at, silences=0)
+        case _:
+            return state
+
+
+def _ended_from_outside(state: SessionState, control_id: str, control: AnyControl) -> SessionState:
+    if state.over:
+        return state
+    if isinstance(control, EndSession):
+        return replace(state, ending=control.reason or "completed", ender=control_id)
+    return replace(state, ending="transferred", dropped=True, ender=control_id)
+
+
+def _control_performed(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.ControlPerformed)
+    return replace(state, supervision=supervision.performed(state.supervision, body.control))
+
+
+def _turn_completed(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.TurnCompleted)
+    turn = state.turn if state.turn is not None and state.turn.number != body.turn_id else None
+    exchange = Exchange(body.turn_id, body.user_text, body.agent_text, body.heard_text, body.withheld)
+    return replace(
+        state,
+        turn=turn,
+        queue=tuple(pending for pending in state.queue if pending.number != body.turn_id),
+        reply_ends={number: end for number, end in state.reply_ends.items() if number > body.turn_id},
+        history=(*state.history, exchange),
+        usage={number: usage for number, usage in state.usage.items() if number > body.turn_id},
+        metrics=metrics.on_turn_completed(state.metrics, body),
+    )
+
+
+def _llm_called(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.LLMCalled)
+    former = state.usage.get(body.turn_id, turns.Usage())
+    usage = turns.Usage(
+        calls=former.calls + 1,
+        tokens_in=former.tokens_in + body.tokens_in,
+        tokens_out=former.tokens_out + body.tokens_out,
+        cost=former.cost + (body.cost or 0.0),
+        latency_ms=former.latency_ms + (body.latency_ms or 0.0),
+        ttft_ms=body.ttft_ms if former.ttft_ms is None else former.ttft_ms,
+        model=body.model or former.model,
+        provider=body.provider or former.provider,
+    )
+    state = replace(state, usage={**state.usage, body.turn_id: usage}, metrics=metrics.on_llm_call(state.metrics, body))
+    if state.turn is not None and state.turn.number == body.turn_id:
+        return replace(state, turn=replace(state.turn, usage=usage))
+    return state
+
+
+def _silence(state: SessionState, _: Record) -> SessionState:
+    return replace(state, silences=state.silences + 1)
+
+
+def _entrypoint_failed(state: SessionState, _: Record) -> SessionState:
+    return replace(state, failed=True)
+
+
+def _call_completed(state: SessionState, _: Record) -> SessionState:
+    return replace(state, completed=True)
+
+
+def _session_finished(state: SessionState, record: Record) -> SessionState:
+    return replace(state, finished=True, failed=state.failed or _body(record, ev.SessionFinished).failed)
+
+
+def _owner_appointed(state: SessionState, record: Record) -> SessionState:
+    return replace(state, runner_id=_body(record, ev.OwnerAppointed).runner)
+
+
+def _say(state: SessionState, record: Record) -> SessionState:
+    return replace(state, quiet_since=record.envelope.time, silences=0)
+
+
+def _end_reply(state: SessionState, record: Record) -> SessionState:
+    body, at, turn = _body(record, cmd.EndReply), record.envelope.time, state.turn
+    ends = {**state.reply_ends, body.turn: body}
+    state = replace(state, quiet_since=at, silences=0, reply_ends=ends)
+    if turn is None or turn.number != body.turn or turn.part != body.part or not turn.owes_end:
+        return state
+    cut = turn.interrupted or body.reason == "interrupted"
+    turn = replace(turn, phase=turns.step(turn, "end"), ended_at=at, end_reason=body.reason, interrupted=cut)
+    return replace(state, turn=turn)
+
+
+def _end_call(state: SessionState, record: Record) -> SessionState:
+    reason = _body(record, cmd.EndCall).reason
+    return replace(state, ending=reason if state.ending is None else state.ending)
+
+
+def _transfer(state: SessionState, record: Record) -> SessionState:
+    if _body(record, cmd.Transfer).mode == "warm" or state.over:
+        return state
+    return replace(state, ending="transferred", dropped=True)
+
+
+def _pause(state: SessionState, _: Record) -> SessionState:
+    turn = None if state.turn is None else replace(state.turn, withheld=True)
+    return replace(state, paused=True, resuming="", turn=turn)
+
+
+def _resume(state: SessionState, record: Record) -> SessionState:
+    return replace(state, resuming=record.envelope.id) if state.paused else state
+
+
+_FOLDS: dict[type[object], Callable[[SessionState, Record], SessionState]] = {
+    ev.HelloAcked: _hello_acked,
+    ev.CallStarted: _call_started,
+    ev.UserText: _user_text,
+    ev.UserInterrupted: _user_interrupted,
+    ev.StateChanged: _state_changed,
+    ev.TurnMetrics: _turn_metrics,
+    ev.CallMetric: _call_metric,
+    ev.CallEnded: _call_ended,
+    ev.OwnerAppointed: _owner_appointed,
+    ev.OwnerChanged: _owner_changed,
+    ev.CommandAcknowledged: _acknowledged,
+    ev.ControlAnswered: _control_answered,
+    ev.TurnCompleted: _turn_completed,
+    ev.LLMCalled: _llm_called,
+    ev.SilenceNoticed: _silence,
+    ev.EntrypointFailed: _entrypoint_failed,
+    ev.ControlPerformed: _control_performed,
+    ev.CallCompleted: _call_completed,
+    ev.SessionFinished: _session_finished,
+    cmd.Say: _say,
+    cmd.EndReply: _end_reply,
+    cmd.EndCall: _end_call,
+    cmd.Transfer: _transfer,
+    cmd.PauseRecording: _pause,
+    cmd.ResumeRecording: _resume,
+}
+
+
+def _body(record: Record, kind: type[T]) -> T:
+    body = record.body
+    assert isinstance(body, kind)  # noqa: S101 - the table above has just looked it up by its type
+    return body

@@ -13,8 +13,7 @@ from typing import Final, TypeVar
 
 from unpod.core import events as ev
 from unpod.core.codec import Record
-from unpod.core.evolve import fold
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod.core.subjects import CallSubjects
 from unpod.management.fleet import Fleet
 from unpod.ports import Message, Subscription

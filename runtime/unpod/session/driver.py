@@ -24,12 +24,12 @@ from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand, Command, EndReply
 from unpod.core.decide import decide, follow_up
 from unpod.core.events import tag_of
-from unpod.core.evolve import evolve, evolve_local, fold
 from unpod.core.ids import command_id
 from unpod.core.live import Again
+from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened, TurnResumed
 from unpod.core.past import Past, Point
 from unpod.core.positions import Positions
-from unpod.core.state import BrainAsked, DeltaSent, LocalEvent, SessionState, TurnOpened, TurnResumed
+from unpod.core.state import SessionState, evolve, evolve_local, fold
 from unpod.core.timers import due
 from unpod.errors import Fenced, LogError
 from unpod.session.agenda import Agenda, End, HooksDue

@@ -21,10 +21,10 @@ from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.decide import decide
 from unpod.core.decision import FireHooks, Step
 from unpod.core.events import tag_of
-from unpod.core.evolve import evolve
+from unpod.core.local_events import TurnResumed
 from unpod.core.past import Past, Point
 from unpod.core.resume import Present, Trace, cut_reply, resume, spoken_of
-from unpod.core.state import Exchange, SessionState, TurnResumed
+from unpod.core.state import Exchange, SessionState, evolve
 from unpod.core.timers import restarted
 from unpod.session.scope import Scope
 

@@ -22,12 +22,11 @@ from unpod.core import commands as cmd
 from unpod.core.codec import Record
 from unpod.core.controls import AnyControl
 from unpod.core.envelope import from_headers
-from unpod.core.evolve import fold
 from unpod.core.fleet import Start
 from unpod.core.live import DELTA
 from unpod.core.metrics import CallMetrics, snapshot
 from unpod.core.replay import merge
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import UnpodError
 from unpod.ports import Message

@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from unpod.core.codec import Record
 from unpod.core.events import TurnCompleted
-from unpod.core.evolve import fold
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, fold
 from unpod_bridge.orchestrator import (
     AnyStep,
     BargesIn,

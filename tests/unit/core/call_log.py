@@ -11,9 +11,9 @@ from unpod.core.codec import Body, Record
 from unpod.core.commands import Command
 from unpod.core.envelope import Envelope
 from unpod.core.events import tag_of
-from unpod.core.evolve import evolve, evolve_local
 from unpod.core.ids import command_id, record_id
-from unpod.core.state import BrainAsked, DeltaSent, SessionState, TurnOpened
+from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened
+from unpod.core.state import SessionState, evolve, evolve_local
 from unpod.core.subjects import Channel
 
 START = 1_700_000_000.0

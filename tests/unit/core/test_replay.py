@@ -9,8 +9,8 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.envelope import Envelope
-from unpod.core.evolve import fold
 from unpod.core.replay import Gap, Tail, is_whole, merge
+from unpod.core.state import fold
 
 
 def a_call() -> CallLog:

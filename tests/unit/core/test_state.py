@@ -9,8 +9,8 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.events import Unknown
-from unpod.core.evolve import evolve, evolve_local, fold
-from unpod.core.state import BrainAsked, DeltaSent, Exchange, LocalEvent, SessionState, TurnOpened
+from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened
+from unpod.core.state import Exchange, SessionState, evolve, evolve_local, fold
 from unpod.core.verbs import SPEECH_VERBS
 
 

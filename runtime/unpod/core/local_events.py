@@ -1,0 +1,37 @@
+"""What happens to a session too often to be stored: it is folded where it happens, and nothing stored depends on it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from unpod.core.turns import Turn
+
+
+class BrainAsked(Struct, frozen=True):
+    """The text of a turn went to the brain."""
+
+    turn: int
+    at: float
+
+
+class TurnOpened(Struct, frozen=True):
+    """The first waiting text has its turn."""
+
+    at: float
+
+
+class DeltaSent(Struct, frozen=True):
+    """A piece of the reply left."""
+
+    turn: int
+    text: str
+    at: float
+
+
+class TurnResumed(Struct, frozen=True):
+    """A takeover goes on with the first waiting text, whose turn a former owner had opened."""
+
+    turn: Turn
+
+
+LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent
