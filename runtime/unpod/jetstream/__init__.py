@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unpod.jetstream._lean  # noqa: F401 - before whoever imports nats
 from unpod.jetstream.children import ChildProcess, spawn_child
 from unpod.jetstream.clock import LogClock
 from unpod.jetstream.connection import Nats, connect

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +52,27 @@ def test_the_replaced_are_all_of_them() -> None:
         "_max_payload",
     }
     assert used <= set(vars(Client)) | set(vars(Client()))
+
+
+def test_aiohttp_is_imported_when_nats_py_needs_it() -> None:
+    code = (
+        "import sys, unpod.runner.runner, unpod_bridge.app\n"
+        "from nats.aio import transport\n"
+        "assert not {'aiohttp', 'multidict'} & set(sys.modules)\n"
+        "later = transport.aiohttp.ClientSession, transport.multidict.CIMultiDict\n"
+        "import aiohttp, multidict\n"
+        "assert later == (aiohttp.ClientSession, multidict.CIMultiDict)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=25)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_who_has_aiohttp_already_shares_it_with_nats_py() -> None:
+    code = (
+        "import aiohttp, unpod.jetstream\nfrom nats.aio import transport\nassert vars(transport)['aiohttp'] is aiohttp"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=25)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def free_port() -> int:
