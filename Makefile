@@ -67,7 +67,7 @@ lint: $(READY) ## check style and format
 	@$(BIN)/ruff format --check .
 
 types: $(READY) ## check types
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers=2
 
 imports: $(READY) ## check that the packages import only what the floor plan allows
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import_linter_cache
