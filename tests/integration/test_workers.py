@@ -160,15 +160,18 @@ async def test_what_cannot_be_run_is_told_before_anything_is_started(
     folder: Path, orchestrator: LocalOrchestrator
 ) -> None:
     (folder / "broken.py").write_text("import nothing_of_that_name")
-    for target, env, what in (
+    cases = (
         ("shop:nobody", settings(orchestrator), "nobody"),
         ("broken:runner", settings(orchestrator), "nothing_of_that_name"),
         ("shop:runner", environment(), "UNPOD_API_KEY"),
         ("shop:runner", settings(orchestrator, UNPOD_ORCHESTRATOR_URL="http://:x"), "UNPOD_ORCHESTRATOR_URL"),
         ("shop:runner", environment(UNPOD_NATS_URL="nats://127.0.0.1:1"), "UNPOD_NATS_URL"),
-    ):
-        done = await run("run", target, "--workers", "2", cwd=folder, env=env)
+    )
+    *told, nobody = await asyncio.gather(
+        *(run("run", target, "--workers", "2", cwd=folder, env=env) for target, env, _ in cases),
+        run("run", "shop:runner", "--workers", "0", cwd=folder, env=settings(orchestrator)),
+    )
+    for done, (_, _, what) in zip(told, cases, strict=True):
         assert (done.status, "Traceback" in done.err) == (2, False), done.err
         assert what in done.err.splitlines()[-1]
-    done = await run("run", "shop:runner", "--workers", "0", cwd=folder, env=settings(orchestrator))
-    assert done.status == 2
+    assert nobody.status == 2
