@@ -370,6 +370,7 @@ async def test_sigterm_waits_for_the_calls(world: Stack) -> None:
         await call.connected()
         await world.news.until(lambda: bool(runner.started))
         bridge.process.terminate()
+        await bridge.said("waiting for 1 to end")
         with pytest.raises(CallRefused) as refused:
             await world.orchestrator.place_call("agent", even_if_full=True)
         assert refused.value.reasons[0] == "draining"
