@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -128,10 +129,13 @@ async def a_call_is_answered(
 
 
 async def an_operator_ends_it(session: str, env: dict[str, str]) -> None:
-    there = await run("ps", "--json", env=env)
+    there, *others = await asyncio.gather(
+        run("ps", "--json", env=env),
+        run("sessions", "say", session, "Hello.", env=env),
+        run("sessions", "show", session, env=env),
+    )
     assert session in there.out, there.err
-    for command in (("say", session, "Hello."), ("show", session), ("end", session)):
-        done = await run("sessions", *command, env=env)
+    for done in (*others, await run("sessions", "end", session, env=env)):
         assert done.status == 0, done.err
 
 
@@ -148,13 +152,12 @@ async def consumers_work(roles: Place) -> None:
     variables = roles.variables("consumer", "_INBOX.consumer")
     url = variables.pop("UNPOD_NATS_URL")
     with over_http(received) as endpoint:
-        for name in ("metrics", "traces"):
-            async with consuming(
-                url, name, **variables, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{endpoint}/v1/traces"
-            ) as one:
-                await one.until("unpod_consumer_lag", 0)
-                if name == "traces":  # a lag of 0 may be from before it has read anything
-                    await eventually(whole_trace, "the trace of the call")
+        variables["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"{endpoint}/v1/traces"
+        async with consuming(url, "metrics", **variables) as metrics, consuming(url, "traces", **variables) as traces:
+            await metrics.until("unpod_consumer_lag", 0)
+            await traces.until("unpod_consumer_lag", 0)
+            await eventually(whole_trace, "the trace of the call")  # a lag of 0 may be from before it has read anything
+            for one in (metrics, traces):
                 one.process.terminate()
                 assert await one.process.wait() == 0
 
