@@ -237,7 +237,7 @@ class Bridge:
         said_at, losses = float("-inf"), 0
         while True:
             now = self._loop.time()
-            self._steadiness.look()
+            self._steadiness.check()
             if losses != self._steadiness.losses or not self._steadiness.up:  # silence that we could not have heard
                 losses = self._steadiness.losses
                 self._fleet.excuse(now)

@@ -303,7 +303,7 @@ class CallLine:
             on_state=self._log_watch.on_state,
             chart=chart,
         )
-        self._log_watch.begin(ledger)
+        self._log_watch.begin(ledger, self._doubt)
         return ledger
 
     # -------------------------------------------------------------------------------------------------------- the log
@@ -316,6 +316,11 @@ class CallLine:
         self._feed(self._relay.end("error", "the event log takes no more", self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------ is it still ours
+
+    def _doubt(self) -> None:
+        """This process has stood still: look after the line though nothing is to be done."""
+        if self._possession.is_doubtful():
+            self._spawn(self._make_sure())
 
     async def _make_sure(self) -> None:
         held = await self._possession.settle()

@@ -40,11 +40,11 @@ class LogWatch:
         self._ledger: Ledger | None = None
         self._stop: Callable[[], None] | None = None
 
-    def begin(self, ledger: Ledger) -> None:
-        """The call is stored here from now on."""
+    def begin(self, ledger: Ledger, on_stop: Callable[[], None]) -> None:
+        """The call is stored here from now on; `on_stop` is called when this process has stood still."""
         self._ledger = ledger
         if self._steadiness is not None:
-            self._stop = self._steadiness.listen(self._on_connection)
+            self._stop = self._steadiness.listen(self._on_connection, on_stop)
             self._on_connection()
 
     def close(self) -> None:

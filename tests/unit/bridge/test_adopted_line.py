@@ -311,6 +311,29 @@ async def test_a_bridge_that_has_stood_still_and_lost_the_line_does_nothing_more
         await other.end()
 
 
+async def test_a_bridge_that_has_stood_still_lets_go_of_a_quiet_call_that_it_has_lost() -> None:
+    async with steady_call() as (rig, now), heir(rig) as other:
+        assert rig.steadiness is not None
+        rig.steadiness.check()
+        await rig.settle()
+        assert not rig.worker.socket.closed
+        now[0] += 2.0
+        rig.steadiness.check()
+        assert (await rig.result()).reason == "moved"
+        await other.end()
+
+
+async def test_a_bridge_that_has_stood_still_keeps_a_quiet_call_that_is_its_own() -> None:
+    async with steady_call() as (rig, now):
+        assert rig.steadiness is not None
+        now[0] += 2.0
+        rig.steadiness.check()
+        await rig.settle()
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
+
+
 async def test_what_nats_says_first_after_a_lost_connection_may_be_meant_for_another() -> None:
     async with steady_call() as (rig, _), heir(rig) as other:
         assert rig.steadiness is not None

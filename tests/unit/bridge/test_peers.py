@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unpod.core.fleet import BridgeAnnounced
 from unpod_bridge.peers import ASK_S, LOOK_AGAIN_S, NEW_S, SILENT_S, Gone, Peers
-from unpod_bridge.steadiness import STILL_S, Steadiness
+from unpod_bridge.steadiness import AT_ONCE, STILL_S, Steadiness
 
 
 def heard(*bridges: str, at: float = 10.0) -> Peers:
@@ -165,3 +165,23 @@ def test_a_process_knows_that_it_has_stood_still() -> None:
     now += STILL_S + 0.1
     assert steadiness.look() == 1
     assert steadiness.look() == 1
+
+
+def test_after_a_stop_all_who_listen_are_told_once_some_at_a_time() -> None:
+    now = 100.0
+    steadiness = Steadiness(lambda: now)
+    told: list[int] = []
+    ends = [
+        steadiness.listen(lambda: None, lambda number=number: told.append(number))  # type: ignore[misc]
+        for number in range(AT_ONCE + 3)
+    ]
+    steadiness.check()
+    assert told == []
+    now += STILL_S + 0.1
+    assert steadiness.look() == 1  # somebody else has noticed first
+    steadiness.check()
+    assert told == list(range(AT_ONCE))
+    ends[AT_ONCE]()
+    for _ in range(3):
+        steadiness.check()
+    assert told == [*range(AT_ONCE), AT_ONCE + 1, AT_ONCE + 2]
