@@ -27,9 +27,9 @@ SEED ?=
 # `make bench QUICK=1`.
 QUICK ?=
 
-# Two for each core, at most four: a test waits for other processes for half of its time. `make test ARGS="-k takeover"` adds
+# Three on two cores, at most four: a test waits for other processes for half of its time. `make test ARGS="-k takeover"` adds
 # arguments, `make test JOBS=0` runs in one process.
-JOBS ?= $(shell expr 2 '*' $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN))
+JOBS ?= $(shell expr 1 + $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN))
 ARGS ?=
 
 # The tests start some hundreds of processes: where the environment forbids byte code, each would compile all of it again.

@@ -265,6 +265,12 @@ class Stack:
         for runner in self._runners:
             await runner.stop()
 
+    async def forgotten(self, job_id: str) -> None:
+        """Return once the bridges' record of a job is gone: it goes after the call has left the heartbeat."""
+        async with asyncio.timeout(20):
+            while await self.jobs.get(job_id) is not None:  # noqa: ASYNC110 - the store is another process
+                await asyncio.sleep(0.02)
+
     def _on_bridge(self, message: Message) -> None:
         said = BRIDGE_ANNOUNCED.decode(message.data)
         self.bridges[said.bridge] = said

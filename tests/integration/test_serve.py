@@ -77,7 +77,7 @@ async def test_a_call_that_is_dialled_in_from_its_start_to_its_end(world: Stack)
         assert (await call.ended()).reason == "hangup"
         await world.news.until(lambda: not runner.held)
         await world.orchestrator.wait_until(lambda: world.orchestrator.workers[0].active_jobs == 0, "no heartbeat")
-        assert await world.jobs.get(call.job_id) is None
+        await world.forgotten(call.job_id)
         bridge.process.terminate()
         assert await bridge.exited() == 0
         assert is_clean(bridge)
