@@ -74,7 +74,8 @@ async def test_a_second_try_while_the_first_is_being_decided_is_no_refusal(direc
             with nodes.frozen(*others):  # nothing is acknowledged, so each record is sent again under its id
                 appending = asyncio.ensure_future(near.append(CMD, b"one", msg_id("one"), timeout_s=20))
                 writer.put("unpod.call.a.s.run.x", b"two", msg_id("two"))
-                await until(lambda: writer.waiting_s > 1.5, 10)  # a try is given one second
+                await until(lambda: writer.waiting_s > 1.5 or not writer.waiting_s, 10)  # a try is given one second
+                assert (writer.failure, writer.backlog) == (None, 1)
             await appending
             await writer.flush()
             assert sorted(message.data for message in await read(near)) == [b"one", b"two"]
