@@ -68,7 +68,7 @@ class Possession:
         self._held.clear()
 
     async def is_ours(self) -> bool:
-        """Return what the log says."""
+        """Return what the log says; a replica that lags knows less than our own record, and is asked again."""
         if not self._subject:
             return True
         clock = self._services.clock
@@ -77,11 +77,12 @@ class Possession:
             try:
                 holder = await self._services.log.last(self._subject)
             except LogUnavailable:
-                if clock.now() >= until:
-                    return False
-                await clock.sleep(_RETRY_S)
-            else:
-                return holder is not None and holder.seq == self._epoch
+                holder = None
+            if holder is not None and holder.seq >= self._epoch:
+                return holder.seq == self._epoch
+            if clock.now() >= until:
+                return False
+            await clock.sleep(_RETRY_S)
 
     def _look(self) -> int:
         steadiness = self._services.steadiness

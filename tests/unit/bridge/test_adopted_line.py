@@ -13,6 +13,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.live import AGAIN, Again
+from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
@@ -331,6 +332,25 @@ async def test_a_bridge_that_has_stood_still_keeps_a_quiet_call_that_is_its_own(
         await rig.settle()
         rig.worker.socket.say("user.text", text="one")
         await rig.settle()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
+
+
+async def test_a_replica_that_lags_does_not_make_a_bridge_let_go_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with steady_call() as (rig, now):
+        assert rig.steadiness is not None
+        last, asked = rig.log.last, list[str]()
+
+        async def lagging(subject: str) -> Message | None:
+            asked.append(subject)
+            return None if len(asked) < 3 else await last(subject)
+
+        monkeypatch.setattr(rig.log, "last", lagging)
+        now[0] += 2.0
+        rig.steadiness.check()
+        await rig.clock.advance(1.0)
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        assert len(asked) == 3
         assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
 
 
