@@ -157,10 +157,10 @@ class Caller:
                     async with asyncio.timeout(pause()):
                         await self._stopping.wait()
 
-    async def settled(self) -> None:
+    async def settled(self, within_s: float) -> None:
         """Return once every question has come to its end, those that were given up as well; or after a while."""
         with suppress(TimeoutError, CallOverError):
-            await self.call.observed(lambda call: not call.ends_owed, "all ends", timeout_s=SETTLED_S)
+            await self.call.observed(lambda call: not call.ends_owed, "all ends", timeout_s=within_s)
 
     def stop(self) -> None:
         """Ask nothing more."""
@@ -295,13 +295,13 @@ class Load:
 
     # --------------------------------------------------------------------------------------------------------- ending
 
-    async def finish(self) -> None:
+    async def finish(self, settled_s: float = SETTLED_S) -> None:
         """Let everybody finish what they are at and hang up; return once every call is over."""
         for caller in self.callers:
             caller.stop()
         await asyncio.gather(*self._talking)
         self._talking.clear()
-        await asyncio.gather(*(caller.settled() for caller in self.living))
+        await asyncio.gather(*(caller.settled(settled_s) for caller in self.living))
         await asyncio.gather(*(caller.call.hang_up() for caller in self.living))
         await asyncio.gather(*(caller.call.ended(PATIENCE_S) for caller in self.callers))
 

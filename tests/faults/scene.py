@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.checks import Allow, Findings, look
-from tests.faults.load import PATIENCE_S, Caller, Load, load
+from tests.faults.load import PATIENCE_S, SETTLED_S, Caller, Load, load
 from tests.faults.process import Process, eventually
 from tests.faults.stack import Setup, Stack, stack
 
@@ -227,7 +227,8 @@ async def _play(row: Row, scene: Scene, result: Result) -> None:
         if row.within_s is not None:
             within = bounds.limit(row.within_s)
             result.recovery = list((await talking.recovered(scene.marked_at, within)).values())
-        await talking.finish()
+        # A turn may work before the fault is felt, and the next one has to wait for as long as a recovery takes.
+        await talking.finish(max(SETTLED_S, row.within_s or 0.0))
         if row.closes:
             await scene.stack.closed([caller.session for caller in talking.callers if not caller.orphaned], PATIENCE_S)
         await row.then(scene)
