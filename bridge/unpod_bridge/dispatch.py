@@ -302,21 +302,20 @@ class Dispatcher:
 
         No new job is offered meanwhile. `avoid` is a runner that has just failed: it is not taken at once again.
         """
-        loop = asyncio.get_running_loop()
-        began, looked = loop.time(), perf_counter()
+        began = perf_counter()
         self._resuming[wanted.pool] += 1
         try:
             place = await self._try_in_turn(wanted, avoid)
             if place is None:
                 async with self.queue.entry(wanted.pool.name):
                     while place is None:
-                        avoided = avoid if loop.time() < began + AVOID_S else ""
+                        avoided = avoid if perf_counter() < began + AVOID_S else ""
                         place = await self._try_in_turn(wanted, avoided)
         finally:
             self._resuming[wanted.pool] -= 1
             if not self._resuming[wanted.pool]:
                 self._turns.pop(wanted.pool, None)
-        place.waited_s = perf_counter() - looked
+        place.waited_s = perf_counter() - began
         return place
 
     async def _try_in_turn(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
