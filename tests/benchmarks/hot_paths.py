@@ -251,6 +251,10 @@ class _Log:
         """Return nothing."""
         return None
 
+    async def holds(self, _: Record, __: int) -> bool:
+        """Say yes."""
+        return True
+
     def when_up(self, _: Callable[[], None]) -> Callable[[], None]:
         """Never call back."""
         return lambda: None

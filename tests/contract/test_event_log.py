@@ -64,10 +64,14 @@ async def test_a_repeated_id_is_stored_once(client: Client) -> None:
     assert len(await read(client.log)) == 1
 
 
-async def test_a_repeated_id_is_noticed_on_another_subject(client: Client) -> None:
-    await client.log.append(CMD, b"x", msg_id("same"))
-    assert (await client.log.append("unpod.call.a.other.cmd", b"x", msg_id("same"))).duplicate
-    assert not (await client.log.append("unpod.call.a.other.cmd", b"x", msg_id("same@2"))).duplicate
+async def test_an_id_that_another_subject_took_first_keeps_no_record_out(client: Client) -> None:
+    theirs = await client.log.append(OTHER, b"theirs", msg_id("same"))
+    ours = await client.log.append(CMD, b"ours", {**msg_id("same"), "ce-id": "1"})
+    assert not ours.duplicate
+    assert ours.seq > theirs.seq
+    [message] = await read(client.log)
+    assert (message.data, message.headers["ce-id"]) == (b"ours", "1")
+    assert message.headers["Nats-Msg-Id"] != "same"
 
 
 async def test_last_is_the_newest_on_the_subject(client: Client) -> None:

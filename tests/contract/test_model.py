@@ -38,7 +38,8 @@ class Model:
 
     def __init__(self) -> None:
         self.records: list[tuple[str, bytes, int]] = []
-        self.ids: dict[str, int] = {}
+        self.ids: dict[str, tuple[str, int]] = {}
+        """Where an id was used first; a record of another subject is stored all the same."""
 
     def last(self, subject: str) -> int:
         return max((seq for name, _, seq in self.records if name == subject), default=0)
@@ -58,12 +59,13 @@ async def _play(client: Client, operations: list[tuple[str, int, str, str, bytes
         except Fenced:
             assert kind == "stale"
             continue
-        if msg_id in model.ids:
-            assert stored == Stored(model.ids[msg_id], duplicate=True)
+        first_on, first = model.ids.get(msg_id, ("", 0))
+        if first_on == subject:
+            assert stored == Stored(first, duplicate=True)
             continue
         assert kind != "stale"
         assert not stored.duplicate
-        model.ids[msg_id] = stored.seq
+        model.ids.setdefault(msg_id, (subject, stored.seq))
         model.records.append((subject, data, stored.seq))
     found = [(m.subject, m.data, m.seq) async for m in client.log.read(f"{base}>")]
     assert found == model.records

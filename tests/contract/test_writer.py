@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.contract.places import until
-from tests.contract.test_event_log import ALL, CMD, OWN, msg_id, read
+from tests.contract.test_event_log import ALL, CMD, OTHER, OWN, msg_id, read
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
 from unpod.ports import Fence, Writer
@@ -116,6 +116,22 @@ async def test_a_full_log_stops_the_writer_after_a_while(place: Place, client: C
     with pytest.raises(LogFull):
         await writer.flush()
     assert isinstance(writer.failure, LogFull)
+    await writer.close()
+
+
+async def test_ids_that_another_subject_took_first_keep_no_record_out(place: Place, client: Client) -> None:
+    own = await client.log.append(OWN, b"", msg_id("o1"), fence=Fence(OWN, 0))
+    others = await place.client()
+    for n in range(1, 39, 2):
+        await others.log.append(OTHER, b"theirs", msg_id(str(n)))
+    seqs: list[int] = []
+    writer = client.log.writer(fence=Fence(OWN, own.seq), on_stored=seqs.append)
+    for n in range(40):
+        writer.put(CMD, b"%d" % n, msg_id(str(n)))
+    await writer.flush()
+    messages = await read(client.log, CMD)
+    assert [message.data for message in messages] == [b"%d" % n for n in range(40)]
+    assert [message.seq for message in messages] == seqs
     await writer.close()
 
 

@@ -17,6 +17,8 @@ from tests.integration.jetstream.servers import RANDOM_PORT, server
 from tests.integration.pty_rig import environment, run
 from tests.pages import ROOT
 
+from unpod.core.envelope import Letterhead, from_headers
+from unpod.core.ids import message_id, record_id
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
 from unpod.jetstream.topology import MIB, info
@@ -92,6 +94,13 @@ async def stored(nats: Nats) -> int:
     found = await info(nats, SMALL.calls.name)
     assert found is not None
     return int(found["state"]["messages"])
+
+
+async def until_stored(nats: Nats, count: int) -> None:
+    async def there() -> bool:
+        return await stored(nats) == count
+
+    await eventually(there, f"{count} records are stored")
 
 
 async def a_call_is_answered(
@@ -188,11 +197,7 @@ async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
         await open_log(operator, SMALL.calls)
         assert not await denied(runner, OURS.cmd)
         before = 1
-
-        async def kept() -> bool:
-            return await stored(operator) == before
-
-        await eventually(kept, "the record that is allowed is stored")
+        await until_stored(operator, before)
         for subject in (THEIRS.cmd, THEIRS.run("turn.completed"), THEIRS.delta):
             assert await denied(runner, subject), subject  # commands and speaks for another agent
         for subject in (
@@ -237,6 +242,28 @@ async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
         await runner.flush(timeout_s=5)
         assert heard == []
         assert await stored(operator) == before
+
+
+async def test_a_runner_that_uses_up_the_ids_of_anothers_call_makes_nothing_of_it_vanish(roles: Place) -> None:
+    """In one account deduplication is common to all agents, and ids can be derived by whoever knows the session."""
+    async with (
+        connect(roles.options("operator", "_INBOX.operator")) as operator,
+        connect(roles.options("bridge", "_INBOX.bridge")) as bridge,
+        connect(roles.options(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")) as runner,
+    ):
+        await open_log(operator, SMALL.calls)
+        for index in range(1, 40):
+            runner.send(OURS.run("taken"), b"{}", {"Nats-Msg-Id": message_id(record_id("s1", "bridge", index), 0)})
+        await runner.flush(timeout_s=5)
+        await until_stored(operator, 39)
+        log = await open_log(bridge, SMALL.calls)
+        writer = log.writer()
+        head = Letterhead("s1", "bridge", "/unpod/bridge/b", 0)
+        for index in range(1, 40):
+            writer.put(THEIRS.ack, b"{}", head.headers("ack.receipt", index, 0.0))
+        await writer.flush()
+        stored_ids = [from_headers(message.headers).id async for message in log.read(THEIRS.ack)]
+        assert stored_ids == [record_id("s1", "bridge", index) for index in range(1, 40)]
 
 
 @pytest.mark.parametrize("user", ["consumer", f"runner-{AGENT}", "bridge"])

@@ -221,7 +221,7 @@ class JetStreamLog:
     async def _newest(self, subject: str) -> Message | None:
         return await self._get({"last_by_subj": subject})
 
-    async def _get(self, asked: Mapping[str, str]) -> Message | None:
+    async def _get(self, asked: Mapping[str, str | int]) -> Message | None:
         request = json.dumps(asked).encode()
         try:
             block, data = await self._nats.ask(f"$JS.API.DIRECT.GET.{self.spec.name}", request, timeout_s=_ANSWER_S)
@@ -247,6 +247,21 @@ class JetStreamLog:
             if message.headers.get(_MSG_ID) == record.msg_id:
                 return Stored(message.seq, duplicate=True)
         return None
+
+    async def holds(self, record: Record, seq: int) -> bool:
+        """Whether what stands at `seq` is this record (`Sink.holds`); a replica that lags is asked again, for a while.
+
+        What is not there after that was erased, or never ours: to store it anew does no harm, readers know its id.
+        """
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _LAG_S
+        while True:
+            found = await self._get({"seq": seq})
+            if found is not None:
+                return found.subject == record.subject and found.headers.get(_MSG_ID) == record.msg_id
+            if loop.time() >= patience:
+                return False
+            await asyncio.sleep(_LAG_PAUSE_S)
 
     async def usage(self) -> float:
         """Return how full the stream is, 0.0 to 1.0 (`EventLog.usage`)."""

@@ -24,6 +24,7 @@ _EXPECTED: Final = b"%bNats-Expected-Last-Subject-Sequence: %d\r\n\r\n"
 _EXPECTED_ON: Final = (
     b"%bNats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n\r\n"
 )
+_MSG_ID: Final = b"Nats-Msg-Id: %b\r\n"
 _CRLF: Final = b"\r\n"
 _END: Final = b"\r\n\r\n"
 _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -62,6 +63,11 @@ def fenced(block: bytes, subject: str, fence: Fence) -> bytes:
     if fence.subject == subject:
         return _EXPECTED % (head, fence.seq)
     return _EXPECTED_ON % (head, fence.seq, fence.subject.encode())
+
+
+def with_msg_id(block: bytes, old: str, new: str) -> bytes:
+    """Return a header block with another message id in the place of its own."""
+    return block.replace(_MSG_ID % old.encode(), _MSG_ID % new.encode(), 1)
 
 
 def _learn(key: str) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
+from unpod.jetstream.wire import with_msg_id
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
@@ -72,6 +75,10 @@ class Sink(Protocol):
         """Return where a record with this id stands already, or None; raises LogUnavailable."""
         ...
 
+    async def holds(self, record: Record, seq: int) -> bool:
+        """Whether what stands at `seq` has this record's subject and id; raises LogUnavailable."""
+        ...
+
     @property
     def up(self) -> bool:
         """Whether a record would be sent now."""
@@ -87,7 +94,9 @@ class Submission:
 
     `start` sends it; who has sent it once already goes on from what came of that with `resume`.
 
-    `LogFull` is an answer once it has been said for `patience_s`; `Fenced` once the record is not found in the log.
+    `LogFull` is an answer once it has been said for `patience_s`; `Fenced` once the record is not found in the log. A
+    duplicate is one once it is known for this record: ids span the whole stream and can be derived, so somebody else
+    may have used this one on a subject of theirs. Then it is sent under an id that nobody can have guessed.
     """
 
     __slots__ = (
@@ -127,7 +136,7 @@ class Submission:
         """Send it now."""
         self._cancel = self._sink.transmit(self.record, self._try_s, self._answer)
 
-    def resume(self, answer: LogError) -> None:
+    def resume(self, answer: Stored | LogError) -> None:
         """Go on from the first try's answer."""
         self._answer(answer)
 
@@ -144,8 +153,12 @@ class Submission:
         self._cancel = None
         if self._done is None:
             return
-        # Without an id a second try could be stored a second time.
-        if isinstance(answer, Stored) or not self.record.msg_id:
+        if isinstance(answer, Stored):
+            if answer.duplicate:
+                self._task = self._loop.create_task(self._check(answer))
+            else:
+                self._finish(answer)
+        elif not self.record.msg_id:  # a second try could be stored a second time
             self._finish(answer)
         elif isinstance(answer, LogUnavailable):
             self._try_s = min(self._try_s * 2, _LONGEST_TRY_S)
@@ -206,6 +219,26 @@ class Submission:
         else:
             self._task = None
             self._finish(found or fenced)
+
+    async def _check(self, duplicate: Stored) -> None:
+        try:
+            ours = await self._sink.holds(self.record, duplicate.seq)
+        except LogUnavailable as error:
+            self._task = None
+            self._answer(error)
+            return
+        self._task = None
+        if ours:
+            self._finish(duplicate)
+        else:
+            self.record = _renamed(self.record)
+            self.start()
+
+
+def _renamed(record: Record) -> Record:
+    """Return a record under another id, which is no longer than any of ours; readers go by its `ce-id`."""
+    msg_id = secrets.token_hex(8)
+    return replace(record, msg_id=msg_id, block=with_msg_id(record.block, record.msg_id, msg_id))
 
 
 async def submit(sink: Sink, record: Record, timeout_s: float) -> Stored:
@@ -337,7 +370,7 @@ class OrderedWriter:
         """Take what came of the first try."""
         self._cancel = None
         record = self._flight
-        if isinstance(answer, Stored) or record is None:
+        if record is None or (isinstance(answer, Stored) and not answer.duplicate):
             self._answered(answer)
             return
         patience_s = self._bounds.full_patience_s

@@ -260,7 +260,17 @@ class MemoryLog:
     async def find(self, record: Record) -> Stored | None:
         """Return where the record of this id stands, or None (`Sink.find`)."""
         await self._reachable()
-        return self.broker.find(record.msg_id)
+        found = self.broker.find(record.msg_id)
+        return None if found is None or self._at(found.seq).subject != record.subject else found
+
+    async def holds(self, record: Record, seq: int) -> bool:
+        """Whether what stands at `seq` is this record (`Sink.holds`)."""
+        await self._reachable()
+        found = self._at(seq)
+        return found.subject == record.subject and msg_id_of(found.headers) == record.msg_id
+
+    def _at(self, seq: int) -> Message:
+        return self.broker.records[seq - 1]
 
     def when_up(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever the connection is back (`Sink.when_up`)."""
