@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from unpod.core.live import Again
 from unpod.core.subjects import CallSubjects
-from unpod.errors import Fenced, LogError, LogUnavailable
+from unpod.errors import Fenced, LogError
 from unpod.ports import Message
 from unpod_bridge import outputs as do
 from unpod_bridge.adopt import NEVER, CallLog, Hearing
@@ -28,6 +28,7 @@ from unpod_bridge.line_settings import LineResult, LineSettings
 from unpod_bridge.placing import Job, LineServices, Place, take_line
 from unpod_bridge.succession import Care
 from unpod_bridge.takeover import Owner
+from unpod_bridge.until_answered import until_answered
 
 logger = logging.getLogger("unpod.bridge.line")
 
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 UNSTARTED: Final = "unstarted"
 """How a call ends here of which the log has nothing: it is to be dialled as a new one."""
-RETRY_S: Final = 0.1
 MARGIN_S: Final = 0.02
 """What the server's word on a lost connection, or a clock that runs differently, may take."""
 
@@ -135,21 +135,25 @@ class AdoptedLine(CallLine):
 
     async def _take(self) -> tuple[Adopted, CallSubjects] | None:
         """Take the line, and return how far the call has come; None where the log has nothing of it."""
-        predecessor, services = self._predecessor, self._services
+        predecessor = self._predecessor
         subjects = await self._persist(lambda: self._listen(predecessor.session_id))
         clean = predecessor.let_go is not None and await predecessor.let_go()
         writing = await self._persist(lambda: self._take_line(subjects))
-        log = CallLog(services.subjects, subjects, predecessor.session_id)
-        chart = Chart(services.horizon)
-        async for message in services.log.read(subjects.all, until_seq=writing.epoch):
-            log.take(message)
-            chart.take(subjects, message)
+        log, chart = await self._persist(lambda: self._read(subjects, writing.epoch))
         past = log.adopted(self._hearing(writing), clean=clean)
         if not past.started:
             return None
         chart.searched((), past.owner_index, writing.epoch)
         self._ledger = self._open_ledger(replace(writing, index=past.index), chart)
         return past, subjects
+
+    async def _read(self, subjects: CallSubjects, until_seq: int) -> tuple[CallLog, Chart]:
+        services = self._services
+        log, chart = CallLog(services.subjects, subjects, self._predecessor.session_id), Chart(services.horizon)
+        async for message in services.log.read(subjects.all, until_seq=until_seq):
+            log.take(message)
+            chart.take(subjects, message)
+        return log, chart
 
     def _hearing(self, writing: Writing) -> Hearing:
         """Return what of the log the former bridge can have heard."""
@@ -176,14 +180,7 @@ class AdoptedLine(CallLine):
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Return what `work` returns; a log that is away is waited for, as long as the call can wait."""
-        until = self._clock.now() + self._settings.relay.buffer_s
-        while True:
-            try:
-                return await work()
-            except LogUnavailable:
-                if self._clock.now() >= until:
-                    raise
-            await self._clock.sleep(RETRY_S)
+        return await until_answered(self._clock, work, self._settings.relay.buffer_s)
 
     # ------------------------------------------------------------------------------------------------------- its owner
 

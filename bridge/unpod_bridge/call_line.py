@@ -17,7 +17,7 @@ from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.live import DELTA
 from unpod.core.subjects import CallSubjects
-from unpod.errors import Fenced, LogError
+from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.failpoints import armed, reached
 from unpod.ports import Message, Subscription
 from unpod_bridge import outputs as do
@@ -309,11 +309,19 @@ class CallLine:
     # -------------------------------------------------------------------------------------------------------- the log
 
     def _on_log_failure(self, error: LogError) -> None:
-        if isinstance(error, Fenced):
+        if isinstance(error, Fenced) and not error.absent:
             self._move()
             return
         logger.error("job %s: the event log takes no more: %s", self._job.job_id, error)
-        self._feed(self._relay.end("error", "the event log takes no more", self._clock.now()))
+        detail = (
+            "its records are gone from the event log" if isinstance(error, Fenced) else "the event log takes no more"
+        )
+        self._feed(self._relay.end("error", detail, self._clock.now()))
+
+    def _on_no_answer(self, error: LogUnavailable) -> None:
+        """Whose the line is cannot be known: that does not make it another's."""
+        logger.error("job %s: it cannot be known whose its line is: %s", self._job.job_id, error)
+        self._feed(self._relay.end("error", "the event log does not say whose the line is", self._clock.now()))
 
     # ------------------------------------------------------------------------------------------------ is it still ours
 
@@ -323,17 +331,30 @@ class CallLine:
             self._spawn(self._make_sure())
 
     async def _make_sure(self) -> None:
-        held = await self._possession.settle()
-        if held is None:
-            self._move()
+        possession = self._possession
+        try:
+            ours = await possession.settle(self._is_over)
+        except LogUnavailable as error:
+            self._feed(possession.release())
+            self._on_no_answer(error)
+            return
+        if ours:
+            self._feed(possession.release())
         else:
-            self._feed(held)
+            self._move()
 
     async def _may_dial(self) -> bool:
-        ours = await self._possession.is_ours()
+        try:
+            ours = await self._possession.is_ours(self._is_over)
+        except LogUnavailable as error:
+            self._on_no_answer(error)
+            return False
         if not ours:
             self._move()
         return ours
+
+    def _is_over(self) -> bool:
+        return self._relay.phase == "over"
 
     def _move(self, why: str = "another bridge holds the line") -> None:
         """The call goes on elsewhere: whatever waits to be done here is not, and its socket is let go."""

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.positions import Positions
 from unpod.core.subjects import CallSubjects
-from unpod.errors import Fenced, LogUnavailable
+from unpod.errors import Fenced
 from unpod.ports import Fence
 from unpod_bridge.chart import Chart
 from unpod_bridge.owner_records import OwnerRecords
 from unpod_bridge.placing import LineServices, Place, placement_headers, waited_ms
 from unpod_bridge.takeover import EVERY, Inputs, Owner, Tip
+from unpod_bridge.until_answered import until_answered
 
 logger = logging.getLogger("unpod.bridge.succession")
 
 T = TypeVar("T")
-
-_RETRY_S: Final = 0.1
 
 
 class Inheritance:
@@ -157,10 +156,5 @@ class Inheritance:
         """The owners' last index."""
         return self._last
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await attempt()
-            except LogUnavailable as error:
-                logger.debug("session %s: %s; trying again", self._session, error)
-                await self._services.clock.sleep(_RETRY_S)
+    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await until_answered(self._services.clock, ask)

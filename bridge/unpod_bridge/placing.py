@@ -17,13 +17,14 @@ from unpod.core import ids
 from unpod.core.codec import encode
 from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.subjects import CallSubjects, Subjects
-from unpod.errors import Fenced, LogUnavailable
-from unpod.ports import Bus, Clock, EventLog, Fence, Message
+from unpod.errors import Fenced
+from unpod.ports import Bus, Clock, EventLog, Fence
 from unpod_bridge.chart import Horizon
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
 from unpod_bridge.sockets import Dialer
 from unpod_bridge.steadiness import Steadiness
+from unpod_bridge.until_answered import shown, until_answered
 
 LAG_S: Final = 5.0
 LAG_PAUSE_S: Final = 0.02
@@ -136,26 +137,14 @@ async def take_line(
 async def _offset_s(services: LineServices, subjects: CallSubjects, seq: int) -> float:
     """Return the log's time less ours, from the line record that was stored just now."""
     asked_at = services.clock.now()
-    record = await _newest(services, subjects.line, seq)
+    record = await until_answered(
+        services.clock, lambda: shown(services.log, subjects.line, seq), LAG_S, pause_s=LAG_PAUSE_S
+    )
     if record.seq != seq:
         raise Fenced("another bridge has taken the line")
     offset_s = record.time_ns / 1e9 - asked_at if record.time_ns else 0.0
     services.anchor.cast(offset_s, asked_at)
     return offset_s
-
-
-async def _newest(services: LineServices, subject: str, seq: int) -> Message:
-    """Return the last record on a subject on which `seq` is stored.
-
-    Any replica may answer, and one that lags knows of an older record or of none: it is asked again.
-    """
-    until = services.clock.now() + LAG_S
-    while services.clock.now() < until:
-        record = await services.log.last(subject)
-        if record is not None and record.seq >= seq:
-            return record
-        await services.clock.sleep(LAG_PAUSE_S)
-    raise LogUnavailable(f"the log does not show what it has stored, for {LAG_S:g} s")
 
 
 async def appoint(

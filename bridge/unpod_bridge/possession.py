@@ -1,18 +1,17 @@
 """Whether a line is still ours.
 
 Once this process has stood still for over a second, another bridge may have taken it: what is to be done waits then, in
-order, until the log has said whose it is. It is asked before a redial, too.
+order, until the log has said whose it is. It is asked before a redial, too. Only a newer placement makes it another's:
+a log that is away, or knows of no placement, has said nothing.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
 
-from unpod.errors import LogUnavailable
 from unpod_bridge.outputs import Output
 from unpod_bridge.placing import LineServices
-
-_RETRY_S: Final = 0.1
+from unpod_bridge.until_answered import shown, until_answered
 
 
 class Possession:
@@ -53,12 +52,20 @@ class Possession:
             self._held += outputs
         return self._holding
 
-    async def settle(self) -> list[Output] | None:
-        """Ask whose the line is; return what has waited, or None where it is not ours."""
+    async def settle(self, is_over: Callable[[], bool]) -> bool:
+        """Ask whose the line is; return whether it is ours.
+
+        Raises:
+            LogUnavailable: the log has not said so, for as long as a call may wait, or `is_over`: nobody waits for it.
+        """
         while self._stops != (stops := self._look()):
             self._stops = stops
-            if not await self.is_ours():
-                return None
+            if not await self.is_ours(is_over):
+                return False
+        return True
+
+    def release(self) -> list[Output]:
+        """Return what has waited; what comes from now on does not."""
         held, self._held, self._holding = self._held, [], False
         return held
 
@@ -67,22 +74,15 @@ class Possession:
         self._holding = True
         self._held.clear()
 
-    async def is_ours(self) -> bool:
-        """Return what the log says; a replica that lags knows less than our own record, and is asked again."""
+    async def is_ours(self, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Return what the log says; see `settle`."""
         if not self._subject:
             return True
-        clock = self._services.clock
-        until = clock.now() + self._patience_s
-        while True:
-            try:
-                holder = await self._services.log.last(self._subject)
-            except LogUnavailable:
-                holder = None
-            if holder is not None and holder.seq >= self._epoch:
-                return holder.seq == self._epoch
-            if clock.now() >= until:
-                return False
-            await clock.sleep(_RETRY_S)
+        services, subject, epoch = self._services, self._subject, self._epoch
+        holder = await until_answered(
+            services.clock, lambda: shown(services.log, subject, epoch), self._patience_s, unless=is_over
+        )
+        return holder.seq == epoch
 
     def _look(self) -> int:
         steadiness = self._services.steadiness

@@ -170,7 +170,14 @@ class RecordTooLarge(LogError):  # noqa: N818 - a state
 
 
 class Fenced(LogError):  # noqa: N818 - a state
-    """A newer epoch exists on the fence's subject: this writer is no longer the owner and must stop."""
+    """The fence's subject has another epoch than this writer's, mostly a newer one: it must stop.
+
+    `absent`: the log has none at all there, so nobody else is the owner; somebody has deleted it.
+    """
+
+    def __init__(self, text: str, *, absent: bool = False) -> None:
+        super().__init__(text)
+        self.absent = absent
 
 
 class NoResponders(LogError):  # noqa: N818 - the NATS term

@@ -108,6 +108,17 @@ async def test_compare_and_append_on_its_own_subject(client: Client) -> None:
     assert [message.data for message in await read(client.log)] == [b"1", b"3"]
 
 
+async def test_who_is_fenced_by_nothing_at_all_is_told_so(client: Client) -> None:
+    await client.log.append(CMD, b"", msg_id("1"))
+    with pytest.raises(Fenced) as absent:
+        await client.log.append(CMD, b"2", msg_id("2"), fence=Fence(OWN, 7))
+    assert absent.value.absent
+    own = await client.log.append(OWN, b"", msg_id("3"), fence=Fence(OWN, 0))
+    with pytest.raises(Fenced) as newer:
+        await client.log.append(CMD, b"4", msg_id("4"), fence=Fence(OWN, own.seq + 7))
+    assert not newer.value.absent
+
+
 async def test_one_of_many_wins_a_compare_and_append(place: Place) -> None:
     clients = [await place.client() for _ in range(4)]
     results = await asyncio.gather(

@@ -19,6 +19,7 @@ IN_USE: Final = 10058
 """The stream exists already, with other settings."""
 
 _WRONG_LAST: Final = 10071  # the fence does not hold
+_NONE_THERE: Final = "wrong last sequence: 0"
 _BEING_DECIDED: Final = frozenset({10164, 10158})  # one with this fence, or this id, is on its way through the replicas
 _FULL: Final = frozenset({10077, 10047, 10023, 10002, 10028})  # stream, server's storage, server, account, memory
 
@@ -65,7 +66,7 @@ def read_ack(data: bytes) -> Stored | LogError:
 def _meaning(error: _Error) -> LogError:
     code = error.err_code
     if code == _WRONG_LAST:
-        return Fenced(f"the fence does not hold: {error.description}")
+        return Fenced(f"the fence does not hold: {error.description}", absent=error.description == _NONE_THERE)
     if code in _BEING_DECIDED:
         return Undecided(error.description)
     if code in _FULL:

@@ -117,8 +117,8 @@ class MemoryBroker:
         return answer
 
     def _store(self, message: Message, fence: Fence | None) -> Stored | LogError:
-        if fence is not None and self.last_seq(fence.subject) != fence.seq:
-            return Fenced(f"the fence does not hold: {self.last_seq(fence.subject)}")
+        if fence is not None and (found := self.last_seq(fence.subject)) != fence.seq:
+            return Fenced(f"the fence does not hold: {found}", absent=not found)
         msg_id = message.headers.get(_MSG_ID, "")
         if msg_id in self._ids:
             return Stored(self._ids[msg_id], duplicate=True)

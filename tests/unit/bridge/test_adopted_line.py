@@ -13,6 +13,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.live import AGAIN, Again
+from unpod.errors import LogUnavailable
 from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
@@ -238,6 +239,27 @@ async def test_a_call_that_has_ended_is_not_dialled() -> None:
         assert len(rig.bodies(ev.CallEnded)) == 1
 
 
+async def test_a_read_without_answer_does_not_lose_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with call() as rig:
+        dies(rig)
+        made = Heir(rig)
+        read, tries = made.log.read, list[str]()
+
+        async def answers_late(pattern: str, *, until_seq: int = 0) -> AsyncIterator[Message]:
+            tries.append(pattern)
+            async for message in read(pattern, until_seq=until_seq):
+                yield message
+                if len(tries) < 3:
+                    raise LogUnavailable("no answer")
+
+        monkeypatch.setattr(made.log, "read", answers_late)
+        await rig.clock.advance(1.0)
+        await rig.settle()
+        assert made.socket.events == ["hello"]
+        await made.end()
+        assert rig.types("evt")[-1] == "call.ended"
+
+
 async def test_a_call_is_called_off_while_its_log_is_read() -> None:
     async with call() as rig:
         dies(rig)
@@ -352,6 +374,70 @@ async def test_a_replica_that_lags_does_not_make_a_bridge_let_go_of_its_call(mon
         await rig.settle()
         assert len(asked) == 3
         assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+@pytest.mark.parametrize("is_quiet", [True, False])
+async def test_no_answer_is_not_taken_for_another_bridges(*, is_cut_off: bool, is_quiet: bool) -> None:
+    async with steady_call() as (rig, now):
+        assert rig.steadiness is not None
+        if is_cut_off:
+            rig.steadiness.connected(up=False)
+        rig.log.available = False
+        now[0] += 2.0
+        rig.steadiness.check()
+        if not is_quiet:
+            rig.worker.socket.say("user.text", text="one")
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.2)
+        assert rig.worker.socket.closed == 1000
+        rig.log.available = True
+        await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
+        assert (await rig.result()).reason == "error"
+        assert [fact.reason for fact in rig.bodies(ev.CallEnded)] == ["error"]  # type: ignore[attr-defined]
+        assert len(rig.bodies(ev.UserText)) == (not is_quiet)
+
+
+async def test_a_stop_in_an_outage_does_not_make_it_longer_for_the_caller() -> None:
+    async with steady_call() as (rig, now):
+        assert rig.steadiness is not None
+        rig.steadiness.connected(up=False)
+        rig.log.available = False
+        await rig.clock.advance(RelaySettings().buffer_s - 1.0)
+        now[0] += 2.0
+        rig.steadiness.check()
+        await rig.clock.advance(1.0 + GRACE_S + 0.2)
+        assert rig.worker.socket.closed == 1000
+        rig.log.available = True
+        await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
+        assert [fact.reason for fact in rig.bodies(ev.CallEnded)] == ["error"]  # type: ignore[attr-defined]
+
+
+async def test_a_socket_that_drops_while_the_log_is_away_ends_the_call_with_its_end_in_the_log() -> None:
+    async with steady_call() as (rig, _):
+        rig.log.available = False
+        rig.worker.socket.lose(None)
+        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.2)
+        rig.log.available = True
+        await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
+        assert (await rig.result()).reason in ("error", "lost")
+        assert len(rig.bodies(ev.CallEnded)) == 1
+        assert rig.worker.dials == 1
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+async def test_a_placement_that_is_absent_is_not_another_bridges(*, is_asked: bool) -> None:
+    async with steady_call() as (rig, now):
+        assert rig.steadiness is not None
+        rig.broker._newest.clear()  # as an operator's purge of the session leaves it
+        if is_asked:
+            now[0] += 2.0
+            rig.steadiness.check()
+            await rig.clock.advance(RelaySettings().buffer_s + 0.2)
+        else:
+            rig.worker.socket.say("user.text", text="one")
+        await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
+        assert (await rig.result()).reason == "error"
+        assert rig.worker.socket.closed == 1000
 
 
 async def test_what_nats_says_first_after_a_lost_connection_may_be_meant_for_another() -> None:
