@@ -33,6 +33,7 @@ choices = st.builds(
     reply_timeout_s=st.none() | st.floats(0.1, 50),
     metrics_wait_s=st.floats(0, 5),
     max_reply_chars=st.integers(0, 20),
+    on_adapter_error=st.sampled_from([None, "end", "Sorry."]),
 )
 frames = (
     st.builds(ev.UserText, text=short, is_final=st.booleans(), withheld=st.booleans())

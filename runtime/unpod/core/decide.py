@@ -41,7 +41,7 @@ from unpod.core.decision import (
     Verb,
 )
 from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened
-from unpod.core.state import SessionState
+from unpod.core.state import SessionState, evolve_local
 from unpod.core.supervision import Waiting, note_for
 from unpod.core.turns import Turn
 
@@ -198,7 +198,7 @@ def _brain_spoke(state: SessionState, given: Given, now: float, settings: Settin
         return []
     if len(turn.sent) + len(given.text) > settings.max_reply_chars:
         limit = f"a reply of more than {settings.max_reply_chars} characters"
-        return [StopBrain(turn.number), *_fail(turn, "reply_too_long", limit)]
+        return [StopBrain(turn.number), *_fail(state, turn, ("reply_too_long", limit), now, settings)]
     delta = SendDelta(turn.number, turn.part, turn.deltas + 1, given.text)
     return [DeltaSent(turn.number, given.text, now), delta]
 
@@ -212,11 +212,11 @@ def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -
     return [*reply_end, *_agent_turn(turn), *end]
 
 
-def _brain_failed(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+def _brain_failed(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
     turn = _replying(state, given)
     if turn is None or not isinstance(given, BrainFailed):
         return []
-    return _fail(turn, given.code, given.error)
+    return _fail(state, turn, (given.code, given.error), now, settings)
 
 
 def _brain_reported(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
@@ -238,7 +238,8 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
     if turn is not None and "metrics" in reached:
         steps += complete(turn, now)
     if turn is not None and "reply" in reached:
-        steps += [StopBrain(turn.number), *_fail(turn, "adapter_timeout", "the brain did not answer in time")]
+        why = "adapter_timeout", "the brain did not answer in time"
+        steps += [StopBrain(turn.number), *_fail(state, turn, why, now, settings)]
     if "silence" in reached:
         noticed = ev.SilenceNoticed(seconds=timers.silence_s(state, settings))
         steps += [Append(noticed), own_hooks.silence(noticed)]
@@ -290,9 +291,18 @@ def _agent_turn(turn: Turn) -> tuple[FireHooks, ...]:
     return own_hooks.agent_turn(turn.number, turn.sent)
 
 
-def _fail(turn: Turn, code: str, error: str) -> list[Step]:
-    failed = ev.AdapterFailed(turn_id=turn.number, code=code, error=error)
-    return [*_end_reply(turn, "failed"), *_agent_turn(turn), Append(failed), own_hooks.failure(failed)]
+def _fail(state: SessionState, turn: Turn, why: tuple[str, str], now: float, settings: Settings) -> list[Step]:
+    """End the reply of a brain that has failed, so that its caller is not left with half a sentence, or with none."""
+    spoken, phrase = list[Step](), settings.adapter_apology
+    if phrase:
+        said = DeltaSent(turn.number, phrase if not turn.sent or turn.sent[-1].isspace() else f" {phrase}", now)
+        turn = evolve_local(state, said).turn or turn
+        spoken = [said, SendDelta(turn.number, turn.part, turn.deltas, said.text)]
+    ends = settings.on_adapter_error == "end"
+    failed = ev.AdapterFailed(turn_id=turn.number, code=why[0], error=why[1])
+    steps = [*spoken, *_end_reply(turn, "failed", closing=ends), *_agent_turn(turn)]
+    steps += [Append(failed), own_hooks.failure(failed)]
+    return [*steps, Append(cmd.EndCall(reason="error"), cause=turn.cause)] if ends else steps
 
 
 def complete_in_full(state: SessionState, now: float) -> list[Step]:

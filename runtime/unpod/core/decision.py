@@ -159,10 +159,15 @@ class Decision(Struct, frozen=True):
 
 
 RESUME_APOLOGY = "Sorry, I was cut off for a moment. Could you say that again?"
+ADAPTER_APOLOGY = "Sorry, something went wrong. Could you say that again?"
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What a developer can set for a session. Times in seconds; None switches a timer off."""
+    """What a developer can set for a session. Times in seconds; None switches a timer off.
+
+    `on_adapter_error` is the phrase with which the reply of a brain that has failed is ended, or `end`: the call is
+    ended with `error`. None, or "": neither.
+    """
 
     agent_id: str = ""
     silence_timeout_s: float | None = 10.0
@@ -172,7 +177,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_reply_chars: int = 20_000
     on_resume: Literal["continue", "apologise", "repeat"] = "continue"
     resume_apology: str = RESUME_APOLOGY
+    on_adapter_error: str | None = ADAPTER_APOLOGY
     interruption_note: str = "The caller cut in on your last reply; it is not known how much of it they heard."
+
+    @property
+    def adapter_apology(self) -> str:
+        """What the caller hears where the brain has failed, "" for nothing."""
+        return "" if self.on_adapter_error == "end" else self.on_adapter_error or ""
 
 
 NOTHING = Decision()

@@ -237,7 +237,9 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
 
 def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     text, now, policy = turn.user_text, present.now, present.settings.on_resume
-    following = replace(turn, part=turn.part + 1)
+    following, apology = replace(turn, part=turn.part + 1), present.settings.adapter_apology
+    if apology and turn.sent.endswith(apology):  # its brain had failed, and that was the last piece of the reply
+        return [TurnResumed(turn), _end(turn, turn.part, "failed"), *own_hooks.agent_turn(turn.number, turn.sent)]
     if text is None:  # it was withheld, and nobody knows it any more
         return _apologise(following, spoken, present)
     begun = _is_begun(spoken)
@@ -299,7 +301,8 @@ def _due_end(state: SessionState, trace: Trace) -> list[Step]:
         return [Append(cmd.EndCall(reason="error"), cause=trace.fatal.envelope.id)]
     end = state.reply_ends.get(state.queue[0].number) if state.queue else None
     if end is not None and end.closing:
-        return [Append(cmd.EndCall(reason="completed"), cause=state.queue[0].cause)]
+        reason = "error" if end.reason == "failed" else "completed"
+        return [Append(cmd.EndCall(reason=reason), cause=state.queue[0].cause)]
     return []
 
 

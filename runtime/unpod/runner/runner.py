@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from unpod.core.decision import RESUME_APOLOGY
+from unpod.core.decision import ADAPTER_APOLOGY, RESUME_APOLOGY
 from unpod.core.envelope import parse_time
 from unpod.core.resume import OnResume
 from unpod.core.subjects import Subjects
@@ -75,7 +75,8 @@ class AgentRunner:
 
     `drain` says what SIGTERM does to calls in progress: `wait` for their end for `drain_timeout_s` and hand the rest
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
-    runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`.
+    runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`. `on_adapter_error` is the phrase that
+    ends a reply whose adapter has failed, or `end`: the call is ended with `error`; None does neither.
 
     With `health_port` (else `UNPOD_HEALTH_PORT`; 0 takes a free one) `/healthz` and `/readyz` are answered there.
 
@@ -105,6 +106,7 @@ class AgentRunner:
         drain: DrainMode = "wait",
         on_resume: OnResume = "continue",
         resume_apology: str = RESUME_APOLOGY,
+        on_adapter_error: str | None = ADAPTER_APOLOGY,
     ) -> None:
         check_entrypoint(entrypoint)
         check_agent_id(agent_id)
@@ -123,6 +125,7 @@ class AgentRunner:
         check_choice("drain", drain, ("wait", "handoff"))
         check_choice("on_resume", on_resume, ("continue", "apologise", "repeat"))
         check_text("resume_apology", resume_apology)
+        check_text("on_adapter_error", on_adapter_error)
         self._plan = Plan(
             entrypoint=entrypoint,
             agent_id=agent_id,
@@ -136,6 +139,7 @@ class AgentRunner:
                 max_duration_s=max_call_duration_s,
                 on_resume=on_resume,
                 resume_apology=resume_apology,
+                on_adapter_error=on_adapter_error,
             ),
             drain=drain,
             version=_version(),

@@ -19,7 +19,7 @@ from unpod.core import events as ev
 from unpod.core import own_hooks
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.decide import decide
-from unpod.core.decision import FireHooks, Step
+from unpod.core.decision import AskBrain, FireHooks, Step
 from unpod.core.events import tag_of
 from unpod.core.local_events import TurnResumed
 from unpod.core.past import Past, Point
@@ -244,9 +244,11 @@ def verb_is_sent(state: SessionState) -> bool:
 
 def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
     """Return the open turn as the brain's memory must have it, where its reply is not gone on with."""
+    if any(isinstance(step, AskBrain) for step in steps):
+        return []
     for step in steps:
-        if isinstance(step, TurnResumed) and (step.turn.interrupted or step.turn.phase == "ended"):
-            turn = step.turn
+        turn = step.turn if isinstance(step, TurnResumed) else None
+        if turn is not None and (turn.sent or turn.interrupted or turn.phase == "ended"):
             return [Exchange(turn.number, turn.user_text, turn.sent, turn.heard, turn.withheld)]
     return []
 

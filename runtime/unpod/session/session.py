@@ -242,6 +242,15 @@ class Session:
         self._driver.set(on_resume=policy)
 
     @property
+    def on_adapter_error(self) -> str | None:
+        """What becomes of a reply whose brain has failed: a phrase ends it, `end` ends the call, None neither."""
+        return self._driver.settings.on_adapter_error
+
+    @on_adapter_error.setter
+    def on_adapter_error(self, policy: str | None) -> None:
+        self._driver.set(on_adapter_error=_text("on_adapter_error", policy))
+
+    @property
     def interruption_note(self) -> str:
         """What the brain is told when the caller cuts in between turns and nobody knows what was heard."""
         return self._driver.settings.interruption_note
@@ -270,3 +279,10 @@ def _positive(name: str, seconds: float | None) -> float | None:
         msg = f"{name} must be more than 0 seconds, or None"
         raise ValueError(msg)
     return seconds
+
+
+def _text(name: str, given: object) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    msg = f"{name} is a string or None, not {type(given).__name__}"
+    raise TypeError(msg)

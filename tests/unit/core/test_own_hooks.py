@@ -30,7 +30,7 @@ def test_a_takeover_tells_of_a_record_what_its_writer_has_told(given: d.Given, e
     log = speaking()
     log.now += 30
     what = log.bridge(given) if isinstance(given, (ev.CallEnded, ev.UserInterrupted)) else given
-    steps = decide(log.state, what, log.now, d.Settings()).steps
+    steps = decide(log.state, what, log.now, d.Settings(on_adapter_error=None)).steps
     told = [step for step in steps if isinstance(step, d.FireHooks) and step.own]
     written = [log.owner(step.body) for step in steps if isinstance(step, d.Append)]
     assert [hooks for record in written for hooks in own_hooks.of_record(record, {1: "well"})] == told

@@ -110,7 +110,7 @@ async def test_a_brain_that_raises_after_a_piece_ends_its_turn_once_and_the_call
 
     async def handle(ctx: CallContext) -> None:
         runs.append(ctx.session_id)
-        await agent(ear, Plain("well", ValueError("out of quota")))(ctx)
+        await agent(ear, Plain("well", ValueError("out of quota")), on_adapter_error=None)(ctx)
 
     async with simulate_call(handle) as call:
         assert await call.user("hi") == "well"
@@ -138,7 +138,7 @@ async def test_the_code_of_an_adapters_own_error_reaches_the_hook() -> None:
 
 async def test_a_piece_that_is_none_ends_the_turn_and_says_what_it_was() -> None:
     ear = Ear()
-    async with simulate_call(agent(ear, Plain("a", 7))) as call:
+    async with simulate_call(agent(ear, Plain("a", 7), on_adapter_error=None)) as call:
         assert await call.user("hi") == "a"
         await settle()
         assert ends(call) == [(1, "failed")]
@@ -271,7 +271,7 @@ async def test_ten_megabytes_of_reply_are_cut_off_and_the_call_goes_on() -> None
             finally:
                 closed.append(sent)
 
-    async with simulate_call(agent(ear, Flood())) as call:
+    async with simulate_call(agent(ear, Flood(), on_adapter_error=None)) as call:
         assert await call.user("hi") == "x" * 20_000
         await settle()
         assert ends(call) == [(1, "failed")]
@@ -282,7 +282,7 @@ async def test_ten_megabytes_of_reply_are_cut_off_and_the_call_goes_on() -> None
 
 async def test_one_huge_piece_is_not_sent() -> None:
     ear = Ear()
-    async with simulate_call(agent(ear, Plain("x" * 10_000_000))) as call:
+    async with simulate_call(agent(ear, Plain("x" * 10_000_000), on_adapter_error=None)) as call:
         assert await call.user("hi") == ""
         await settle()
         assert ends(call) == [(1, "failed")]
@@ -291,7 +291,7 @@ async def test_one_huge_piece_is_not_sent() -> None:
 
 async def test_a_brain_that_hangs_is_given_up_and_the_call_goes_on() -> None:
     ear, brain = Ear(), Brain()
-    async with simulate_call(agent(ear, brain)) as call:
+    async with simulate_call(agent(ear, brain, on_adapter_error=None)) as call:
         await call.user("hi", wait=False)
         await brain.say("well")
         await call.advance(29.9)
