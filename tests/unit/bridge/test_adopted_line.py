@@ -245,9 +245,9 @@ async def test_a_read_without_answer_does_not_lose_the_call(monkeypatch: pytest.
         made = Heir(rig)
         read, tries = made.log.read, list[str]()
 
-        async def answers_late(pattern: str, *, until_seq: int = 0) -> AsyncIterator[Message]:
+        async def answers_late(pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
             tries.append(pattern)
-            async for message in read(pattern, until_seq=until_seq):
+            async for message in read(pattern, start_seq=start_seq, until_seq=until_seq):
                 yield message
                 if len(tries) < 3:
                     raise LogUnavailable("no answer")
