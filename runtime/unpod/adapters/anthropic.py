@@ -9,12 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from unpod.adapters.chat import ChatAdapter, Prompt
-from unpod.adapters.memory import Entry, Said
+from unpod.adapters.chat_stream import Carried, tokens
+from unpod.adapters.memory import Entry, Said, Used
 from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.pieces import ToolCall
 from unpod.adapters.shared import shared
 from unpod.adapters.tools import Tools, called, text_of
-from unpod.adapters.vendors import broken_off, disconnected, http_error, missing, timed_out, transport_error
+from unpod.adapters.vendors import (
+    broken_off,
+    disconnected,
+    filtered,
+    http_error,
+    missing,
+    timed_out,
+    transport_error,
+    unfinished,
+)
 from unpod.errors import AdapterError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -63,7 +73,7 @@ class AnthropicAdapter(ChatAdapter):
         self._options = {"max_tokens": max_tokens, **(options or {})}
         self._client = client or shared_client(api_key, base_url, timeout_s)
 
-    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
         import anthropic  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
 
         reader = _Reader(meter)
@@ -82,8 +92,9 @@ class AnthropicAdapter(ChatAdapter):
             if (lost := transport_error(error, self._provider)) is None:
                 raise
             raise lost from None
-        if not reader.is_over and meter.answered:
-            raise disconnected(self._provider)
+        if meter.answered:
+            reader.check(self._provider)
+        yield Carried(reader.thoughts)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         system, messages = _messages(prompt)
@@ -101,12 +112,15 @@ class AnthropicAdapter(ChatAdapter):
 
 
 class _Reader:
-    """One reply's events."""
+    """One reply's events; `thoughts` are the blocks that the provider wants back before what the tools returned."""
 
     def __init__(self, meter: Meter) -> None:
-        self.is_over = False
+        self.thoughts: list[dict[str, Any]] = []
         self._meter = meter
-        self._tool: tuple[str, str] | None = None
+        self._is_over = False
+        self._stopped = ""
+        self._spoke = False
+        self._tool: tuple[str, str, object] | None = None
         self._arguments = ""
 
     def see(self, event: RawMessageStreamEvent) -> str | ToolCall:
@@ -115,43 +129,81 @@ class _Reader:
         match event.type:
             case "message_start":
                 self._meter.model = event.message.model or self._meter.model
-                self._meter.usage = _usage(event.message.usage, None)
-            case "content_block_start" if event.content_block.type == "tool_use":
-                self._tool, self._arguments = (event.content_block.name, event.content_block.id), ""
+                self._meter.usage = _usage(event.message.usage, Usage(tokens_in=None), is_final=False)
+            case "content_block_start":
+                self._block(event.content_block)
             case "content_block_delta":
                 return self._delta(event.delta)
             case "content_block_stop" if self._tool is not None:
-                (name, call_id), self._tool = self._tool, None
-                return called(name, self._arguments, call_id)
+                (name, call_id, given), self._tool = self._tool, None
+                self._spoke = True
+                return called(name, self._arguments, call_id) if self._arguments else ToolCall(name, given, call_id)
             case "message_delta":
-                self._meter.usage = _usage(event.usage, self._meter.usage)
+                self._meter.usage = _usage(event.usage, self._meter.usage or Usage(tokens_in=None), is_final=True)
+                self._stopped = event.delta.stop_reason or self._stopped
             case "message_stop":
-                self.is_over = True
+                self._is_over = True
             case _:
-                pass  # thinking, citations, and what is yet to come
+                pass  # citations, and what is yet to come
         return ""
 
-    def _delta(self, delta: Any) -> str:  # noqa: ANN401 - a union that grows with each version
-        if delta.type == "input_json_delta":
-            self._arguments += delta.partial_json
-            self._meter.see(delta.partial_json)
-        if delta.type != "text_delta":
-            return ""
-        text: str = delta.text
-        self._meter.see(text)
-        return text
+    def check(self, provider: str) -> None:
+        """Raise what has kept the reply from being whole.
+
+        Raises:
+            AdapterError: it was refused, it broke off, or it was stopped before anything was said.
+        """
+        if self._stopped == "refusal":
+            raise filtered(provider)
+        if not self._is_over:
+            raise disconnected(provider)
+        if self._stopped == "max_tokens" and not self._spoke:
+            raise unfinished(provider, self._stopped)
+
+    def _block(self, block: Any) -> None:  # noqa: ANN401 - a union that grows with each version
+        if block.type == "tool_use":
+            self._tool, self._arguments = (block.name, block.id, block.input or {}), ""
+        elif block.type == "thinking":
+            self.thoughts.append({"type": block.type, "thinking": block.thinking, "signature": block.signature})
+        elif block.type == "redacted_thinking":
+            self.thoughts.append({"type": block.type, "data": block.data})
+
+    def _delta(self, delta: Any) -> str:  # noqa: ANN401 - likewise
+        match delta.type:
+            case "input_json_delta":
+                self._arguments += delta.partial_json
+                self._meter.see(delta.partial_json)
+            case "thinking_delta" if self.thoughts:
+                self.thoughts[-1]["thinking"] += delta.thinking
+            case "signature_delta" if self.thoughts:
+                self.thoughts[-1]["signature"] = delta.signature
+            case "text_delta":
+                text: str = delta.text
+                self._meter.see(text)
+                self._spoke = self._spoke or bool(text)
+                return text
+            case _:
+                pass
+        return ""
 
 
-def _usage(counted: Any, before: Usage | None) -> Usage:  # noqa: ANN401 - two classes with the same fields
-    """Return the tokens so far: the last count holds, and what it leaves out stands as it was."""
-    was = before or Usage()
-    cached = counted.cache_read_input_tokens
-    written = counted.cache_creation_input_tokens
+def _usage(counted: object, was: Usage, *, is_final: bool) -> Usage:
+    """Return the tokens so far: the last count holds, and what it leaves out stands as it was.
+
+    The count at a message's start says what went in; what came out is counted at its end alone.
+    """
+    cached = tokens(counted, "cache_read_input_tokens")
+    written = tokens(counted, "cache_creation_input_tokens")
     cached = was.cached if cached is None else cached
     written = was.cache_write if written is None else written
-    fresh = was.tokens_in - was.cached - was.cache_write if counted.input_tokens is None else counted.input_tokens
+    fresh = tokens(counted, "input_tokens")
+    if fresh is None and was.tokens_in is not None:
+        fresh = was.tokens_in - was.cached - was.cache_write
     return Usage(
-        tokens_in=fresh + cached + written, tokens_out=counted.output_tokens, cached=cached, cache_write=written
+        tokens_in=None if fresh is None else fresh + cached + written,
+        tokens_out=tokens(counted, "output_tokens") if is_final else None,
+        cached=cached,
+        cache_write=written,
     )
 
 
@@ -173,25 +225,30 @@ def _messages(prompt: Prompt) -> tuple[list[str], list[dict[str, Any]]]:
     system += [entry.content for entry in entries if isinstance(entry, Said) and entry.role == "system"]
     if prompt.go_on and isinstance(last, Said):
         system.append(CUT_OFF.format(said=last.content))
-    return system, [message for entry in entries for message in _turns(entry)]
+    messages: list[dict[str, Any]] = []
+    for entry in entries:
+        thoughts = entry.carried.message if isinstance(entry, Used) and entry.carried is not None else None
+        if isinstance(thoughts, list) and thoughts:  # they stand before all that was said and done after them
+            said = [messages.pop()] if messages and messages[-1]["role"] == "assistant" else []
+            texts = [{"type": "text", "text": message["content"]} for message in said]
+            used, returned = _turns(entry)
+            messages += [{**used, "content": [*thoughts, *texts, *used["content"]]}, returned]
+        else:
+            messages += _turns(entry)
+    return system, messages
 
 
 def _turns(entry: Entry) -> Sequence[dict[str, Any]]:
     if isinstance(entry, Said):
         return [] if entry.role == "system" else [{"role": entry.role, "content": entry.content}]
     uses = [
-        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _object(call.arguments)}
-        for call in entry.calls
+        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": call.arguments} for call in entry.calls
     ]
     results = [
         {"type": "tool_result", "tool_use_id": call.call_id, "content": text_of(entry.result_of(call))}
         for call in entry.calls
     ]
     return [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
-
-
-def _object(arguments: object) -> dict[str, object]:
-    return arguments if isinstance(arguments, dict) else {"arguments": arguments}
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -220,7 +277,7 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
 
 
 def adapter_error(error: anthropic.AnthropicError, provider: str) -> AdapterError:
-    """Return what a provider's error means; `code`: rate_limited, auth, timeout, connection or provider_error."""
+    """Return what a provider's error means; `code`: rate_limited, overloaded, auth, timeout, … (`vendors`)."""
     import anthropic  # noqa: PLC0415 - see above
 
     if isinstance(error, anthropic.APITimeoutError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
+from unpod.adapters.chat_stream import Carried, Spoken, distinct
 from unpod.adapters.memory import Entry, Memory, Said
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
@@ -23,6 +24,7 @@ from unpod.errors import AdapterError
 
 HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
 GO_ON: Final = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
+NOT_UNDERSTOOD: Final = "(The caller said something that could not be understood.)"
 LANGUAGE: Final = "The caller speaks {language} now; answer in it."
 MAX_ROUNDS: Final = 8
 
@@ -69,12 +71,15 @@ class ChatAdapter(ABC):
         self._price = price
         self._memory = Memory()
         self._notes: list[str] = []
+        self._call_ids: set[str] = set()
         self._report: Callable[..., object] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     @abstractmethod
-    def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+    def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
         """Make one model call: yield its text as it comes, and its tool calls, each when it is complete.
+
+        What the provider wants back with the tool calls is yielded once, beside them.
 
         Raises:
             AdapterError: the provider failed.
@@ -96,7 +101,8 @@ class ChatAdapter(ABC):
         """Yield the reply as the model makes it; closing the iterator closes the stream at the provider.
 
         Raises:
-            AdapterError: with `code` rate_limited, auth, timeout, connection or provider_error.
+            AdapterError: with `code` rate_limited, overloaded, auth, timeout, connection, content_filter or
+                provider_error.
         """
         async with aclosing(self._reply(text, self._system(context or {}, language), "")) as pieces:
             async for piece in pieces:
@@ -140,28 +146,43 @@ class ChatAdapter(ABC):
         for note in self._notes:
             self._memory.add("system", note)
         self._notes.clear()
-        self._memory.add("user", text)
+        self._memory.add("user", text if text.strip() else NOT_UNDERSTOOD)
         async for result in self._again():
             yield result
         self._memory.add("assistant", said)
         for left in range(MAX_ROUNDS, -1, -1):
-            prompt = Prompt(system, self._memory.entries, go_on=bool(said) and left == MAX_ROUNDS, use_tools=left > 0)
+            prompt = Prompt(system, self._memory.valid, go_on=bool(said) and left == MAX_ROUNDS, use_tools=left > 0)
             calls: list[ToolCall] = []
-            async with aclosing(self._metered(prompt)) as pieces:
+            carried: Carried | None = None
+            async with aclosing(self._spoken(prompt)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, ToolCall):
                         calls.append(piece)
-                        continue
-                    self._memory.say(piece)
-                    yield piece
+                    elif isinstance(piece, Carried):
+                        carried = piece
+                    else:
+                        self._memory.say(piece)
+                        yield piece
             if not calls or not prompt.use_tools:
                 return
+            calls = distinct(calls, self._call_ids)
             for call in calls:
                 yield call
-            async for result in self._use(calls):
+            async for result in self._use(calls, carried):
                 yield result
 
-    async def _metered(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall, None]:
+    async def _spoken(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | Carried, None]:
+        """Make one model call; its text is whole characters without the model's thinking."""
+        spoken = Spoken()
+        async with aclosing(self._metered(prompt)) as pieces:
+            async for piece in pieces:
+                said = spoken.take(piece) if isinstance(piece, str) else piece
+                if said:
+                    yield said
+        if rest := spoken.end():
+            yield rest
+
+    async def _metered(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | Carried, None]:
         meter = Meter(model=self.model, provider=self._provider, prompt_chars=prompt.chars, price=self._price)
         try:
             async with aclosing(self._ask(prompt, meter)) as pieces:
@@ -181,13 +202,14 @@ class ChatAdapter(ABC):
         scope = call_scope()
         if scope is not None and scope.earlier:
             recorded = {call.call_id for call in scope.earlier if scope.is_reported(call)}
+            self._call_ids.update(call.call_id for call in scope.earlier)
             async for result in self._use(scope.earlier):
                 if result.call_id not in recorded:
                     yield result
 
-    async def _use(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult, None]:
+    async def _use(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> AsyncGenerator[ToolResult, None]:
         """Run tools side by side, and yield what they return, each when it does."""
-        used = self._memory.use(calls)
+        used = self._memory.use(calls, carried)
         results: asyncio.Queue[ToolResult | Exception] = asyncio.Queue()
         listens = True
 

@@ -6,12 +6,17 @@ stays used: what the caller did not hear is forgotten, what was done is not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
+from unpod.adapters.characters import whole
+from unpod.adapters.chat_stream import Carried
 from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult
 
 STILL_RUNNING = "(not finished yet)"
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST_NAME: Final = 64
 
 
 class Said:
@@ -25,12 +30,16 @@ class Said:
 
 
 class Used:
-    """Tools that the brain used in one go, and what has come of each so far."""
+    """Tools that the brain used in one go, and what has come of each so far.
 
-    __slots__ = ("calls", "results")
+    `carried` is what the model's provider wants back with them, as long as the caller's next text has not come.
+    """
 
-    def __init__(self, calls: Sequence[ToolCall]) -> None:
+    __slots__ = ("calls", "carried", "results")
+
+    def __init__(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> None:
         self.calls = list(calls)
+        self.carried = carried
         self.results: dict[str, ToolResult] = {}
 
     def result_of(self, call: ToolCall) -> object:
@@ -53,10 +62,29 @@ class Memory:
         """The messages, without the tools between them."""
         return [{"role": e.role, "content": e.content} for e in self.entries if isinstance(e, Said)]
 
+    @property
+    def valid(self) -> list[Entry]:
+        """The entries as every vendor takes them back, whatever the model has made up.
+
+        No blank texts, names that can be names, arguments that are objects; what a provider wants back unread goes
+        with the tools that were used since the caller's last text.
+        """
+        entries: list[Entry] = []
+        is_current = True
+        for entry in reversed(self.entries):
+            if isinstance(entry, Used):
+                used = Used([_valid(call) for call in entry.calls], entry.carried if is_current else None)
+                used.results = entry.results
+                entries.append(used)
+            elif entry.content.strip():
+                entries.append(entry)
+                is_current = is_current and entry.role != "user"
+        return entries[::-1]
+
     def add(self, role: Literal["user", "assistant", "system"], content: str) -> None:
-        """Append one message; an empty one is left out."""
-        if content:
-            self.entries.append(Said(role, content))
+        """Append one message; a blank one is left out, as no vendor takes it back."""
+        if content.strip():
+            self.entries.append(Said(role, whole(content)))
 
     def say(self, piece: str) -> None:
         """Append a piece to the brain's reply."""
@@ -64,11 +92,11 @@ class Memory:
         if isinstance(last, Said) and last.role == "assistant":
             last.content += piece
         else:
-            self.add("assistant", piece)
+            self.entries.append(Said("assistant", piece))
 
-    def use(self, calls: Sequence[ToolCall]) -> Used:
+    def use(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> Used:
         """Take note that the brain uses tools, and return where their results go."""
-        used = Used(calls)
+        used = Used(calls, carried)
         self.entries.append(used)
         return used
 
@@ -98,6 +126,11 @@ class Memory:
         while start and not _is_others(self.entries[start - 1]):
             start -= 1
         return self.entries[start:]
+
+
+def _valid(call: ToolCall) -> ToolCall:
+    arguments = call.arguments if isinstance(call.arguments, dict) else {"arguments": call.arguments}
+    return ToolCall(_NOT_IN_NAMES.sub("_", call.name)[:_LONGEST_NAME] or "unknown", arguments, call.call_id)
 
 
 def _is_others(entry: Entry) -> bool:

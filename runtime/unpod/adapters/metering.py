@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 _price_list: ModuleType | None = None
@@ -32,18 +33,21 @@ class Price(Struct, frozen=True, kw_only=True):
 
     def of(self, usage: Usage) -> float:
         """Return what the tokens of one call cost."""
-        plain = max(0, usage.tokens_in - usage.cached - usage.cache_write)
+        plain = max(0, (usage.tokens_in or 0) - usage.cached - usage.cache_write)
         cached = self.input if self.cached is None else self.cached
         written = self.input if self.cache_write is None else self.cache_write
         tokens_in = plain * self.input + usage.cached * cached + usage.cache_write * written
-        return (tokens_in + usage.tokens_out * self.output) / _PER
+        return (tokens_in + (usage.tokens_out or 0) * self.output) / _PER
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens of one call; `tokens_in` includes `cached` and `cache_write`. `cost` where the provider itself says it."""
+    """Tokens of one call; `tokens_in` includes `cached` and `cache_write`. `cost` where the provider itself says it.
 
-    tokens_in: int = 0
-    tokens_out: int = 0
+    None is what the provider has not counted, or not to the end.
+    """
+
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
     cached: int = 0
     cache_write: int = 0
     cost: float | None = None
@@ -74,9 +78,12 @@ class Meter:
 
     def fields(self) -> dict[str, object]:
         """Return the figures, times up to now."""
-        usage = self.usage or Usage(
-            tokens_in=math.ceil(self._prompt_chars / _CHARS_PER_TOKEN),
-            tokens_out=math.ceil(self._chars / _CHARS_PER_TOKEN),
+        counted = self.usage or Usage(tokens_in=None, tokens_out=None)
+        estimated = counted.tokens_in is None or counted.tokens_out is None
+        usage = msgspec.structs.replace(
+            counted,
+            tokens_in=_or_estimate(counted.tokens_in, self._prompt_chars),
+            tokens_out=_or_estimate(counted.tokens_out, self._chars),
         )
         return {
             "provider": self._provider,
@@ -88,7 +95,7 @@ class Meter:
             "tokens_out": usage.tokens_out,
             "cached": usage.cached,
             "cache_write": usage.cache_write,
-            "estimated": self.usage is None,
+            "estimated": estimated,
             "cost": self._cost(usage),
         }
 
@@ -98,13 +105,17 @@ class Meter:
         return self._price.of(usage) if self._price is not None else listed(self._provider, self.model, usage)
 
 
+def _or_estimate(counted: int | None, chars: int) -> int:
+    return math.ceil(chars / _CHARS_PER_TOKEN) if counted is None else counted
+
+
 def listed(provider: str, model: str, usage: Usage) -> float | None:
     """Return what a call costs by the price list, None where that is missing or does not know the model."""
     if _price_list is None:
         return None
     counted = _price_list.Usage(
-        input_tokens=usage.tokens_in,
-        output_tokens=usage.tokens_out,
+        input_tokens=usage.tokens_in or 0,
+        output_tokens=usage.tokens_out or 0,
         cache_read_tokens=usage.cached,
         cache_write_tokens=usage.cache_write,
     )

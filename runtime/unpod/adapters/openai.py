@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from unpod.adapters.chat import GO_ON, HEARD_UNKNOWN, ChatAdapter, Prompt
+from unpod.adapters.chat_stream import CallParts, Carried, field_of, tokens
 from unpod.adapters.memory import Entry, Said, Used
 from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall
-from unpod.adapters.tools import Tools, ToolSet, called, text_of
-from unpod.adapters.vendors import transport_error
+from unpod.adapters.tools import Tools, ToolSet, text_of
+from unpod.adapters.vendors import disconnected, filtered, transport_error, unfinished
 from unpod.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -58,15 +60,15 @@ class OpenAIAdapter(ChatAdapter):
         self._options = dict(options or {})
         self._client = client or shared_client(api_key, base_url, timeout_s)
 
-    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall, None]:
+    async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
         import openai  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
 
-        calls = _Calls()
+        reader = _Reader(meter, frozenset(tool.name for tool in self.tools))
         try:
             stream = await self._client.chat.completions.create(**self._request(prompt))
             async with stream:
                 async for chunk in stream:
-                    piece = _seen(chunk, meter, calls)
+                    piece = reader.see(chunk)
                     if piece:
                         yield piece
         except openai.OpenAIError as error:
@@ -77,8 +79,11 @@ class OpenAIAdapter(ChatAdapter):
             if (lost := transport_error(error, self._provider)) is None:
                 raise
             raise lost from None
-        for call in calls:
+        if meter.answered:
+            reader.check(self._provider)
+        for call in reader.calls:
             yield call
+        yield reader.carried
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         fixed = {"model": self.model, "messages": _messages(prompt), "stream": True}
@@ -86,44 +91,75 @@ class OpenAIAdapter(ChatAdapter):
         return {"stream_options": {"include_usage": True}} | self._options | offered | fixed
 
 
-class _Calls:
-    """The tool calls of a reply, which come in pieces."""
+class _Reader:
+    """One reply's chunks; `tools` are the names of the tools there are."""
 
-    def __init__(self) -> None:
-        self._parts: dict[int, list[str]] = {}
+    def __init__(self, meter: Meter, tools: frozenset[str]) -> None:
+        self.calls = CallParts(tools)
+        self._meter = meter
+        self._finished = ""
+        self._spoke = False
+        self._thought = ""
 
-    def add(self, index: int, call_id: str | None, name: str | None, arguments: str | None) -> None:
-        part = self._parts.setdefault(index, ["", "", ""])
-        part[0] = call_id or part[0]
-        part[1] += name or ""
-        part[2] += arguments or ""
+    @property
+    def carried(self) -> Carried:
+        """What goes back with the tool calls: DeepSeek's reasoning, Gemini's signatures."""
+        return Carried(self._thought, self.calls.carried)
 
-    def __iter__(self) -> Iterator[ToolCall]:
-        for index, (call_id, name, arguments) in sorted(self._parts.items()):
-            yield called(name, arguments, call_id or f"call_{index}_{uuid4().hex[:8]}")  # some servers give none
+    def see(self, chunk: ChatCompletionChunk) -> str:
+        """Take note of a chunk, and return the text in it."""
+        self._meter.model = field_of(chunk, "model") or self._meter.model
+        self._meter.usage = _usage(field_of(chunk, "usage")) or self._meter.usage
+        choices = field_of(chunk, "choices")
+        choice = choices[0] if choices else None
+        self._finished = field_of(choice, "finish_reason") or self._finished
+        delta = field_of(choice, "delta")
+        for part in field_of(delta, "tool_calls") or ():
+            function = field_of(part, "function")
+            name, arguments = field_of(function, "name"), field_of(function, "arguments")
+            self.calls.add(
+                field_of(part, "index"), field_of(part, "id"), name, arguments, field_of(part, "extra_content")
+            )
+            self._meter.see(name or str(arguments or ""))
+        self._thought += field_of(delta, "reasoning_content") or ""
+        piece = _text(field_of(delta, "content")) or field_of(delta, "refusal") or ""
+        self._meter.see(piece)
+        self._spoke = self._spoke or bool(piece)
+        return piece
+
+    def check(self, provider: str) -> None:
+        """Raise what has kept the reply from being whole.
+
+        Raises:
+            AdapterError: it was filtered, it broke off, or it was stopped before anything was said.
+        """
+        if self._finished == "content_filter":
+            raise filtered(provider)
+        if not self._finished:
+            raise disconnected(provider)
+        if self._finished == "length" and not self._spoke and not list(self.calls):
+            raise unfinished(provider, self._finished)
 
 
-def _seen(chunk: ChatCompletionChunk, meter: Meter, calls: _Calls) -> str:
-    """Take note of a chunk, and return the text in it."""
-    meter.model = chunk.model or meter.model
-    if chunk.usage is not None:
-        details = chunk.usage.prompt_tokens_details
-        cost = getattr(chunk.usage, "cost", None)  # some gateways say it
-        meter.usage = Usage(
-            tokens_in=chunk.usage.prompt_tokens or 0,
-            tokens_out=chunk.usage.completion_tokens or 0,
-            cached=(details.cached_tokens or 0) if details is not None else 0,
-            cost=float(cost) if isinstance(cost, int | float) else None,
-        )
-    delta = chunk.choices[0].delta if chunk.choices else None
-    for part in (delta.tool_calls or ()) if delta is not None else ():
-        function = part.function
-        name, arguments = (function.name, function.arguments) if function is not None else (None, None)
-        calls.add(part.index, part.id, name, arguments)
-        meter.see(name or arguments or "")
-    piece = (delta.content or delta.refusal or "") if delta is not None else ""
-    meter.see(piece)
-    return piece
+def _text(content: object) -> str:
+    """Return the text of a delta's content, which some models give in parts; thinking is none."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (field_of(part, "text") for part in parts if field_of(part, "type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _usage(counted: object) -> Usage | None:
+    if counted is None:
+        return None
+    cost = field_of(counted, "cost")  # some gateways say it
+    return Usage(
+        tokens_in=tokens(counted, "prompt_tokens"),
+        tokens_out=tokens(counted, "completion_tokens"),
+        cached=tokens(field_of(counted, "prompt_tokens_details"), "cached_tokens") or 0,
+        cost=float(cost) if isinstance(cost, int | float) and math.isfinite(cost) else None,
+    )
 
 
 def _offered(tools: ToolSet, prompt: Prompt) -> dict[str, Any]:
@@ -150,22 +186,25 @@ def _turns(conversation: Sequence[Entry]) -> list[dict[str, Any]]:
         if isinstance(entry, Said):
             messages.append({"role": entry.role, "content": entry.content})
             continue
-        if isinstance(before, Said) and before.role == "assistant":
-            messages[-1] |= {"tool_calls": _asked_for(entry)}
-        else:
-            messages.append({"role": "assistant", "content": None, "tool_calls": _asked_for(entry)})
+        if not isinstance(before, Said) or before.role != "assistant":
+            messages.append({"role": "assistant", "content": None})
+        messages[-1] |= {"tool_calls": _asked_for(entry)}
+        if entry.carried is not None and entry.carried.message:
+            messages[-1] |= {"reasoning_content": entry.carried.message}
         messages += _returned(entry)
     return messages
 
 
 def _asked_for(used: Used) -> list[dict[str, Any]]:
+    carried = () if used.carried is None else used.carried.calls
     return [
         {
             "id": call.call_id,
             "type": "function",
             "function": {"name": call.name, "arguments": text_of(call.arguments)},
+            **({"extra_content": extra} if extra else {}),
         }
-        for call in used.calls
+        for call, extra in zip_longest(used.calls, carried)
     ]
 
 

@@ -38,7 +38,7 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
 
 
 def adapter_error(error: openai.OpenAIError, provider: str) -> AdapterError:
-    """Return what a provider's error means; `code`: rate_limited, auth, timeout, connection or provider_error."""
+    """Return what a provider's error means; `code`: rate_limited, overloaded, auth, timeout, … (`vendors`)."""
     import openai  # noqa: PLC0415 - see above
 
     if isinstance(error, openai.APITimeoutError):
@@ -48,5 +48,5 @@ def adapter_error(error: openai.OpenAIError, provider: str) -> AdapterError:
     if isinstance(error, openai.APIStatusError):
         return http_error(provider, error.status_code, error.code or error.type)
     if isinstance(error, openai.APIError):
-        return broken_off(provider, error.code or error.type)
+        return broken_off(provider, error.code, error.type)
     return AdapterError(f"{provider}: {type(error).__name__}", code="provider_error")

@@ -22,6 +22,7 @@ from unpod.errors import ConfigurationError, LogError, StepFailed
 
 TIMEOUT_S: Final = 15.0
 _GIVEN: Final = ("context", "idempotency_key")
+_SHOWN_CHARS: Final = 200
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -97,7 +98,7 @@ class Tool:
             ValueError: they do not fit.
             Exception: whatever the function raises.
         """
-        fitting = msgspec.convert(arguments or {}, self._arguments, strict=False)
+        fitting = msgspec.convert(arguments, self._arguments, strict=False)
         named = {name: getattr(fitting, name) for name in fitting.__struct_fields__}
         given = {"context": dict(context), "idempotency_key": idempotency_key}
         named.update((name, given[name]) for name in self._given)
@@ -142,8 +143,11 @@ class ToolSet:
         tool = self._tools.get(call.name)
         if tool is None:
             return _error(call, f"there is no tool {call.name!r}; there are: {', '.join(self._tools) or 'none'}")
+        arguments = {} if call.arguments is None else call.arguments
+        if not isinstance(arguments, Mapping):
+            return _error(call, f"nothing was done: the arguments must be one JSON object, not {_shown(arguments)}")
         try:
-            return ToolResult(call.name, await _journaled(tool, call.arguments), call.call_id)
+            return ToolResult(call.name, await _journaled(tool, arguments), call.call_id)
         except LogError:
             raise
         except StepFailed as failed:
@@ -169,6 +173,11 @@ async def _journaled(tool: AnyTool, arguments: object) -> object:
     if scope is None:
         return await attempt()
     return await scope.step(f"tool:{tool.name}", attempt)
+
+
+def _shown(arguments: object) -> str:
+    text = text_of(arguments)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def _error(call: ToolCall, text: str) -> ToolResult:
@@ -227,12 +236,15 @@ def _schema(name: str, arguments: type[msgspec.Struct]) -> Schema:
 
 
 def called(name: str, arguments: str, call_id: str) -> ToolCall:
-    """Return a model's call whose arguments came as JSON text; what is no JSON stays text, and the tool will say so."""
+    """Return a model's call whose arguments came as JSON text; no text and null mean none.
+
+    What is no JSON stays text, so that nothing runs and the model is told.
+    """
     try:
         found: object = msgspec.json.decode(arguments) if arguments.strip() else {}
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         found = arguments
-    return ToolCall(name, found, call_id)
+    return ToolCall(name, {} if found is None else found, call_id)
 
 
 def text_of(result: object) -> str:

@@ -8,9 +8,13 @@ from typing import Final
 from unpod.errors import AdapterError, ConfigurationError
 
 _CODE: Final = re.compile(r"[a-z0-9_.-]{1,64}", re.IGNORECASE)
-_AUTH: Final = (401, 403)
-_RATE_LIMITED: Final = 429
-_TIMEOUTS: Final = (408, 504)
+_MEANINGS: Final[dict[object, str]] = {
+    **dict.fromkeys((401, 403, "authentication_error", "permission_error", "invalid_api_key"), "auth"),
+    **dict.fromkeys((429, "rate_limit_error", "rate_limit_exceeded", "too_many_requests"), "rate_limited"),
+    **dict.fromkeys((503, 529, "overloaded_error", "overloaded", "server_overloaded"), "overloaded"),
+    **dict.fromkeys((408, 504, "timeout_error", "timeout"), "timeout"),
+    **dict.fromkeys(("content_filter", "content_policy_violation"), "content_filter"),
+}
 _TRANSPORTS: Final = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
 
 
@@ -20,16 +24,27 @@ def missing(adapter: str, package: str, extra: str) -> ConfigurationError:
 
 
 def http_error(provider: str, status: int, detail: object = None) -> AdapterError:
-    """Return what a provider's refusal means; `code`: rate_limited, auth, timeout or provider_error.
+    """Return what a provider's refusal means; `code`: rate_limited, overloaded, auth, timeout or provider_error.
 
     Its message is left out: it may quote the key or the prompt. `detail` is its error code, kept if it looks like one.
     """
-    return AdapterError(f"{provider} answered HTTP {status}{_shown(detail)}", code=_meaning(status))
+    return AdapterError(f"{provider} answered HTTP {status}{_shown(detail)}", code=_meaning(status, detail))
 
 
-def broken_off(provider: str, detail: object = None) -> AdapterError:
-    """Return the error of a provider that says in mid-reply that it cannot go on."""
-    return AdapterError(f"{provider} broke the reply off{_shown(detail)}", code="provider_error")
+def broken_off(provider: str, *details: object) -> AdapterError:
+    """Return the error of a provider that says in mid-reply that it cannot go on; `details` are its own error codes."""
+    shown = next((text for detail in details if (text := _shown(detail))), "")
+    return AdapterError(f"{provider} broke the reply off{shown}", code=_meaning(*details))
+
+
+def filtered(provider: str) -> AdapterError:
+    """Return the error of a provider whose filter has kept a reply back, or cut it off."""
+    return AdapterError(f"{provider} has kept the reply back: its content filter", code="content_filter")
+
+
+def unfinished(provider: str, reason: str) -> AdapterError:
+    """Return the error of a model that was stopped before it said anything, as by its limit of tokens."""
+    return AdapterError(f"{provider} stopped before anything was said{_shown(reason)}", code="provider_error")
 
 
 def timed_out(provider: str) -> AdapterError:
@@ -55,13 +70,12 @@ def transport_error(error: Exception, provider: str) -> AdapterError | None:
     return disconnected(provider)
 
 
-def _meaning(status: int) -> str:
-    if status in _AUTH:
-        return "auth"
-    if status == _RATE_LIMITED:
-        return "rate_limited"
-    return "timeout" if status in _TIMEOUTS else "provider_error"
+def _meaning(*details: object) -> str:
+    found = (_MEANINGS.get(detail) for detail in details if isinstance(detail, int | str))
+    return next((meaning for meaning in found if meaning), "provider_error")
 
 
 def _shown(detail: object) -> str:
+    if isinstance(detail, int) and not isinstance(detail, bool):
+        return f" ({detail})"
     return f" ({detail})" if isinstance(detail, str) and _CODE.fullmatch(detail) else ""

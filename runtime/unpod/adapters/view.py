@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from unpod.adapters.characters import Characters
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, llm_call, storable
 from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
 from unpod.adapters.wrapping import wrapped
@@ -66,6 +67,7 @@ class AdapterView:
         """
         source = await self._start(text, {"context": dict(context), "language": language}, said)
         iterator = aiter(source)
+        characters = Characters()
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task else 0
         try:
@@ -73,10 +75,14 @@ class AdapterView:
                 if task and task.cancelling() > cancelled_before:
                     break
                 piece = self._piece(raw)
+                if isinstance(piece, str):
+                    piece = characters.take(piece)
                 if piece != "":
                     yield piece
             if task and task.cancelling() > cancelled_before:
                 raise asyncio.CancelledError  # the adapter has swallowed it, and would have talked on
+            if rest := characters.end():
+                yield rest
         finally:
             await self._close(iterator)
             if iterator is not source:
@@ -163,7 +169,7 @@ class AdapterView:
         if text is None:
             return ""  # a chunk that carries something else than text
         if isinstance(text, str):
-            return str(text) if text.isascii() else text.encode("utf-8", "replace").decode()
+            return str(text)
         raise AdapterError(
             f"{self.name}.stream() yielded {_a(raw)}; a piece is str, ToolCall, ToolResult, LLMCall or has a `.text`",
             code="bad_piece",

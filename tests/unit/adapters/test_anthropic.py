@@ -132,7 +132,7 @@ async def test_a_conversation_that_the_brain_began() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(429, "rate_limited"), (401, "auth"), (529, "provider_error"), (504, "timeout")]
+    ("status", "code"), [(429, "rate_limited"), (401, "auth"), (529, "overloaded"), (504, "timeout")]
 )
 async def test_a_refusal(status: int, code: str) -> None:
     async with brain(Answer((), "fail")) as (vendor, adapter):
@@ -159,7 +159,7 @@ class BreaksOff(AnthropicWire):
 @pytest.mark.parametrize(
     ("says_so", "code", "text"),
     [
-        (True, "provider_error", "anthropic broke the reply off (overloaded_error)"),
+        (True, "overloaded", "anthropic broke the reply off (overloaded_error)"),
         (False, "connection", "the connection to anthropic failed or was lost"),
     ],
 )

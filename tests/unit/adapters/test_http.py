@@ -80,7 +80,7 @@ async def test_text_in_chunks_and_json() -> None:
 
 @pytest.mark.parametrize(
     ("status", "tries", "code"),
-    [(503, 3, "provider_error"), (429, 3, "rate_limited"), (400, 1, "provider_error"), (401, 1, "auth")],
+    [(503, 3, "overloaded"), (429, 3, "rate_limited"), (400, 1, "provider_error"), (401, 1, "auth")],
 )
 async def test_a_refusal_is_tried_again_where_that_may_help(status: int, tries: int, code: str) -> None:
     async with brain(*[Answer((), "fail")] * tries) as (vendor, adapter):
@@ -125,15 +125,15 @@ async def test_a_server_that_hangs_up_at_once_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "text"),
+    ("kind", "body", "code", "text"),
     [
-        ("text/event-stream", b'event: error\ndata: {"code": "overloaded"}\n\n', "broke the reply off (overloaded)"),
-        ("text/event-stream", b"event: tool_call\ndata: {}\n\n", "sent a tool_call that is none"),
-        ("application/json", b'{"answer": 1}', 'JSON that is no object with a "text"'),
-        ("application/json", b"<html>", 'JSON that is no object with a "text"'),
+        ("text/event-stream", b'event: error\ndata: {"code": "overloaded"}\n\n', "overloaded", "off (overloaded)"),
+        ("text/event-stream", b"event: tool_call\ndata: {}\n\n", "provider_error", "sent a tool_call that is none"),
+        ("application/json", b'{"answer": 1}', "provider_error", 'JSON that is no object with a "text"'),
+        ("application/json", b"<html>", "provider_error", 'JSON that is no object with a "text"'),
     ],
 )
-async def test_what_is_no_answer(kind: str, body: bytes, text: str) -> None:
+async def test_what_is_no_answer(kind: str, body: bytes, code: str, text: str) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type=kind)
 
@@ -146,7 +146,7 @@ async def test_what_is_no_answer(kind: str, body: bytes, text: str) -> None:
         adapter = HTTPAdapter(f"http://127.0.0.1:{runner.addresses[0][1]}/")
         with pytest.raises(AdapterError) as caught:
             await adapter.turn("hello")
-        assert (caught.value.code, text in str(caught.value)) == ("provider_error", True)
+        assert (caught.value.code, text in str(caught.value)) == (code, True)
     finally:
         await close_clients()
         await runner.cleanup()

@@ -182,7 +182,7 @@ async def test_it_takes_up_a_conversation(server: ChatServer) -> None:
         (401, "auth", "openai answered HTTP 401 (insufficient_quota)"),
         (403, "auth", "openai answered HTTP 403 (insufficient_quota)"),
         (400, "provider_error", "openai answered HTTP 400 (insufficient_quota)"),
-        (503, "provider_error", "openai answered HTTP 503 (insufficient_quota)"),
+        (503, "overloaded", "openai answered HTTP 503 (insufficient_quota)"),
         (504, "timeout", "openai answered HTTP 504 (insufficient_quota)"),
     ],
 )
@@ -230,7 +230,7 @@ async def test_the_provider_reports_an_error_in_mid_stream(server: ChatServer) -
     server.error_after = 1
     with pytest.raises(AdapterError) as caught:
         await adapter_for(server).turn("hello")
-    assert (caught.value.code, str(caught.value)) == ("provider_error", "openai broke the reply off (overloaded)")
+    assert (caught.value.code, str(caught.value)) == ("overloaded", "openai broke the reply off (overloaded)")
 
 
 @pytest.mark.parametrize(
