@@ -12,6 +12,7 @@ from unpod.adapters.memory import Memory
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece
 from unpod.adapters.view import AdapterView, check_adapter
 from unpod.errors import AdapterError, ConfigurationError
+from unpod.user_code import is_theirs
 
 logger = logging.getLogger("unpod.adapters")
 
@@ -89,7 +90,9 @@ class FallbackAdapter:
             async with aclosing(brain.view.open(text, context=context, language=language, said=said)) as pieces:
                 try:
                     first = await self._begun(pieces, None if number == len(ranked) else self._first_token_s)
-                except Exception as error:
+                except BaseException as error:
+                    if not is_theirs(error):
+                        raise
                     brain.failed()
                     if number == len(ranked):
                         raise

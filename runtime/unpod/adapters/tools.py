@@ -8,6 +8,8 @@ because its process died inside it. Whatever goes wrong in a tool is told to the
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import re
 import typing
@@ -19,8 +21,11 @@ import msgspec
 from unpod.adapters.call_scope import call_scope
 from unpod.adapters.pieces import ToolCall, ToolResult, plain
 from unpod.errors import ConfigurationError, LogError, StepFailed
+from unpod.user_code import DaemonThreads, TimedOut, bounded, is_theirs
 
 TIMEOUT_S: Final = 15.0
+THREADS: Final = 256
+"""How many sync tools of a process run at once, those counted that hang."""
 _GIVEN: Final = ("context", "idempotency_key")
 _SHOWN_CHARS: Final = 200
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -28,6 +33,8 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 Schema: TypeAlias = dict[str, Any]
+
+_threads: Final = DaemonThreads(THREADS, "unpod-tool")
 
 
 class AnyTool(Protocol):
@@ -104,7 +111,8 @@ class Tool:
         named.update((name, given[name]) for name in self._given)
         if inspect.iscoroutinefunction(self._function):
             return await self._function(**named)
-        result = await asyncio.to_thread(self._function, **named)
+        call = functools.partial(contextvars.copy_context().run, self._function, **named)
+        result = await asyncio.get_running_loop().run_in_executor(_threads, call)
         return await result if inspect.isawaitable(result) else result
 
 
@@ -152,7 +160,9 @@ class ToolSet:
             raise
         except StepFailed as failed:
             return _error(call, f"{failed.error_type}: {failed.error}")
-        except Exception as error:  # noqa: BLE001 - a tool may raise anything; the model is told
+        except BaseException as error:  # a tool may raise anything; the model is told
+            if not is_theirs(error):
+                raise
             return _error(call, f"{type(error).__name__}: {error}")
 
 
@@ -161,13 +171,10 @@ async def _journaled(tool: AnyTool, arguments: object) -> object:
     context: Mapping[str, object] = {} if scope is None else scope.context
 
     async def attempt(idempotency_key: str = "") -> object:
-        limit = asyncio.timeout(tool.timeout_s)
+        work = tool.run(arguments, context=context, idempotency_key=idempotency_key)
         try:
-            async with limit:
-                return plain(await tool.run(arguments, context=context, idempotency_key=idempotency_key))
-        except TimeoutError:
-            if not limit.expired():
-                raise
+            return plain(await bounded(work, tool.timeout_s, f"the tool {tool.name}"))
+        except TimedOut:
             raise TimeoutError(f"it took longer than {tool.timeout_s:g} s; whether it was done is not known") from None
 
     if scope is None:

@@ -21,6 +21,7 @@ from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolRes
 from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
 from unpod.adapters.wrapping import wrapped
 from unpod.errors import AdapterError
+from unpod.user_code import is_theirs
 
 logger = logging.getLogger("unpod.adapters")
 
@@ -159,7 +160,9 @@ class AdapterView:
             answer: object = close()
             if inspect.isawaitable(answer):
                 await answer
-        except Exception as error:  # noqa: BLE001 - what ended the reply is what counts, and it is on its way already
+        except BaseException as error:  # what ended the reply is what counts, and it is on its way already
+            if not is_theirs(error):
+                raise
             logger.warning("%s: closing its stream failed: %s", self.name, type(error).__name__)
 
     def _piece(self, raw: object) -> Piece:

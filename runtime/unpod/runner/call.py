@@ -25,6 +25,7 @@ from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
+from unpod.user_code import is_theirs
 
 logger = logging.getLogger("unpod.runner")
 
@@ -273,7 +274,9 @@ class Call:
         """Return what the entrypoint raises; `sys.exit()` in it ends the call, not the process with all other calls."""
         try:
             await self._services.entrypoint(context)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_theirs(error):
+                raise
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",
                 context.session_id,

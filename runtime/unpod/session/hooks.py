@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from unpod.errors import UnknownEvent
 from unpod.session.scope import Scope, entered
+from unpod.user_code import is_theirs
 
 logger = logging.getLogger("unpod.session")
 
@@ -116,7 +117,9 @@ class Hooks:
                     result = function(*args, **kwargs)
                     if inspect.isawaitable(result):
                         await result
-                except (Exception, SystemExit) as error:  # noqa: BLE001 - a hook may raise anything, and the call goes on
+                except BaseException as error:
+                    if not is_theirs(error):
+                        raise
                     report(event, name, error)
                 finally:
                     scope.loose = True

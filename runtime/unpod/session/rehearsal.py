@@ -8,7 +8,6 @@ twice. What was left out of something settled is recorded as well.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from unpod.core.resume import Present, Trace, cut_reply, resume, spoken_of
 from unpod.core.state import Exchange, SessionState, evolve
 from unpod.core.timers import restarted
 from unpod.session.scope import Scope
+from unpod.user_code import bounded, is_theirs
 
 if TYPE_CHECKING:
     from unpod.adapters.pieces import ChatMessage
@@ -258,16 +258,21 @@ async def _restore(view: AdapterView, history: list[Exchange], notes: Sequence[s
     messages = _messages(history)
     if not messages and not notes:
         return
+
+    async def tell() -> None:
+        if messages and view.has_restore:
+            await view.restore(messages)
+        elif messages:
+            lines = [f"{message['role']}: {message['content']}" for message in messages]
+            await view.assist("The conversation so far:\n" + "\n".join(lines))
+        for note in notes:
+            await view.assist(note)
+
     try:
-        async with asyncio.timeout(RESTORE_S):
-            if messages and view.has_restore:
-                await view.restore(messages)
-            elif messages:
-                lines = [f"{message['role']}: {message['content']}" for message in messages]
-                await view.assist("The conversation so far:\n" + "\n".join(lines))
-            for note in notes:
-                await view.assist(note)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code
+        await bounded(tell(), RESTORE_S, "unpod-brain-restore")
+    except BaseException as error:
+        if not is_theirs(error):
+            raise
         logger.error("the brain could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
 
 

@@ -16,6 +16,7 @@ from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
 from unpod.session.scope import Scope, current, entered
 from unpod.session.whose import belongs
+from unpod.user_code import is_theirs
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
@@ -71,7 +72,9 @@ class Steps:
         with entered(scope):
             try:
                 return await work
-            except Exception as error:
+            except BaseException as error:
+                if not is_theirs(error):
+                    raise
                 driver = self._driver
                 logger.error(  # noqa: TRY400 - what was said while the recording is paused stays out of the log
                     "session %s: task %s raised %s",
@@ -82,6 +85,8 @@ class Steps:
                 )
                 if driver.ending.lost is None:
                     driver.record(HookFailed(hook="task", function=name, error=describe(error)), scope.cause)
+                if isinstance(error, SystemExit):  # out of a task it would end the event loop, with all other calls
+                    raise RuntimeError(describe(error)) from error  # noqa: TRY004 - as above
                 raise
 
 
@@ -92,7 +97,9 @@ async def _attempt(
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is recorded, and raised again as StepFailed
+    except BaseException as error:  # it is recorded, and raised again as StepFailed
+        if not is_theirs(error):
+            raise
         return StepCompleted(step=identifier, name=name, error_type=type(error).__name__, error=str(error)[:500])
     try:
         value: object = msgspec.json.decode(msgspec.json.encode(result))

@@ -23,6 +23,7 @@ from unpod.session.joining import Joining
 from unpod.session.scope import Scope, entered
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
+from unpod.user_code import bounded, is_theirs
 
 logger = logging.getLogger("unpod.session")
 
@@ -136,9 +137,10 @@ class TurnStream:
 
     async def _guarded(self, what: str, work: Coroutine[object, object, None]) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await work
-        except Exception as error:
+            await bounded(work, CLOSE_TIMEOUT_S, f"unpod-brain-{what}")
+        except BaseException as error:
+            if not is_theirs(error):
+                raise
             logger.error("the brain's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
 
     async def _run(
@@ -157,7 +159,9 @@ class TurnStream:
                 await self._hand_on(stream, question)
                 complete = view.is_complete()
             self._flush(question)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the brain's own code; the call goes on
+        except BaseException as error:
+            if not is_theirs(error):
+                raise
             self._flush(question)
             if not self._stale(question):
                 code = error.code if isinstance(error, AdapterError) else "adapter_error"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
-from weakref import WeakKeyDictionary
+from typing import Any
 
-_sessions: Final[WeakKeyDictionary[asyncio.Task[object], str]] = WeakKeyDictionary()
+from unpod.user_code import owners
 
 
-def belongs(task: asyncio.Task[object], session_id: str) -> None:
+def belongs(task: asyncio.Task[Any], session_id: str) -> None:
     """Take note that a task runs code of a session."""
-    _sessions[task] = session_id
+    owners[task] = session_id
 
 
 def session_at_work(loop: asyncio.AbstractEventLoop) -> str:
     """Return the session whose code an event loop is in at this moment, "" where that is not known."""
     task = asyncio.current_task(loop)
-    return "" if task is None else _sessions.get(task, "")
+    return "" if task is None else owners.get(task, "")

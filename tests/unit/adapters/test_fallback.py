@@ -23,8 +23,10 @@ from unpod.errors import AdapterError, ConfigurationError
 class Played:
     """A brain that yields its pieces, then fails or hangs; it keeps what it was told."""
 
-    def __init__(self, *pieces: Piece, fails: bool = False, hangs: bool = False) -> None:
-        self.pieces, self.fails, self.hangs = pieces, fails, hangs
+    def __init__(
+        self, *pieces: Piece, fails: bool = False, hangs: bool = False, raises: BaseException | None = None
+    ) -> None:
+        self.pieces, self.fails, self.hangs, self.raises = pieces, fails, hangs, raises
         self.asked: list[str] = []
         self.notes: list[str] = []
         self.restored: list[ChatMessage] = []
@@ -39,6 +41,8 @@ class Played:
                 yield piece
             if self.fails:
                 raise AdapterError("no", code="rate_limited")
+            if self.raises is not None:
+                raise self.raises
             if self.hangs:
                 await asyncio.Event().wait()
         finally:
@@ -55,6 +59,11 @@ class Played:
 
     def mark_interrupted(self, heard: str | None) -> None:
         self.heard.append(heard)
+
+
+async def test_the_next_answers_where_one_lets_a_cancellation_of_its_own_through() -> None:
+    view = check_adapter(FallbackAdapter([Played(raises=asyncio.CancelledError()), Played("second")]))
+    assert [piece async for piece in view.open("hi", context={}, language=None)] == ["second"]
 
 
 async def test_the_next_answers_where_one_fails_or_is_silent() -> None:

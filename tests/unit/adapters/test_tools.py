@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -116,3 +118,41 @@ def test_what_is_no_tool() -> None:
         ToolSet([lookup, lookup])
     with pytest.raises(ConfigurationError, match="no name that a model can call"):
         Tool(lambda: None)
+
+
+async def test_one_that_swallows_its_cancellation_is_told_to_the_model_at_once() -> None:
+    over = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    async with asyncio.timeout(5):
+        result = await called(Tool(stubborn, timeout_s=0.01))
+    assert isinstance(result, dict)
+    assert "TimeoutError: it took longer" in result["error"]
+    over.set()
+
+
+async def test_sync_ones_that_hang_hold_up_no_others_and_no_other_threads() -> None:
+    release = threading.Event()
+    try:
+        hanging = [called(Tool(lambda: release.wait(20), name=f"hang{n}", timeout_s=0.05)) for n in range(40)]
+        results = await asyncio.gather(*hanging)
+        assert all(isinstance(result, dict) and "took longer" in result["error"] for result in results)
+        assert await called(lookup, name="ada", limit=1) == ["ada-a-0"]
+        assert await asyncio.to_thread(lambda: 1) == 1
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("error", [StopIteration("all"), SystemExit("enough"), asyncio.CancelledError(), MemoryError()])
+async def test_whatever_a_sync_one_raises_is_told_to_the_model(error: BaseException) -> None:
+    def fails() -> None:
+        raise error
+
+    async with asyncio.timeout(5):
+        result = await called(Tool(fails, timeout_s=4.0))
+    assert isinstance(result, dict)
+    assert type(error).__name__ in result["error"]
