@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults docs image lint types imports check lock clean
+.PHONY: help setup demo test bench chaos faults docs image lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,11 @@ PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 ROUNDS ?= 1
 ROWS ?=
 SEED ?=
+
+# `make chaos SEED=7 MINUTES=5 NODES=3 ONLY=kill,stop`: for so long, on so many NATS nodes, these faults only.
+MINUTES ?= 1
+NODES ?= 1
+ONLY ?=
 
 # `make bench QUICK=1`.
 QUICK ?=
@@ -51,6 +56,9 @@ test: $(READY) ## run the tests
 
 bench: $(READY) ## measure it all beside a bare socket, 12 min; QUICK=1: two minutes, ARGS=--only=turns: a part
 	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
+
+chaos: $(READY) ## harm real processes and links by a seed while callers talk: SEED= MINUTES= NODES=1|3 ONLY=kill,stop-bridge
+	@$(BIN)/python -m tests.faults.chaos.run $(if $(SEED),--seed=$(SEED)) --minutes=$(MINUTES) --nodes=$(NODES) $(if $(ONLY),--only=$(ONLY)) $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))

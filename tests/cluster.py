@@ -25,13 +25,16 @@ server_name: {node}
 listen: "127.0.0.1:{port}"
 log_file: "{home}/log"
 jetstream {{ store_dir: "{home}/js", max_file_store: 1GB }}
-cluster {{ name: c, listen: "127.0.0.1:{route}", routes: [{routes}] }}
+cluster {{ name: c, listen: "127.0.0.1:{route}", routes: [{routes}]{hidden} }}
 accounts {{
   CALLS: {{ jetstream: enabled, users: [{{ user: unpod, password: calls }}] }}
   SYS: {{ users: [{{ user: system, password: system }}] }}
 }}
 system_account: SYS
 """
+
+_HIDDEN: Final = ', no_advertise: true, advertise: "127.0.0.1:1"'
+"""Nobody is told of a node's own ports, which no wire harms; whoever hears of port 1 finds nobody there."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -54,6 +57,15 @@ class Cluster:
         self._clients = dict(zip(NODES, ports[: len(NODES)], strict=True))
         self._routes = dict(zip(NODES, ports[len(NODES) :], strict=True))
         self._children: dict[str, ChildProcess] = {}
+        self._between: dict[tuple[str, str], int] = {}
+
+    def link(self, one: str, other: str, port: int) -> None:
+        """Let a node reach another by this port, from its next start on; for each pair, or for none."""
+        self._between[one, other] = port
+
+    def route_port(self, node: str) -> int:
+        """Return where a node listens for the others."""
+        return self._routes[node]
 
     @property
     def url(self) -> str:
@@ -79,10 +91,17 @@ class Cluster:
     async def _start(self, node: str) -> None:
         home = self._directory / node
         home.mkdir(parents=True, exist_ok=True)
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes.values())
+        others = [port for (one, _), port in self._between.items() if one == node] or self._routes.values()
         file = home / "nats.conf"
         file.write_text(
-            _CONFIG.format(node=node, port=self._clients[node], home=home, route=self._routes[node], routes=routes)
+            _CONFIG.format(
+                node=node,
+                port=self._clients[node],
+                home=home,
+                route=self._routes[node],
+                routes=", ".join(f'"nats://127.0.0.1:{port}"' for port in others),
+                hidden=_HIDDEN if self._between else "",
+            )
         )
         self._children[node] = await spawn_child([find_binary(), "-c", str(file)])
 
@@ -93,16 +112,20 @@ class Cluster:
             self._children[node].kill()
         await asyncio.gather(*(self._children[node].wait() for node in chosen))
 
+    def signal(self, node: str, number: int) -> None:
+        """Send a signal to a node."""
+        self._children[node].send_signal(number)
+
     @contextmanager
     def frozen(self, *nodes: str) -> Iterator[None]:
         """SIGSTOP these nodes for as long as the block lasts."""
         for node in nodes:
-            self._children[node].send_signal(signal.SIGSTOP)
+            self.signal(node, signal.SIGSTOP)
         try:
             yield
         finally:
             for node in nodes:
-                self._children[node].send_signal(signal.SIGCONT)
+                self.signal(node, signal.SIGCONT)
 
     async def terminate(self, node: str) -> None:
         """SIGTERM a node; return when it is gone."""

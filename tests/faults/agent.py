@@ -29,7 +29,7 @@ POURED, POURED_CHARS = 200, 60_000
 HUGE = 10 * 1024 * 1024
 LENGTH = int(os.environ.get("UNPOD_FAULTS_WORDS", str(WORDS)))
 PIECE_S = float(os.environ.get("UNPOD_FAULTS_PIECE_S", "0.01"))
-REPLY_TIMEOUT_S = 1.0
+REPLY_TIMEOUT_S = float(os.environ.get("UNPOD_FAULTS_REPLY_TIMEOUT_S", "1"))
 POLICY = cast("OnResume", os.environ.get("UNPOD_FAULTS_ON_RESUME", "continue"))
 VERSION = os.environ.get("UNPOD_FAULTS_VERSION", "1")
 
@@ -66,7 +66,8 @@ class Brain(ScriptedAdapter):
 
 
 def _answer(text: str) -> str:
-    return _asked(text).answer(LENGTH)
+    asked = _asked(text)
+    return asked.answer(WORDS if "brief" in asked.orders else LENGTH)
 
 
 def _asked(text: str) -> Question:

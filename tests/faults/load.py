@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -254,6 +254,10 @@ class Load:
     def talk(self, caller: Caller) -> None:
         """Let a caller talk."""
         self._talking.append(asyncio.create_task(caller.talk(lambda: self._rng.uniform(0.0, self._pause_s))))
+
+    def also(self, doing: Coroutine[object, object, None]) -> None:
+        """Do something beside the talk, which is waited for at its end."""
+        self._talking.append(asyncio.create_task(doing))
 
     # ------------------------------------------------------------------------------------------------------ waiting
 

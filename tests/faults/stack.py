@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
-from tests.cluster import Cluster, cluster, make_streams
+from tests.cluster import NODES, Cluster, make_streams
 from tests.faults.process import PATIENCE_S, Process, start, until
 from tests.faults.wire import Wire
 
@@ -40,15 +41,16 @@ KEY: Final = "sk_local"
 MIB: Final = 1024 * 1024
 ROOM: Final = 1_000
 _ADDRESS: Final = re.compile(r"(?<=@127\.0\.0\.1:)\d+")
+"""A port in the addresses of NATS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What a row runs on. `cluster`: three NATS nodes, each record on all of them.
 
-    `wired`: each process reaches NATS by a wire of its own, which can be cut. `module` is what runs as a bridge and
-    `agent_module` what runs as a runner; `max_mb` bounds the stream. The first runner or bridge dies at the failpoint
-    that is named for it, at a random one of the times in `failpoint_at`.
+    `wired`: each process reaches NATS by a wire of its own, which can be cut, and each node the others. `module` is
+    what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The first runner or
+    bridge dies at the failpoint that is named for it, at a random one of the times in `failpoint_at`.
     """
 
     runners: int = 2
@@ -85,6 +87,8 @@ class Stack:
         self.runners: list[Process] = []
         self.bridges: list[Process] = []
         self.wires: dict[str, Wire] = {}
+        self.routes: dict[str, list[Wire]] = {}
+        """Of each node, the wires between it and the others."""
         self.nats: Nats
         self.log: JetStreamLog
         self._exits = exits
@@ -168,15 +172,20 @@ class Stack:
     async def _start(self, kind: str, module: str, environment: Mapping[str, str]) -> Process:
         self._started += 1
         label = f"{kind}-{self._started}"
-        settings = {"UNPOD_NATS_URL": await self._nats_url(label), "UNPOD_LOG_LEVEL": "INFO"}
-        return await start(label, module, self.directory / f"{label}.log", {**settings, **environment})
+        wired = await self._wired(label)
+        settings = {"UNPOD_NATS_URL": self._place.url, "UNPOD_LOG_LEVEL": "INFO", **environment}
+        urls = {name: wired(value) for name, value in settings.items() if "_NATS_" in name}
+        return await start(label, module, self.directory / f"{label}.log", {**settings, **urls})
 
-    async def _nats_url(self, label: str) -> str:
+    async def _wired(self, label: str) -> Callable[[str], str]:
+        """Return what puts a process's own wire into addresses of NATS."""
         if not self.setup.wired:
-            return self._place.url
-        wire = await self._exits.enter_async_context(Wire(self.server.port))
+            return lambda url: url
+        ports = _ADDRESS.findall(self._place.url)
+        wire = await self._exits.enter_async_context(Wire(*map(int, ports)))
         self.wires[label] = wire
-        return _ADDRESS.sub(str(wire.port), self.server.url)
+        through = dict(zip(ports, map(str, wire.ports), strict=True))
+        return lambda url: _ADDRESS.sub(lambda port: through[port[0]], url)
 
     def wire_of(self, process: Process) -> Wire:
         """Return the wire between a process and NATS."""
@@ -251,14 +260,29 @@ def _failing(name: str, at: int, number: int) -> dict[str, str]:
     return {VARIABLE: f"{name}=kill@{at}"} if name and number == 0 else {}
 
 
+async def _wired_routes(exits: AsyncExitStack, nodes: Cluster) -> dict[str, list[Wire]]:
+    wires: dict[str, list[Wire]] = {node: [] for node in NODES}
+    for one, other in permutations(NODES, 2):
+        wire = await exits.enter_async_context(Wire(nodes.route_port(other)))
+        nodes.link(one, other, wire.port)
+        wires[one].append(wire)
+        wires[other].append(wire)
+    return wires
+
+
 @asynccontextmanager
 async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int = 1) -> AsyncIterator[Stack]:
     """Run a system for as long as the block lasts."""
     setup = Setup() if setup is None else setup
     async with AsyncExitStack() as exits:
         place: EmbeddedServer | Cluster
+        routes: dict[str, list[Wire]] = {}
         if setup.cluster:
-            place = await exits.enter_async_context(cluster(directory / "nats"))
+            nodes = place = Cluster(directory / "nats")
+            exits.push_async_callback(nodes.stop)
+            if setup.wired:
+                routes = await _wired_routes(exits, nodes)
+            await nodes.start()
         else:
             place = await exits.enter_async_context(EmbeddedServer(EmbeddedOptions(directory / "nats")))
         orchestrator = LocalOrchestrator(
@@ -266,6 +290,7 @@ async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int =
         )
         await exits.enter_async_context(orchestrator)
         made = Stack(setup, directory, place, orchestrator, exits)
+        made.routes = routes
         try:
             await made.open(failpoint_at)
             yield made

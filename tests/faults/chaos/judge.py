@@ -1,0 +1,294 @@
+"""What must hold of each call after the nemesis: the checks of the rows, and what `guarantees.md` excepts told apart.
+
+An exception has a rule of its own, which looks at what was done to whom and when, and a bound. All else is a finding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+from tests.faults import checks
+from tests.faults.chaos.nemesis import Deed
+from tests.faults.chaos.plan import BRIDGE, CALL, NATS, ROUTE, RUNNER
+from tests.faults.chaos.talk import PIECE_S, Talk, Told
+from tests.faults.checks import Allow, Findings, Observed
+from tests.faults.load import Caller, Turn
+from tests.faults.words import question, words_in
+
+from unpod.core import commands as cmd
+from unpod.core import events as ev
+from unpod.core.codec import Record
+from unpod_bridge.orchestrator import Frame
+
+RECEIPT_S: Final = 0.25
+"""What a bridge has written since its last receipt may be unsure: so much of the owner's speech."""
+SLACK_WORDS: Final = 5
+"""What was on its way beside that: a receipt that is not stored yet, pieces that were joined."""
+LOST_S: Final = 1.0
+"""How long before the loss of its socket a frame may have been sent that is lost with it, not counting the time in
+which nobody could have stored it."""
+CAUSE_S: Final = 15.0
+"""How long after a fault a socket may be dropped because of it: one that nobody answers on is given up after 9 s."""
+REASONS: Final = {"hang up": {"hangup"}, "agent": {"done"}, "operator": {"completed"}}
+TWO_DEATHS_S: Final = 20.0
+"""Within so long, two runners that die in a row may be blamed on what the call has just said."""
+
+
+@dataclass(slots=True)
+class Excepted:
+    """How often each exception was needed, and on which calls."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+    def note(self, what: str, count: int, where: str) -> None:
+        """Count one."""
+        self.counts[what] += count
+        self.lines.append(f"{where}: {what}")
+
+
+class Harmed(Observed):
+    """One call, and what was done to it."""
+
+    def __init__(self, caller: Caller, records: Sequence[Record], talk: Talk, deeds: Sequence[Deed]) -> None:
+        way = talk.ways.get(caller.number, "hang up")
+        super().__init__(caller, records, Allow(drops=True, reasons=frozenset(REASONS[way])))
+        self.talk = talk
+        self.deeds = deeds
+        self.excepted = Excepted()
+        self.origin = caller.call._worker.origin_s
+        self.clock_offset = time.time() - time.monotonic()
+        """What the log's time has over the event loop's."""
+
+    def holders(self, role: str) -> set[str]:
+        """Return who has held the call's line, or owned its session, at any time."""
+        if role == BRIDGE:
+            return {record.body.bridge for record in self.records if isinstance(record.body, ev.LineTaken)}
+        return {record.body.runner for record in self.records if isinstance(record.body, ev.OwnerAppointed)}
+
+    @cached_property
+    def about(self) -> list[Deed]:
+        """What was done to this call: to NATS, to its sockets, to its bridges and to its runners."""
+        mine = {*self.holders(BRIDGE), *self.holders(RUNNER), self.caller.session}
+        return [deed for deed in self.deeds if deed.fault.role in (NATS, ROUTE) or deed.whom in mine]
+
+    def harmed_s(self, begin: float, end: float, *roles: str) -> float:
+        """Return for how many seconds of a time these roles were harmed, or their links; overlaps count twice."""
+        return sum(deed.overlap(begin, end) for deed in self.about if deed.fault.role in roles)
+
+    def may_be_lost(self, frame: Frame) -> bool:
+        """Whether a frame was on a socket that was lost before anybody could store it."""
+        sent = self.origin + frame.t_s
+        for down in self.caller.downs:
+            if sent <= down + 0.05:
+                return down - sent - self.harmed_s(sent, down, NATS, ROUTE, BRIDGE) <= LOST_S
+        return False
+
+    def turn(self, text: str) -> Turn | None:
+        """Return the turn of a question."""
+        return next((turn for turn in self.caller.turns if turn.question.text == text), None)
+
+    @cached_property
+    def logged(self) -> list[Turn]:
+        """The questions that are in the log, in its order."""
+        texts = [record.body.text for record in self.of(ev.UserText) if isinstance(record.body, ev.UserText)]
+        return [turn for turn in map(self.turn, texts) if turn is not None]
+
+    @cached_property
+    def unsure_until(self) -> int:
+        """Up to which turn nobody knows how far replies came: a bridge and a runner were lost together."""
+        return max((body.unsure_until for body in self._bodies(ev.OwnerChanged)), default=0)
+
+    def _bodies(self, kind: type[ev.OwnerChanged]) -> list[ev.OwnerChanged]:
+        return [record.body for record in self.of(kind) if isinstance(record.body, kind)]
+
+
+def judge(harmed: Harmed) -> Findings:
+    """Check one call; what is excepted is counted in it."""
+    findings = Findings()
+    for into, made in ((findings.lost, LOST), (findings.repeated, REPEATED), (findings.wrong, WRONG)):
+        for check in made:
+            into += [f"{harmed.name}: {line}" for line in check(harmed)]
+    for frame in harmed.missing:
+        if harmed.may_be_lost(frame):
+            harmed.excepted.note(f"{frame.event} lost with its socket", 1, harmed.name)
+    return findings
+
+
+# --------------------------------------------------------------------------------------------------- every word of it
+
+
+def every_word_comes(seen: Harmed) -> Iterator[str]:
+    """Of each text in the log the whole answer has come, but for what was unsure when a socket was lost."""
+    for number, turn in enumerate(seen.logged, 1):
+        if "end" in turn.question.orders or (turn is seen.caller.turns[-1] and turn.done_at is None):
+            continue
+        whole = turn.length
+        if turn.question.name in seen.talk.interrupted:
+            whole = max(turn.words, default=0)
+        for first, last, begin, end in _gaps(turn, whole):
+            count = last - first + 1
+            drops = sum(begin - 0.1 <= down <= end for down in seen.caller.downs)
+            bound = drops * _unsure_words(seen.harmed_s(begin - 1.0, end, NATS, ROUTE, RUNNER))
+            if count <= bound:
+                seen.excepted.note("words unsure around a lost socket", count, f"{seen.name}, {turn.question.name}")
+            elif number <= seen.unsure_until and seen.harmed_s(begin - 1.0, end, RUNNER):
+                seen.excepted.note("words unsure where both were lost", count, f"{seen.name}, {turn.question.name}")
+            else:
+                yield f"the words {first} to {last} of {turn.question.name} ({turn.length}) never came"
+
+
+def _gaps(turn: Turn, whole: int) -> Iterator[tuple[int, int, float, float]]:
+    """Yield what is missing of an answer: its first and last word, and between which times it would have come."""
+    heard = [(0, turn.asked_at), *zip(turn.words, turn.heard_at, strict=True), (whole + 1, math.inf)]
+    for (word, at), (following, later) in pairwise(heard):
+        if following > word + 1:
+            yield word + 1, following - 1, at, min(later, turn.done_at or math.inf)
+
+
+def _unsure_words(troubled_s: float) -> int:
+    """Return how many words may be unsure: what the owner said in an interval; held up before, it came all at once."""
+    return math.ceil((RECEIPT_S + troubled_s) / PIECE_S) + SLACK_WORDS
+
+
+def the_fold_is_what_was_heard(seen: Harmed) -> Iterator[str]:
+    """No word is marked as heard that was not, and none that was heard is missing, but for those that are unsure."""
+    for record in seen.of(ev.TurnCompleted):
+        turn = record.body
+        assert isinstance(turn, ev.TurnCompleted)
+        asked = question(turn.user_text or "")
+        ours = None if asked is None else seen.turn(asked.text)
+        if ours is None or turn.withheld or turn.interrupted:
+            continue
+        logged = {word.word for word in words_in(turn.agent_text or "")}
+        heard = set(ours.words)
+        unsure = seen.unsure_until >= turn.turn_id
+        bound = 0
+        if seen.caller.downs:
+            until = ours.done_at or math.inf
+            drops = sum(ours.asked_at - 0.1 <= down <= until + 1.0 for down in seen.caller.downs)
+            bound = drops * _unsure_words(seen.harmed_s(ours.asked_at - 1.0, until, NATS, ROUTE, RUNNER))
+        if unsure or ours.question.name in seen.talk.interrupted:
+            bound = ours.length
+        for what, words in (("marked, and never heard", logged - heard), ("heard, and not marked", heard - logged)):
+            if len(words) > bound:
+                yield f"turn {turn.turn_id} ({ours.question.name}): words {checks._runs(sorted(words))} are {what}"
+
+
+# ------------------------------------------------------------------------------------------------------ what was said
+
+
+def every_order_is_carried_out(seen: Harmed) -> Iterator[str]:
+    """What a question's hook has to say is said, with the state that the questions before it have made."""
+    said = {str(frame.raw["text"]) for frame in seen.sent("agent.say")}
+    poisoned = bool(seen.of(ev.HookPoisoned))
+    for number, turn in enumerate(seen.logged, 1):
+        name, orders = turn.question.name, turn.question.orders
+        phrases = {"say": f"noted {name}", "count": f"counted {name} {number}", "step": f"charged {name} "}
+        for order, phrase in phrases.items():
+            if order not in orders or any(text.startswith(phrase) for text in said):
+                continue
+            if poisoned or _may_be_unsaid(seen, phrase):
+                seen.excepted.note("a phrase unsure around a lost socket", 1, f"{seen.name}, {name}")
+            else:
+                yield f"{phrase!r} was not said"
+
+
+def _may_be_unsaid(seen: Harmed, phrase: str) -> bool:
+    """Whether the log says that nobody knows, or that it was written, and its socket was lost then."""
+    for record in seen.merged:
+        if isinstance(record.body, cmd.Say) and (record.body.text or "").startswith(phrase):
+            return _is_unsure(seen, record.envelope.id)
+    return False
+
+
+def _is_unsure(seen: Harmed, command: str) -> bool:
+    for record in seen.of(ev.CommandAcknowledged):
+        if isinstance(record.body, ev.CommandAcknowledged) and record.body.command == command:
+            at = record.envelope.time - seen.clock_offset
+            if record.body.outcome == "unknown" or any(at - 1.0 <= down <= at + LOST_S for down in seen.caller.downs):
+                return True
+    return False
+
+
+def what_is_told_from_outside_is_said(seen: Harmed) -> Iterator[str]:
+    """What was applied was said once, what was refused never, and what nobody knows at most once."""
+    said = Counter(str(frame.raw["text"]) for frame in seen.sent("agent.say"))
+    for told in seen.talk.told:
+        if told.caller is seen.caller:
+            yield from _told(seen, told, said[told.text])
+
+
+def _told(seen: Harmed, told: Told, times: int) -> Iterator[str]:
+    right = {"applied": {1}, "refused": {0}}.get(told.outcome, {0, 1})
+    if times in right:
+        if told.outcome not in ("applied", "refused"):
+            seen.excepted.note(f"a control is {told.outcome}", 1, seen.name)
+        return
+    lost = any(told.at <= down <= told.at + CAUSE_S for down in seen.caller.downs)
+    if told.outcome == "applied" and not times and lost:
+        seen.excepted.note("a phrase unsure around a lost socket", 1, seen.name)
+    else:
+        yield f"{told.text!r} is {told.outcome}, and was said {times} times"
+
+
+# --------------------------------------------------------------------------------------------------- the call as such
+
+
+def every_text_has_its_turn(seen: Harmed) -> Iterator[str]:
+    """Each text in the log has one completed turn, in order."""
+    texts = [record.body for record in seen.merged if isinstance(record.body, ev.UserText) and record.body.is_final]
+    turns = [record.body.turn_id for record in seen.merged if isinstance(record.body, ev.TurnCompleted)]
+    if turns != list(range(1, len(texts) + 1)):
+        yield f"{len(texts)} questions in the log, and completed turns {checks._runs(turns)}"
+
+
+def sockets_are_lost_for_a_reason(seen: Harmed) -> Iterator[str]:
+    """Nobody lets go of a socket unless something was done to it, to its bridge, or to NATS."""
+    for down in seen.caller.downs:
+        if not any(deed.began <= down <= (deed.ended or down) + CAUSE_S for deed in seen.about if _of_line(deed)):
+            yield f"its socket was lost at {down - seen.origin:.2f} s, and nothing was done to it"
+
+
+def _of_line(deed: Deed) -> bool:
+    return deed.fault.role in (NATS, ROUTE, BRIDGE, CALL)
+
+
+def few_inputs_are_passed_over(seen: Harmed) -> Iterator[str]:
+    """An input is passed over only where two runners in a row have died, or stood still, with it."""
+    poisoned = len(seen.of(ev.HookPoisoned))
+    if not poisoned:
+        return
+    deaths = sorted(deed.began for deed in seen.about if deed.fault.role == RUNNER)
+    pairs = sum(later - one <= TWO_DEATHS_S for one, later in pairwise(deaths))
+    if poisoned > pairs:
+        yield f"{poisoned} inputs were passed over, and {len(deaths)} things done to its runners"
+    else:
+        seen.excepted.note("an input passed over", poisoned, seen.name)
+
+
+LOST = (checks.every_record_counts, checks.every_frame_is_stored)
+REPEATED = checks.REPEATED
+WRONG = (
+    checks.the_worker_has_no_complaint,
+    checks.every_reply_is_ended_once,
+    checks.answers_come_in_order,
+    every_text_has_its_turn,
+    every_word_comes,
+    every_order_is_carried_out,
+    what_is_told_from_outside_is_said,
+    the_fold_is_what_was_heard,
+    checks.the_call_is_over,
+    checks.there_is_one_owner_and_one_line,
+    few_inputs_are_passed_over,
+    checks.nothing_diverged,
+    checks.commands_are_answered,
+    sockets_are_lost_for_a_reason,
+)

@@ -1,0 +1,187 @@
+"""One run: callers talk, the nemesis does its faults, everything heals, and then everything is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.faults.chaos import dump
+from tests.faults.chaos.judge import Harmed, judge
+from tests.faults.chaos.nemesis import Deed, Nemesis, Places
+from tests.faults.chaos.plan import Strength, plan
+from tests.faults.chaos.talk import PIECE_S, WORDS, Person, Talk
+from tests.faults.checks import Allow, Findings
+from tests.faults.load import load
+from tests.faults.process import Process, until
+from tests.faults.scene import _tracebacks
+from tests.faults.stack import Setup, Stack, stack
+
+from unpod import AsyncClient
+
+CLOSED_S: Final = 60.0
+REGISTERED_S: Final = 30.0
+GROWS_MB: Final = 96
+DESCRIPTORS: Final = 60
+FRESH: Final = 6
+"""Calls that are placed when all is over: everybody is there to take them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run is made of; all of it follows from these."""
+
+    seed: int
+    minutes: float = 1.0
+    callers: int = 24
+    strength: Strength = field(default_factory=Strength)
+
+    @property
+    def again(self) -> str:
+        """How to run it again."""
+        only = f" ONLY={','.join(sorted(self.strength.only))}" if self.strength.only else ""
+        return f"make chaos SEED={self.seed} MINUTES={self.minutes:g} NODES={self.strength.nodes}{only}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run."""
+
+    options: Options
+    findings: Findings = field(default_factory=Findings)
+    excepted: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, float] = field(default_factory=dict)
+    dumps: list[Path] = field(default_factory=list)
+
+
+async def play(options: Options, directory: Path) -> Outcome:
+    """Play a run; what goes wrong is in the outcome, whatever it is."""
+    outcome = Outcome(options)
+    strength = options.strength
+    environment = {
+        "UNPOD_FAULTS_PIECE_S": str(PIECE_S),
+        "UNPOD_FAULTS_WORDS": str(WORDS),
+        "UNPOD_FAULTS_REPLY_TIMEOUT_S": "30",
+    }
+    setup = Setup(
+        runners=strength.runners,
+        bridges=strength.bridges,
+        cluster=strength.nodes > 1,
+        runner_env=environment,
+        wired=True,
+        max_mb=min(900, 128 + int(32 * options.minutes)),
+    )
+    async with AsyncExitStack() as exits:
+        try:
+            stacked = await exits.enter_async_context(stack(directory, setup))
+            await _run(options, stacked, outcome, exits)
+        except Exception as error:  # noqa: BLE001 - a failure of any kind is this run's
+            outcome.findings.wrong.append(f"{type(error).__name__}: {error}")
+    return outcome
+
+
+async def _run(options: Options, stacked: Stack, outcome: Outcome, exits: AsyncExitStack) -> None:
+    rng = random.Random(options.seed)  # noqa: S311 - a conversation that can be held again
+    talking = await exits.enter_async_context(load(stacked.orchestrator, rng))
+    talking.length = WORDS
+    talking.lengths["brief"] = 8
+    client = await exits.enter_async_context(AsyncClient(nats_url=stacked._place.url))
+    talk = Talk(talking, client)
+    places = Places(stacked)
+    nemesis = Nemesis(places, lambda: [caller.call for caller in talking.living])
+    before = {process: _figures(process) for process in (*stacked.runners, *stacked.bridges)}
+    faults = plan(options.seed, 60.0 * options.minutes, options.strength)
+    persons = [asyncio.create_task(Person(talk, options.seed, number).live()) for number in range(options.callers)]
+    try:
+        await nemesis.run(faults)
+        talk.stopping.set()
+        await asyncio.gather(*persons)
+        await _aftermath(talk, stacked, outcome)
+    finally:
+        for person in persons:
+            person.cancel()
+        await asyncio.gather(*persons, return_exceptions=True)
+    outcome.findings.wrong += talk.wrong
+    _look_at_processes(stacked, places, before, outcome)
+    await _look_at_calls(talk, stacked, nemesis.deeds, outcome)
+    outcome.figures["faults"] = len(nemesis.deeds)
+    outcome.figures["refused calls"] = len(talk.refused)
+
+
+async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
+    """Both bridges are there again, and new calls come to each and are answered; then everything ends."""
+    wrong = outcome.findings.wrong
+    alive = [bridge for bridge in stacked.bridges if bridge.alive]
+    orchestrator = stacked.orchestrator
+
+    def registered() -> bool:
+        return sum(worker.capabilities.max_concurrent > 0 for worker in orchestrator.workers) == len(alive)
+
+    try:
+        await until(registered, "all bridges are registered, with room", REGISTERED_S)
+    except TimeoutError as error:
+        shown = [(worker.worker_id, worker.capabilities.max_concurrent) for worker in orchestrator.workers]
+        wrong.append(f"{error}: {len(alive)} bridges live, registered are {shown}")
+    try:
+        fresh = await talk.load.dial(FRESH)
+        for caller in fresh:
+            await caller.answer(await caller.ask())
+        holders = {await stacked.line(caller.session) for caller in fresh}
+        if len(holders) < min(len(alive), FRESH):
+            wrong.append(f"the last {FRESH} calls came to {holders}, of {alive}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, there should be new calls
+        wrong.append(f"new calls at the end: {type(error).__name__}: {error}")
+    try:
+        await talk.load.finish()
+    except Exception as error:  # noqa: BLE001 - likewise
+        wrong.append(f"at the end: {type(error).__name__}: {error}")
+    try:
+        await stacked.closed([caller.session for caller in talk.load.callers], CLOSED_S)
+    except TimeoutError as error:
+        wrong.append(str(error))
+
+
+async def _look_at_calls(talk: Talk, stacked: Stack, deeds: Sequence[Deed], outcome: Outcome) -> None:
+    processes = (*stacked.runners, *stacked.bridges)
+    turns = 0
+    for caller in talk.load.callers:
+        harmed = Harmed(caller, await stacked.records(caller.session), talk, deeds)
+        found = judge(harmed)
+        outcome.findings.add(found)
+        outcome.excepted += harmed.excepted.counts
+        turns += len(harmed.logged)
+        if found:
+            text = dump.dump(harmed, str(found).splitlines(), deeds, processes)
+            outcome.dumps.append(dump.write(stacked.directory / "dumps", caller.number, text))
+    outcome.figures["calls"] = len(talk.load.callers)
+    outcome.figures["turns"] = turns
+    outcome.findings.wrong += [f"the orchestrator: {line}" for line in stacked.orchestrator.violations]
+
+
+def _look_at_processes(
+    stacked: Stack, places: Places, before: dict[Process, tuple[float, int]], outcome: Outcome
+) -> None:
+    wrong = outcome.findings.wrong
+    for process in (*stacked.runners, *stacked.bridges):
+        if not process.alive and process not in places.killed:
+            wrong.append(f"{process!r} has died: {process.text[-500:]}")
+        wrong += [f"{process!r} has logged: {trace[-1200:]}" for trace in _tracebacks(process.text, Allow())]
+        if process.alive and process in before:
+            (rss_mb, open_files), (rss_then, open_then) = _figures(process), before[process]
+            if rss_mb - rss_then > GROWS_MB:
+                wrong.append(f"{process!r} has grown by {rss_mb - rss_then:.0f} MiB")
+            if open_files - open_then > DESCRIPTORS:
+                wrong.append(f"{process!r} has {open_files - open_then} descriptors more than at the beginning")
+
+
+def _figures(process: Process) -> tuple[float, int]:
+    """Return a process's memory in MiB and how many descriptors it has."""
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    with suppress(OSError):
+        return process.rss_mb, len(list(descriptors.iterdir()))
+    return process.rss_mb, 0
