@@ -61,6 +61,11 @@ class Chart:
         self.was_told = False
         """Whether the present owner says where its records stand, which one of an older release does not."""
 
+    @property
+    def horizon(self) -> int:
+        """The newest sequence of the stream that its bridge has heard of."""
+        return self._horizon.seq
+
     # ------------------------------------------------------------------------------------------------- the bridge's own
 
     def wrote(self, seq: int) -> None:

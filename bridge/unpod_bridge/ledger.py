@@ -14,7 +14,7 @@ from typing import Final
 
 from unpod.core import events as ev
 from unpod.core.codec import encode
-from unpod.core.envelope import Letterhead
+from unpod.core.envelope import Letterhead, from_headers
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
@@ -90,7 +90,6 @@ class Ledger:
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._put = 0
-        self._appended = 0
         self._acked = 0
         self._heard_at = 0.0
         self._ended: Store | None = None
@@ -185,12 +184,19 @@ class Ledger:
         store = self._ended
         if store is None:
             return
-        subject, data = self._subject(store), encode(store.body)
-        index = self._put - self._writer.backlog + self._appended
-        while await self._log.last(subject) is None:  # the record that was in flight may have this index
-            index += 1
-            await self._log.append(subject, data, self._headers(store, index), fence=self._fence)
+        subject = self._subject(store)
+        if await self._log.last(subject) is None:
+            headers = self._headers(store, await self._stored_index() + 1)
+            await self._log.append(subject, encode(store.body), headers, fence=self._fence)
             self.chart.spoil()
+
+    async def _stored_index(self) -> int:
+        """Return the index of the last of the bridges' records: the log knows whether the one in flight is stored."""
+        kinds = (self._subjects.evts, self._subjects.ack)
+        newest = await self._log.newest(kinds, until_seq=self.chart.horizon)
+        if newest is None:  # more types than the log can name at once
+            newest = [message for kind in kinds async for message in self._log.read(kind)]
+        return max((from_headers(message.headers).index for message in newest), default=0)
 
     async def close(self) -> None:
         """Stop writing; `flush` first."""
@@ -249,7 +255,6 @@ class Ledger:
                 if not awaited.stored.done():
                     awaited.stored.set_exception(error)
             else:
-                self._appended += 1
                 self.chart.wrote(stored.seq)
                 if not awaited.stored.done():
                     awaited.stored.set_result(stored)

@@ -87,6 +87,11 @@ class CallSubjects:
         self.text = f"{live}.text"
 
     @property
+    def evts(self) -> str:
+        """The pattern of all events of the caller's side."""
+        return f"{self._base}.evt.>"
+
+    @property
     def runs(self) -> str:
         """The pattern of all events of the session."""
         return f"{self._base}.run.>"

@@ -14,6 +14,7 @@ from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.live import AGAIN, Again
 from unpod.errors import LogUnavailable
+from unpod.jetstream.writer import DEFAULT_BOUNDS
 from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
@@ -294,6 +295,44 @@ async def test_the_recording_stays_paused() -> None:
             assert other.socket.events == ["hello", "recording.pause"]
             await other.end()
         assert all("4111" not in message.data.decode() for message in rig.broker.records)
+
+
+async def test_last_words_go_on_with_the_index_of_the_former_bridge() -> None:
+    async with call() as rig:
+        for number in range(20):
+            rig.worker.socket.say("user.text", text=str(number))
+        await rig.settle()
+        dies(rig)
+        async with heir(rig) as other:
+            rig.broker.full = True
+            other.socket.say("user.text", text="refused")
+            await rig.until(lambda: other.socket.closed is not None)
+            rig.broker.full = False
+            await rig.until(other.task.done, step_s=1.0)
+            assert (await other.task).reason == "error"
+        assert in_order(rig)
+        assert len(rig.bodies(ev.UserText)) == 20
+
+
+async def test_last_words_come_after_what_was_stored_without_an_answer() -> None:
+    async with call() as rig:
+        dies(rig)
+        async with heir(rig) as other:
+            rig.broker.skip_acks = 1_000_000
+            for _ in range(DEFAULT_BOUNDS.records + 1):
+                other.socket.say("user.text", text="is it stored?")
+            await rig.until(lambda: other.socket.closed is not None)
+            rig.broker.skip_acks = 0
+            await rig.until(other.task.done, step_s=1.0)
+        assert in_order(rig)
+        assert len(rig.bodies(ev.UserText)) == 1
+
+
+def in_order(rig: Rig) -> bool:
+    """Whether the bridge's records have each index once, and the last is the end of the call."""
+    records = [record for record in rig.records() if record.channel in BRIDGE_CHANNELS]
+    indexes = [record.envelope.index for record in records]
+    return indexes == list(range(1, len(records) + 1)) and isinstance(records[-1].body, ev.CallEnded)
 
 
 # ------------------------------------------------------------------------------------------------- is it still ours?
