@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from unpod.core.decision import Verb
 from unpod.core.envelope import VERSION
 from unpod.core.events import tag_of
 from unpod.errors import LogError, ProtocolViolation
+from unpod.session.pace import RECORD, Pace
 from unpod.session.scope import Scope, current
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ class Asking:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._pace = Pace()
+        self._turn: asyncio.Lock | None = None  # most sessions never wait
+        self._late = 0
 
     def perform(self, command: AnyCommand) -> None:
         """Decide on a command, and carry it out in this tick.
@@ -42,10 +47,27 @@ class Asking:
             driver.decide(Verb(command), scope.cause, scope)
 
     async def room(self) -> None:
-        """Return once the log keeps up: a flood of commands has to wait, rather than to overrun the writer's bound."""
+        """Return once there is room for more: a flood has to wait, one call must not fill the log of all calls.
+
+        Who waits does so in order.
+        """
         if self._driver.journal.backlog >= MANY_RECORDS:
             with suppress(LogError):
                 await self._driver.journal.flush()
+        if (self._turn is None or not self._turn.locked()) and not self._wait_s():
+            return
+        self._turn = self._turn or asyncio.Lock()
+        async with self._turn:
+            while wait_s := self._wait_s():
+                await self._driver.seat.clock.sleep(wait_s)
+
+    async def late(self) -> None:
+        """Count a verb that came after the call's end as if it were written: a loop of them has to wait as well."""
+        self._late += RECORD
+        await self.room()
+
+    def _wait_s(self) -> float:
+        return self._pace.wait_s(self._driver.journal.written + self._late, self._driver.seat.clock.now())
 
     def _is_known(self, command: AnyCommand, scope: Scope) -> bool:
         """Whether the log knows this command; its id is used up with that."""

@@ -86,6 +86,7 @@ class Driver:
         """The way through the past, until the present has begun."""
         self.asking = Asking(self)
         self._running = False
+        self._heard_end = False
         self._settled_alarm = Alarm(seat.clock, self._say_settled)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -117,6 +118,11 @@ class Driver:
     def live(self) -> bool:
         """Whether the past is gone through, and what comes in is handled."""
         return self._running
+
+    @property
+    def over(self) -> bool:
+        """Whether the call is over, which may be known before `run` takes note of it."""
+        return self.state.over or self._heard_end
 
     def now(self) -> float:
         """Return the log's time: of the record that is replayed, or the present."""
@@ -226,6 +232,8 @@ class Driver:
         if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
             self.ending.fence()
             return
+        if isinstance(body, ev.CallEnded):
+            self._heard_end = True
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)
         if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:

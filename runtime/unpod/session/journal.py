@@ -17,6 +17,7 @@ from unpod.core.withhold import withhold
 from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
 from unpod.ports import Fence
+from unpod.session.pace import RECORD
 from unpod.session.receipts import Receipts
 from unpod.session.seat import Seat
 
@@ -52,6 +53,8 @@ class Journal:
         self._last_command = 0
         self._closed = False
         self._settled = 0
+        self.written = 0
+        """What it has written into the log by now, in bytes, about."""
         self.on_progress: OnProgress | None = None
         """Told once that more is settled than in the past, or that the session speaks."""
 
@@ -142,6 +145,7 @@ class Journal:
             if hidden:
                 self._live(self._subjects.text, data, {**headers, LIVE_SUBJECT: subject})
                 data = codec.encode(withhold(body))
+            self.written += RECORD + len(data)
             self._writer.put(subject, data, headers)
             reached("journal.published")
         except RecordTooLarge:

@@ -32,6 +32,7 @@ class Recording:
             UnsupportedControl: the other side would go on recording.
             SessionClosed: the call is over.
         """
+        await self._driver.asking.room()
         self._check("recording.pause")
         self._driver.perform(PauseRecording(reason=reason))
 
@@ -42,6 +43,7 @@ class Recording:
             UnsupportedControl: the other side cannot.
             SessionClosed: the call is over.
         """
+        await self._driver.asking.room()
         self._check("recording.resume")
         self._driver.perform(ResumeRecording())
 

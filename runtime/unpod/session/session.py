@@ -61,23 +61,21 @@ class Session:
     # --- speaking -----------------------------------------------------------------------------------------------------
 
     async def say(self, text: str) -> None:
-        """Speak `text` verbatim; returns at once, but for a flood. After the call's end it does nothing.
+        """Speak `text` verbatim; returns at once, but a flood has to wait. After the call's end it does nothing.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
-        if text and self._open("say") and self._can("agent.say"):
+        if text and await self._may("say") and self._can("agent.say"):
             self._driver.perform(cmd.Say(text=text))
-            await self._driver.asking.room()
 
     async def interrupt(self) -> None:
         """Stop speaking. A reply that is open ends here; a text that waits for its answer still gets it.
 
         With no reply open, what is playing is stopped where the speech worker can do that, and else nothing is.
         """
-        if self._open("interrupt"):
+        if await self._may("interrupt"):
             self._driver.perform(cmd.Interrupt())
-            await self._driver.asking.room()
 
     async def set_filler(self, text: str) -> None:
         """Set the phrase that the caller hears when the brain takes its time; an empty one sets none.
@@ -85,11 +83,10 @@ class Session:
         Raises:
             UnsupportedControl: the speech worker can neither take fillers nor speak phrases.
         """
-        if self._open("set_filler"):
+        if await self._may("set_filler"):
             if "agent.filler" not in self._driver.state.negotiated:
                 self._can("agent.say")
             self._driver.perform(cmd.SetFiller(text=text))
-            await self._driver.asking.room()
 
     # --- where the call goes ------------------------------------------------------------------------------------------
 
@@ -261,10 +258,16 @@ class Session:
 
     # --- checks -------------------------------------------------------------------------------------------------------
 
+    async def _may(self, verb: str) -> bool:
+        """Whether the call still goes on, once there is room for a verb that can be used any number of times."""
+        asking = self._driver.asking
+        await (asking.late() if self._driver.over else asking.room())
+        return self._open(verb)
+
     def _open(self, verb: str) -> bool:
         """Whether the call still goes on; a verb that comes too late is a race that nobody can win, so it only logs."""
-        if self._driver.state.over:
-            logger.info("session %s: %s() came after the call's end", self.session_id, verb)
+        if self._driver.over:
+            logger.debug("session %s: %s() came after the call's end", self.session_id, verb)
             return False
         return True
 

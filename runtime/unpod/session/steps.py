@@ -44,6 +44,7 @@ class Steps:
         if driver.ending.lost is not None:  # nobody would learn what came of it
             raise driver.ending.lost.with_traceback(None)
         if recorded is None:
+            await driver.asking.room()
             driver.note_new(f"step {name}", scope)
         completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
         reached("step.returned")
