@@ -47,7 +47,8 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer
         found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
     if turn is not None and turn.replying and settings.reply_timeout_s is not None:
         found.append((max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s, "reply"))
-    if settings.silence_timeout_s is not None and not state.speaking and not state.supervision.held:
+    owed = state.queue or (turn is not None and turn.owes_end)
+    if settings.silence_timeout_s is not None and not (owed or state.speaking or state.supervision.held):
         found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))
     if settings.max_duration_s is not None:
         found.append((state.timed_from + settings.max_duration_s, "max_duration"))

@@ -21,7 +21,7 @@ from unpod.core.own_hooks import TURN_FIELDS
         (d.BrainReported(ev.LLMCalled(turn_id=1, model="m", tokens_in=3)), ["llm_call"]),
         (d.BrainReported(ev.ToolCalled(turn_id=1, name="n", call_id="c")), ["tool_call"]),
         (d.BrainReported(ev.ToolReturned(turn_id=1, name="n", call_id="c")), ["tool_result"]),
-        (d.TimeReached(), ["agent_turn", "error", "silence"]),
+        (d.TimeReached(), ["agent_turn", "error"]),
         (ev.CallEnded(reason="hangup"), ["turn_complete"]),
         (ev.UserInterrupted(), ["agent_turn"]),
     ],

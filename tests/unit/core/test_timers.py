@@ -33,6 +33,17 @@ def test_the_earliest_moment_is_due() -> None:
     assert due(log.state, d.Settings(silence_timeout_s=None, reply_timeout_s=None)) is None
 
 
+def test_nobody_is_silent_while_an_answer_is_owed() -> None:
+    log, chosen = CallLog(), d.Settings(silence_timeout_s=10, reply_timeout_s=None, metrics_wait_s=60)
+    log.bridge(ev.UserText(text="hi"))
+    assert due(log.state, chosen) is None
+    log = speaking()
+    log.now += 25
+    assert due(log.state, chosen) is None
+    log.owner(cmd.EndReply(turn=1, deltas=1, chars=4))
+    assert due(log.state, chosen) == log.now + 10
+
+
 def test_the_wait_for_figures_begins_when_the_speech_is_over() -> None:
     log = speaking()
     log.owner(cmd.EndReply(turn=1, deltas=1, chars=4))

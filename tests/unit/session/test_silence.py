@@ -120,6 +120,35 @@ async def test_a_piece_of_a_reply_breaks_the_silence() -> None:
         await brain.finish()
 
 
+async def test_who_waits_for_a_slow_brain_is_not_silent() -> None:
+    ear, brain = Ear(), Brain()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.advance(6)
+        await call.user("hi", wait=False)
+        await call.user("are you there?", wait=False)
+        await settle()
+        await call.advance(25)
+        await brain.say("well")
+        await call.advance(15)
+        await brain.finish()
+        await call.advance(15)
+        assert ear.args("silence") == []
+        await brain.finish("yes")
+        await call.advance(9)
+        assert ear.args("silence") == []
+        await call.advance(11)
+    assert ear.args("silence") == [(10.0,), (20.0,)]
+
+
+async def test_a_text_that_nobody_answers_begins_the_silence() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear)) as call:
+        await call.advance(8)
+        await call.user("hi")
+        await call.advance(10)
+    assert ear.args("silence") == [(10.0,)]
+
+
 async def test_a_hook_can_end_a_call_that_is_silent() -> None:
     async def handle(ctx: CallContext) -> None:
         @ctx.session.on("silence")
