@@ -215,6 +215,8 @@ def main() -> None:
         permits_per_minute=None,
         drain_timeout_s=float(os.environ.get("UNPOD_FAULTS_DRAIN_S", "60")),
         silence_timeout_s=None,
+        hook_timeout_s=1.0,
+        on_adapter_error=None,  # each reply is known by its words
     )
     sys.stdout.write(f"{runner.runner_id} is here\n")
     sys.stdout.flush()

@@ -71,7 +71,8 @@ class AgentRunner:
 
     `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is a token bucket of that size; None is no
     limit, and 0 takes no call. `silence_timeout_s` and `max_call_duration_s` hold for each session (None: none);
-    `hook_timeout_s` is how long a call waits for the hooks of one event. Times in seconds.
+    `hook_timeout_s` is how long a call waits for the hooks of one event (None: 10 for `call_start` and `user_turn`, 1
+    for the others). Times in seconds.
 
     `drain` says what SIGTERM does to calls in progress: `wait` for their end for `drain_timeout_s` and hand the rest
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
@@ -99,7 +100,7 @@ class AgentRunner:
         nats_url: str | None = None,
         *,
         silence_timeout_s: float | None = 10.0,
-        hook_timeout_s: float = 1.0,
+        hook_timeout_s: float | None = None,
         max_call_duration_s: float | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         health_port: int | None = None,
@@ -116,8 +117,11 @@ class AgentRunner:
         if permits_per_minute is not None:
             check_number("permits_per_minute", permits_per_minute, zero=True)
         check_number("drain_timeout_s", drain_timeout_s, zero=True)
-        check_number("hook_timeout_s", hook_timeout_s, zero=False)
-        for name, seconds in (("silence_timeout_s", silence_timeout_s), ("max_call_duration_s", max_call_duration_s)):
+        for name, seconds in (
+            ("silence_timeout_s", silence_timeout_s),
+            ("hook_timeout_s", hook_timeout_s),
+            ("max_call_duration_s", max_call_duration_s),
+        ):
             if seconds is not None:
                 check_number(name, seconds, zero=False)
         for name, text in (("api_key", api_key), ("base_url", base_url), ("nats_url", nats_url)):

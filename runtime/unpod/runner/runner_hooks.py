@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from unpod.session.hooks import HookFunction, Hooks
+from unpod.session.settings import hook_wait_s
 
 if TYPE_CHECKING:
     from unpod.runner.context import CallContext
@@ -23,11 +24,11 @@ EVENTS: Final = {"call_start": "(ctx)", "call_end": "(ctx, final_state)"}
 class RunnerHooks:
     """What a developer wants to be told of each call. Nothing that a hook does harms a call.
 
-    The hooks of an event run one after the other, in order of registration. A call waits for them for `timeout_s`;
-    then it goes on, while they finish.
+    The hooks of an event run one after the other, in order of registration. A call waits for them for `timeout_s`
+    (None: `hook_wait_s`); then it goes on, while they finish.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float | None) -> None:
         self._hooks = Hooks(EVENTS)
         self._timeout_s = timeout_s
         self._running: set[asyncio.Task[None]] = set()
@@ -66,9 +67,10 @@ class RunnerHooks:
         task = asyncio.create_task(work, name=f"unpod-{event}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        done, _ = await asyncio.wait({task}, timeout=self._timeout_s)
+        timeout_s = hook_wait_s(event, self._timeout_s)
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
-            logger.warning("the runner's %s hooks take more than %g s; the call goes on", event, self._timeout_s)
+            logger.warning("the runner's %s hooks take more than %g s; the call goes on", event, timeout_s)
 
 
 def _report(event: str, function: str, error: BaseException) -> None:

@@ -238,6 +238,8 @@ class Driver:
             self._replies.spoken(body)
         if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:
             self.brain.cut()
+        elif isinstance(body, ev.CallEnded):
+            self.hook_runner.hurry(self.settings.hook_wait_s("call_end"))
         self._agenda.add(record)
 
     def _on_brain(self, given: d.Given, error: BaseException | None) -> None:
@@ -380,7 +382,7 @@ class Driver:
         await self.hook_runner.run(
             fire,
             cause=hooks.cause,
-            timeout_s=self.settings.hook_timeout_s,
+            timeout_s=self.settings.hook_wait_s(fire.event),
             returned=partial(self._returned, fire.event, hooks.point),
             runs=hooks.runs,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,6 +36,15 @@ class HookRunner:
         self._trouble = trouble
         self._is_private = is_private
         self._running: set[asyncio.Task[None]] = set()
+        self._limit: asyncio.Timeout | None = None
+        self._most_s = math.inf
+
+    def hurry(self, most_s: float) -> None:
+        """Wait for no hooks any longer than that from now on: the call is over, and its end is due."""
+        self._most_s = most_s
+        latest = asyncio.get_running_loop().time() + most_s
+        if self._limit is not None and not self._limit.expired() and (self._limit.when() or 0.0) > latest:
+            self._limit.reschedule(latest)
 
     async def run(
         self,
@@ -64,12 +74,16 @@ class HookRunner:
         belongs(task, self._session)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if done:
+        try:
+            async with asyncio.timeout(min(timeout_s, self._most_s)) as self._limit:
+                await asyncio.wait({task})
+        except TimeoutError:
+            self._overdue(fire.event, cause, timeout_s)
+            task.add_done_callback(lambda _: returned())
+        else:
             returned()
-            return
-        self._overdue(fire.event, cause, timeout_s)
-        task.add_done_callback(lambda _: returned())
+        finally:
+            self._limit = None
 
     async def over(self, grace_s: float) -> None:
         """Return once all hooks have returned, or after `grace_s`: many a hook writes what a call leaves behind."""

@@ -191,7 +191,7 @@ class Rehearsal:
         await driver.hook_runner.run(
             fire,
             cause=cause,
-            timeout_s=driver.settings.hook_timeout_s,
+            timeout_s=driver.settings.hook_wait_s(fire.event),
             returned=partial(driver.settling.returned, point),
             runs=lambda replay: self._past.reruns(fire.event, point, replay=replay),
             begun=self._scopes.append,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 
 import pytest
 from tests.unit.session.rig import Ear, Plain, agent
@@ -206,6 +207,56 @@ async def test_the_loop_goes_on_without_a_hook_that_hangs_and_it_finishes() -> N
         go_on.set()
         await settle()
         assert sorted(told) == ["after one", "after two", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("event", "seconds"), [("user_turn", 10.0), ("call_start", 10.0), ("metric", 1.0), ("call_end", 1.0)]
+)
+def test_a_turn_waits_longer_for_its_hooks_than_others_do_unless_a_limit_is_chosen(event: str, seconds: float) -> None:
+    assert SessionSettings().hook_wait_s(event) == seconds
+    assert SessionSettings(hook_timeout_s=3).hook_wait_s(event) == 3
+
+
+async def test_the_brain_is_asked_with_what_a_slow_hook_of_its_text_has_done() -> None:
+    class Looking(Plain):
+        async def stream(self, text: str) -> AsyncGenerator[object, None]:
+            yield str(data["flag"])
+
+    data: dict[str, object] = {}
+
+    async def handle(ctx: CallContext) -> None:
+        ctx.session.dialog_machine = Looking()
+
+        @ctx.session.on("user_turn")
+        async def looks_up(text: str) -> None:
+            asyncio.get_running_loop().call_later(1.2, found.set)  # longer than the others have
+            await found.wait()
+            data["flag"] = "seen"
+
+        await ctx.session.run()
+
+    found = asyncio.Event()
+    async with simulate_call(handle) as call:
+        assert await call.user("hi") == "seen"
+        assert await failures(call) == []
+
+
+async def test_a_hang_up_waits_for_the_hooks_of_a_text_no_longer_than_for_others() -> None:
+    ear = Ear()
+
+    async def handle(ctx: CallContext) -> None:
+        @ctx.session.on("user_turn")
+        async def hangs(text: str) -> None:
+            await asyncio.Event().wait()
+
+        ear.listen(ctx.session, ["call_end"])
+        await ctx.session.run()
+
+    async with simulate_call(handle, settings=SessionSettings(hook_grace_s=0.01)) as call:
+        await call.user("hi", wait=False)
+        await call.hang_up()  # within the 5 s that the test waits for anything
+        assert ear.args("call_end") == [("hangup",)]
+        assert [fact.timed_out for fact in await failures(call)] == [True]
 
 
 async def test_what_a_hook_does_late_still_reaches_the_call() -> None:
