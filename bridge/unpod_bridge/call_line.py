@@ -361,7 +361,6 @@ class CallLine:
         logger.warning("job %s: %s; its socket is let go", self._job.job_id, why)
         self._possession.end()
         self._link.close(LET_GO)
-        self._have_left()
         self._finish(LineResult(MOVED, self._duration(), connected=True))
 
     def _have_left(self) -> None:
@@ -381,6 +380,7 @@ class CallLine:
         self._finish(LineResult(output.reason, self._duration(), connected=True))
 
     def _finish(self, result: LineResult) -> None:
+        self._have_left()  # whoever waits for it to be handed over need not any more
         if self._done is not None and not self._done.done():
             self._done.set_result(result)
 

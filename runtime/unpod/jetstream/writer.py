@@ -346,10 +346,10 @@ class OrderedWriter:
 
     async def flush(self) -> None:
         """Return once everything put so far is acknowledged (`Writer.flush`)."""
+        if self._acked == self._put:  # stopped or not
+            return
         if self._failure is not None:
             raise self._failure.with_traceback(None)
-        if self._acked == self._put:
-            return
         future: asyncio.Future[None] = self._loop.create_future()
         self._flushes.append((self._put, future))
         await future

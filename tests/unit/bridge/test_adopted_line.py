@@ -19,6 +19,7 @@ from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
+from unpod_bridge.call_line import SURE_S
 from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.line_settings import LineResult
 from unpod_bridge.log_watch import GRACE_S
@@ -212,6 +213,26 @@ async def test_a_handover_waits_for_the_workers_word_on_a_verb() -> None:
         rig.worker.socket.lose(1000)
         assert await handing
         assert rig.outcomes() == [("transfer", "claimed"), ("transfer", "delivered")]
+
+
+@pytest.mark.parametrize("how", ["hangs up", "is called off"])
+async def test_a_call_that_ends_while_it_is_handed_over_is_stored_and_not_waited_for(how: str) -> None:
+    async with call() as rig:
+        rig.worker.socket.auto_pong = False
+        await rig.command(cmd.Transfer(transfer_type="human", target="x", mode="warm"))
+        handing = asyncio.ensure_future(rig.line.let_go())
+        await rig.settle()
+        if how == "hangs up":
+            rig.worker.socket.lose(1000)
+        else:
+            await rig.clock.advance(SURE_S + 0.1)
+            assert rig.worker.socket.closed == 1012
+            rig.line.cancel()
+        await rig.clock.advance(SURE_S + 0.1)
+        async with asyncio.timeout(1.0):
+            assert await handing
+        assert (await rig.result()).reason == ("hangup" if how == "hangs up" else "cancelled")
+        assert rig.types("evt")[-1] == "call.ended"
 
 
 async def test_a_bridge_that_is_alive_and_does_not_know_lets_go_with_1012() -> None:
