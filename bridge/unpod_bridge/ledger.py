@@ -86,7 +86,7 @@ class Ledger:
         self._busy = busy
         self._index = writing.index
         self._evt: dict[str, str] = {}
-        self._paused: list[tuple[Store | _Awaited, int]] = []  # an empty deque is 600 bytes for each call
+        self._paused: list[Store | _Awaited] = []  # an empty deque is 600 bytes for each call
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._put = 0
@@ -109,7 +109,7 @@ class Ledger:
     @property
     def index(self) -> int:
         """The index of the last record that was put."""
-        return self._index
+        return self._index + len(self._paused)
 
     @property
     def failure(self) -> LogError | None:
@@ -118,13 +118,13 @@ class Ledger:
 
     def put(self, store: Store) -> None:
         """Store a fact; what cannot be stored any more is dropped, and `on_failure` was told why."""
-        self._index += 1
         if isinstance(store.body, ev.CallEnded):
             self._ended = store
         if self._paused or (store.withheld and store.channel == "evt"):
-            self._paused.append((store, self._index))
+            self._paused.append(store)
             self._start_draining()
         else:
+            self._index += 1
             self._write(store, self._index, store.data or encode(store.body))
         if self._timer is None:
             self._heard_at = self._clock.now()
@@ -134,11 +134,10 @@ class Ledger:
         """Store a receipt and return where it stands.
 
         Raises:
-            LogError: it is not stored.
+            LogError: it is not stored, and what comes next takes its index.
         """
         stored: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._index += 1
-        self._paused.append((_Awaited(Store("ack", body), stored), self._index))
+        self._paused.append(_Awaited(Store("ack", body), stored))
         self._start_draining()
         return await stored
 
@@ -229,20 +228,26 @@ class Ledger:
     async def _drain(self) -> None:
         try:
             while self._paused:
-                store, index = self._paused[0]
+                store, index = self._paused[0], self._index + 1
                 if isinstance(store, _Awaited):
-                    await self._write_and_wait(store, index)
+                    if await self._write_and_wait(store, index):
+                        self._index = index
                 elif store.withheld and store.channel == "evt":
                     await self._tell(store, index)
+                    self._index = index
                     self._write(store, index, encode(withhold(store.body)))
                 else:
+                    self._index = index
                     self._write(store, index, store.data or encode(store.body))
                 self._paused.pop(0)
         finally:
             self._task = None
 
-    async def _write_and_wait(self, awaited: _Awaited, index: int) -> None:
-        """Store a receipt after all that was put before it, and before all that is put after it."""
+    async def _write_and_wait(self, awaited: _Awaited, index: int) -> bool:
+        """Store a receipt after all that was put before it, and before all that is put after it; return whether it is.
+
+        The next of a refused one takes its index: no reader may wait for what will never come.
+        """
         data, headers = encode(awaited.store.body), self._headers(awaited.store, index)
         while True:
             try:
@@ -254,11 +259,11 @@ class Ledger:
                     continue
                 if not awaited.stored.done():
                     awaited.stored.set_exception(error)
-            else:
-                self.chart.wrote(stored.seq)
-                if not awaited.stored.done():
-                    awaited.stored.set_result(stored)
-            return
+                return False
+            self.chart.wrote(stored.seq)
+            if not awaited.stored.done():
+                awaited.stored.set_result(stored)
+            return True
 
     async def _tell(self, store: Store, index: int) -> None:
         headers = {**self._headers(store, index), LIVE_SUBJECT: self._subject(store)}

@@ -22,6 +22,8 @@ Key = tuple[int, int]
 
 _FRAME_CHARS: Final = 64 * 1024
 """Joined pieces leave in frames of at most this many characters."""
+_KEPT_CHARS: Final = 100_000
+"""Of what was spoken of a reply so much is known still, its end: a new owner is told in one record of the log."""
 _OVERHEAD: Final = 64
 """What a piece that waits costs beside its text, in bytes."""
 
@@ -29,8 +31,8 @@ _OVERHEAD: Final = 64
 class Open(Struct):
     """The reply that is being spoken: `taken` pieces of its part have left the queue, `deltas` are on the socket.
 
-    `chars` and `text` are what is on the socket of all its parts; `private`: some of that is not to be kept, `untold`:
-    another bridge has put it there, so its text is not known here.
+    `chars` and `text` are what is on the socket of all its parts, of a text beyond every measure only its end;
+    `private`: some of that is not to be kept, `untold`: another bridge has put it there, so its text is not known here.
     """
 
     key: Key
@@ -42,6 +44,21 @@ class Open(Struct):
     private: bool = False
     untold: bool = False
     text: list[str] = []
+    kept: int = 0
+
+    @property
+    def known(self) -> str:
+        """The end of what is on the socket: all of it, or what is kept."""
+        return "".join(self.text)[-_KEPT_CHARS:]
+
+    def spoke(self, text: str) -> None:
+        """Something more of it is on the socket."""
+        self.chars += len(text)
+        text = text[-_KEPT_CHARS:]
+        self.text.append(text)
+        self.kept += len(text)
+        while self.kept - len(self.text[0]) >= _KEPT_CHARS:
+            self.kept -= len(self.text.pop(0))
 
 
 class Speech:
@@ -165,8 +182,7 @@ class Speech:
             return []
         text = self._joined[0] if len(self._joined) == 1 else "".join(self._joined)
         self._joined = []
-        current.chars += len(text)
-        current.text.append(text)
+        current.spoke(text)
         current.private = current.private or self.private
         return [frames.text_delta(text[at : at + _FRAME_CHARS]) for at in range(0, len(text), _FRAME_CHARS)]
 

@@ -125,7 +125,7 @@ class Tenure:
             part=reply.key[1],
             deltas=reply.deltas,
             chars=reply.chars,
-            text=None if private or reply.untold else "".join(reply.text),
+            text=None if private or reply.untold else reply.known,
             unsure_until=unsure,
             private=private,
             unlogged=unlogged,

@@ -212,7 +212,8 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     """A new owner's starting point.
 
     Owner records count up to `last_owner_index`; later ones of older epochs are void. `turn`, `part`, `deltas` and
-    `chars` say how far the open reply was written; `skip` is an input whose handlers must not run again.
+    `chars` say how far the open reply was written; `text` is that, of a long one only its end. `skip` is an input whose
+    handlers must not run again.
 
     Of the replies to texts up to `unsure_until` a bridge that is dead may have written more than that, or anything at
     all: it died with the former owner before it could say so, and nobody knows how far it came.

@@ -179,9 +179,9 @@ def _is_begun(spoken: ev.OwnerChanged) -> bool:
 
 
 def _is_untold(spoken: ev.OwnerChanged, end: cmd.EndReply | None) -> bool:
-    """Whether something of a reply was spoken, or may have been, and nobody knows its words."""
+    """Whether something of a reply was spoken, or may have been, and nobody knows its words; of a long one, not all."""
     if spoken.text is not None:
-        return False
+        return len(spoken.text) < spoken.chars
     return _is_begun(spoken) if end is None else end.chars > 0 or end.part > 0
 
 

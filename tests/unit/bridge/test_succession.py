@@ -9,8 +9,9 @@ from tests.unit.bridge.succession_rig import CALL, House, a_house, handed
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.fleet import Hold, Offer, Release, Start, Suspicion
-from unpod.errors import Fenced
+from unpod.errors import Fenced, RecordTooLarge
 from unpod.testing.clock import settle
 from unpod.testing.memory import MemoryLog
 from unpod_bridge import succession as successions
@@ -298,3 +299,35 @@ async def test_a_line_that_is_another_bridges_is_let_go(house: House) -> None:
         result = await house.task
     assert result.after is None
     assert house.worker.socket.closed == 1012
+
+
+async def test_a_takeover_after_megabytes_of_one_reply_goes_on(house: House) -> None:
+    second = await house.runner("runner-2")
+    house.hear("tell me everything")
+    await settle()
+    for number in range(1, 31):
+        house.first.speak(1, number, str(number % 10) * 100_000)
+    await settle()
+    await house.kill(house.first)
+    await house.until(lambda: second.starts)
+    change = house.changes[-1]
+    assert (change.turn, change.chars) == (1, 3_000_000)
+    assert change.text == "0" * 100_000  # the end of it, from which a brain goes on
+    await second.write(cmd.Say(text="I am here"))
+    await settle()
+    assert house.said == ["I am here"]
+
+
+async def test_what_the_log_refuses_leaves_no_gap_in_the_indexes(house: House) -> None:
+    ledger = house.line._ledger
+    assert ledger is not None
+    refused = asyncio.ensure_future(ledger.append(ev.OwnerChanged(epoch=1, text="x" * house.broker.max_payload)))
+    house.hear("hello")
+    with pytest.raises(RecordTooLarge):
+        await refused
+    await settle()
+    house.hear("anybody?")
+    await settle()
+    indexes = [record.envelope.index for record in house.records(object) if record.channel in BRIDGE_CHANNELS]
+    assert indexes == list(range(1, ledger.index + 1))
+    assert [getattr(record.body, "text", "") for record in house.records(ev.UserText)] == ["hello", "anybody?"]
