@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
+
+from unpod.user_code import DaemonThreads
+
+logger = logging.getLogger("unpod")
 
 _new_loop: Callable[[], asyncio.AbstractEventLoop] | None
 try:
@@ -21,6 +29,10 @@ MIDDLE_COLLECTION_AFTER: Final = 2
 """How many of these come before one of the middle generation, too (10): so that looks at 10,000 containers or so."""
 FULL_COLLECTION_AFTER: Final = 1_000
 """How many collections of the middle generation come before one of everything (10 in Python's default)."""
+
+THREADS: Final = 256
+"""How many functions run at once by `asyncio.to_thread` and the like, those counted that hang."""
+LEFT_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -49,10 +61,48 @@ def rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def run_main(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end in this thread, as `asyncio.run` does, with rare collections; return its result."""
-    with rare_collections(), new_runner() as runner:
-        return runner.run(work)
+def run_main(work: Coroutine[Any, Any, T], *, left_s: float = LEFT_S) -> T:
+    """Run `work` to its end in this thread, as `asyncio.run` does, with rare collections; return its result.
+
+    No thread of `asyncio.to_thread` is waited for. Tasks that `work` leaves behind are cancelled; where they have not
+    ended after `left_s`, the process ends without them, with status 1 if `work` has raised, else 0.
+    """
+    with rare_collections(), _Patience(left_s) as patience, new_runner() as runner:
+        runner.get_loop().set_default_executor(DaemonThreads(THREADS, "unpod-thread"))
+        try:
+            result = runner.run(work)
+        except BaseException as error:
+            patience.begin(error)
+            raise
+        patience.begin(None)
+        return result
+
+
+class _Patience:
+    """Within the block, from `begin` on, there is so much time to leave it: else the process ends."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def begin(self, error: BaseException | None) -> None:
+        self._timer = threading.Timer(self._seconds, _give_up, (error, self._seconds))
+        self._timer.daemon = True
+        self._timer.start()
+
+
+def _give_up(error: BaseException | None, seconds: float) -> None:
+    if error is not None:
+        sys.stderr.write(f"unpod: {type(error).__name__}: {error}\n")  # nobody else will tell it
+    logger.warning("code that has not ended %g s after it was cancelled is not waited for", seconds)
+    os._exit(0 if error is None else 1)
 
 
 class Batch:

@@ -79,6 +79,12 @@ async def cancelled(tasks: Iterable[asyncio.Task[Any]], grace_s: float = GRACE_S
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()
+    await ended(running, grace_s)
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]], grace_s: float = GRACE_S) -> None:
+    """The same for tasks that are cancelled already: another cancellation would cut off how they clean up."""
+    running = [task for task in tasks if not task.done()]
     if running:
         await asyncio.wait(running, timeout=grace_s)
     for task in running:

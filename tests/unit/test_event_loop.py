@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -96,3 +98,39 @@ def test_an_event_loop_that_is_over_is_let_go_of() -> None:
     loop = asyncio.run(get())
     gc.collect()
     assert loop() is None
+
+
+_STUBBORN = """
+import asyncio, sys, threading
+from unpod.event_loop import run_main
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+async def main(fails, swallows):
+    loop = asyncio.get_running_loop()
+    for _ in range(50):
+        loop.run_in_executor(None, threading.Event().wait)
+    task = asyncio.create_task(stubborn()) if swallows else None
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(lambda: 1) == 1
+    if fails:
+        raise LookupError("no such thing")
+
+run_main(main("fails" in sys.argv, "swallows" in sys.argv), left_s=0.2)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [((), 0), (("fails",), 1), (("swallows",), 0), (("swallows", "fails"), 1)])
+def test_a_process_ends_whatever_hangs_in_its_threads_or_swallows_its_cancellation(
+    how: tuple[str, ...], status: int
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _STUBBORN, *how], check=False, timeout=20, capture_output=True, text=True
+    )
+    assert ended.returncode == status
+    assert ("no such thing" in ended.stderr) == bool(status)

@@ -25,7 +25,7 @@ from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
-from unpod.user_code import is_theirs
+from unpod.user_code import cancelled, ended, is_theirs
 
 logger = logging.getLogger("unpod.runner")
 
@@ -191,8 +191,9 @@ class Call:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         self.context = context = self._context()
         await self._services.on_call_start(context)
-        await driver.finish(await self._run_entrypoint(context))
         ending = driver.ending
+        gone = ending.fenced or self._abandoned  # its code must not begin where another runner runs it
+        await driver.finish(None if gone else await self._run_entrypoint(context))
         if ending.fenced:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         await self._services.on_call_end(context, "failed" if ending.has_failed(driver.state) else "ended")
@@ -262,13 +263,19 @@ class Call:
         with entered(self._driver.main), in_turn(context.session_id):
             work = asyncio.create_task(self._attempt(context), name=f"unpod-entrypoint-{context.session_id}")
         belongs(work, context.session_id)
-        self._driver.ending.on_fenced = work.cancel
+        fenced = asyncio.get_running_loop().create_future()
+
+        def let_go() -> None:
+            work.cancel()
+            fenced.set_result(None)
+
+        self._driver.ending.on_fenced = let_go
         try:
-            return await work
-        except asyncio.CancelledError:
-            if not self._driver.ending.fenced:
-                raise
-            return None
+            await asyncio.wait({work, fenced}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._driver.ending.on_fenced = None
+            await (ended if fenced.done() else cancelled)({work})
+        return None if work.cancelled() or not work.done() else work.result()
 
     async def _attempt(self, context: CallContext) -> BaseException | None:
         """Return what the entrypoint raises; `sys.exit()` in it ends the call, not the process with all other calls."""

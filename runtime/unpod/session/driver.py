@@ -48,6 +48,7 @@ from unpod.session.seat import Seat
 from unpod.session.settings import SessionSettings
 from unpod.session.settling import Settling
 from unpod.session.turn_stream import TurnStream
+from unpod.user_code import cancelled
 
 logger = logging.getLogger("unpod.session")
 
@@ -187,9 +188,7 @@ class Driver:
     async def _close(self) -> None:
         self._alarm.set(None)
         self._settled_alarm.set(None)
-        for chore in self.chores:
-            chore.cancel()
-        await asyncio.gather(*self.chores, return_exceptions=True)
+        await cancelled(self.chores)
         await self.brain.close()
         await self.hook_runner.close()
         await self.inbox.close()

@@ -16,6 +16,7 @@ from unpod.session.hooks import Hooks, Runs, every
 from unpod.session.scope import Scope
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
+from unpod.user_code import cancelled
 
 logger = logging.getLogger("unpod.session")
 
@@ -92,10 +93,7 @@ class HookRunner:
 
     async def close(self) -> None:
         """Cancel what still runs."""
-        running = tuple(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancelled(tuple(self._running))
 
     def _overdue(self, event: str, cause: str, timeout_s: float) -> None:
         """Let the hooks finish by themselves; their input is not settled until they have."""

@@ -23,7 +23,7 @@ from unpod.session.joining import Joining
 from unpod.session.scope import Scope, entered
 from unpod.session.tracing import in_turn
 from unpod.session.whose import belongs
-from unpod.user_code import bounded, is_theirs
+from unpod.user_code import bounded, cancelled, is_theirs
 
 logger = logging.getLogger("unpod.session")
 
@@ -112,10 +112,7 @@ class TurnStream:
     async def close(self) -> None:
         """Cut the reply, cancel its tools, and wait for what is left to be done."""
         self.cut()
-        running = tuple(self._tools)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancelled(tuple(self._tools))
         if self._chores is not None:
             await self._chores
 
