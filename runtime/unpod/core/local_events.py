@@ -34,4 +34,12 @@ class TurnResumed(Struct, frozen=True):
     turn: Turn
 
 
-LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent
+class ToolsRun(Struct, frozen=True):
+    """A tool that ends by its own time-out has begun (`more` is 1), or is over (-1)."""
+
+    turn: int
+    more: int
+    at: float
+
+
+LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent | ToolsRun

@@ -26,7 +26,7 @@ from unpod.core.controls import (
     SaySomething,
     ends_session,
 )
-from unpod.core.local_events import BrainAsked, LocalEvent, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
@@ -161,6 +161,8 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
         return state
     if isinstance(event, BrainAsked):
         return replace(state, turn=replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at))
+    if isinstance(event, ToolsRun):
+        return replace(state, turn=replace(turn, bounded_tools=turn.bounded_tools + event.more, tool_at=event.at))
     turn = replace(
         turn,
         phase=turns.step(turn, "delta"),
@@ -342,6 +344,20 @@ def _llm_called(state: SessionState, record: Record) -> SessionState:
     return state
 
 
+def _tool_called(state: SessionState, record: Record) -> SessionState:
+    body, turn = _body(record, ev.ToolCalled), state.turn
+    if turn is None or turn.number != body.turn_id:
+        return state
+    return replace(state, turn=turns.tool_called(turn, body, record.envelope.time))
+
+
+def _tool_returned(state: SessionState, record: Record) -> SessionState:
+    body, turn = _body(record, ev.ToolReturned), state.turn
+    if turn is None or turn.number != body.turn_id:
+        return state
+    return replace(state, turn=turns.tool_returned(turn, body, record.envelope.time))
+
+
 def _silence(state: SessionState, _: Record) -> SessionState:
     return replace(state, silences=state.silences + 1)
 
@@ -412,6 +428,8 @@ _FOLDS: dict[type[object], Callable[[SessionState, Record], SessionState]] = {
     ev.ControlAnswered: _control_answered,
     ev.TurnCompleted: _turn_completed,
     ev.LLMCalled: _llm_called,
+    ev.ToolCalled: _tool_called,
+    ev.ToolReturned: _tool_returned,
     ev.SilenceNoticed: _silence,
     ev.EntrypointFailed: _entrypoint_failed,
     ev.ControlPerformed: _control_performed,

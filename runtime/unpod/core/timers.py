@@ -45,8 +45,11 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer
     turn = state.turn
     if turn is not None and turn.phase == "ended" and not state.speaking:
         found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
-    if turn is not None and turn.replying and settings.reply_timeout_s is not None:
-        found.append((max(turn.asked_at, turn.last_delta_at) + settings.reply_timeout_s, "reply"))
+    timed = turn is not None and turn.replying and not turn.bounded_tools
+    if turn is not None and timed and settings.reply_timeout_s is not None:
+        # A tool's own time-out rules while it runs; the brain's begins anew with the result.
+        worked_at = max(turn.asked_at, turn.last_delta_at, turn.tool_at, *turn.tools.values())
+        found.append((worked_at + settings.reply_timeout_s, "reply"))
     owed = state.queue or (turn is not None and turn.owes_end)
     if settings.silence_timeout_s is not None and not (owed or state.speaking or state.supervision.held):
         found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))

@@ -10,17 +10,20 @@ Replies are spoken in order: at most one turn is between `opened` and `speaking`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from unpod.core.commands import ReplyEndReason
-from unpod.core.events import TurnCompleted, TurnMetrics, TurnOutcome
+from unpod.core.events import ToolCalled, ToolReturned, TurnCompleted, TurnMetrics, TurnOutcome
 from unpod.errors import ProtocolViolation
 
 Phase = Literal["opened", "asked", "speaking", "ended"]
 Trigger = Literal["ask", "delta", "end"]
+
+TOOL_TIMEOUT_S: Final = 60.0
+"""How long a tool may take of which nothing is known but that it was called."""
 
 TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     ("opened", "ask"): "asked",
@@ -62,6 +65,9 @@ class Turn(Struct, frozen=True, kw_only=True):
     `part` counts the attempts at a reply that a takeover had to begin anew, and `deltas` the pieces of this part; the
     first `said` characters of `sent` belong to former parts. `untold`: more than `sent` was spoken, or may have been,
     and nobody knows what. `voiced`: the worker was speaking since something of the reply left.
+
+    `bounded_tools` is how many tools run that end by their own time-outs. `tools` are those that were reported and have
+    not returned, by call id, each with the time until which it is waited for. `tool_at` is when one was over last.
     """
 
     number: int
@@ -75,6 +81,9 @@ class Turn(Struct, frozen=True, kw_only=True):
     asked_at: float = 0.0
     first_delta_at: float = 0.0
     last_delta_at: float = 0.0
+    bounded_tools: int = 0
+    tools: dict[str, float] = {}
+    tool_at: float = 0.0
     ended_at: float = 0.0
     deltas: int = 0
     sent: str = ""
@@ -126,6 +135,17 @@ def step(turn: Turn, trigger: Trigger) -> Phase:
         msg = f"turn {turn.number}: {trigger} in phase {turn.phase}"
         raise ProtocolViolation(msg, whose="local")
     return phase
+
+
+def tool_called(turn: Turn, fact: ToolCalled, at: float) -> Turn:
+    """Return the turn with one more tool that runs."""
+    return replace(turn, tools={**turn.tools, fact.call_id: at + TOOL_TIMEOUT_S})
+
+
+def tool_returned(turn: Turn, fact: ToolReturned, at: float) -> Turn:
+    """Return the turn with one tool less that runs."""
+    running = {call_id: until for call_id, until in turn.tools.items() if call_id != fact.call_id}
+    return replace(turn, tools=running, tool_at=at)
 
 
 def interrupted(turn: Turn, heard: str | None) -> Turn:

@@ -14,7 +14,7 @@ from unpod.ports import Clock, Timer
 class Alarm:
     """Calls back once when the clock has come to the time that it is set to."""
 
-    __slots__ = ("_at", "_callback", "_clock", "_timer", "_timer_at")
+    __slots__ = ("_at", "_callback", "_clock", "_closed", "_timer", "_timer_at")
 
     def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
         self._clock = clock
@@ -22,6 +22,7 @@ class Alarm:
         self._timer: Timer | None = None
         self._at: float | None = None
         self._timer_at = 0.0
+        self._closed = False
 
     @property
     def is_set(self) -> bool:
@@ -30,7 +31,7 @@ class Alarm:
 
     def set(self, at: float | None) -> None:
         """Call back at `at`, in the clock's time, or never where it is None; nothing else is called back for."""
-        if at == self._at:
+        if at == self._at or self._closed:
             return
         self._at = at
         if self._timer is not None and (at is None or at < self._timer_at):
@@ -38,6 +39,11 @@ class Alarm:
             self._timer = None
         if at is not None and self._timer is None:
             self._begin(at)
+
+    def close(self) -> None:
+        """Never call back again, whatever it is set to."""
+        self.set(None)
+        self._closed = True
 
     def _begin(self, at: float) -> None:
         self._timer_at = at

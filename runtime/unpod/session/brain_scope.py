@@ -59,4 +59,4 @@ class BrainScope:
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a tool, which is finished though the caller cuts in."""
-        self._driver.brain.begin_tool(work)
+        self._driver.begin_tool(self._turn, work)

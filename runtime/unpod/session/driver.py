@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -26,7 +26,7 @@ from unpod.core.decide import decide, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again
-from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.past import Past, Point
 from unpod.core.positions import Positions
 from unpod.core.state import SessionState, evolve, evolve_local, fold
@@ -186,8 +186,8 @@ class Driver:
             await self._close()
 
     async def _close(self) -> None:
-        self._alarm.set(None)
-        self._settled_alarm.set(None)
+        self._alarm.close()
+        self._settled_alarm.close()
         await cancelled(self.chores)
         await self.brain.close()
         await self.hook_runner.close()
@@ -216,6 +216,15 @@ class Driver:
     def append(self, step: d.Append) -> None:
         """Store what a decision says."""
         self._append(step, CORE, None)
+
+    def begin_tool(self, turn: int, work: Coroutine[object, object, None]) -> None:
+        """Run a tool of the brain's, while the time-out of the reply stands still."""
+        self._tools_run(turn, 1)
+        self.brain.begin_tool(work, partial(self._tools_run, turn, -1))
+
+    def _tools_run(self, turn: int, more: int) -> None:
+        self.state = evolve_local(self.state, ToolsRun(turn, more, self._now()))
+        self._rearm()
 
     def use_brain(self, view: AdapterView | None) -> None:
         """Take another brain, from the next turn on."""
@@ -319,7 +328,7 @@ class Driver:
 
     def _perform(self, step: _Doing, cause: str) -> None:
         match step:
-            case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent():
+            case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent() | ToolsRun():
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
                 delta = self.journal.delta(step.turn, step.part, step.n, step.text)

@@ -92,12 +92,13 @@ class TurnStream:
         if self._view is not None:
             self._later(self._guarded("assist", self._view.assist(note)))
 
-    def begin_tool(self, work: Coroutine[object, object, None]) -> None:
-        """Run a tool of the brain's; a cut reply does not cancel it."""
+    def begin_tool(self, work: Coroutine[object, object, None], over: Callable[[], None]) -> None:
+        """Run a tool of the brain's, and call `over` when it is; a cut reply does not cancel it."""
         task = asyncio.get_running_loop().create_task(work, name="unpod-tool")
         belongs(task, self._session)
         self._tools.add(task)
         task.add_done_callback(self._tools.discard)
+        task.add_done_callback(lambda _: over())
         task.add_done_callback(lambda _: work.close())  # one that is cancelled before it began is never awaited
 
     def report(self, piece: Piece, turn: int) -> None:

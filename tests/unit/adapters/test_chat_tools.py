@@ -13,7 +13,7 @@ from tests.providers.openai_wire import OpenAIWire, openai_client
 from tests.providers.served import Json, Vendor, serve
 
 from unpod import CallContext
-from unpod.adapters import OpenAIAdapter, ToolCall, ToolResult
+from unpod.adapters import OpenAIAdapter, Tool, ToolCall, ToolResult
 from unpod.adapters.chat import MAX_ROUNDS, ChatAdapter, Prompt
 from unpod.adapters.memory import Said
 from unpod.adapters.metering import Meter
@@ -189,6 +189,29 @@ async def test_a_takeover_does_not_do_it_twice(at: str) -> None:
     shown = tools_of(vendor.requests[-1]["messages"])
     assert [message.get("content") for message in shown] == [None, json.dumps(step.value, separators=(",", ":"))]
     assert shown[0]["tool_calls"][0]["function"]["arguments"] == '{"pizza":"margherita"}'
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_a_tools_own_time_out_counts_while_it_runs(crashes: bool) -> None:  # noqa: FBT001
+    kitchen, model = Kitchen(), FakeModel(Answer(("Well. ", ORDER)), *[Answer(("Fine.",))] * 2)
+
+    async def handle_call(ctx: CallContext) -> None:
+        tool = Tool(kitchen.order, timeout_s=600)
+        ctx.session.dialog_machine = OpenAIAdapter("tiny", client=client, tools=[tool])
+        await ctx.session.run()
+
+    kitchen.may_go_on.clear()
+    async with model_behind(model) as (_, client), simulate_call(handle_call, timeout_s=20) as call:
+        await call.user("a margherita", wait=False)
+        await asyncio.wait_for(kitchen.begun.wait(), 20)
+        if crashes:
+            kitchen.begun.clear()
+            await call.crash()
+            await asyncio.wait_for(kitchen.begun.wait(), 20)
+        await call.advance(300)
+        kitchen.may_go_on.set()
+        assert (await call.reply()).text.endswith("Fine.")
+        await call.hang_up()
 
 
 async def test_a_barge_in_does_not_cancel_a_tool() -> None:

@@ -8,7 +8,8 @@ from tests.unit.core.call_log import START, CallLog, speaking
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.state import SessionState
+from unpod.core.local_events import ToolsRun
+from unpod.core.state import SessionState, evolve_local
 from unpod.core.timers import due, reached, restarted
 
 SETTINGS = d.Settings(agent_id="agt")
@@ -31,6 +32,32 @@ def test_the_earliest_moment_is_due() -> None:
     assert due(log.state, chosen) == START + 4
     assert due(log.state, replace(chosen, reply_timeout_s=None)) == START + 7
     assert due(log.state, d.Settings(silence_timeout_s=None, reply_timeout_s=None)) is None
+
+
+def test_while_a_tool_runs_the_reply_has_no_time_out_and_a_new_one_after_it() -> None:
+    log, chosen = speaking(), d.Settings(silence_timeout_s=None, reply_timeout_s=30)
+    for _ in range(2):
+        log.state = evolve_local(log.state, ToolsRun(1, 1, log.now))
+    log.now += 50
+    log.state = evolve_local(log.state, ToolsRun(1, -1, log.now))
+    assert due(log.state, chosen) is None
+    log.now += 50
+    log.state = evolve_local(log.state, ToolsRun(1, -1, log.now))
+    assert due(log.state, chosen) == START + 130
+    log.state = evolve_local(log.state, ToolsRun(2, 1, log.now))
+    assert due(log.state, chosen) == START + 130
+
+
+def test_a_tool_that_was_only_reported_is_waited_for_for_a_while() -> None:
+    log, chosen = speaking(), d.Settings(silence_timeout_s=None, reply_timeout_s=30)
+    log.owner(ev.ToolCalled(name="a", call_id="1", turn_id=1))
+    log.now += 20
+    log.owner(ev.ToolCalled(name="b", call_id="2", turn_id=1))
+    assert due(log.state, chosen) == START + 20 + 60 + 30
+    log.owner(ev.ToolReturned(name="b", call_id="2", turn_id=1))
+    assert due(log.state, chosen) == START + 60 + 30
+    log.owner(ev.ToolReturned(name="a", call_id="1", turn_id=1))
+    assert due(log.state, chosen) == START + 20 + 30
 
 
 def test_nobody_is_silent_while_an_answer_is_owed() -> None:

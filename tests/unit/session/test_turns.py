@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 from tests.unit.session.rig import Brain, Ear, Plain, agent
 
-from unpod import AdapterError, CallContext, EchoAdapter
+from unpod import AdapterError, CallContext, EchoAdapter, ToolCall, ToolResult
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.testing import SessionSettings, SimulatedCall, simulate_call
@@ -304,6 +304,23 @@ async def test_a_brain_that_hangs_is_given_up_and_the_call_goes_on() -> None:
         assert (await call.reply()).text == "yes"
     assert [args[0] for args in ear.args("error")] == ["adapter_timeout"]
     assert ear.args("agent_turn") == [("well",), ("yes",)]
+
+
+async def test_a_tool_that_takes_longer_than_a_reply_may_is_waited_for() -> None:
+    brain = Brain()
+    async with simulate_call(agent(brain=brain)) as call:
+        await call.user("hi", wait=False)
+        for name in ("one", "two", "three"):
+            await brain.say(ToolCall(name, call_id=name))
+            await call.advance(45)
+            await brain.say(ToolResult(name, call_id=name))
+        await call.advance(29)
+        await brain.finish("done")
+        assert (await call.reply()).text == "done"
+        await call.user("and now", wait=False)
+        await brain.say(ToolCall("four", call_id="four"), ToolResult("four", call_id="four"))
+        await call.advance(30)
+        assert ends(call) == [(1, "done"), (2, "failed")]
 
 
 async def test_how_long_a_brain_may_hang_is_a_setting() -> None:
