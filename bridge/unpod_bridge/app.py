@@ -82,6 +82,8 @@ async def run_bridge(config: BridgeConfig) -> int:
             await check_rights(nats, bridge_rights(Subjects(config.prefix), streams, bridge_id))
             log = await open_log(nats, streams.calls)
             store = await open_jobs(nats, streams.jobs)
+            if not store.expires:
+                logger.warning("finished jobs stay in the job store for days: `unpod streams check` says what to do")
             return await Bridge(bridge_id, config, nats, log, store).run(stop)
         except (ConfigurationError, LogError) as error:
             logger.error("%s", error)  # noqa: TRY400 - its text says what to do
@@ -119,6 +121,7 @@ class Bridge:
         peers = Peers(self._loop.time())
         self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
+        self._records = records
         fullness = Fullness(log.usage)
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
         self._community = Community(
@@ -174,6 +177,7 @@ class Bridge:
             await front.close()
 
     async def _run(self, stop: Stop, front: Front) -> int:
+        await self._records.open(self._nats)
         if self._reception is not None:
             await self._reception.open()
         subscriptions = [
@@ -227,6 +231,7 @@ class Bridge:
             run.cancel()
         await asyncio.wait({keeping, hearing, *self._runs.values()}, timeout=ABANDON_S)
         await self._community.close()
+        await self._records.close()
         self._announce(gone=True)
         await self._owners.close()
         for subscription in subscriptions:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from unpod.errors import LogError
 from unpod_bridge.control import ControlLink
 from unpod_bridge.job_records import JobRecord, Records
 
@@ -78,20 +77,15 @@ class Heirs:
             while True:
                 await asyncio.sleep(LOOK_S)
                 if self._jobs or self._links:
-                    await self._look()
+                    self._look()
         finally:
             for run in tuple(self._runs.values()):
                 run.cancel()
             await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
-    async def _look(self) -> None:
-        try:
-            records = [kept.record for kept in await self._records.all()]
-        except LogError as error:
-            logger.debug("the records of jobs cannot be read: %s", type(error).__name__)
-            return
+    def _look(self) -> None:
         holders: dict[str, set[str]] = {}
-        for record in records:
+        for record, _ in self._records.all():
             if record.bridge == self._bridge_id or self._alive(record.bridge):
                 holders.setdefault(record.worker, set()).add(record.bridge)
         wanted = {

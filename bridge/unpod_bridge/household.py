@@ -39,6 +39,7 @@ class Household:
     def adopt(self, orphan: Orphan) -> None:
         """Go on with another bridge's call."""
         record = orphan.record
+        self._jobs.retire(record.job)
         self._heirs.enter(record)
         job = Assigned(
             job_id=record.job,

@@ -1,27 +1,34 @@
 """The records of jobs: what another bridge needs to dial a call again when this one has died.
 
 A record holds the call's token, so runners may not read the store. It is made before the call is dialled, and deleted
-when the call is over. Every write is a compare-and-set.
+when the call is over. Every write is a compare-and-set, and one without an answer is tried again until the store has
+said what became of it. What is looked up is looked up in this bridge's own copy of all records.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from unpod.core.codec import MALFORMED
-from unpod.errors import Fenced, LogError, LogUnavailable
-from unpod.jetstream import Entry, JobStore
+from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
+from unpod.jetstream import JobStore
+from unpod.ports import Bus
+from unpod_bridge.job_mirror import JobMirror
+from unpod_bridge.job_mirror import Kept as _Kept
 
 logger = logging.getLogger("unpod.bridge")
 
+T = TypeVar("T")
 
-TRIES = 6
-"""How often a record is written that is not answered; each waits as long as the store does."""
+PAUSE_S = 0.2
+"""How long after an answer that settles nothing a record is written again."""
 
 
 class JobRecord(Struct, frozen=True, kw_only=True):
@@ -45,11 +52,7 @@ class JobRecord(Struct, frozen=True, kw_only=True):
         return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
 
 
-class Kept(NamedTuple):
-    """A record, and the revision that whoever changes it must name."""
-
-    record: JobRecord
-    revision: int
+Kept = _Kept[JobRecord]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -57,50 +60,55 @@ _decode = msgspec.json.Decoder(JobRecord).decode
 
 
 class Claim:
-    """This bridge's record of one job; the last write counts, and errors only cost another bridge its knowledge."""
+    """This bridge's record of one job: what is to be written waits for what was, and for the store's answer."""
 
     def __init__(self, store: JobStore, record: JobRecord, revision: int) -> None:
         self._store = store
         self._record = record
         self._revision = revision
+        self._writing = asyncio.Lock()
 
     async def begun(self, session_id: str) -> None:
         """The call is up; raises Fenced where another bridge has the job."""
-        await self._change(msgspec.structs.replace(self._record, state="up", session=session_id))
+        async with self._writing:
+            await self._change(msgspec.structs.replace(self._record, state="up", session=session_id))
 
     async def _change(self, record: JobRecord) -> None:
         try:
-            self._revision = await self._store.update(record.job, _encode(record), self._revision)
+            self._revision = await _written(self._store, record, self._revision)
         except Fenced:
             raise
         except LogError as error:
-            logger.warning("the record of a job could not be updated: %s", type(error).__name__)
+            logger.warning("the record of a job cannot be updated: %s", type(error).__name__)
         else:
             self._record = record
 
     async def release(self) -> None:
         """Let another bridge have the call, which stays here until one has taken the record."""
-        if self._record.state == "up":
-            try:
-                await self._change(msgspec.structs.replace(self._record, state="released"))
-            except Fenced:
-                logger.debug("the record of a job is another bridge's already")
+        async with self._writing:
+            if self._record.state == "up":
+                await self._offer("released")
 
     async def leave(self) -> None:
         """The call is let go of: whoever comes goes on with it."""
+        async with self._writing:
+            await self._offer("left")
+
+    async def _offer(self, state: Literal["released", "left"]) -> None:
         try:
-            await self._change(msgspec.structs.replace(self._record, state="left"))
+            await self._change(msgspec.structs.replace(self._record, state=state))
         except Fenced:
             logger.debug("the record of a job is another bridge's already")
 
     async def drop(self) -> None:
         """The job is over."""
-        try:
-            await self._store.delete(self._record.job, self._revision)
-        except Fenced:
-            logger.debug("the record of a job is another bridge's now")
-        except LogError as error:
-            logger.warning("the record of a job could not be deleted: %s", type(error).__name__)
+        async with self._writing:
+            try:
+                await _deleted(self._store, self._record.job, self._revision)
+            except Fenced:
+                logger.debug("the record of a job is another bridge's now")
+            except LogError as error:
+                logger.warning("the record of a job cannot be deleted: %s", type(error).__name__)
 
 
 class Records:
@@ -108,77 +116,186 @@ class Records:
 
     def __init__(self, store: JobStore, bridge_id: str, alive: Callable[[str], bool]) -> None:
         self._store = store
+        self._mirror = JobMirror(store, _read)
         self._bridge_id = bridge_id
         self._alive = alive
+        self._tasks: set[asyncio.Task[object]] = set()
 
-    async def elsewhere(self, job_id: str) -> bool:
+    # ---------------------------------------------------------------------------------------------------- what there is
+
+    async def open(self, bus: Bus) -> None:
+        """Know all records from here on; raises LogError where they cannot be read."""
+        await self._mirror.open(bus)
+
+    def on_change(self, listener: Callable[[str, Kept | None], None]) -> None:
+        """Tell `listener` of each record that is new or has changed, and with None of a job that is over."""
+        self._mirror.on_change = listener
+
+    def reload(self) -> None:
+        """The connection is new: read all of them again."""
+        self._mirror.reload()
+
+    async def close(self) -> None:
+        """Hear nothing more, and leave what is not answered."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._mirror.close()
+
+    def all(self) -> list[Kept]:
+        """Return the records of all jobs, as far as they have come here."""
+        return self._mirror.all()
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return a job's record, if there is one."""
+        kept = self._mirror.get(job_id)
+        return None if kept is None else kept.record
+
+    def elsewhere(self, job_id: str) -> bool:
         """Return whether the job's call is known to live at another bridge."""
-        try:
-            entry = await self._store.get(job_id)
-        except LogError as error:
-            logger.debug("the record of a job cannot be read: %s", type(error).__name__)
-            return False
-        return entry is not None and self._is_elsewhere(entry)
+        record = self.get(job_id)
+        return record is not None and self._is_elsewhere(record)
+
+    # ------------------------------------------------------------------------------------------------ what becomes ours
 
     async def claim(self, record: JobRecord) -> Claim | None:
-        """Store the record; None where the job's call lives at another bridge; raises LogError."""
-        value = _encode(record)
+        """Store the record; None where the job's call lives at another bridge; raises LogError.
+
+        Who waits for it no longer need not care: what is stored after all is taken back.
+        """
+        claiming = self._spawn(self._claim(record))
         try:
-            return Claim(self._store, record, await self._store.create(record.job, value))
-        except Fenced:
-            entry = await self._store.get(record.job)
-        if entry is None:  # it was deleted in between
-            return Claim(self._store, record, await self._store.create(record.job, value))
-        if self._is_elsewhere(entry):
-            return None
-        return Claim(self._store, record, await self._store.update(record.job, value, entry.revision))
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            _ = self._spawn(_take_back(claiming))
+            raise
 
-    async def all(self) -> list[Kept]:
-        """Return the records of all jobs, the longest unchanged first; raises LogUnavailable."""
-        found: dict[str, Kept] = {}
-        async for entry in self._store.entries():
-            record = _read(entry)
-            if record is not None:
-                found[entry.key] = Kept(record, entry.revision)  # the newest counts, should there be two
-        return list(found.values())
-
-    async def get(self, job_id: str) -> JobRecord | None:
-        """Return a job's record, if there is one; raises LogUnavailable."""
-        entry = await self._store.get(job_id)
-        return None if entry is None else _read(entry)
+    async def _claim(self, record: JobRecord) -> Claim | None:
+        while True:
+            try:
+                return Claim(self._store, record, await _created(self._store, record))
+            except Fenced:
+                entry = await _answered(lambda: self._store.get(record.job))
+            if entry is None:  # it was deleted in between
+                continue
+            former = _read(entry.value)
+            if former is None:
+                logger.warning("a record of a job is replaced")
+            elif self._is_elsewhere(former):
+                return None
+            return Claim(self._store, record, await _written(self._store, record, entry.revision))
 
     async def take(self, kept: Kept) -> Claim | None:
         """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError.
 
-        A write without an answer may be stored: it is tried again, until the store has said whose the job is.
+        It takes until the store has said whose the job is.
         """
-        state = "up" if kept.record.session else "dialing"
+        state: Literal["up", "dialing"] = "up" if kept.record.session else "dialing"
         record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state)
-        value, unanswered = _encode(record), 0
-        while True:
-            try:
-                return Claim(self._store, record, await self._store.update(record.job, value, kept.revision))
-            except Fenced:
-                entry = await self._store.get(record.job) if unanswered else None
-                ours = entry is not None and entry.value == value
-                return Claim(self._store, record, entry.revision) if entry is not None and ours else None
-            except LogUnavailable:
-                unanswered += 1
-                if unanswered >= TRIES:
-                    raise
+        try:
+            return Claim(self._store, record, await _written(self._store, record, kept.revision))
+        except Fenced:
+            with suppress(LogError):  # it is read again sooner or later
+                await self._mirror.correct(record.job)
+            return None
 
-    def _is_elsewhere(self, entry: Entry) -> bool:
-        record = _read(entry)
-        if record is None:
-            logger.warning("a record of a job is replaced")
-            return False
+    def _is_elsewhere(self, record: JobRecord) -> bool:
         # The call of a bridge that is gone goes on at the one that takes it over: nobody may begin it anew.
         return record.bridge != self._bridge_id and (bool(record.session) or self._alive(record.bridge))
 
+    def _spawn(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name="unpod-record")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-def _read(entry: Entry) -> JobRecord | None:
+
+async def _take_back(claiming: asyncio.Task[Claim | None]) -> None:
     try:
-        return _decode(entry.value)
+        claim = await claiming
+    except LogError as error:
+        logger.debug("a job that is wanted no more was not stored: %s", type(error).__name__)
+    else:
+        if claim is not None:
+            await claim.drop()
+
+
+async def _answered(work: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Return what the store says, however long it says nothing."""
+    log = logger.warning
+    while True:
+        try:
+            return await work()
+        except LogUnavailable as error:
+            log("the job store takes no record: %s; trying again", error)
+        log = logger.debug
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _created(store: JobStore, record: JobRecord) -> int:
+    """Store a new record and return its revision; raises Fenced where there is one, LogError where it cannot be."""
+    value, unanswered = _encode(record), False
+
+    async def create() -> int:
+        nonlocal unanswered
+        try:
+            return await store.create(record.job, value)
+        except LogUnavailable:
+            unanswered = True
+            raise
+        except Fenced:
+            return await _ours(store, record.job, value, 0, unanswered=unanswered)
+
+    return await _answered(create)
+
+
+async def _written(store: JobStore, record: JobRecord, revision: int) -> int:
+    """Replace the record of `revision` and return the new one's; raises Fenced, LogError where it cannot be."""
+    value, unanswered = _encode(record), False
+
+    async def update() -> int:
+        nonlocal unanswered
+        try:
+            return await store.update(record.job, value, revision)
+        except LogFull as error:
+            raise LogUnavailable(str(error)) from None  # there will be room again
+        except LogUnavailable:
+            unanswered = True
+            raise
+        except Fenced:
+            return await _ours(store, record.job, value, revision, unanswered=unanswered)
+
+    return await _answered(update)
+
+
+async def _deleted(store: JobStore, job_id: str, revision: int) -> None:
+    """Delete the record of `revision`; raises Fenced, LogError where it cannot be."""
+
+    async def delete() -> None:
+        try:
+            await store.delete(job_id, revision)
+        except LogFull as error:
+            raise LogUnavailable(str(error)) from None
+
+    await _answered(delete)
+
+
+async def _ours(store: JobStore, job_id: str, value: bytes, revision: int, *, unanswered: bool) -> int:
+    """Return the revision of what we have written without an answer; raises Fenced where it is not ours that stands.
+
+    A replica that lags may answer, with what was before: it is asked again.
+    """
+    entry = await store.get(job_id) if unanswered else None
+    if entry is not None and entry.value == value:
+        return entry.revision
+    if entry is not None and entry.revision <= revision:
+        raise LogUnavailable("a replica lags")
+    raise Fenced(f"another bridge has the job {job_id!r}")
+
+
+def _read(value: bytes) -> JobRecord | None:
+    try:
+        return _decode(value)
     except MALFORMED:
         logger.warning("a record of a job cannot be read")
         return None

@@ -24,6 +24,8 @@ logger = logging.getLogger("unpod.bridge")
 
 LONGEST_ID = 120
 LONGEST_REASON = 40
+BEGUN_S = 1.0
+"""How long a call that is up waits until its record says so; after that the record is written beside it."""
 
 
 class Result(Protocol):
@@ -117,13 +119,21 @@ class Jobs:
     """All jobs of this bridge (`control.Desk`)."""
 
     def __init__(
-        self, dispatcher: Dispatcher, records: Records, fullness: Fullness, make_line: MakeLine, bridge_id: str
+        self,
+        dispatcher: Dispatcher,
+        records: Records,
+        fullness: Fullness,
+        make_line: MakeLine,
+        bridge_id: str,
+        *,
+        begun_s: float = BEGUN_S,
     ) -> None:
         self._dispatcher = dispatcher
         self._records = records
         self._fullness = fullness
         self._make_line = make_line
         self._bridge_id = bridge_id
+        self._begun_s = begun_s
         self._searches: dict[str, _Search] = {}
         self._promised: dict[str, _Call] = {}
         self._calls: dict[str, _Call] = {}
@@ -202,8 +212,21 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------------------- other bridges
 
+    def has(self, job_id: str) -> bool:
+        """Whether a job's call is here."""
+        return job_id in self._calls
+
+    def retire(self, job_id: str) -> None:
+        """The job comes anew: a line of it that is here still has lost the call, and closes without being counted."""
+        call = self._calls.pop(job_id, None)
+        if call is not None:
+            call.books.ended(job_id)
+
     def carry(self, job: Assigned, books: Books, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
-        """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun."""
+        """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun.
+
+        No line of it may be here (`has`, `retire`).
+        """
         call = _Call(books, job, claim)
         self._begin(call, make(lambda session_id: self._begun(call, session_id)))
 
@@ -228,7 +251,7 @@ class Jobs:
         calls = [call for call in self._calls.values() if call.line is not None]
         if calls:
             logger.warning("%d calls are left for another bridge", len(calls))
-            await asyncio.wait([asyncio.create_task(self._leave(call)) for call in calls], timeout=patience_s)
+            await asyncio.wait([self._spawn(self._leave(call), "unpod-leave") for call in calls], timeout=patience_s)
 
     async def _leave(self, call: _Call) -> None:
         if call.line is not None and await call.line.let_go():
@@ -268,8 +291,7 @@ class Jobs:
     async def _find(self, search: _Search) -> _Call | Reason | Literal["elsewhere"]:
         place = "at_capacity" if await self._fullness.full() else await self._dispatcher.find(search.ask)
         if not isinstance(place, RunnerPlace):
-            # Looked at only now: it costs the calls that are taken, nearly all, no round trip.
-            return "elsewhere" if await self._records.elsewhere(search.job.job_id) else place
+            return "elsewhere" if self._records.elsewhere(search.job.job_id) else place
         search.asking = False
         try:
             async with asyncio.timeout_at(search.ask.until):
@@ -322,7 +344,8 @@ class Jobs:
         call.session = session_id
         call.books.up(call.job.job_id)
         note = call.noting = self._spawn(self._note(call, session_id), "unpod-record")
-        await asyncio.shield(note)
+        # A store that does not answer must not keep the caller: without the record, the log tells that it has begun.
+        await asyncio.wait({note}, timeout=self._begun_s)
         if call.lost:
             raise Fenced("another bridge has the job")
         if self._releasing:
@@ -339,16 +362,17 @@ class Jobs:
         try:
             moved = await self._run(call)
         finally:
-            del self._calls[call.job.job_id]
-            call.books.ended(call.job.job_id)
-        if call.noting is not None:
-            await asyncio.wait({call.noting})
+            if self._calls.get(call.job.job_id) is call:
+                self.retire(call.job.job_id)
         if call.after is not None:
             self._closing[call.job.job_id] = call
             try:
                 await call.after.run()
             finally:
-                del self._closing[call.job.job_id]
+                if self._closing.get(call.job.job_id) is call:
+                    del self._closing[call.job.job_id]
+        if call.noting is not None:
+            await asyncio.wait({call.noting})
         if not moved:
             await call.claim.drop()
 

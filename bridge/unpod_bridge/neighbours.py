@@ -13,7 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from unpod.core.ids import derive
 from unpod.core.subjects import Subjects
@@ -25,17 +25,19 @@ from unpod_bridge.peers import Gone, Peers
 
 logger = logging.getLogger("unpod.bridge")
 
+T = TypeVar("T")
+
 LOOK_S: Final = 0.25
 ROUND_S: Final = 15.0
 """How often all records are looked at, for what nobody has heard of."""
+CALL_OFF_S: Final = 1.0
+"""How often the bridge that has a job is told that it is called off, until its record is gone."""
 ASK_TIMEOUT_S: Final = 0.5
 YIELD_TIMEOUT_S: Final = 5.0
 AT_ONCE: Final = 50
 """How many calls are taken over at the same time."""
 SPARE_S: Final = (0.3, 0.6)
 """How long, at least and at most, before what was another's to take is taken."""
-RETRY_S: Final = 0.5
-SWEEP_TRIES: Final = 20
 OK: Final = b"ok"
 
 
@@ -104,7 +106,7 @@ class Neighbours:
         records: Records,
         peers: Peers,
         household: Household,
-        end: Callable[[], Awaitable[int]],
+        end: Callable[[], Coroutine[object, object, int]],
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._bridge_id = bridge_id
@@ -118,13 +120,18 @@ class Neighbours:
         self._loop = asyncio.get_running_loop()
         self._deaf: dict[str, Deafness] = {}
         self._relieved: set[str] = set()
+        self._named: set[str] = set()
+        """Bridges that some record has named since we looked last."""
+        self._succeeding: set[str] = set()
+        self._called_off: dict[str, float] = {}
         self._taking = asyncio.Semaphore(AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._wake = asyncio.Event()
         self._subscriptions: list[Subscription] = []
         self._losses = 0
         self._up = True
         self.closed_to_orphans = False
+        records.on_change(self._changed)
 
     async def open(self) -> None:
         """Answer the others; raises LogError."""
@@ -135,28 +142,26 @@ class Neighbours:
     async def run(self) -> None:
         """Watch, until cancelled."""
         round_at = self._loop.time()
-        try:
-            while True:
-                if round_at <= self._loop.time():
-                    round_at = self._loop.time() + ROUND_S
-                    self._spawn(self._look_round())
-                self._look()
-                wait_s = min(LOOK_S, max(0.01, (self._peers.next_at() or float("inf")) - self._loop.time()))
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
-                self._wake.clear()
-        finally:
-            for task in tuple(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while True:
+            if round_at <= self._loop.time():
+                round_at = self._loop.time() + ROUND_S
+                self._look_round()
+            self._look()
+            wait_s = min(LOOK_S, max(0.01, (self._peers.next_at() or float("inf")) - self._loop.time()))
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
 
     async def close(self) -> None:
         """Answer nobody any more: from here on we are gone."""
         for subscription in self._subscriptions:
             await subscription.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------------- what is heard
 
@@ -183,16 +188,35 @@ class Neighbours:
             self._peers.cut_off()
         else:
             self._peers.reconnected(self._loop.time())
-            self._spawn(self._look_round())
+            self._records.reload()
+            self._look_round()
 
     def forward_cancel(self, job_id: str) -> None:
-        """The orchestrator calls a job off that is not here: tell the bridge that has it."""
-        self._spawn(self._forward_cancel(job_id))
+        """The orchestrator calls a job off that is not here: tell whoever has it, until it is over."""
+        record = self._records.get(job_id)
+        if record is not None:
+            self._pass_on(record)
 
-    async def _forward_cancel(self, job_id: str) -> None:
-        record = await self._records.get(job_id)
-        if record is not None and record.bridge != self._bridge_id:
-            await self._bus.publish(f"{self._subjects.bridge(record.bridge)}.cancel", job_id.encode())
+    def _pass_on(self, record: JobRecord) -> None:
+        self._called_off[record.job] = self._loop.time() + CALL_OFF_S
+        if record.bridge == self._bridge_id:
+            self._household.cancel(record.job)
+            return
+        try:
+            self._bus.send(f"{self._subjects.bridge(record.bridge)}.cancel", record.job.encode())
+        except LogError as error:
+            logger.debug("a bridge could not be told what is called off: %s", type(error).__name__)
+
+    def _changed(self, job_id: str, kept: Kept | None) -> None:
+        """A record is new, has changed, or is gone."""
+        if kept is None:
+            self._called_off.pop(job_id, None)
+            return
+        if job_id in self._called_off:
+            self._pass_on(kept.record)
+        if kept.record.bridge != self._bridge_id:
+            self._named.add(kept.record.bridge)
+            self._wake.set()
 
     def _on_ping(self, message: Message) -> None:
         self._answer(message, OK)
@@ -216,15 +240,9 @@ class Neighbours:
 
     # ------------------------------------------------------------------------------------------------------- the watch
 
-    async def _look_round(self) -> None:
+    def _look_round(self) -> None:
         """Ask after every bridge that a record names: it may have been gone before we came."""
-        records = await self._all()
-        now = self._loop.time()
-        for bridge in {kept.record.bridge for kept in records} - {self._bridge_id}:
-            if self._peers.is_gone(bridge):
-                self._spawn(self._succeed(bridge))
-            else:
-                self._peers.doubt(bridge, now)
+        self._named |= {kept.record.bridge for kept in self._records.all()} - {self._bridge_id}
         self._wake.set()
 
     def _look(self) -> None:
@@ -234,11 +252,26 @@ class Neighbours:
                 self._spawn(self._ask(bridge))
         for gone in self._peers.gone(now):
             self._lost(gone)
+        self._heed_records(now)
         if not self.closed_to_orphans:
             for bridge in self._peers.draining():
                 if bridge not in self._relieved:
                     self._relieved.add(bridge)
                     self._spawn(self._relieve(bridge))
+
+    def _heed_records(self, now: float) -> None:
+        """Look after the bridges that records name, and after the jobs that are called off."""
+        named, self._named = self._named, set()
+        for bridge in named:
+            if not self._peers.is_gone(bridge):
+                self._peers.doubt(bridge, now)
+            elif bridge in self._succeeding:
+                self._named.add(bridge)
+            else:
+                self._begin(bridge, partial(self._succeed, bridge))
+        for job_id in [job_id for job_id, at in self._called_off.items() if at <= now]:
+            del self._called_off[job_id]
+            self.forward_cancel(job_id)
 
     async def _ask(self, bridge: str) -> None:
         try:
@@ -256,9 +289,25 @@ class Neighbours:
             return
         how = {"said": "has ended", "nobody": "is gone", "silent": "has fallen silent"}[gone.how]
         logger.info("%s %s", gone.bridge, how)
-        self._spawn(self._succeed(gone.bridge) if gone.how == "silent" else self._sweep(gone.bridge, self._losses))
+        silent = gone.how == "silent"
+        self._begin(
+            gone.bridge,
+            partial(self._succeed, gone.bridge) if silent else partial(self._sweep, gone.bridge, self._losses),
+        )
 
     # -------------------------------------------------------------------------------------------------- taking of calls
+
+    def _begin(self, bridge: str, succeed: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Take a bridge's calls; what comes to light of it meanwhile is taken afterwards."""
+
+        async def begin() -> None:
+            try:
+                await succeed()
+            finally:
+                self._succeeding.discard(bridge)
+
+        self._succeeding.add(bridge)
+        self._spawn(begin())
 
     async def _succeed(self, bridge: str) -> None:
         """Take the calls of a bridge that is silent, unless it is there after all; stopped or cut off, it may act."""
@@ -276,13 +325,12 @@ class Neighbours:
     async def _sweep(self, bridge: str, losses: int, *, may_act: bool = False) -> None:
         """Take the calls of a bridge that is gone, as found when our connection had been lost so many times."""
         make = _orphan if may_act else await self._knowing(bridge)
-        orphans = [kept for kept in await self._all() if kept.record.bridge == bridge]
         if not self._may_judge(losses):
             logger.info("%s is not taken for gone: the connection to NATS was lost meanwhile", bridge)
             self._deaf.pop(bridge, None)
             self._peers.doubt(bridge, self._loop.time())
             return
-        ours, theirs = self._shares(orphans)
+        ours, theirs = self._shares(kept for kept in self._records.all() if kept.record.bridge == bridge)
         taken = await self._take_all(ours, make)
         if theirs:
             await asyncio.sleep(random.uniform(*SPARE_S))  # noqa: S311 - spreads load
@@ -301,8 +349,8 @@ class Neighbours:
         is_first = True
         try:
             while bridge in self._peers.draining() and not self.closed_to_orphans:
-                released = [k for k in await self._all() if k.record.bridge == bridge and k.record.state == "released"]
-                ours, theirs = self._shares(released)
+                records = [kept for kept in self._records.all() if kept.record.bridge == bridge]
+                ours, theirs = self._shares(kept for kept in records if kept.record.state == "released")
                 taken = await self._take_all(ours if is_first else [*ours, *theirs], self._handed_over)
                 is_first = False
                 if taken:
@@ -344,9 +392,8 @@ class Neighbours:
     def _note_deaf(self, bridge: str) -> None:
         """From now on it hears nothing, unless it is found to be there; the server may know since when."""
         if bridge not in self._deaf:
-            end = asyncio.ensure_future(self._end())
-            end.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._deaf[bridge] = Deafness(asyncio.create_task(self._since(bridge, self._loop.time())), end)
+            since = self._own(self._since(bridge, self._loop.time()))
+            self._deaf[bridge] = Deafness(since, self._own(self._end()))
 
     async def _knowing(self, bridge: str) -> Callable[[JobRecord, Claim], Orphan]:
         """Return how to make orphans of a bridge's jobs, knowing since when it hears nothing."""
@@ -372,22 +419,16 @@ class Neighbours:
             return False
         return answer.data == OK
 
-    async def _all(self) -> list[Kept]:
-        """Return all records; a store that does not answer is asked again."""
-        for _ in range(SWEEP_TRIES):
-            try:
-                return await self._records.all()
-            except LogError as error:
-                logger.warning("the records of jobs cannot be read: %s; trying again", type(error).__name__)
-            await asyncio.sleep(RETRY_S)
-        return []
-
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        _ = self._own(work)
+
+    def _own(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name="unpod-neighbours")
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             level = logging.DEBUG if isinstance(error, LogError) else logging.ERROR

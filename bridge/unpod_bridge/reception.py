@@ -105,7 +105,7 @@ class Reception:
             task.add_done_callback(self._tasks.discard)
 
     async def _receive(self, caller: Caller, key: str) -> None:
-        if caller.job_id and await self._records.elsewhere(caller.job_id):
+        if caller.job_id and self._records.elsewhere(caller.job_id):
             logger.info("job %s: its worker has come; the call lives at another bridge", shown(caller.job_id))
             return  # it waits a while: this bridge may be about to go on with the call
         if self._porch.expects(key):

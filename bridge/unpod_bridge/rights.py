@@ -42,6 +42,7 @@ def bridge_rights(subjects: Subjects, streams: Topology, bridge_id: str) -> Righ
             subjects.probations,
             mine,
             f"{mine}.ping",
+            f"$KV.{streams.bucket}.>",
             "$SRV.PING",
         ),
     )

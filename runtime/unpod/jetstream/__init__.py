@@ -11,13 +11,14 @@ from unpod.jetstream.differences import Difference, differences
 from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
 from unpod.jetstream.environment import nats_options
 from unpod.jetstream.event_log import JetStreamLog, open_log
-from unpod.jetstream.jobs import Entry, JobStore, open_jobs
+from unpod.jetstream.jobs import Change, Entry, JobStore, open_jobs
 from unpod.jetstream.options import NatsOptions, PermissionDenied
 from unpod.jetstream.pull import Delivery, PullConsumer, PullSpec
 from unpod.jetstream.sizing import StreamSettings, parse_size, readable_size, stream_settings
 from unpod.jetstream.topology import StreamSpec, Topology, checkpoints, embedded_topology, ensure, topology
 
 __all__ = [
+    "Change",
     "ChildProcess",
     "Context",
     "Credentials",

@@ -19,6 +19,7 @@ _MUST_BE: Final = (
     "allow_direct",
     "deny_delete",
     "deny_purge",
+    "allow_msg_ttl",
     "max_msgs_per_subject",
 )
 _FLAGS: Final = {
@@ -26,6 +27,7 @@ _FLAGS: Final = {
     "discard": "--discard",
     "allow_direct": "--allow-direct",
     "deny_delete": "--deny-delete",
+    "allow_msg_ttl": "--allow-msg-ttl",
     "max_msgs_per_subject": "--max-msgs-per-subject",
     "max_bytes": "--max-bytes",
     "max_age": "--max-age",

@@ -35,6 +35,8 @@ class StreamSpec:
     replicas: int = 1
     per_subject: int = -1
     """How many records a subject keeps; -1 for all."""
+    expires: bool = False
+    """Whether a record may say how long it is kept."""
 
     def config(self) -> dict[str, Any]:
         """Return JetStream's form of it."""
@@ -49,6 +51,7 @@ class StreamSpec:
             "deny_delete": True,  # no record can be taken out of the middle of a call
             "deny_purge": False,  # erasing an ended session is an operator's right
             "allow_rollup_hdrs": kept,  # what `nats kv` expects of a bucket
+            "allow_msg_ttl": self.expires,  # what is left of a key that was deleted goes by itself
             "max_msgs_per_subject": self.per_subject,
             "max_bytes": self.max_bytes,
             "max_msg_size": self.max_msg_size,
@@ -102,6 +105,7 @@ def topology(
         max_age_days * _DAY_S,
         replicas=replicas,
         per_subject=1,
+        expires=True,
     )
     return Topology(calls, jobs)
 
@@ -117,6 +121,7 @@ def checkpoints(calls: StreamSpec) -> StreamSpec:
         max_age_s=0,  # a position must not expire
         replicas=calls.replicas,
         per_subject=1,
+        expires=True,
     )
 
 
@@ -182,7 +187,9 @@ def _remedy(spec: StreamSpec, code: int) -> str:
 
 
 def with_limits_of(spec: StreamSpec, found: dict[str, Any]) -> StreamSpec:
-    """Return `spec` with the bounds and replicas that the server's stream really has; a missing bound is 0."""
+    """Return `spec` with the bounds, replicas and expiry that the server's stream really has; a missing bound is 0."""
     config = found["config"]
     bounds = {name: max(config[name], 0) for name in ("max_bytes", "max_msg_size")}
-    return replace(spec, **bounds, replicas=config.get("num_replicas", 1))
+    return replace(
+        spec, **bounds, replicas=config.get("num_replicas", 1), expires=bool(config.get("allow_msg_ttl", False))
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from unpod.errors import Fenced, ProtocolViolation, UnsafeIdentifier
-from unpod.jetstream import Entry, JobStore, open_jobs, topology
+from unpod.jetstream import Entry, JobStore, StreamSettings, connect, differences, open_jobs, topology
+from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB
 
 if TYPE_CHECKING:
@@ -52,6 +54,61 @@ async def test_a_deleted_job_can_be_created_again(jobs: JobStore) -> None:
         assert await jobs.keys() == []
         with pytest.raises(Fenced):
             await jobs.update("job", b"2", revision)
+
+
+async def test_a_finished_job_leaves_nothing(nats: Nats) -> None:
+    spec = topology(max_bytes=64 * MIB).jobs
+    jobs = await open_jobs(nats, spec, marker_s=1)
+    revisions = [await jobs.create(f"job-{number}", b"1") for number in range(50)]
+    for number, revision in enumerate(revisions):
+        await jobs.delete(f"job-{number}", revision)
+    last = [change async for change in jobs.changes(revisions[-1])]
+    assert {(change.key, change.value, change.stays) for change in last} == {
+        (f"job-{number}", None, False) for number in range(50)
+    }
+    async with asyncio.timeout(10):
+        while (await call(nats, f"STREAM.INFO.{spec.name}"))["state"]["messages"]:  # noqa: ASYNC110 - the server's
+            await asyncio.sleep(0.1)
+    with pytest.raises(Fenced):
+        await jobs.update("job-1", b"2", revisions[1])
+    await jobs.create("job-1", b"3")
+    assert await jobs.keys() == ["job-1"]
+
+
+async def test_a_bucket_of_a_former_release_is_read_and_tidied(nats: Nats) -> None:
+    spec = topology(max_bytes=64 * MIB).jobs
+    former = await open_jobs(nats, replace(spec, expires=False))
+    assert not former.expires
+    for key in ("a", "b"):
+        await former.delete(key, await former.create(key, b"1"))
+    assert not [change async for change in former.changes() if change.stays]  # nothing would be gained
+    (difference,) = await differences(nats, StreamSettings(), spec)
+    assert difference.fix == f"nats stream edit {spec.name} --allow-msg-ttl"
+    await call(nats, f"STREAM.UPDATE.{spec.name}", spec.config())  # what that command does
+    jobs = await open_jobs(nats, spec)
+    markers = [change async for change in jobs.changes()]
+    assert all(marker.stays for marker in markers)
+    for marker in markers:
+        await jobs.delete(marker.key, marker.revision)
+    assert [(change.key, change.stays) async for change in jobs.changes()] == [("a", False), ("b", False)]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_each_write_is_told_and_found(
+    embedded: EmbeddedServer, nats: Nats, jobs: JobStore, *, ours: bool
+) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    async with connect(embedded.connection("other")) as other:
+        theirs = jobs if ours else await open_jobs(other, topology(max_bytes=64 * MIB).jobs)
+        subscription = await jobs.follow(nats, told.put_nowait)
+        revision = await theirs.create("job", b"1")
+        with pytest.raises(Fenced):
+            await theirs.update("job", b"2", revision + 1)
+    hints = [await told.get(), await told.get()]
+    (change,) = [change async for change in jobs.changes()]
+    assert (change.key, change.value, change.revision, change.id) == ("job", b"1", revision, hints[0])
+    assert not [change async for change in jobs.changes(revision)]
+    await subscription.close()
 
 
 async def test_any_text_is_a_key(jobs: JobStore) -> None:

@@ -56,7 +56,7 @@ class Home:
         return cast("ControlLink", link)
 
     async def takes(self, job: str) -> None:
-        kept = next(kept for kept in await self.records.all() if kept.record.job == job)
+        kept = next(kept for kept in self.records.all() if kept.record.job == job)
         assert await self.records.take(kept) is not None
         self.heirs.enter(kept.record)
 
@@ -66,6 +66,7 @@ async def homes(street: Street, *bridges: str) -> AsyncIterator[list[Home]]:
     made = [Home(street, bridge) for bridge in bridges]
     for home in made:
         home.alive.update(bridges)
+        await home.records.open(street.store)
     tasks = [asyncio.create_task(home.heirs.run()) for home in made]
     try:
         yield made
@@ -73,6 +74,8 @@ async def homes(street: Street, *bridges: str) -> AsyncIterator[list[Home]]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for home in made:
+            await home.records.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -128,9 +128,10 @@ class Bench:
         self.alive = {"bridge-2"}
         self.usage = 0.0
         self.lines: list[FakeLine] = []
+        self.records = Records(self.store, "bridge-1", self.alive.__contains__)
         self.jobs = Jobs(
             Dispatcher(MemoryLog(self.broker), SUBJECTS, "bridge-1"),
-            Records(self.store, "bridge-1", self.alive.__contains__),
+            self.records,
             Fullness(self._usage),
             self._line,
             "bridge-1",
@@ -138,6 +139,7 @@ class Bench:
         self.link = Link(self.jobs)
 
     async def listen(self) -> None:
+        await self.records.open(self.store_log)
         await self.runner.subscribe(SUBJECTS.dispatch("agent"), self._offered)
         await self.runner.subscribe(SUBJECTS.runner("runner-1"), self._told)
 
@@ -165,11 +167,12 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
     made = Bench()
     await made.listen()
-    return made
+    yield made
+    await made.records.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -366,3 +369,69 @@ async def test_what_is_abandoned_keeps_its_record(bench: Bench) -> None:
     await bench.jobs.abandon(1.0)
     assert bench.jobs.calls == 0
     assert await bench.store.get("job-1") is not None
+
+
+class Books:
+    """Where carried jobs are entered."""
+
+    def __init__(self) -> None:
+        self.ended_jobs: list[str] = []
+
+    def up(self, job_id: str) -> None:
+        """It is up."""
+
+    def ended(self, job_id: str) -> None:
+        self.ended_jobs.append(job_id)
+
+
+async def carried(bench: Bench, books: Books) -> FakeLine:
+    """Adopt a job, and return its line once it runs."""
+    claim = await bench.records.claim(JOB)
+    assert claim is not None
+    line = FakeLine(cast("RunnerPlace", None))
+    bench.jobs.retire(JOB.job)
+    bench.jobs.carry(cast("Assigned", Adopted()), books, claim, lambda _: line)
+    await until(lambda: line.running)
+    return line
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What of an assignment an adopted job has."""
+
+    job_id: str = "job-1"
+    call_id: str = "call-1"
+    agent_id: str = "agent"
+
+
+async def test_a_job_that_comes_home_while_its_former_line_closes_is_one_job(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    books = Books()
+    former = await carried(bench, books)
+    line = await carried(bench, books)
+    assert (bench.jobs.calls, books.ended_jobs) == (1, ["job-1"])
+    former.done.set_result(Outcome("moved"))
+    await asyncio.sleep(0.01)
+    assert (bench.jobs.calls, books.ended_jobs) == (1, ["job-1"])
+    assert bench.jobs.cancel_here("job-1")
+    await until(line.done.done)
+    await bench.jobs.until_idle()
+    assert (bench.jobs.calls, books.ended_jobs) == (0, ["job-1", "job-1"])
+    assert await bench.store.get("job-1") is None
+    assert "failed" not in caplog.text
+
+
+async def test_a_store_that_does_not_answer_keeps_no_caller_waiting(bench: Bench) -> None:
+    bench.jobs._begun_s = 0.01
+    bench.link.assign()
+    await until(lambda: bool(bench.lines))
+    bench.store_log.available = False
+    await bench.lines[0].place.begin("session-1")
+    bench.store_log.available = True
+    async with asyncio.timeout(5):
+        while (entry := await bench.store.get("job-1")) is None or b"session-1" not in entry.value:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    bench.lines[0].done.set_result(Outcome("hangup"))
+    await bench.jobs.until_idle()
+    assert await bench.store.get("job-1") is None

@@ -47,6 +47,13 @@ class Street:
         self.store = StoreLog()
         self.last_seq = 100
 
+    async def known(self, bridge: str) -> Records:
+        """What a bridge knows of the records now."""
+        records = self.records(bridge)
+        await records.open(self.store)
+        await records.close()
+        return records
+
     def records(self, bridge: str, peers: Peers | None = None) -> Records:
         def alive(other: str) -> bool:
             return peers is None or peers.alive(other, asyncio.get_running_loop().time())
@@ -68,7 +75,7 @@ class Street:
             await claim.leave()
 
     async def holders(self) -> dict[str, str]:
-        return {kept.record.job: kept.record.bridge for kept in await self.records("nobody").all()}
+        return {kept.record.job: kept.record.bridge for kept in (await self.known("nobody")).all()}
 
 
 class House:
@@ -88,11 +95,12 @@ class House:
         async def ended_ago(_: str) -> float | None:
             return ago
 
+        self.records = street.records(bridge, self.peers)
         self.neighbours = Neighbours(
             bridge,
             self.bus,
             SUBJECTS,
-            records=street.records(bridge, self.peers),
+            records=self.records,
             peers=self.peers,
             household=self,
             end=self._end,
@@ -124,6 +132,7 @@ class House:
         return {orphan.record.job for orphan in self.adopted}
 
     async def open(self) -> None:
+        await self.records.open(self.street.store)
         await self.neighbours.open()
         self._task = asyncio.create_task(self.neighbours.run())
 
@@ -134,6 +143,7 @@ class House:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         await self.neighbours.close()
+        await self.records.close()
 
 
 @asynccontextmanager
@@ -249,23 +259,16 @@ async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: py
         assert (orphan.deaf_from, orphan.deaf_since, orphan.let_go) == (NEVER, None, None)
 
 
-async def test_silence_that_we_could_not_hear_takes_no_calls(
-    street: Street, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(neighbours, "ASK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(neighbours, "RETRY_S", 0.01)
+async def test_silence_that_we_could_not_hear_takes_no_calls(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "ASK_TIMEOUT_S", 0.2)
     monkeypatch.setattr("unpod_bridge.peers.SILENT_S", 0.3)
     await street.job("job-1", "bridge-1")
     async with houses(street, "bridge-1", "bridge-2") as (holder, other):
         holder.bus.frozen = True
-        street.store.available = False
         await until(lambda: other.peers.is_gone("bridge-1"))
-        caplog.clear()
-        await until(lambda: "the records of jobs cannot be read" in caplog.text)
-        other.neighbours.connected(up=False)  # in the middle of it
-        holder.bus.frozen = False
-        street.store.available = True
+        other.neighbours.connected(up=False)  # while it is asked once more
         await until(lambda: not other.peers.is_gone("bridge-1"))
+        holder.bus.frozen = False
         other.neighbours.connected(up=True)
         other.hears("bridge-1")
         assert not other.adopted
@@ -323,20 +326,60 @@ async def test_a_job_is_called_off_where_it_is(street: Street) -> None:
         assert holder.cancelled == ["job-1"]
 
 
-async def test_a_store_that_is_away_is_asked_again(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "RETRY_S", 0.01)
+async def test_a_job_that_is_called_off_is_called_off_wherever_it_goes(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "CALL_OFF_S", 0.01)
     await street.job("job-1", "bridge-1")
-    street.store.available = False
-    async with houses(street, "bridge-2") as [other]:
+    async with houses(street, "bridge-1", "bridge-2", "bridge-3") as (holder, told, other):
+        holder.bus.frozen = True  # it does not hear it any more
+        told.neighbours.forward_cancel("job-1")
+        told.neighbours.closed_to_orphans = True
+        await holder.leave()
+        await until(lambda: other.cancelled)
+        assert (other.jobs(), set(other.cancelled)) == ({"job-1"}, {"job-1"})
+        await other.adopted[0].claim.drop()
+        await until(lambda: told.records.get("job-1") is None)
+        await asyncio.sleep(0.02)
+        other.cancelled.clear()
         await asyncio.sleep(0.05)
+        assert not other.cancelled  # it is over
+
+
+async def test_what_a_store_that_is_away_has_told_before_is_known(street: Street) -> None:
+    await street.job("job-1", "bridge-1")
+    async with houses(street, "bridge-1", "bridge-2") as (gone, other):
+        street.store.available = False
+        await gone.leave()
+        await until(lambda: other.peers.is_gone("bridge-1"))
         assert not other.adopted
         street.store.available = True
         await until(lambda: other.adopted)
 
 
+async def test_a_record_that_comes_late_is_taken_all_the_same(street: Street) -> None:
+    async with houses(street, "bridge-1", "bridge-2") as (gone, other):
+        await gone.leave()
+        await until(lambda: other.peers.is_gone("bridge-1"))
+        await street.job("job-1", "bridge-1")
+        await until(lambda: other.adopted)
+
+
 async def test_our_own_connection_was_lost(street: Street) -> None:
     async with houses(street, "bridge-2") as [other]:
+        street.store.broker.drop("$KV.>", 2)  # nobody has told us
         await street.job("job-1", "bridge-1")
+        await asyncio.sleep(0)
+        assert other.records.get("job-1") is None
         other.neighbours.connected(up=False)
         other.neighbours.connected(up=True)
         await until(lambda: other.adopted)
+
+
+async def test_nothing_is_left_that_nobody_waits_for(street: Street) -> None:
+    before = asyncio.all_tasks()
+    await street.job("job-1", "bridge-1")
+    async with houses(street, "bridge-1", "bridge-2") as (_, other):
+        other.neighbours.suspect("bridge-1")
+        other.neighbours.forward_cancel("job-1")
+    assert asyncio.all_tasks() == before
