@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench chaos faults docs image lint types imports check lock clean
+.PHONY: help setup demo test bench chaos soak faults docs image lint types imports check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,9 @@ SEED ?=
 MINUTES ?= 1
 NODES ?= 1
 ONLY ?=
+
+# `make soak CALLS=20000`.
+CALLS ?= 20000
 
 # `make bench QUICK=1`.
 QUICK ?=
@@ -59,6 +62,9 @@ bench: $(READY) ## measure it all beside a bare socket, 12 min; QUICK=1: two min
 
 chaos: $(READY) ## harm real processes and links by a seed while callers talk: SEED= MINUTES= NODES=1|3 ONLY=kill,stop-bridge
 	@$(BIN)/python -m tests.faults.chaos.run $(if $(SEED),--seed=$(SEED)) --minutes=$(MINUTES) --nodes=$(NODES) $(if $(ONLY),--only=$(ONLY)) $(ARGS)
+
+soak: $(READY) ## thousands of short calls through one runner and one bridge, and what has grown: CALLS=20000
+	@$(BIN)/python -m tests.faults.soak --calls=$(CALLS) $(ARGS)
 
 faults: $(READY) ## kill real processes under 20 calls, ROUNDS times, and print what was lost
 	@$(BIN)/python -m tests.faults.run --rounds=$(ROUNDS) $(if $(ROWS),--rows=$(ROWS)) $(if $(SEED),--seed=$(SEED))

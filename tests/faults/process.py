@@ -89,6 +89,10 @@ class Process:
         """SIGTERM it: it drains."""
         self._child.terminate()
 
+    def ask(self) -> None:
+        """SIGUSR2: it tells what it holds, where it is watched (`tests.faults.watched`)."""
+        self._child.send_signal(signal.SIGUSR2)
+
     async def exited(self, within_s: float = PATIENCE_S) -> int:
         """Return its exit status once it has ended."""
         async with asyncio.timeout(within_s):

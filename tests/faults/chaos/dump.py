@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.faults.chaos.judge import Harmed
 from tests.faults.chaos.nemesis import Deed
+from tests.faults.chaos.plan import BRIDGE, RUNNER
 from tests.faults.process import Process
 
 _STAMP: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
@@ -57,10 +58,12 @@ def _deeds(harmed: Harmed, deeds: Sequence[Deed]) -> Iterator[tuple[float, str]]
 
 
 def _written(harmed: Harmed, process: Process) -> Iterator[tuple[float, str]]:
+    holders = {*harmed.holders(BRIDGE), *harmed.holders(RUNNER)}
     for line in process.text.splitlines():
         stamp = _STAMP.match(line)
         mine = harmed.caller.session in line or harmed.call.job_id in line
-        if stamp and (mine or " INFO " not in line):
+        warns = process.id in holders and " INFO " not in line and " job job-" not in line
+        if stamp and (mine or warns):
             at = time.mktime(time.strptime(stamp[1], "%Y-%m-%d %H:%M:%S")) + int(stamp[2]) / 1000
             yield at - harmed.clock_offset - harmed.origin, f"{process.label} ({process.id}): {line[24:][:_SHOWN]}"
 

@@ -9,10 +9,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 from tests.faults import checks
 from tests.faults.chaos.nemesis import Deed
@@ -25,6 +25,7 @@ from tests.faults.words import question, words_in
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
+from unpod.core.controls import DEADLINE_S
 from unpod_bridge.orchestrator import Frame
 
 RECEIPT_S: Final = 0.25
@@ -37,6 +38,7 @@ which nobody could have stored it."""
 CAUSE_S: Final = 15.0
 """How long after a fault a socket may be dropped because of it: one that nobody answers on is given up after 9 s."""
 REASONS: Final = {"hang up": {"hangup"}, "agent": {"done"}, "operator": {"completed"}}
+Body = TypeVar("Body")
 TWO_DEATHS_S: Final = 20.0
 """Within so long, two runners that die in a row may be blamed on what the call has just said."""
 
@@ -66,6 +68,13 @@ class Harmed(Observed):
         self.origin = caller.call._worker.origin_s
         self.clock_offset = time.time() - time.monotonic()
         """What the log's time has over the event loop's."""
+        over = caller.call.ended_at
+        self.over = math.inf if over is None else over.timestamp() - self.clock_offset
+        """When the worker's side knew that the call is over."""
+        if self._end_is_unheard():
+            self.allow = replace(self.allow, reasons=self.allow.reasons | {"lost"})
+            if any(body.reason == "lost" for body in self._bodies(ev.CallEnded)):
+                self.excepted.note("a hang-up unheard by a bridge that was harmed", 1, self.name)
 
     def holders(self, role: str) -> set[str]:
         """Return who has held the call's line, or owned its session, at any time."""
@@ -86,7 +95,8 @@ class Harmed(Observed):
     def may_be_lost(self, frame: Frame) -> bool:
         """Whether a frame was on a socket that was lost before anybody could store it."""
         sent = self.origin + frame.t_s
-        for down in self.caller.downs:
+        losses = [*self.caller.downs, *([self.over] if "lost" in self.allow.reasons else [])]
+        for down in losses:
             if sent <= down + 0.05:
                 return down - sent - self.harmed_s(sent, down, NATS, ROUTE, BRIDGE) <= LOST_S
         return False
@@ -106,8 +116,17 @@ class Harmed(Observed):
         """Up to which turn nobody knows how far replies came: a bridge and a runner were lost together."""
         return max((body.unsure_until for body in self._bodies(ev.OwnerChanged)), default=0)
 
-    def _bodies(self, kind: type[ev.OwnerChanged]) -> list[ev.OwnerChanged]:
+    def _bodies(self, kind: type[Body]) -> list[Body]:
         return [record.body for record in self.of(kind) if isinstance(record.body, kind)]
+
+    def _end_is_unheard(self) -> bool:
+        """Whether the bridge may not have stored how the call ended: it was killed, stopped or cut off right then."""
+        return any(
+            deed.fault.role in (BRIDGE, NATS, ROUTE)
+            and deed.began <= self.over + LOST_S
+            and (deed.ended is None or self.over <= deed.ended + CAUSE_S)
+            for deed in self.about
+        )
 
 
 def judge(harmed: Harmed) -> Findings:
@@ -230,7 +249,9 @@ def _told(seen: Harmed, told: Told, times: int) -> Iterator[str]:
     right = {"applied": {1}, "refused": {0}}.get(told.outcome, {0, 1})
     if times in right:
         if told.outcome not in ("applied", "refused"):
-            seen.excepted.note(f"a control is {told.outcome}", 1, seen.name)
+            ended = " when its call ended" if seen.over <= told.at + DEADLINE_S else ""
+            at = told.at - seen.origin
+            seen.excepted.note(f"a control is {told.outcome}{ended}", 1, f"{seen.name}, {told.text!r} at {at:.2f} s")
         return
     lost = any(told.at <= down <= told.at + CAUSE_S for down in seen.caller.downs)
     if told.outcome == "applied" and not times and lost:

@@ -149,17 +149,20 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
 async def _look_at_calls(talk: Talk, stacked: Stack, deeds: Sequence[Deed], outcome: Outcome) -> None:
     processes = (*stacked.runners, *stacked.bridges)
     turns = 0
+    excepted: list[str] = []
     for caller in talk.load.callers:
         harmed = Harmed(caller, await stacked.records(caller.session), talk, deeds)
         found = judge(harmed)
         outcome.findings.add(found)
         outcome.excepted += harmed.excepted.counts
+        excepted += harmed.excepted.lines
         turns += len(harmed.logged)
         if found:
             text = dump.dump(harmed, str(found).splitlines(), deeds, processes)
             outcome.dumps.append(dump.write(stacked.directory / "dumps", caller.number, text))
     outcome.figures["calls"] = len(talk.load.callers)
     outcome.figures["turns"] = turns
+    (stacked.directory / "excepted.txt").write_text("\n".join(excepted) + "\n")
     outcome.findings.wrong += [f"the orchestrator: {line}" for line in stacked.orchestrator.violations]
 
 
