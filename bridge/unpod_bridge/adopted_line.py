@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
+from unpod.core.envelope import OVERHEAD
 from unpod.core.live import Again
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
@@ -152,6 +153,7 @@ class AdoptedLine(CallLine):
         log, chart = CallLog(services.subjects, subjects, self._predecessor.session_id), Chart(services.horizon)
         async for message in services.log.read(subjects.all, until_seq=until_seq):
             log.take(message)
+            self._found += OVERHEAD + len(message.data)
             chart.take(subjects, message)
         return log, chart
 

@@ -45,6 +45,7 @@ from unpod_bridge.websocket import WebSocketDialer
 logger = logging.getLogger("unpod.bridge")
 
 ANNOUNCE_S: Final = 1.0
+SHARES_S: Final = 1.0
 LOOK_S: Final = 0.25
 """How often the fleet is looked at: whether a runner is silent, whether a capacity has been stable."""
 DRAIN_S: Final = 60.0
@@ -122,7 +123,7 @@ class Bridge:
         self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         self._records = records
-        fullness = Fullness(log.usage)
+        fullness = self._fullness = Fullness(log.usage, bound=log.spec.max_bytes, shares=self._services.shares)
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
         self._community = Community(
             nats,
@@ -190,12 +191,14 @@ class Bridge:
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
+        watching = asyncio.create_task(self._watch_log(), name="unpod-log-watch")
         hearing = asyncio.create_task(self._departures.run(), name="unpod-departures")
         try:
-            await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping))
+            await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping), asyncio.shield(watching))
             front.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
+            watching.cancel()
             await self._end(keeping, hearing, subscriptions)
         return 1 if self._failed.is_set() or stop.now.is_set() else 0
 
@@ -254,6 +257,18 @@ class Bridge:
                 self._announce()
                 await self._dispatcher.queue.announce()
             await asyncio.sleep(LOOK_S)
+
+    async def _watch_log(self) -> None:
+        """See what room the log has, and that no call and no agent takes more of it than its share."""
+        while True:
+            await self._fullness.full()
+            self._services.shares.look(
+                self._fullness.free,
+                self._loop.time(),
+                agents=len({pool.agent for pool in self._links}),
+                bridges=1 + len(self._community.takers()),
+            )
+            await asyncio.sleep(SHARES_S)
 
     # ----------------------------------------------------------------------------------------------------------- fleet
 
@@ -373,6 +388,8 @@ class Bridge:
             detail="; ".join(details),
             draining=self._draining,
             gone=gone,
+            log_room=self._fullness.room,
+            agent_rooms=self._services.shares.room(),
         )
         self._publish(self._subjects.bridges, message)
 

@@ -76,6 +76,7 @@ class CallLine:
         self._subscriptions: list[Subscription] = []
         self._wakeups = Wakeups(self._relay, self._clock, self._feed)
         self._rejected = 0
+        self._found = 0
         self._started_at: float | None = None
         self._done: asyncio.Future[LineResult] | None = None
         self._called_off = False
@@ -87,6 +88,24 @@ class CallLine:
     def session_id(self) -> str:
         """The session's id, "" before the call is up."""
         return self._relay.session_id
+
+    @property
+    def agent_id(self) -> str:
+        """Whose call it is."""
+        return self._job.agent_id
+
+    @property
+    def volume(self) -> int:
+        """How much of the log it takes by now, in bytes, about."""
+        heard = 0 if self._reader is None else self._reader.volume
+        return self._found + heard + (0 if self._ledger is None else self._ledger.volume)
+
+    def overrun(self) -> None:
+        """It has written more than its share of the log (`shares.Sharer`)."""
+        detail = f"it has written {self.volume // 1024} KiB, more than one call may of what is free in the event log"
+        logger.error("job %s: %s", self._job.job_id, detail)
+        self._services.shares.leave(self)
+        self._feed(self._relay.end("error", detail, self._clock.now()))
 
     async def run(self) -> LineResult:
         """Carry the call to its end, and return how it went; everything is closed by then."""
@@ -304,6 +323,7 @@ class CallLine:
             chart=chart,
         )
         self._log_watch.begin(ledger, self._doubt)
+        services.shares.enter(self)
         return ledger
 
     # -------------------------------------------------------------------------------------------------------- the log
@@ -388,6 +408,7 @@ class CallLine:
         return 0.0 if self._started_at is None else self._clock.now() - self._started_at
 
     async def _close(self) -> None:
+        self._services.shares.leave(self)
         self._log_watch.close()
         self._wakeups.close()
         self._link.close(LET_GO)

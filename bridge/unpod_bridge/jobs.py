@@ -289,7 +289,8 @@ class Jobs:
             search.link.refused(job_id, found)
 
     async def _find(self, search: _Search) -> _Call | Reason | Literal["elsewhere"]:
-        place = "at_capacity" if await self._fullness.full() else await self._dispatcher.find(search.ask)
+        refusal = await self._fullness.refusal(search.job.agent_id)
+        place = await self._dispatcher.find(search.ask) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
             return "elsewhere" if self._records.elsewhere(search.job.job_id) else place
         search.asking = False

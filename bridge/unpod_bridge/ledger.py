@@ -14,7 +14,7 @@ from typing import Final
 
 from unpod.core import events as ev
 from unpod.core.codec import encode
-from unpod.core.envelope import Letterhead, from_headers
+from unpod.core.envelope import OVERHEAD, Letterhead, from_headers
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.core.withhold import withhold
@@ -93,6 +93,8 @@ class Ledger:
         self._acked = 0
         self._heard_at = 0.0
         self._ended: Store | None = None
+        self.volume = 0
+        """What it has put by now, in bytes, about."""
         self.unstored_bytes = 0
         """What was put since the log answered last, in bytes."""
 
@@ -220,6 +222,7 @@ class Ledger:
             return
         self._put += 1
         self.unstored_bytes += len(data)
+        self.volume += OVERHEAD + len(data)
 
     def _start_draining(self) -> None:
         if self._task is None:

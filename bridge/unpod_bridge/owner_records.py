@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 from unpod.core import codec
 from unpod.core.commands import AnyCommand
-from unpod.core.envelope import Envelope, from_headers
+from unpod.core.envelope import OVERHEAD, Envelope, from_headers
 from unpod.core.live import LIVE_SUBJECT
 from unpod.core.subjects import CallSubjects
 from unpod.errors import ProtocolViolation
@@ -22,11 +22,13 @@ _UNREADABLE: Final = "it cannot be read"
 class OwnerRecords:
     """Reads one session's messages."""
 
-    __slots__ = ("_call", "_run")
+    __slots__ = ("_call", "_run", "volume")
 
     def __init__(self, call: CallSubjects) -> None:
         self._call = call
         self._run = call.run("x")[:-1]
+        self.volume = 0
+        """What was read of the owner's, readable or not, in bytes of the log, about."""
 
     def read(self, message: Message) -> Owned | None:
         """Return a record of the owner; None for every other, and for one whose place in the order cannot be known.
@@ -40,6 +42,7 @@ class OwnerRecords:
         command = subject == self._call.cmd
         if not command and not subject.startswith(self._run):
             return None
+        self.volume += OVERHEAD + len(message.data)
         try:
             envelope = from_headers(message.headers)
         except ProtocolViolation:
@@ -54,8 +57,9 @@ class OwnerRecords:
         Raises:
             LogUnavailable: no answer.
         """
+        read = OwnerRecords(self._call).read
         async for message in log.read(self._call.all, start_seq=since):
-            owned = self.read(message)
+            owned = read(message)
             if owned is not None and first <= owned.index <= last:
                 yield owned
 

@@ -22,6 +22,7 @@ from unpod.ports import Bus, Clock, EventLog, Fence
 from unpod_bridge.chart import Horizon
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
+from unpod_bridge.shares import Shares
 from unpod_bridge.sockets import Dialer
 from unpod_bridge.steadiness import Steadiness
 from unpod_bridge.until_answered import shown, until_answered
@@ -109,6 +110,7 @@ class LineServices:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     """Whose turn it is to read what an owner has written and the tail has not shown."""
     horizon: Horizon = field(default_factory=Horizon)
+    shares: Shares = field(default_factory=Shares)
     anchor: Anchor = field(default_factory=Anchor)
 
 

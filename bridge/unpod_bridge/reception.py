@@ -129,8 +129,10 @@ class Reception:
         """
         until = asyncio.get_running_loop().time() + ASK_S
         pool, link = await self._pool(agent, until)
-        if await self._fullness.full():
-            raise LogUnavailable("the event log is full")
+        refusal = await self._fullness.refusal(pool.agent)
+        if refusal is not None:
+            full = "the event log is full" if refusal == "at_capacity" else "its agent has written more than its share"
+            raise LogUnavailable(full)
         ask = Ask(guest.job.job_id, pool, until)
         place = await self._dispatcher.find(ask)
         if not isinstance(place, RunnerPlace):

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from unpod.core import codec
-from unpod.core.fleet import QUEUED_ANNOUNCED, RUNNER_ANNOUNCED
+from unpod.core.fleet import BRIDGE_ANNOUNCED, QUEUED_ANNOUNCED, RUNNER_ANNOUNCED
 from unpod.core.subjects import Subjects
 from unpod.errors import ProtocolViolation
 from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_jobs, open_log, topology
@@ -136,11 +136,15 @@ async def hear_fleet(stack: AsyncExitStack, nats: Nats, subjects: Subjects) -> F
         with suppress(*codec.MALFORMED):
             fleet.heard(RUNNER_ANNOUNCED.decode(message.data), time.monotonic())
 
+    def bridge(message: Message) -> None:
+        with suppress(*codec.MALFORMED):
+            fleet.heard_bridge(BRIDGE_ANNOUNCED.decode(message.data), time.monotonic())
+
     def queued(message: Message) -> None:
         with suppress(*codec.MALFORMED):
             fleet.heard_queued(QUEUED_ANNOUNCED.decode(message.data), time.monotonic())
 
-    for subject, handler in ((subjects.runners, runner), (subjects.all_queued, queued)):
+    for subject, handler in ((subjects.runners, runner), (subjects.bridges, bridge), (subjects.all_queued, queued)):
         subscription = await nats.subscribe(subject, handler)
         stack.push_async_callback(subscription.close)
     return fleet

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
-from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced
+from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, RunnerAnnounced
 from unpod_consumers.projections import instruments
 from unpod_consumers.projections.instruments import FLEET, Instrument
 from unpod_consumers.projections.series import NANO, Attributes, Point
@@ -15,16 +15,24 @@ SILENT_S: Final = 5.0
 Rows = tuple[tuple[Instrument, tuple[tuple[Attributes, Point], ...]], ...]
 
 
+_Process = TypeVar("_Process", RunnerAnnounced, BridgeAnnounced)
+
+
 class Fleet:
     """The newest announcement of each process; `now` is in seconds of any steady clock."""
 
     def __init__(self) -> None:
         self._runners: dict[str, tuple[float, RunnerAnnounced]] = {}
+        self._bridges: dict[str, tuple[float, BridgeAnnounced]] = {}
         self._queued: dict[tuple[str, str], tuple[float, QueuedAnnounced]] = {}
 
     def heard(self, runner: RunnerAnnounced, now: float) -> None:
         """Take what a runner says."""
         self._runners[runner.runner] = now, runner
+
+    def heard_bridge(self, bridge: BridgeAnnounced, now: float) -> None:
+        """Take what a bridge says."""
+        self._bridges[bridge.bridge] = now, bridge
 
     def heard_queued(self, queued: QueuedAnnounced, now: float) -> None:
         """Take what a bridge says of the calls that wait there."""
@@ -46,15 +54,35 @@ class Fleet:
             points[instruments.QUEUED.name].setdefault((agent,), Point())
         for _, queued in self._queued.values():
             points[instruments.QUEUED.name].setdefault((_agent(queued.agent),), Point()).total += queued.count * NANO
+        points[instruments.LOG_ROOM.name] = self._rooms()
         return tuple((one, tuple(sorted(points[one.name].items()))) for one in FLEET)
 
+    def _rooms(self) -> dict[Attributes, Point]:
+        """Return what room the log has, without an agent's name, and what is left of each agent's share of it.
+
+        Each bridge knows of its own calls: where several have an agent, the one counts that leaves it the least.
+        """
+        rooms: dict[Attributes, float] = {}
+        for _, bridge in self._bridges.values():
+            said: dict[Attributes, float] = {(_agent(agent),): room for agent, room in bridge.agent_rooms.items()}
+            if bridge.log_room is not None:
+                said[()] = bridge.log_room
+            for labels, room in said.items():
+                rooms[labels] = min(room, rooms.get(labels, room))
+        return {labels: Point(round(room * NANO)) for labels, room in rooms.items()}
+
     def _forget(self, now: float) -> None:
-        for runner, (at, said) in tuple(self._runners.items()):
-            if said.gone or now - at > SILENT_S:
-                del self._runners[runner]
+        _forget_gone(self._runners, now)
+        _forget_gone(self._bridges, now)
         for key, (at, waiting) in tuple(self._queued.items()):
             if not waiting.count or now - at > SILENT_S:
                 del self._queued[key]
+
+
+def _forget_gone(known: dict[str, tuple[float, _Process]], now: float) -> None:
+    for process, (at, said) in tuple(known.items()):
+        if said.gone or now - at > SILENT_S:
+            del known[process]
 
 
 def _agent(agent: str) -> tuple[str, str]:

@@ -48,6 +48,9 @@ CAPACITY = Instrument("unpod.runner.capacity", "gauge", "{call}", "Calls that a 
 IN_FLIGHT = Instrument("unpod.runner.in_flight", "gauge", "{call}", "Calls that a runner has")
 DRAINING = Instrument("unpod.runner.draining", "gauge", "1", "1 where a runner drains, else 0")
 QUEUED = Instrument("unpod.runner.queued", "gauge", "{call}", "Calls that wait at the bridges for a runner")
+LOG_ROOM = Instrument(
+    "unpod.log.room", "gauge", "1", "What is free of the log, or left of the share of it that an agent may fill: 1 to 0"
+)
 LAG = Instrument("unpod.consumer.lag", "gauge", "{record}", "Records in the log that the consumer has not taken yet")
 PARKED = Instrument("unpod.consumer.parked", "counter", "{record}", "Records that the consumer could not take")
 
@@ -71,7 +74,7 @@ DERIVED: Final = (
 )
 """What stands in a checkpoint; the lag is the process's own."""
 
-FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED)
+FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED, LOG_ROOM)
 """What the fleet says of itself; it is in no log."""
 
 BY_NAME: Final = {instrument.name: instrument for instrument in DERIVED}

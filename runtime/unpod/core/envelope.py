@@ -38,6 +38,10 @@ _ALWAYS = 9
 """How many headers every record has."""
 
 
+OVERHEAD = 512
+"""What a record costs the log beside its payload, in bytes, about: its subject and its headers."""
+
+
 class Envelope(Struct, frozen=True, kw_only=True):
     """What is known of a record without its payload. `time` is seconds since 1970 in the log's time."""
 

@@ -43,7 +43,8 @@ class RunnerAnnounced(Struct, frozen=True, kw_only=True):
 class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     """A bridge says that it is there, and how its registration of each agent key (`agent`, `agent@dev`) stands.
 
-    One that drains takes no more jobs, and other bridges may have those that it has released.
+    One that drains takes no more jobs, and other bridges may have those that it has released. `log_room` is what is
+    free of the log, and `agent_rooms` what is left of the share of it that each agent may fill: 1.0 to 0.0.
     """
 
     bridge: str
@@ -51,6 +52,8 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     detail: str = ""
     draining: bool = False
     gone: bool = False
+    log_room: float | None = None
+    agent_rooms: dict[str, float] = {}
 
 
 class Offer(Struct, frozen=True, kw_only=True):

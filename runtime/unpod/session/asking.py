@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from unpod.core import codec
 from unpod.core.commands import AnyCommand
 from unpod.core.decision import Verb
-from unpod.core.envelope import VERSION
+from unpod.core.envelope import OVERHEAD, VERSION
 from unpod.core.events import tag_of
 from unpod.errors import LogError, ProtocolViolation
-from unpod.session.pace import RECORD, Pace
+from unpod.session.pace import Pace
 from unpod.session.scope import Scope, current
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Asking:
 
     async def late(self) -> None:
         """Count a verb that came after the call's end as if it were written: a loop of them has to wait as well."""
-        self._late += RECORD
+        self._late += OVERHEAD
         await self.room()
 
     def _wait_s(self) -> float:

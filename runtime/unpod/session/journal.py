@@ -8,7 +8,7 @@ from typing import Protocol
 
 from unpod.core import codec
 from unpod.core.commands import AnyCommand, Command
-from unpod.core.envelope import Envelope, source, to_headers
+from unpod.core.envelope import OVERHEAD, Envelope, source, to_headers
 from unpod.core.events import SessionEvent, StepCompleted, tag_of
 from unpod.core.ids import record_id
 from unpod.core.live import LIVE_SUBJECT, Delta
@@ -17,7 +17,6 @@ from unpod.core.withhold import withhold
 from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
 from unpod.ports import Fence
-from unpod.session.pace import RECORD
 from unpod.session.receipts import Receipts
 from unpod.session.seat import Seat
 
@@ -145,7 +144,7 @@ class Journal:
             if hidden:
                 self._live(self._subjects.text, data, {**headers, LIVE_SUBJECT: subject})
                 data = codec.encode(withhold(body))
-            self.written += RECORD + len(data)
+            self.written += OVERHEAD + len(data)
             self._writer.put(subject, data, headers)
             reached("journal.published")
         except RecordTooLarge:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-RECORD: Final = 512
-"""What a record costs the log beside its payload, in bytes, about: its subject and its headers."""
 BURST: Final = 2 * 1024 * 1024
 """What may be written at once, in bytes: a few thousand short records."""
 PER_S: Final = 64 * 1024

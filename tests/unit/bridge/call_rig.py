@@ -171,7 +171,7 @@ class Rig:
         self.owner_log = MemoryLog(self.broker)
         self.worker = worker
         self.place = FakePlace()
-        services = LineServices(
+        services = self.services = LineServices(
             log=self.log,
             bus=self.log,
             subjects=SUBJECTS,

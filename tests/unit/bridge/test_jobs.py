@@ -127,16 +127,20 @@ class Bench:
         self.store = JobStore(cast("JetStreamLog", self.store_log))
         self.alive = {"bridge-2"}
         self.usage = 0.0
+        self.over: set[str] = set()
         self.lines: list[FakeLine] = []
         self.records = Records(self.store, "bridge-1", self.alive.__contains__)
         self.jobs = Jobs(
             Dispatcher(MemoryLog(self.broker), SUBJECTS, "bridge-1"),
             self.records,
-            Fullness(self._usage),
+            Fullness(self._usage, shares=self),  # type: ignore[arg-type]
             self._line,
             "bridge-1",
         )
         self.link = Link(self.jobs)
+
+    def is_over(self, agent: str) -> bool:
+        return agent in self.over
 
     async def listen(self) -> None:
         await self.records.open(self.store_log)
@@ -242,6 +246,16 @@ async def test_a_full_log_refuses_and_is_not_asked_each_time(bench: Bench, monke
     bench.link.assign("job-3")
     await until(lambda: bool(bench.lines))
     assert bench.link.told == [("at_capacity", "job-1"), ("at_capacity", "job-2"), ("taken", "job-3")]
+
+
+async def test_an_agent_that_has_filled_its_share_gets_no_new_calls(bench: Bench) -> None:
+    bench.over.add("agent")
+    bench.link.assign("job-1")
+    await bench.jobs.until_idle()
+    bench.over.clear()
+    bench.link.assign("job-2")
+    await until(lambda: bool(bench.lines))
+    assert bench.link.told == [("rate_limited", "job-1"), ("taken", "job-2")]
 
 
 async def test_a_log_that_does_not_answer_is_taken_to_be_as_it_was() -> None:

@@ -417,6 +417,29 @@ async def test_a_full_log_ends_the_call_and_the_end_is_stored_when_there_is_room
         assert rig.records("evt")[-1].envelope.index == 4
 
 
+async def test_a_call_that_takes_more_than_its_share_of_the_log_is_ended_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with call() as rig:
+        shares = rig.services.shares
+        before = rig.line.volume
+        await rig.command(cmd.Say(text="x" * 10_000))
+        rig.worker.socket.say("user.text", text="y" * 10_000)
+        await rig.settle()
+        stored = sum(len(m.data) for m in rig.broker.records)
+        assert 20_000 < rig.line.volume - before < 24_000
+        assert stored < rig.line.volume < stored + 600 * len(rig.broker.records)
+        shares.look(rig.line.volume * 8.0, 0.0, agents=1, bridges=1)
+        assert not rig.bodies(ev.CallEnded)
+        shares.look(rig.line.volume * 7.9, 1.0, agents=1, bridges=1)
+        assert (await rig.result()).reason == "error"
+        assert rig.worker.socket.closed == 1000
+        (ended,) = rig.bodies(ev.CallEnded)
+        assert "more than one call may" in ended.detail  # type: ignore[attr-defined]
+        assert "more than one call may" in caplog.text
+        assert shares.room() == {"agent-1": 1.0}
+
+
 async def test_another_bridge_takes_the_line() -> None:
     async with call() as rig:
         subjects = SUBJECTS.call("agent-1", "session-1")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced
+from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, RunnerAnnounced
 from unpod_consumers.projections.fleet import Fleet
 from unpod_consumers.projections.series import NANO
 
@@ -42,4 +42,15 @@ def test_who_says_that_it_is_gone_or_falls_silent_is_not_shown() -> None:
     fleet.heard_queued(QueuedAnnounced(bridge="killed", agent="a", count=2), 0.0)
     fleet.heard(RunnerAnnounced(runner="gone", agent="a", capacity=1, gone=True), 1.0)
     assert list(figures(fleet, 1.0)["unpod.runner.capacity"]) == [("a", "killed")]
+    assert figures(fleet, 5.5) == {}
+
+
+def test_the_room_of_the_log_and_of_each_agent_s_share_is_shown_as_the_tightest_bridge_knows_it() -> None:
+    fleet = Fleet()
+    fleet.heard_bridge(BridgeAnnounced(bridge="b1", log_room=0.5, agent_rooms={"a": 0.75, "b": 1.0}), 0.0)
+    fleet.heard_bridge(BridgeAnnounced(bridge="b2", log_room=0.25, agent_rooms={"a": 0.125}), 1.0)
+    fleet.heard_bridge(BridgeAnnounced(bridge="of an older release"), 1.0)
+    assert figures(fleet, 1.0) == {"unpod.log.room": {(): 0.25, ("a",): 0.125, ("b",): 1.0}}
+    assert figures(fleet, 5.5) == {"unpod.log.room": {(): 0.25, ("a",): 0.125}}
+    fleet.heard_bridge(BridgeAnnounced(bridge="b2", gone=True), 5.5)
     assert figures(fleet, 5.5) == {}

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from unpod import CallContext, Session
-from unpod.session.pace import BURST, PER_S, RECORD, Pace
+from unpod.core.envelope import OVERHEAD
+from unpod.session.pace import BURST, PER_S, Pace
 from unpod.testing import SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
 LONG = "spam " * 13_000  # 65 KB: 32 of them are the burst
-SPAMS = BURST // (RECORD + len(LONG))
+SPAMS = BURST // (OVERHEAD + len(LONG))
 
 
 def test_a_burst_is_free_and_after_that_a_steady_stream() -> None:
@@ -98,5 +99,5 @@ async def test_a_loop_of_words_after_the_calls_end_waits_too() -> None:
         await call.advance(10)
         again = await flooded(call, flooder) - came_back
         await let_it_end(call, flooder)
-    assert 10 * PER_S // RECORD - 5 <= again <= 10 * PER_S // RECORD + 5
+    assert 10 * PER_S // OVERHEAD - 5 <= again <= 10 * PER_S // OVERHEAD + 5
     assert len(call.commands) <= said + 1  # one was on its way when the call ended
