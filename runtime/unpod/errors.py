@@ -6,6 +6,7 @@
     ├── ConfigurationError        a value or a variable is missing or wrong; the text says which and what to do
     ├── RunnerAuthError           the orchestrator refused the key (also a ConnectionError)
     ├── OrchestratorTooOld        the orchestrator does not speak our transport (also a ConnectionError)
+    ├── RunnerBroken              what a runner cannot do without has stopped; starting it again helps
     ├── UnknownEvent              `on()` of an event that does not exist (also a ValueError)
     ├── UnsupportedControl        the other side of this call cannot do what was asked; nothing was sent
     ├── SessionClosed             the call is over; nothing was sent
@@ -46,6 +47,10 @@ class RunnerAuthError(UnpodError, ConnectionError):
 
 class OrchestratorTooOld(UnpodError, ConnectionError):  # noqa: N818 - the name says what is wrong
     """The orchestrator did not acknowledge the `dial_out` transport; a retry cannot help."""
+
+
+class RunnerBroken(UnpodError):  # noqa: N818 - a state
+    """What a runner cannot do without has stopped by itself; starting it again helps."""
 
 
 class UnknownEvent(UnpodError, ValueError):  # noqa: N818 - a fact

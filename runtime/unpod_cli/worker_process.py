@@ -5,6 +5,7 @@ What `unpod run --workers` starts. A worker that cannot run at all says why ther
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Final
 
 import msgspec
 
-from unpod.errors import ConfigurationError, UnpodError
+from unpod.errors import ConfigurationError, RunnerBroken, UnpodError
 from unpod.event_loop import run_main
 from unpod.logs import enable_logging
 from unpod_cli.agent_file import AgentProblem, load_runner
 from unpod_cli.failure import FAILED, USAGE
+
+logger = logging.getLogger("unpod.runner")
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -39,6 +42,9 @@ def main(target: str, descriptor: int) -> int:
         run_main(runner.run())
     except (AgentProblem, ConfigurationError) as error:
         return _refuse(descriptor, error, USAGE)
+    except RunnerBroken as error:
+        logger.error("%s", error)  # noqa: TRY400 - the line says it
+        return FAILED
     except (UnpodError, ConnectionError) as error:
         return _refuse(descriptor, error, FAILED)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from unpod import AgentRunner, CallContext
 from unpod.core.fleet import PULSE, Ping, Pulse, encode
-from unpod.errors import LogUnavailable, NoResponders
+from unpod.errors import LogUnavailable, NoResponders, RunnerBroken
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, Nats, NatsOptions, connect, embedded_topology, ensure
 from unpod.runner.pulse import DOUBT_S, PulseThread
 from unpod.session.whose import belongs
@@ -44,8 +45,13 @@ async def nobody_answers(nats: Nats, runner: str) -> None:
                 continue
 
 
+def ignore(_: RunnerBroken) -> None: ...
+
+
 def pulse_of(server: EmbeddedServer, runner: str) -> PulseThread:
-    return PulseThread(server.connection(f"unpod {runner}"), f"unpod.runner.{runner}.ping", runner, lambda _: None)
+    return PulseThread(
+        server.connection(f"unpod {runner}"), f"unpod.runner.{runner}.ping", runner, lambda _: None, ignore
+    )
 
 
 def pings_from_elsewhere(options: NatsOptions, runner: str, seconds: float) -> list[tuple[float, Pulse]]:
@@ -131,7 +137,7 @@ async def test_a_pulse_that_cannot_connect_says_so(server: EmbeddedServer) -> No
     await server.down()
     options = server.connection("unpod r1")
     quick = NatsOptions(options.urls, credentials=options.credentials, connect_timeout_s=0.3)
-    pulse = PulseThread(quick, "unpod.runner.r1.ping", "r1", lambda _: None)
+    pulse = PulseThread(quick, "unpod.runner.r1.ping", "r1", lambda _: None, ignore)
     with pytest.raises(Exception, match="no NATS server answers"):
         await pulse.start()
     await pulse.stop()
@@ -158,3 +164,38 @@ async def test_each_runner_of_a_process_has_a_pulse_while_it_runs(server: Embedd
             await runner.shutdown()
         await asyncio.gather(*running)
         await nobody_answers(nats, runners[0].runner_id)
+
+
+@pytest.mark.parametrize(
+    ("whose", "says"), [("runner", "given the connection up"), ("pulse", r"pulse has stopped \(LogUnavailable\)")]
+)
+async def test_a_connection_that_is_closed_for_good_ends_the_runner(
+    server: EmbeddedServer, whose: str, says: str
+) -> None:
+    async def handle(ctx: CallContext) -> None:
+        await ctx.session.run()
+
+    runner = AgentRunner(handle, "agent", nats_url=server.url)
+    home = asyncio.get_running_loop()
+    async with connect(server.connection("test")) as nats:
+        await ensure(nats, embedded_topology().calls)
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await ping(nats, runner.runner_id)
+                    break
+                except NoResponders:
+                    await asyncio.sleep(0.05)
+        clients = [each._client for each in connections(runner.runner_id)]
+        (client,) = [each for each in clients if (each._loop is home) == (whose == "runner")]
+        closing = asyncio.run_coroutine_threadsafe(client.close(), client._loop)
+        with pytest.raises(RunnerBroken, match=says):
+            async with asyncio.timeout(8):
+                await running
+        await asyncio.wrap_future(closing)
+
+
+def connections(runner: str) -> list[Nats]:
+    found = [each for each in gc.get_objects() if isinstance(each, Nats)]
+    return [each for each in found if each.options.name == f"unpod {runner}"]

@@ -70,6 +70,7 @@ class Nats:
         self._refused = asyncio.Event()
         self._state: Listeners[bool] = Listeners()
         self._denials: Listeners[PermissionDenied] = Listeners()
+        self._given_up: Listeners[LogUnavailable] = Listeners()
         self.replies = Replies(f"{options.inbox_prefix}.{NUID().next().decode()}.")
 
     # ---------------------------------------------------------------------------------------------------------- state
@@ -96,6 +97,13 @@ class Nats:
     def on_denied(self, listener: Callable[[PermissionDenied], None]) -> Callable[[], None]:
         """Call `listener` when the server refuses a subject; return what ends that."""
         return self._denials.add(listener)
+
+    def on_given_up(self, listener: Callable[[LogUnavailable], None]) -> Callable[[], None]:
+        """Call `listener` when the connection is closed for good, though nobody has asked for it; it never comes back.
+
+        Return what ends that.
+        """
+        return self._given_up.add(listener)
 
     # ------------------------------------------------------------------------------------------------------------ bus
 
@@ -386,7 +394,9 @@ class Nats:
     async def _on_closed(self) -> None:
         self._down()
         if not self._closing:
-            logger.critical("nats-py has given the connection up (%s): restart this process", self.options.readable())
+            reason = f"nats-py has given the connection up ({self.options.readable()}): restart this process"
+            logger.critical("%s", reason)
+            self._given_up.tell(LogUnavailable(reason))
 
     def _on_denied(self, kind: str, subject: str) -> None:
         denied = PermissionDenied(kind, subject)

@@ -32,7 +32,7 @@ class Dispatch:
     """Offers in, calls out.
 
     `begin` is told of each call to run, `go` of one that was held and is not any more, `changed` of each change of what
-    is taken.
+    is taken, `over` of the task that listens, if that has ended by itself.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Dispatch:
         begin: Callable[[Start], None],
         go: Callable[[Start], None],
         changed: Callable[[], None],
+        over: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -60,6 +61,7 @@ class Dispatch:
         self._begin = begin
         self._go = go
         self._on_change = changed
+        self._over = over
         self._offers: Subscription | None = None
         self._resumes: Subscription | None = None
         self._told: Subscription | None = None
@@ -85,6 +87,7 @@ class Dispatch:
         self._told = await self._bus.subscribe(self._told_on, self._on_told)
         await self._listen_or_not()
         self._loop = asyncio.create_task(self._keep_up(), name="unpod-dispatch")
+        self._loop.add_done_callback(self._over)
 
     async def drain(self) -> None:
         """Take no new call; once this returns, none is offered any more. What was promised is still taken."""

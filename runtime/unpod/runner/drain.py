@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from unpod.errors import UnpodError
     from unpod.ports import Clock
     from unpod.runner.calls import Calls
     from unpod.runner.capacity import Capacity
@@ -49,6 +50,8 @@ class Stop:
         self.requested = asyncio.Event()
         self.aborted = asyncio.Event()
         self.finished = asyncio.Event()
+        self.failure: UnpodError | None = None
+        """Why it cannot go on, if that is why it ends."""
 
     def on_signal(self, number: int) -> None:
         """Take a signal: the first asks for a drain, another one to end at once."""

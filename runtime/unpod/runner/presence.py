@@ -19,13 +19,24 @@ EVERY_S: Final = 1.0
 
 
 class Announcer:
-    """Announces what `describe()` returns on `subject`; changes of one turn of the event loop are said once."""
+    """Announces what `describe()` returns on `subject`; changes of one turn of the event loop are said once.
 
-    def __init__(self, bus: Bus, subject: str, clock: Clock, describe: Callable[[], RunnerAnnounced]) -> None:
+    `over` is told of the task that does so, if that has ended by itself.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        clock: Clock,
+        describe: Callable[[], RunnerAnnounced],
+        over: Callable[[asyncio.Task[None]], None],
+    ) -> None:
         self._bus = bus
         self._subject = subject
         self._clock = clock
         self._describe = describe
+        self._over = over
         self._due = asyncio.Event()
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -34,6 +45,7 @@ class Announcer:
         """Announce from now on."""
         self._due.set()
         self._task = asyncio.create_task(self._announce(), name="unpod-presence")
+        self._task.add_done_callback(self._over)
 
     def changed(self) -> None:
         """Say it now, rather than within a second."""

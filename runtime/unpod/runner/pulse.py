@@ -12,11 +12,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from unpod.core.codec import MALFORMED
 from unpod.core.fleet import PING, Ping, Pulse, encode
-from unpod.errors import LogError
+from unpod.errors import LogError, LogUnavailable, RunnerBroken
 from unpod.jetstream.connection import connect
 from unpod.session.whose import session_at_work
 
@@ -67,13 +68,24 @@ class Owned(Protocol):
 
 
 class PulseThread:
-    """Answers pings on `subject`; `find` returns a session that runs here by its id, and must be thread-safe."""
+    """Answers pings on `subject`; `find` returns a session that runs here by its id, and must be thread-safe.
 
-    def __init__(self, options: NatsOptions, subject: str, runner_id: str, find: Callable[[str], Owned | None]) -> None:
+    `died` is called on the runner's event loop where the thread has ended by itself.
+    """
+
+    def __init__(
+        self,
+        options: NatsOptions,
+        subject: str,
+        runner_id: str,
+        find: Callable[[str], Owned | None],
+        died: Callable[[RunnerBroken], None],
+    ) -> None:
         self._options = options
         self._subject = subject
         self._runner_id = runner_id
         self._find = find
+        self._died = died
         self._home = asyncio.get_running_loop()
         self._beat_at = time.monotonic()
         self._beat: asyncio.TimerHandle | None = None
@@ -116,19 +128,28 @@ class PulseThread:
     def _main(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception as error:  # noqa: BLE001 - told to whoever waits in `start`, else in the log
+        except Exception as error:  # noqa: BLE001 - told to whoever waits in `start`, else to the runner
             if self._started.is_set():
-                logger.error("the runner's pulse has stopped: %s", type(error).__name__)  # noqa: TRY400
+                reason = RunnerBroken(
+                    f"the runner's pulse has stopped ({type(error).__name__}): its calls would be moved"
+                )
+                with suppress(RuntimeError):  # the runner's event loop is closed
+                    self._home.call_soon_threadsafe(self._died, reason)
             self._failure = error
         finally:
             self._started.set()
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stop = asyncio.get_running_loop(), (stop := asyncio.Event())
         async with connect(self._options) as nats:
             subscription = await nats.subscribe(self._subject, lambda message: self._on_ping(nats, message))
+            lost: asyncio.Future[LogUnavailable] = asyncio.get_running_loop().create_future()
+            nats.on_given_up(lost.set_result)
             self._started.set()
-            await self._stop.wait()
+            nats.on_given_up(lambda _: stop.set())
+            await stop.wait()
+            if lost.done():
+                raise lost.result()
             await subscription.close()
 
     def _on_ping(self, bus: Bus, message: Message) -> None:

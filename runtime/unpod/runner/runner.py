@@ -17,7 +17,7 @@ from unpod.core.decision import ADAPTER_APOLOGY, RESUME_APOLOGY
 from unpod.core.envelope import parse_time
 from unpod.core.resume import OnResume
 from unpod.core.subjects import Subjects
-from unpod.errors import ConfigurationError, UnpodError
+from unpod.errors import ConfigurationError, RunnerBroken, UnpodError
 from unpod.event_loop import run_main
 from unpod.jetstream.clock import LogClock
 from unpod.jetstream.connection import Nats, connect
@@ -224,6 +224,7 @@ class AgentRunner:
             OrchestratorTooOld: the orchestrator does not speak our transport.
             ConfigurationError: a setting is missing or wrong, or it runs already.
             LogError: NATS does not do what a runner needs.
+            RunnerBroken: what it cannot do without has stopped by itself.
         """
         if self._stop is not None:
             raise ConfigurationError(f"{self!r} runs already")
@@ -235,6 +236,8 @@ class AgentRunner:
         try:
             with listening(stop.on_signal, self._on_raw_signal):
                 await self._run(config, stop)
+            if stop.failure is not None:  # perhaps before it served
+                raise stop.failure
         finally:
             self._stop = None
             stop.finished.set()
@@ -303,7 +306,15 @@ class AgentRunner:
             child = BridgeChild(environment, died=service.bridge_died, hold_back=service.hold_back)
             stack.push_async_callback(self._end_bridge, child, stop)
         stack.callback(nats.on_state(service.connected))
-        pulse = PulseThread(options, f"{ground.subjects.runner(self.runner_id)}.ping", self.runner_id, service.find)
+
+        def cut_off(reason: RunnerBroken) -> None:
+            service.fail(reason)
+            stop.failure = reason
+            stop.abort()  # other runners get the calls, and the sooner the better
+
+        stack.callback(nats.on_given_up(lambda reason: cut_off(RunnerBroken(str(reason)))))
+        ping = f"{ground.subjects.runner(self.runner_id)}.ping"
+        pulse = PulseThread(options, ping, self.runner_id, service.find, cut_off)
         stack.push_async_callback(pulse.stop)
         stack.push_async_callback(service.close)
         front = Front(service, nats, ground.subjects, stop, config.health_port)

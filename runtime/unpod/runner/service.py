@@ -21,7 +21,7 @@ from unpod.core.fleet import (
     encode,
     sendable,
 )
-from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, UnpodError
+from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, RunnerBroken, UnpodError
 from unpod.runner.bridges import Bridges, Standing
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.calls import Calls, Inside, SessionShown
@@ -117,7 +117,7 @@ class Service:
         )
         self._capacity = Capacity(plan.capacity, plan.permits_per_minute, ground.clock.now())
         self._calls = Calls(self._make_call, self._over, inside)
-        self._presence = Announcer(ground.bus, ground.subjects.runners, ground.clock, self._announcement)
+        self._presence = Announcer(ground.bus, ground.subjects.runners, ground.clock, self._announcement, self._ended)
         self._dispatch = Dispatch(
             ground.bus,
             ground.subjects,
@@ -129,6 +129,7 @@ class Service:
             begin=self._calls.begin,
             go=self._calls.go,
             changed=self._presence.changed,
+            over=self._ended,
         )
         self._drain = Drain(
             clock=ground.clock,
@@ -173,7 +174,9 @@ class Service:
 
     def missing(self) -> list[str]:
         """Return what is missing for new calls to come, [] for nothing; may be called from any thread."""
-        missing = [] if self._up else ["no connection to NATS"]
+        missing = [str(self._failure.result())] if self._failure.done() else []
+        if not self._up:
+            missing.append("no connection to NATS")
         if self._dispatch.draining:
             missing.append("it drains")
         standing = self._standing
@@ -242,6 +245,15 @@ class Service:
         if not self._failure.done():
             self._failure.set_result(reason)
         self._settled.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task has ended without which no call would come here any more."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("%s has stopped", task.get_name(), exc_info=error)
+            self.fail(
+                RunnerBroken(f"{task.get_name()} has stopped ({type(error).__name__}): no call would come any more")
+            )
 
     async def _failed(self) -> None:
         await asyncio.shield(self._failure)

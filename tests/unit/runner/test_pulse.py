@@ -45,7 +45,7 @@ async def pulse(sessions: dict[str, Session]) -> PulseThread:
     def find(session_id: str) -> Owned | None:
         return sessions.get(session_id)
 
-    return PulseThread(NatsOptions(urls=("nats://127.0.0.1:1",)), "unpod.runner.r.ping", "r", find)
+    return PulseThread(NatsOptions(urls=("nats://127.0.0.1:1",)), "unpod.runner.r.ping", "r", find, lambda _: None)
 
 
 async def test_it_says_where_records_stand_of_which_it_is_asked(

@@ -7,6 +7,7 @@ import pytest
 from tests.unit.runner.stage import stage
 
 from unpod import CallContext, ConfigurationError, OrchestratorTooOld, RunnerAuthError
+from unpod.errors import RunnerBroken
 from unpod.testing.clock import settle
 
 
@@ -227,3 +228,22 @@ async def test_the_data_of_two_calls_is_apart() -> None:
         one, two = on.service.contexts()
         one.session.data["x"] = 1
         assert "x" not in two.session.data
+
+
+@pytest.mark.parametrize("what", ["subscribe", "publish"])
+async def test_a_runner_that_can_get_no_call_any_more_because_of_a_defect_ends(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with stage(until_the_end, capacity=1) as on:
+        line = await on.bridge.call("job-1")
+        with monkeypatch.context() as patch:
+            patch.setattr(on.bus, what, broken)
+            await line.end("hangup")
+            await settle(100)
+            await on.clock.advance(1)
+        assert "has stopped (RuntimeError)" in on.service.missing()[0]
+        with pytest.raises(RunnerBroken, match="no call would come any more"):
+            await on.drained()
