@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, consumers, controls, hostile, nats, runners, sockets, talk
+from tests.faults.acts import bridges, consumers, controls, hostile, links, nats, runners, sockets, talk
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 44)})
-"""Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`."""
+NUMBERS = frozenset({*range(1, 34), *range(36, 44), 47})
+"""Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
+`tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
 NOTHING: frozenset[str] = frozenset()
 DROPS = Allow(drops=True)
@@ -368,8 +369,39 @@ TALK: tuple[Row, ...] = (
     ),
 )
 
+OFTEN: frozenset[str] = frozenset({"runner-silent", "runner-deaf", "bridge-cut", "bridge-mute", "bridge-slow"})
+"""What of row 47 is played each time; one way to lose a link is much like another."""
+HARMS: tuple[links.Harm, ...] = (links.cut, links.silent, links.deaf, links.mute, links.slow, links.trickle)
+WIRED = Setup(wired=True)
+
+LINKS: tuple[Row, ...] = tuple(
+    row
+    for harm in HARMS
+    for row in (
+        Row(
+            number=47,
+            variant=f"runner-{harm.__name__}",
+            name=f"a runner's link to NATS: {(harm.__doc__ or '').splitlines()[0]}",
+            act=links.of_a_runner(harm),
+            within_s=2.0,
+            setup=WIRED,
+            slow=f"runner-{harm.__name__}" not in OFTEN,
+        ),
+        Row(
+            number=47,
+            variant=f"bridge-{harm.__name__}",
+            name=f"a bridge's link to NATS: {(harm.__doc__ or '').splitlines()[0]}",
+            act=links.of_a_bridge(harm),
+            within_s=2.0,
+            setup=WIRED,
+            allow=Allow(drops=True, shadow_s=15.0),
+            slow=f"bridge-{harm.__name__}" not in OFTEN,
+        ),
+    )
+)
+
 ROWS: tuple[Row, ...] = tuple(
-    sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *TALK), key=lambda row: (row.number, row.variant))
+    sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *LINKS, *TALK), key=lambda row: (row.number, row.variant))
 )
 
 NOT_YET: dict[str, str] = {}

@@ -14,8 +14,8 @@ from typing import Final
 
 from tests.faults.load import SETTLED_S, Caller, Load, Turn
 
-from unpod import AsyncClient, ControlRefused, ControlUnanswered
-from unpod.errors import UnpodError
+from unpod import AsyncClient, ControlRefused
+from unpod.errors import SessionClosed, SessionUnknown, UnpodError
 from unpod_bridge.orchestrator import CallOverError, CallRefused
 
 WORDS: Final = 40
@@ -179,6 +179,8 @@ async def _outcome(ask: Callable[[], Awaitable[object]]) -> str:
         await ask()
     except ControlRefused as refusal:
         return refusal.outcome
-    except (ControlUnanswered, UnpodError):
+    except (SessionUnknown, SessionClosed):
+        return "refused"
+    except UnpodError:
         return "unanswered"
     return "applied"
