@@ -180,11 +180,11 @@ class _Say(_Verb, frozen=True, tag="agent.say"):
     text: str
 
 
-class _Transfer(_Verb, frozen=True, tag="agent.transfer", omit_defaults=True, kw_only=True):
+class _Transfer(_Verb, frozen=True, tag="agent.transfer"):
     transfer_type: cmd.TransferType
     target: str
     mode: cmd.TransferMode
-    announcement: str | None = None
+    announcement: str
 
 
 class _EndCall(_Verb, frozen=True, tag="agent.end_call"):
@@ -283,9 +283,7 @@ _BUILD: Final[dict[type[object], tuple[str, Callable[..., _Verb]]]] = {
     cmd.SetFiller: ("agent.filler", lambda c: _Filler(c.text or "")),
     cmd.Transfer: (
         "agent.transfer",
-        lambda c: _Transfer(
-            transfer_type=c.transfer_type, target=c.target, mode=c.mode, announcement=c.announcement or None
-        ),
+        lambda c: _Transfer(c.transfer_type, c.target, c.mode, c.announcement or ""),
     ),
     cmd.EndCall: ("agent.end_call", lambda c: _EndCall(c.reason)),
     cmd.PauseRecording: ("recording.pause", lambda c: _Pause(c.reason)),

@@ -106,8 +106,10 @@ class Relay:
     def leave(self, now: float) -> list[Output]:
         """Let another bridge go on: write nothing more, and store how far we have come."""
         if self.phase == "open":
-            self._speak(now)
+            if self._call.up:
+                self._speak(now)
             self.phase, self._call.up = "leaving", False
+            self._call.timers.clear()  # what was due here is due at the next bridge
             self._call.out.append(Leave(LET_GO))
         elif self.phase not in ("leaving", "over"):
             self._call.out.append(Close(LET_GO))
@@ -214,17 +216,22 @@ class Relay:
             if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
                 frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
             self._evt(frame, now)
-            if isinstance(body, ev.UserText) and body.is_final:
-                self._filler.heard(now)
-            elif isinstance(body, ev.UserInterrupted):
-                self._call.speech.cut()
-                self._performer.pump(now)
-                self._spoken(now)
-            elif isinstance(body, ev.StateChanged):
-                self._told(body.state, now)
+            if self.phase == "open":  # one that leaves stores what it hears; to act on it is for the next bridge
+                self._heed(body, now)
         elif self.phase in ("greeting", "acked"):
             self._handshake(frame, now)
         return self._take()
+
+    def _heed(self, body: ev.CallerEvent, now: float) -> None:
+        """Act on what the worker has said."""
+        if isinstance(body, ev.UserText) and body.is_final:
+            self._filler.heard(now)
+        elif isinstance(body, ev.UserInterrupted):
+            self._call.speech.cut()
+            self._performer.pump(now)
+            self._spoken(now)
+        elif isinstance(body, ev.StateChanged):
+            self._told(body.state, now)
 
     def _told(self, state: str, now: float) -> None:
         self._performer.told(state, now)

@@ -371,6 +371,27 @@ def test_leaving_closes_and_hears_what_is_on_its_way_and_says_how_far_it_was() -
     assert wire.feed(wire.relay.leave(wire.now)) == []
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_one_that_leaves_sends_nothing_more_and_so_acknowledges_nothing(*, back: bool) -> None:
+    wire = Wire().up(*VERBS)
+    wire.does(cmd.SetFiller(text="mhm"))
+    wire.speaks(1, 1, "a"), wire.ends(1, 1)  # and no pong says that the worker has read the end
+    if back:
+        wire.lost(None), wire.back(*VERBS)
+        wire.speaks(2, 1, "b")
+    wire.says("user.text", text="hi")
+    wire.feed(wire.relay.leave(wire.now))
+    left = len(wire.out)
+    wire.does(cmd.Say(text="x"))
+    wire.says("state", state="listening", turn_id=1)
+    wire.says("user.interrupted", turn_id=1)
+    wire.does(cmd.Say(text="y"))
+    wire.speaks(2, 2, "c")
+    wire.passes(60.0), wire.flush()
+    assert {type(fact) for fact in facts(wire.out[left:])} == {ev.StateChanged, ev.UserInterrupted}
+    assert kinds(wire.out[left:]) == ["Store", "Store"]
+
+
 def test_leaving_without_a_link() -> None:
     wire = Wire().up()
     wire.lost(None)
