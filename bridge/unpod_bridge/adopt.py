@@ -39,6 +39,7 @@ from unpod.ports import Message
 from unpod_bridge import frames
 from unpod_bridge.adopted import Adopted, Appointment
 from unpod_bridge.call_state import OUTCOMES
+from unpod_bridge.command_effects import leaves
 from unpod_bridge.outputs import Owned
 from unpod_bridge.owner_records import OwnerRecords
 
@@ -192,7 +193,6 @@ class CallLog:
             paused=paused,
             pause_reason=pause_reason,
             filler=next((c.text or "" for c in reversed(commands) if isinstance(c, cmd.SetFiller)), ""),
-            asked=next((c.reason for c in commands if isinstance(c, cmd.EndCall)), None),
             ending=self._ending(records, lost),
             controls=tuple(self._answered),
             clean=clean,
@@ -230,14 +230,9 @@ class CallLog:
                 paused = False
         return paused, reason
 
-    def _ending(self, records: list[tuple[Message, Owned]], lost: set[str]) -> cmd.EndCall | cmd.Transfer | None:
+    def _ending(self, records: list[tuple[Message, Owned]], lost: set[str]) -> Owned | None:
         for _, owned in records:
-            command = owned.command
             sent = self._outcomes.get(owned.id) in ("claimed", "written", "delivered", "unknown") or owned.id in lost
-            if sent and isinstance(command, (cmd.EndCall, cmd.Transfer)) and _ends(command):
-                return command
+            if sent and leaves(owned.command):
+                return owned
         return None
-
-
-def _ends(command: cmd.EndCall | cmd.Transfer) -> bool:
-    return isinstance(command, cmd.EndCall) or command.mode == "cold"

@@ -30,7 +30,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
     was ended, `doubtful` the last one of whose reply the end is stored and may have been sent. `owned` are the commands
     that are to be performed, `unknown` those that may have been; `controls` are those from outside that were answered.
-    `ending` is an end that was sent to the worker, or may have been. `finished`: the owner's cleanup is over, too.
+    `ending` is an end, or a cold transfer, that was, or may have been, sent. `finished`: the owner's cleanup is over.
     `clean`: the former bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until
     its socket is gone.
     """
@@ -59,8 +59,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     paused: bool = False
     pause_reason: str = ""
     filler: str = ""
-    asked: str | None = None
-    ending: cmd.EndCall | cmd.Transfer | None = None
+    ending: Owned | None = None
     clean: bool = False
     shadowed: bool = False
 
@@ -70,7 +69,8 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     call.epoch = 0 if past.owner is None else past.owner.epoch
     call.recorded, call.verbs = past.recorded, past.verbs
     call.paused, call.pause_reason = past.paused, past.pause_reason
-    call.filler, call.asked, call.shadowed = past.filler, past.asked, past.shadowed
+    call.muted = past.paused and not any(isinstance(owned.command, cmd.PauseRecording) for owned in past.owned)
+    call.filler, call.shadowed = past.filler, past.shadowed
     call.doubtful = past.doubtful
     call.outcomes.update(past.outcomes)
     call.speech.private = past.paused

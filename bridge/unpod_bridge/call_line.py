@@ -179,7 +179,7 @@ class CallLine:
         """Take a pong of the worker."""
         if is_command_token(token):
             reached("line.delivered")
-        self._feed(self._relay.on_pong(token))
+        self._feed(self._relay.on_pong(token, self._clock.now()))
 
     def on_lost(self, code: int | None, reason: str) -> None:
         """The socket is gone."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod_bridge.outputs import Output, Owned, Ping, Store, Write
 from unpod_bridge.speech import Speech
@@ -20,6 +22,8 @@ class RelaySettings:
 
     Back at a worker that may have had the end of a reply, its word is waited for as long as `doubt_s`.
     A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
+    A worker closes within `end_grace_s` of an end. A cold transfer was refused if it has not closed after
+    `transfer_grace_s`, or if the caller says something more than `transferred_s` after it has read it.
     """
 
     handshake_s: float = 10.0
@@ -44,7 +48,8 @@ class RelaySettings:
     fetch_s: float = 0.2
     doubt_s: float = 0.25
     end_grace_s: float = 30.0
-    transfer_grace_s: float = 10.0
+    transfer_grace_s: float = 30.0
+    transferred_s: float = 1.0
     max_rejected: int = 1_000
     max_unknown: int = 10_000
     control_burst: int = 100
@@ -53,13 +58,14 @@ class RelaySettings:
 
 @dataclass(slots=True, kw_only=True)
 class CallState:
-    """What the parts of a relay share; `asked` is the reason of a wanted end, `ending` of one that was sent.
+    """What the parts of a relay share.
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
-    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept. `shadowed`:
-    another bridge may still act on the call, until our own link is up. `doubtful`: the last turn of whose reply another
-    bridge may have sent the end; `had_end`: the last one of whose reply the worker has had it from there. `by` is who
-    wants the end. `offset_s` is the log's time less ours.
+    was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept, since the worker
+    was told so (`muted`), or will be. `shadowed`: another bridge may still act on the call, until our own link is up.
+    `doubtful`: the last turn of whose reply another bridge may have sent the end; `had_end`: the last one of whose
+    reply the worker has had it from there. `leaving` is what the worker was sent, or may have been, that takes the call
+    from us: an end, or a cold transfer, which it has read by `read_at`. `offset_s` is the log's time less ours.
     """
 
     settings: RelaySettings
@@ -73,13 +79,13 @@ class CallState:
     doubtful: int = 0
     had_end: int = 0
     paused: bool = False
+    muted: bool = False
     pause_reason: str = ""
     recorded: bool = True
     filler: str = ""
     said: bool = False
-    asked: str | None = None
-    ending: str | None = None
-    by: Literal["agent", "operator"] = "agent"
+    leaving: Owned | None = None
+    read_at: float = math.inf
     offset_s: float = 0.0
     epoch: int = 0
     unread_end: int = 0
@@ -91,6 +97,16 @@ class CallState:
     last_receipt: float = 0.0
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""
+
+    @property
+    def ending(self) -> str | None:
+        """The reason with which the call ends once the worker closes it as it was asked to; None where it was not."""
+        return None if self.leaving is None else reason_of(self.leaving)
+
+    @property
+    def transferring(self) -> bool:
+        """Whether the worker was sent a cold transfer, and may have refused it."""
+        return self.leaving is not None and isinstance(self.leaving.command, cmd.Transfer)
 
     def write(self, data: bytes | list[bytes]) -> None:
         """Send frames, and store the receipts of the replies that end with them; a pong says that an end was read."""
@@ -127,6 +143,16 @@ class CallState:
         self.out.append(Store("ack", fact, notify=notify, cause=owned.id))
         if owned.control and outcome != "claimed":
             self.out.append(Store("ack", _answer(owned, outcome, reason), cause=owned.id))
+
+
+def reason_of(owned: Owned) -> str:
+    """Return the reason of a call's end that an end, or a cold transfer, has asked for."""
+    return owned.command.reason if isinstance(owned.command, cmd.EndCall) else "transferred"
+
+
+def by_of(owned: Owned) -> Literal["agent", "operator"]:
+    """Return who has asked."""
+    return "operator" if owned.control else "agent"
 
 
 def _answer(owned: Owned, outcome: ev.CommandOutcome, reason: str) -> ev.ControlAnswered:

@@ -5,6 +5,7 @@ In which order, and that each is done once, is for `performer`; so is the claim 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ from unpod_bridge.call_state import CallState
 from unpod_bridge.frames import Ignored, Unsupported
 from unpod_bridge.outputs import Owned
 
+_NOT_CONNECTED: Final = "the worker did not connect the caller: the call goes on"
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 
 
@@ -73,10 +75,16 @@ def set_recording(call: CallState, owned: Owned, waiting: Sequence[Owned]) -> bo
         call.acknowledge(owned, "ignored", "this call is not recorded")
     else:
         send(call, owned)
-    if isinstance(owned.command, cmd.ResumeRecording):
-        call.paused = any(isinstance(later.command, cmd.PauseRecording) for later in waiting)
-        call.speech.private = call.paused
+    call.muted = isinstance(owned.command, cmd.PauseRecording) and (call.muted or is_pausable(call))
+    keep_or_not(call, waiting)
     return True
+
+
+def keep_or_not(call: CallState, waiting: Sequence[Owned]) -> None:
+    """Keep what is said from here on, unless the worker was told to pause the recording, or will be by what waits."""
+    pauses = is_pausable(call) and any(isinstance(later.command, cmd.PauseRecording) for later in waiting)
+    call.paused = call.muted or pauses
+    call.speech.private = call.paused
 
 
 def close_reply(call: CallState) -> None:
@@ -97,17 +105,27 @@ def leaves(command: object) -> bool:
     return isinstance(command, cmd.EndCall) or (isinstance(command, cmd.Transfer) and command.mode == "cold")
 
 
-def expect_close(call: CallState, command: object, now: float) -> None:
+def expect_close(call: CallState, owned: Owned, now: float) -> None:
     """Expect the worker to close, where a command that it was sent asks for that."""
-    settings = call.settings
-    if isinstance(command, cmd.EndCall):
-        reason, latest = command.reason, now + settings.end_grace_s
-    elif isinstance(command, cmd.Transfer) and command.mode == "cold":
-        reason, latest = "transferred", now + settings.transfer_grace_s
-    else:
+    if not leaves(owned.command) or call.leaving is not None:
         return
-    call.ending = call.ending or reason
-    call.timers["ending"] = min(latest, call.timers.get("ending", latest))
+    call.leaving, call.read_at = owned, math.inf
+    call.timers["ending"] = now + (call.settings.transfer_grace_s if call.transferring else call.settings.end_grace_s)
+
+
+def read_transfer(call: CallState, now: float) -> None:
+    """The worker has read a cold transfer, or may have: from here on it shows whether it is carried out."""
+    if call.transferring:
+        call.read_at = min(call.read_at, now)
+        call.timers["ending"] = now + call.settings.transfer_grace_s
+
+
+def refuse_transfer(call: CallState) -> None:
+    """The worker has refused a cold transfer: the call goes on as if it had not been asked for."""
+    if call.leaving is not None:
+        call.acknowledge(call.leaving, "refused", _NOT_CONNECTED)
+    call.leaving, call.read_at = None, math.inf
+    call.timers.pop("ending", None)
 
 
 Effect = Callable[[CallState, Owned, Sequence[Owned]], bool]

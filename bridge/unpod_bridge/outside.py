@@ -21,6 +21,7 @@ from unpod.core.controls import (
     TransferSession,
     Whisper,
     command_of,
+    ends_session,
     problem_with,
 )
 from unpod_bridge import frames
@@ -28,14 +29,13 @@ from unpod_bridge.call_state import CallState
 from unpod_bridge.command_effects import is_pausable
 from unpod_bridge.frames import Unsupported
 from unpod_bridge.outputs import Output, Store
-from unpod_bridge.performer import Performer
+from unpod_bridge.performer import ENDING, Performer
 
 REMEMBERED: Final = 4_096
 """How many controls are known to be answered: JetStream itself tells repeats within its window."""
 _NOTIFY: Final = "ctl:"
 LATE: Final = "it came too late: its deadline had passed"
 TOO_MANY: Final = "too many controls at once for this session; try again in a second"
-ENDING: Final = "the call is ending"
 PRIVATE: Final = "the recording is paused, and a control's text would be kept"
 NO_PAUSE: Final = "the worker of this call does not support recording.pause"
 
@@ -123,8 +123,7 @@ class Outside:
 
     def _refusal(self, control: AnyControl, now: float) -> str:
         call = self._call
-        ending = call.asked is not None or call.ending is not None
-        if ending and not isinstance(control, (TransferSession, MergeSession)):  # those the worker can still take
+        if self._is_too_late_for(control):
             return ENDING
         problem = problem_with(control)
         if problem:
@@ -140,6 +139,13 @@ class Outside:
             if isinstance(frame, Unsupported):
                 return frame.reason
         return "" if self._has_room(now) else TOO_MANY
+
+    def _is_too_late_for(self, control: AnyControl) -> bool:
+        """Whether the call is ending; what the worker can still take then is not too late."""
+        if self._call.transferring and ends_session(control):
+            return True
+        ending = self._performer.wanted_end is not None or self._call.leaving is not None
+        return ending and not isinstance(control, (TransferSession, MergeSession))
 
     def _has_room(self, now: float) -> bool:
         settings = self._call.settings

@@ -15,24 +15,39 @@ from msgspec.structs import replace
 from unpod.core import commands as cmd
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState, command_token, end_token
-from unpod_bridge.command_effects import EFFECTS, close_reply, expect_close, is_pausable, leaves
+from unpod_bridge.command_effects import (
+    EFFECTS,
+    close_reply,
+    expect_close,
+    is_pausable,
+    keep_or_not,
+    leaves,
+    read_transfer,
+    refuse_transfer,
+)
 from unpod_bridge.frames import Ignored
 from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
 _TOO_MUCH: Final = "too much waits for the worker"
-_LATE: Final = "it came too late: the worker could not be reached before its deadline"
+_TOO_LATE: Final = "it came too late: the worker could not be reached before its deadline"
 _ENDED: Final = "the call ended before it could be done"
+ENDING: Final = "the call is ending"
 _QUIET: Final = frozenset({"idle", "listening"})
 DOUBT: Final = "doubt"
+LATE: Final = "late"
 
 
 class Performer:
-    """Performs the owner's commands on a call."""
+    """Performs the owner's commands on a call.
+
+    `_last` is an end of the owner's that waits for the open reply to come to its end, or for what comes of a transfer:
+    what else the owner asks for passes it meanwhile.
+    """
 
     __slots__ = (
-        "_call", "_claim", "_claim_stored", "_early", "_pending", "_pings", "_queue", "_queued_size", "_seen",
+        "_call", "_claim", "_claim_stored", "_early", "_last", "_pending", "_pings", "_queue", "_queued_size", "_seen",
         "_uncertain", "index", "performed",
     )  # fmt: skip
 
@@ -44,6 +59,7 @@ class Performer:
         self._queue: list[Owned] = []  # mostly empty, and an empty deque is 600 bytes for each call
         self._queued_size = 0
         self._seen: dict[str, int] = {}
+        self._last: Owned | None = None
         self._claim = ""
         self._claim_stored = False
         self._pending: dict[bytes, Owned] = {}
@@ -127,8 +143,9 @@ class Performer:
 
     def _forget_after(self, last: int) -> list[str]:
         """Forget the commands that wait and are not stored, but for one whose claim is, and a pause, which counts."""
-        call, kept = self._call, list[Owned]()
-        unlogged: list[str] = []
+        kept, unlogged = list[Owned](), list[str]()
+        if self._last is not None and self._last.index > last:
+            self._last = None
         for owned in self._queue:
             command = owned.command
             if owned.index <= last:
@@ -138,8 +155,6 @@ class Performer:
                 unlogged += [] if owned.control else [owned.id]
             elif isinstance(command, cmd.Say):
                 self._queued_size -= len(command.text or "")
-            elif isinstance(command, cmd.EndCall):
-                call.asked = None
         self._queue = kept
         return unlogged
 
@@ -151,9 +166,6 @@ class Performer:
         if isinstance(command, cmd.PauseRecording) and is_pausable(call):
             call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
             call.speech.private = True
-        elif isinstance(command, cmd.EndCall):
-            call.by = call.by if call.asked is not None else "operator" if owned.control else "agent"
-            call.asked = call.asked or command.reason
         size = len(command.text or "") if isinstance(command, cmd.Say) else 0
         full = self._queued_size + size > call.settings.buffer_bytes or len(self._queue) >= call.settings.max_waiting
         if command is not None and full and not isinstance(command, (cmd.EndReply, *cmd.IRREVERSIBLE)):
@@ -161,25 +173,77 @@ class Performer:
             owned, size = Owned(owned.epoch, owned.index), 0
         self._queue.append(owned)
         self._queued_size += size
+        if owned.control:
+            call.timers[LATE] = min(owned.latest, call.timers.get(LATE, owned.latest))
 
     @property
     def waits(self) -> bool:
         """Whether commands wait for something."""
-        return bool(self._queue)
+        return bool(self._queue) or self._last is not None
+
+    @property
+    def wanted_end(self) -> Owned | None:
+        """The end that waits to be sent, if one does."""
+        if self._last is not None:
+            return self._last
+        return next((owned for owned in self._queue if isinstance(owned.command, cmd.EndCall)), None)
+
+    def expire(self, now: float) -> None:
+        """Refuse what was asked for from outside and could not be done before its deadline, wherever it waits."""
+        for position, owned in enumerate(self._queue):
+            if owned.control and now >= owned.latest:
+                self._drop(position)
+        waiting = [owned.latest for owned in self._queue if owned.control]
+        if waiting:
+            self._call.timers[LATE] = min(waiting)
+        else:
+            self._call.timers.pop(LATE, None)
+
+    def _drop(self, position: int) -> None:
+        """Refuse what waits, as if it had not been asked for; only its index is left."""
+        call, owned = self._call, self._queue[position]
+        self._queue[position] = Owned(owned.epoch, owned.index)
+        call.acknowledge(owned, "refused", _TOO_LATE)
+        if self._claim == owned.id:
+            self._claim = ""
+        if isinstance(owned.command, cmd.Say):
+            self._queued_size -= len(owned.command.text or "")
+        elif isinstance(owned.command, cmd.PauseRecording):
+            keep_or_not(call, self._queue)
 
     def pump(self, now: float) -> None:
         """Perform what can be performed now, and hand over the speech that waited for it."""
         call = self._call
+        if LATE in call.timers:
+            self.expire(now)
         if call.up and call.speech.waiting:
             call.write(call.speech.advance(self.performed))
+        if self._last is not None:
+            self._resume_end()
         while self._queue and self._perform(self._queue[0], now):
             done = self._queue.pop(0)
             if isinstance(done.command, cmd.Say):
                 self._queued_size -= len(done.command.text or "")
-            self.performed = done.index
+            self.performed = max(self.performed, done.index)  # an end that has waited comes after what has passed it
             if call.up and call.speech.waiting:
                 call.write(call.speech.advance(self.performed))
+            if self._last is not None:
+                self._resume_end()
         self.chase(now)
+
+    def _resume_end(self) -> None:
+        """Take up the end that has waited, if it does not have to wait any more."""
+        last = self._last
+        if last is not None and not self._has_to_wait(last):
+            self._last = None
+            self._queue.insert(0, last)
+
+    def _has_to_wait(self, owned: Owned) -> bool:
+        """Whether an end is the owner's, and something else comes before it."""
+        command = owned.command
+        if owned.control or not isinstance(command, cmd.EndCall):
+            return False
+        return self._call.transferring or command.turn > self._call.speech.closed
 
     def _perform(self, owned: Owned, now: float) -> bool:
         command = owned.command
@@ -187,13 +251,11 @@ class Performer:
             self._call.acknowledge(owned, "refused", owned.refusal)
         if command is None or owned.id in self._seen:
             return True
-        if owned.control and now > owned.latest:
-            self._call.acknowledge(owned, "refused", _LATE)
-            if isinstance(command, cmd.EndCall):
-                self._call.asked = None
-            return True
         if not self._call.up:
             return False
+        if isinstance(command, cmd.EndCall) and self._last is None and self._has_to_wait(owned):
+            self._last = owned
+            return True
         effect = EFFECTS.get(type(command))
         if not (self._claim_first(owned, now) if effect is None else effect(self._call, owned, self._queue)):
             return False
@@ -267,6 +329,9 @@ class Performer:
         if not isinstance(data, bytes):
             call.acknowledge(owned, "refused", data.reason)
             return True
+        if call.leaving is not None and leaves(command) and (call.transferring or isinstance(command, cmd.EndCall)):
+            call.acknowledge(owned, "refused", ENDING)
+            return True
         if self._claim != owned.id:
             self._claim, self._claim_stored = owned.id, False
             call.acknowledge(owned, "claimed", notify=owned.id)
@@ -280,7 +345,7 @@ class Performer:
         self._pending[token] = owned
         call.write([*call.speech.flush(), data])
         call.ping(token)
-        expect_close(call, command, now)
+        expect_close(call, owned, now)
         return True
 
     def stored(self, command: str, now: float) -> None:
@@ -289,7 +354,7 @@ class Performer:
             self._claim_stored = True
             self.pump(now)
 
-    def pong(self, token: bytes) -> None:
+    def pong(self, token: bytes, now: float) -> None:
         """The worker has read everything up to a ping."""
         for answered in self._call.ponged(token):
             if self._call.unread_end and answered == end_token(self._call.unread_end):
@@ -297,6 +362,18 @@ class Performer:
             owned = self._pending.pop(answered, None)
             if owned is not None:
                 self._call.acknowledge(owned, "delivered")
+                if owned is self._call.leaving:
+                    read_transfer(self._call, now)
+
+    def heard(self, now: float) -> None:
+        """The caller has said something to the worker, which still has the call: a cold transfer was refused."""
+        if now > self._call.read_at + self._call.settings.transferred_s:
+            self.not_transferred(now)
+
+    def not_transferred(self, now: float) -> None:
+        """A cold transfer has come to nothing."""
+        refuse_transfer(self._call)
+        self.pump(now)
 
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
@@ -312,6 +389,7 @@ class Performer:
         for owned in self._uncertain:
             self._call.acknowledge(owned, "unknown")
         self._uncertain.clear()
+        read_transfer(self._call, now)
         if self._call.shadowed:
             self._call.shadowed = False
             self._disown()
@@ -345,7 +423,9 @@ class Performer:
         self._pending.clear()
         self._call.unread_end = 0
         self.link_back(now)
-        for owned in self._queue:
+        for owned in [*self._queue, *filter(None, [self._last])]:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
-                self._call.acknowledge(owned, "refused", _ENDED)
+                ends = isinstance(owned.command, cmd.EndCall) and not owned.control
+                self._call.acknowledge(owned, "ignored" if ends else "refused", _ENDED)
         self._queue.clear()
+        self._last = None

@@ -25,13 +25,13 @@ from unpod.core.live import Delta
 from unpod_bridge import frames
 from unpod_bridge.accounts import RECEIPT, Accounts
 from unpod_bridge.adopted import Adopted, restore
-from unpod_bridge.call_state import CallState, RelaySettings
+from unpod_bridge.call_state import CallState, RelaySettings, by_of, reason_of
 from unpod_bridge.filler import Filler
 from unpod_bridge.frames import Frame
 from unpod_bridge.outbox import Outbox
 from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned
 from unpod_bridge.outside import Outside
-from unpod_bridge.performer import DOUBT, Performer
+from unpod_bridge.performer import DOUBT, LATE, Performer
 from unpod_bridge.redial import HANG_UP, LET_GO, PAIRING_UNKNOWN, PROTOCOL_ERROR, REFUSED_STATUS, Redial
 from unpod_bridge.speech import Speech
 from unpod_bridge.tenure import Tenure
@@ -213,6 +213,13 @@ class Relay:
         """Take one frame of the worker."""
         body = frame.body
         if self.phase in ("open", "leaving"):
+            if (
+                isinstance(body, ev.UserText)
+                and body.is_final
+                and self._call.leaving is not None
+                and self.phase == "open"
+            ):
+                self._performer.heard(now)
             if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
                 frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
             self._evt(frame, now)
@@ -274,6 +281,7 @@ class Relay:
             self._wrong(now)
             return
         self._reattached += 1
+        self._performer.expire(now)
         self._outbox.store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
         self._performer.link_back(now)
         self._opened(now)
@@ -292,10 +300,10 @@ class Relay:
         self.phase, self._call.up = "open", True
         self._redial.attached(now)
 
-    def on_pong(self, token: bytes) -> list[Output]:
+    def on_pong(self, token: bytes, now: float) -> list[Output]:
         """The worker has read what was written before a ping."""
         if self.phase in ("open", "leaving"):
-            self._performer.pong(token)
+            self._performer.pong(token, now)
         return self._take()
 
     # --------------------------------------------------------------------------------------------- to and from the log
@@ -362,6 +370,11 @@ class Relay:
         self._performer.lose_patience(now)
         self._spoken(now)
 
+    def _too_late(self, now: float) -> None:
+        self._performer.expire(now)
+        self._performer.pump(now)
+        self._spoken(now)
+
     def _vacant_too_long(self, now: float) -> None:
         self._end("error", now, detail=f"no runner has taken the call over for {self._settings.vacant_s:g} s")
 
@@ -385,9 +398,9 @@ class Relay:
     ) -> None:
         """The call is over, whatever the reason; if the agent has ended it, that reason counts."""
         call = self._call
-        asked = call.ending or (call.asked if reason == "lost" else None)
+        asked = call.leaving or (self._performer.wanted_end if reason == "lost" else None)
         if asked is not None and reason in ("hangup", "lost"):
-            reason, by, detail = asked, call.by, ""
+            reason, by, detail = reason_of(asked), by_of(asked), ""
         if code not in HANG_UP and self.phase != "idle":
             call.out.append(Close(1000))
         self._receipt(now)
@@ -400,7 +413,14 @@ class Relay:
         call.timers.clear()
 
     def _overdue(self, now: float) -> None:
-        self._end(self._call.ending or "completed", now, detail="the worker did not close", by=self._call.by)
+        leaving = self._call.leaving
+        if leaving is None:
+            return
+        if not self._call.transferring:
+            self._end(reason_of(leaving), now, detail="the worker did not close", by=by_of(leaving))
+        elif self.phase == "open":  # else it is looked at again once there is a link
+            self._performer.not_transferred(now)
+            self._spoken(now)
 
 
 _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
@@ -414,6 +434,7 @@ _TIMERS: Final[dict[str, Callable[[Relay, float], None]]] = {
     "fetch": lambda relay, now: relay._performer.fetch(now),  # noqa: SLF001
     "again": lambda relay, now: relay._performer.ask_again(now),  # noqa: SLF001
     DOUBT: lambda relay, now: relay._told("", now),  # noqa: SLF001
+    LATE: Relay._too_late,  # noqa: SLF001
     "give_up": Relay._give_up,  # noqa: SLF001
     FILLER: lambda relay, now: relay._vacancy.filler_due(now),  # noqa: SLF001
     PHRASE: lambda relay, now: relay._vacancy.phrase_due(now),  # noqa: SLF001

@@ -71,7 +71,7 @@ def essence(state: SessionState) -> dict[str, object]:
             "paused": state.paused,
             "ending": state.ending,
             "ended": state.ended,
-            "flags": [state.dropped, state.failed, state.completed, state.finished],
+            "flags": [state.ending == "transferred", state.failed, state.completed, state.finished],
             "open": [state.turn is not None, len(state.queue)],
             "metrics": snapshot(state.metrics, state.duration_s(state.ended_at)),
         }

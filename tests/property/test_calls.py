@@ -223,7 +223,7 @@ def the_log_says_what_the_session_knew(scene: Scene, records: list[Record]) -> N
     live, folded = scene.state, fold(records)
     assert folded.metrics == live.metrics
     assert folded.duration_s(0.0) == live.duration_s(0.0)
-    for known in ("turn_count", "ended", "ending", "dropped", "paused", "interruptions", "completed", "finished"):
+    for known in ("turn_count", "ended", "ending", "paused", "interruptions", "completed", "finished"):
         assert getattr(folded, known) == getattr(live, known), known
     for index in ("bridge_index", "owner_index", "epoch", "takeovers", "failed", "negotiated", "started"):
         assert getattr(folded, index) == getattr(live, index), index

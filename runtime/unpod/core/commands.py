@@ -51,7 +51,7 @@ class SetFiller(Command, frozen=True, tag="filler.set"):
 
 
 class Transfer(Command, frozen=True, tag="transfer"):
-    """Connect the caller to somebody else; `cold` drops the session at once."""
+    """Connect the caller to somebody else; a `cold` one ends the call for the session, unless it is refused."""
 
     transfer_type: TransferType
     target: str
@@ -60,9 +60,10 @@ class Transfer(Command, frozen=True, tag="transfer"):
 
 
 class EndCall(Command, frozen=True, tag="call.end"):
-    """Hang up when what is being said is said."""
+    """Hang up when what is being said is said; the reply to `turn`, where it is not 0, comes to its end first."""
 
     reason: str = "completed"
+    turn: int = 0
 
 
 class PauseRecording(Command, frozen=True, tag="recording.pause"):

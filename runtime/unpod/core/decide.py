@@ -16,7 +16,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import metrics, own_hooks, timers, turns
 from unpod.core.codec import Record
-from unpod.core.controls import InterruptAgent, TakeOver, ends_session
+from unpod.core.controls import InterruptAgent, TakeOver
 from unpod.core.decision import (
     NOTHING,
     Append,
@@ -139,9 +139,7 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
         steps += complete(turn, now)
     for pending in state.queue:
         steps += complete(turns.opened(pending, pending.at, withheld=state.paused), now)
-    if not state.dropped:
-        steps += [FireHooks("call_end", (body.reason,)), Finish(body.reason)]
-    return steps
+    return [*steps, FireHooks("call_end", (body.reason,)), Finish(body.reason)]
 
 
 def _control_answered(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
@@ -150,21 +148,23 @@ def _control_answered(state: SessionState, given: Record, _: float, __: Settings
         return []
     if state.ended is not None:
         return []
-    if ends_session(body.body):
-        return _ended_from_outside(state) if state.ender == body.control else []
-    if isinstance(body.body, InterruptAgent):
-        return _cut(state)
     return [
         step for waiting in state.supervision.waiting if waiting.id == body.control for step in fulfil(state, waiting)
     ]
 
 
-def _ended_from_outside(state: SessionState) -> list[Step]:
-    """Stop talking; a transfer that leaves us no call ends it for this session."""
-    steps = _close_turn(state)
-    if state.dropped:
-        steps += [FireHooks("call_end", ("transferred",)), Finish("transferred")]
-    return steps
+def _acknowledged(state: SessionState, given: Record, _: float, __: Settings) -> list[Step]:
+    """Do our part of what the bridge has carried out for somebody outside; tell of a transfer that was refused."""
+    body = given.body
+    if not isinstance(body, ev.CommandAcknowledged) or state.ended is not None:
+        return []
+    control = state.asked.get(body.command)
+    if body.outcome == "claimed":
+        return _close_turn(state) if control is not None and state.ender == body.command else []
+    if body.outcome == "refused":
+        refused = body.verb == "transfer" and state.ender == body.command
+        return [FireHooks("error", ("transfer_refused", body.reason, "error", "transport"))] if refused else []
+    return _cut(state) if isinstance(control, InterruptAgent) else []
 
 
 def fulfil(state: SessionState, waiting: Waiting) -> list[Step]:
@@ -207,8 +207,9 @@ def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -
     turn = _replying(state, given)
     if turn is None or not isinstance(given, BrainFinished):
         return []
-    end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if given.complete else []
-    reply_end = _end_reply(turn, "done" if turn.sent else "empty", closing=given.complete)
+    closing = given.complete and state.ending is None
+    end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if closing else []
+    reply_end = _end_reply(turn, "done" if turn.sent else "empty", closing=closing)
     return [*reply_end, *_agent_turn(turn), *end]
 
 
@@ -251,19 +252,18 @@ def _verb(state: SessionState, given: Given, _: float, __: Settings) -> list[Ste
         return []
     command = given.command
     if isinstance(command, cmd.EndCall):
-        return _end(state, command.reason)
+        return _end_when_said(state, command.reason)
     if isinstance(command, cmd.Interrupt):
         return _interrupt(state)
     if isinstance(command, cmd.Transfer) and command.mode == "cold":
-        dropped = FireHooks("call_end", ("transferred",), own=True)
-        return [*_close_turn(state), Append(command), dropped, Finish("transferred")]
+        return [] if state.ending is not None else [*_close_turn(state), Append(command)]
     return [Append(command)]
 
 
 def _entrypoint_returned(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
     error = given.error if isinstance(given, EntrypointReturned) else None
     steps: list[Step] = [] if error is None else [Append(ev.EntrypointFailed(error=error))]
-    return [*steps, *_end(state, "completed" if error is None else "error")]
+    return [*steps, *_end(state, "error" if error is not None or state.failed else "completed")]
 
 
 # --- parts of decisions -----------------------------------------------------------------------------------------------
@@ -363,7 +363,18 @@ def _close_turn(state: SessionState) -> list[Step]:
 
 
 def _end(state: SessionState, reason: str) -> list[Step]:
-    return [] if state.over else [*_close_turn(state), Append(cmd.EndCall(reason=reason))]
+    """End the call now; an end that waits for the open reply has not to wait any more."""
+    if state.over:
+        return []
+    return [*_close_turn(state), *([] if state.ending is not None else [Append(cmd.EndCall(reason=reason))])]
+
+
+def _end_when_said(state: SessionState, reason: str) -> list[Step]:
+    """End the call once the reply that is open has come to its end; none is begun for that."""
+    turn = state.turn
+    if state.ending is not None or turn is None or not turn.replying:
+        return [] if state.ending is not None else _end(state, reason)
+    return [Append(cmd.EndCall(reason=reason, turn=turn.number))]
 
 
 def _cut(state: SessionState) -> list[Step]:
@@ -393,6 +404,7 @@ _ON_RECORD: dict[type[object], _Rule] = {
     ev.TurnMetrics: _turn_metrics,
     ev.StateChanged: _state_changed,
     ev.CallEnded: _call_ended,
+    ev.CommandAcknowledged: _acknowledged,
     ev.ControlAnswered: _control_answered,
 }
 

@@ -19,7 +19,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks, turns
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.controls import InterruptAgent, TakeOver, TransferSession, ends_session
+from unpod.core.controls import InterruptAgent, TakeOver
 from unpod.core.decide import complete, complete_in_full, fulfil
 from unpod.core.decision import (
     Append,
@@ -63,7 +63,7 @@ class Trace:
         self.figures: ev.TurnMetrics | None = None
         self.fatal: Record | None = None
         self.end: Record | None = None
-        """The record that has ended the call for this session: its end, or a cold transfer."""
+        """The record of the call's end."""
         self.stray: set[str] = set()
         self.texts: dict[int, str] = {}
         self.voiced = False
@@ -109,23 +109,21 @@ class Trace:
                 self.texts[body.turn_id] = body.agent_text or ""
             case ev.WorkerError(severity="fatal"):
                 self.fatal = self.fatal or record
-            case cmd.Transfer(mode="cold") if not self.state.over:
-                self.end = record
-            case ev.ControlAnswered() as body:
-                self._look_at_control(record, body)
+            case ev.ControlAnswered(outcome="admitted", body=TakeOver()):
+                self._cut()
+            case ev.CommandAcknowledged() as body if body.outcome in ("written", "ignored"):
+                if isinstance(self.state.asked.get(body.command), InterruptAgent):
+                    self._cut()
             case ev.CallEnded() if self.end is None:
                 self.end = record
             case _:
                 return
 
-    def _look_at_control(self, record: Record, body: ev.ControlAnswered) -> None:
-        if body.outcome != "admitted" or body.body is None:
-            return
-        if isinstance(body.body, (InterruptAgent, TakeOver)) and self._turn:
+    def _cut(self) -> None:
+        """Somebody outside has stopped the reply that is open."""
+        if self._turn:
             self.interruption = ev.UserInterrupted()
             self._unanswered = self._turn not in self.state.reply_ends
-        elif isinstance(body.body, TransferSession) and ends_session(body.body) and not self.state.over:
-            self.end = record
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
@@ -151,11 +149,7 @@ def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> D
     steps = _open_turn(state, trace, past, present) if state.queue else []
     for waiting in state.supervision.waiting:
         steps += fulfil(replace(state, turn=None), waiting)
-    if not state.dropped:
-        return Decision((*steps, *_due_end(state, trace)))
-    if trace.end is None:  # it was asked for meanwhile, and the rest of it is in line
-        return Decision(tuple(steps))
-    return Decision((*steps, FireHooks("call_end", ("transferred",)), Finish("transferred")))
+    return Decision((*steps, *_due_end(state, trace)))
 
 
 def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
@@ -194,7 +188,7 @@ def _open_turn(state: SessionState, trace: Trace, past: Past, present: Present) 
     turn = _turn(state, trace, spoken, present.now)
     if turn.phase == "ended":
         return [TurnResumed(turn), *complete_in_full(replace(state, turn=turn), present.now)]
-    if state.ending is not None:
+    if state.over:
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
@@ -316,5 +310,5 @@ def _over(state: SessionState, trace: Trace, past: Past, now: float) -> list[Ste
             if turn.phase != "ended" and turn.sent:
                 steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
         steps += complete(turn, now)
-    reason = "transferred" if state.dropped or state.ended is None else state.ended.reason
+    reason = "lost" if state.ended is None else state.ended.reason
     return [*steps, FireHooks("call_end", (reason,)), Finish(reason)]

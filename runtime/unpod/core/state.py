@@ -19,6 +19,7 @@ from unpod.core import events as ev
 from unpod.core import figures, metrics, supervision, turns, verbs
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.controls import (
+    OWNER_CONTROLS,
     AnyControl,
     EndSession,
     PauseSessionRecording,
@@ -48,7 +49,10 @@ class SessionState(Struct, frozen=True, kw_only=True):
     """All that is known of a session from its log.
 
     `tells_state`: the worker has sent `state` frames. `counts_turns`: nothing that it has sent contradicts that its
-    `turn_id` is the number of a final text, from 1. `ender` is the control from outside that has ended it, or "".
+    `turn_id` is the number of a final text, from 1. `asked` are the controls from outside that the bridge has admitted
+    and is to carry out; they count once it has. `ending` is the reason with which the session is about to end, since
+    the command or control `ender` was given to the worker; the reply to `last_turn` comes to its end before that.
+    `pauser` is the control that has paused the recording, as long as nobody knows whether it can be carried out.
     """
 
     session_id: str = ""
@@ -77,9 +81,11 @@ class SessionState(Struct, frozen=True, kw_only=True):
     paused: bool = False
     resuming: str = ""
     supervision: Supervision = Supervision()
+    pauser: str = ""
+    asked: dict[str, AnyControl] = {}
     ending: str | None = None
     ender: str = ""
-    dropped: bool = False
+    last_turn: int = 0
     ended: ev.CallEnded | None = None
     ended_at: float = 0.0
     failed: bool = False
@@ -91,7 +97,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     @property
     def over(self) -> bool:
         """Whether nothing more can be said on this call."""
-        return self.ended is not None or self.ending is not None
+        return self.ended is not None or (self.ending is not None and not self.last_turn)
 
     @property
     def private(self) -> bool:
@@ -254,7 +260,10 @@ def _call_metric(state: SessionState, record: Record) -> SessionState:
 def _call_ended(state: SessionState, record: Record) -> SessionState:
     if state.ended is not None:
         return state
-    return replace(state, ended=_body(record, ev.CallEnded), ended_at=record.envelope.time, speaking=False)
+    body, asked = _body(record, ev.CallEnded), next(filter(ends_session, state.asked.values()), None)
+    if state.ending is None and isinstance(asked, EndSession):  # of some logs of 0.1 the claim of an end is missing
+        state = replace(state, ending=asked.reason or "completed")
+    return replace(state, ended=body, ended_at=record.envelope.time, speaking=False)
 
 
 def _owner_changed(state: SessionState, record: Record) -> SessionState:
@@ -269,40 +278,68 @@ def _owner_changed(state: SessionState, record: Record) -> SessionState:
 
 
 def _acknowledged(state: SessionState, record: Record) -> SessionState:
-    body = _body(record, ev.CommandAcknowledged)
+    body, at = _body(record, ev.CommandAcknowledged), record.envelope.time
+    if body.outcome == "refused":
+        return _refused(state, body.command, at)
+    if body.outcome == "claimed":
+        control = state.asked.get(body.command)
+        return state if control is None else _ended_from_outside(state, body.command, control)
+    if body.command == state.pauser:
+        return replace(state, pauser="")
     if state.resuming and body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
         return replace(state, paused=False, resuming="")
     return state
 
 
+def _refused(state: SessionState, command: str, at: float) -> SessionState:
+    """Go on as if it had not been asked for."""
+    if command == state.pauser:
+        state = replace(state, paused=False, pauser="")
+    if command == state.ender and state.ending is not None and state.ended is None:
+        return replace(state, ending=None, last_turn=0, quiet_since=at, silences=0)
+    return state
+
+
 def _control_answered(state: SessionState, record: Record) -> SessionState:
     body, at = _body(record, ev.ControlAnswered), record.envelope.time
-    control = body.body
-    if body.outcome != "admitted" or control is None or state.ended is not None:
+    if state.ended is not None:
         return state
-    held, after = state.supervision.held, supervision.admitted(state.supervision, body.control, control)
+    if body.outcome == "admitted" and body.body is not None:
+        return _admitted(state, record, body.control, body.body)
+    control = state.asked.get(body.control)
+    if control is not None:
+        state = replace(state, asked={name: kept for name, kept in state.asked.items() if name != body.control})
+    if isinstance(control, SaySomething) and body.outcome == "applied":
+        said = supervision.said(state.supervision, "Supervisor", control.text, by_supervisor=True)
+        return replace(state, supervision=said, quiet_since=at, silences=0)
+    return state
+
+
+def _admitted(state: SessionState, record: Record, control_id: str, control: AnyControl) -> SessionState:
+    """Take what the owner is to do, and note what the bridge is to do; only a pause counts at once: nothing is kept."""
+    held, after = state.supervision.held, supervision.admitted(state.supervision, control_id, control)
     state = replace(state, supervision=after)
     if held and not after.held:
-        state = replace(state, quiet_since=at, silences=0)
-    if ends_session(control):
-        return _ended_from_outside(state, body.control, control)
+        state = replace(state, quiet_since=record.envelope.time, silences=0)
+    if isinstance(control, OWNER_CONTROLS):
+        return state
+    state = replace(state, asked={**state.asked, control_id: control})
     match control:
         case PauseSessionRecording():
-            return _pause(state, record)
+            pauser = control_id if state.pauser or not state.paused else ""
+            return replace(_pause(state, record), pauser=pauser)
         case ResumeSessionRecording():
-            return replace(state, resuming=body.control) if state.paused else state
-        case SaySomething():
-            return replace(state, quiet_since=at, silences=0)
+            return replace(state, resuming=control_id) if state.paused else state
         case _:
             return state
 
 
 def _ended_from_outside(state: SessionState, control_id: str, control: AnyControl) -> SessionState:
-    if state.over:
+    """The worker is given what ends the session; it is given one such thing at a time."""
+    if state.ended is not None or not ends_session(control):
         return state
-    if isinstance(control, EndSession):
-        return replace(state, ending=control.reason or "completed", ender=control_id)
-    return replace(state, ending="transferred", dropped=True, ender=control_id)
+    reason = (control.reason or "completed") if isinstance(control, EndSession) else "transferred"
+    return replace(state, ending=reason, ender=control_id, last_turn=0)
 
 
 def _control_performed(state: SessionState, record: Record) -> SessionState:
@@ -385,7 +422,8 @@ def _say(state: SessionState, record: Record) -> SessionState:
 def _end_reply(state: SessionState, record: Record) -> SessionState:
     body, at, turn = _body(record, cmd.EndReply), record.envelope.time, state.turn
     ends = {**state.reply_ends, body.turn: body}
-    state = replace(state, quiet_since=at, silences=0, reply_ends=ends)
+    last_turn = state.last_turn if state.last_turn > body.turn else 0
+    state = replace(state, quiet_since=at, silences=0, reply_ends=ends, last_turn=last_turn)
     if turn is None or turn.number != body.turn or turn.part != body.part or not turn.owes_end:
         return state
     cut = turn.interrupted or body.reason == "interrupted"
@@ -394,19 +432,22 @@ def _end_reply(state: SessionState, record: Record) -> SessionState:
 
 
 def _end_call(state: SessionState, record: Record) -> SessionState:
-    reason = _body(record, cmd.EndCall).reason
-    return replace(state, ending=reason if state.ending is None else state.ending)
+    body = _body(record, cmd.EndCall)
+    if state.ending is not None:
+        return state
+    last_turn = 0 if body.turn in state.reply_ends else body.turn
+    return replace(state, ending=body.reason, ender=record.envelope.id, last_turn=last_turn)
 
 
 def _transfer(state: SessionState, record: Record) -> SessionState:
-    if _body(record, cmd.Transfer).mode == "warm" or state.over:
+    if _body(record, cmd.Transfer).mode == "warm" or state.ending is not None:
         return state
-    return replace(state, ending="transferred", dropped=True)
+    return replace(state, ending="transferred", ender=record.envelope.id)
 
 
 def _pause(state: SessionState, _: Record) -> SessionState:
     turn = None if state.turn is None else replace(state.turn, withheld=True)
-    return replace(state, paused=True, resuming="", turn=turn)
+    return replace(state, paused=True, resuming="", pauser="", turn=turn)
 
 
 def _resume(state: SessionState, record: Record) -> SessionState:

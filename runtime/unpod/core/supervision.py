@@ -17,7 +17,6 @@ from unpod.core.controls import (
     OwnerControl,
     PauseAgent,
     ResumeAgent,
-    SaySomething,
     TakeOver,
     Whisper,
 )
@@ -59,8 +58,6 @@ class Supervision(Struct, frozen=True, kw_only=True):
 
 def admitted(state: Supervision, control_id: str, control: AnyControl) -> Supervision:
     """Return the supervision after the bridge has admitted a control."""
-    if isinstance(control, SaySomething):
-        return said(state, "Supervisor", control.text) if state.supervisor is not None else state
     if not isinstance(control, OWNER_CONTROLS):
         return state
     refusal = _refusal(state, control)
@@ -69,9 +66,9 @@ def admitted(state: Supervision, control_id: str, control: AnyControl) -> Superv
     return state if refusal else _in_force(state, control)
 
 
-def said(state: Supervision, who: str, text: str | None) -> Supervision:
+def said(state: Supervision, who: str, text: str | None, *, by_supervisor: bool = False) -> Supervision:
     """Return the supervision after something was said that the brain has to be told; `text` is None if not kept."""
-    if not state.held:
+    if not state.held or (by_supervisor and state.supervisor is None):
         return state
     return replace(state, asides=(*state.asides, Aside(who, text))[-MAX_KEPT:])
 

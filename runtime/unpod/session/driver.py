@@ -169,9 +169,12 @@ class Driver:
                 await self._begin(hooks=False)
             if (error is not None and not self.state.failed) or not self.state.over:
                 self.decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
-            async with asyncio.timeout(self.settings.end_timeout_s):
+            async with asyncio.timeout(self.settings.end_timeout_s) as limit:
                 while self._agenda or not (self.state.completed or self.ending.lost):
                     await self._next()
+                    if not (self._agenda or self.state.over):  # its last word was a transfer, which was refused
+                        self.decide(d.EntrypointReturned(), CORE)
+                        limit.reschedule(asyncio.get_running_loop().time() + self.settings.end_timeout_s)
             await self.hook_runner.over(0.0 if self.ending.lost else self.settings.hook_grace_s)
             await self.brain.over(0.0 if self.ending.lost else self.settings.hook_grace_s)
             if self.ending.lost is None:

@@ -100,8 +100,9 @@ class Session:
     ) -> None:
         """Connect the caller to a number (E.164), an agent or a human queue.
 
-        A cold transfer drops this session at once: `run()` returns, and `call_end` is told `transferred`; another one
-        after it does nothing. After a warm one the session goes on until the caller is connected.
+        After a cold one nothing more is said, and another does nothing. Once the caller is connected, `run()` returns
+        `transferred`; where the worker refuses it, an `error` hook is told `transfer_refused`, and the session goes on.
+        After a warm one the session goes on until the caller is connected.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
@@ -111,10 +112,11 @@ class Session:
         if not target or transfer_type not in ("number", "agent", "human") or mode not in ("cold", "warm"):
             msg = "transfer() needs a target, a transfer_type of number, agent or human, and a mode of cold or warm"
             raise ValueError(msg)
-        if self._driver.state.dropped:
-            logger.info("session %s: transfer() came after a transfer that has dropped the session", self.session_id)
+        state = self._driver.state
+        if state.ending == "transferred" and state.ended is None:
+            logger.info("session %s: transfer() came while the call is being transferred", self.session_id)
             return
-        if self._driver.state.over:
+        if state.over or state.ending is not None:
             msg = "transfer: the call is over"
             raise SessionClosed(msg)
         self._can("agent.transfer")
@@ -134,12 +136,14 @@ class Session:
         await self.transfer(agent_id, transfer_type="agent", mode=mode, announcement=announcement)
 
     async def end(self, reason: str = "completed") -> None:
-        """Hang up when what is being said is said; an open reply stops. A second call does nothing.
+        """Hang up when what is being said is said, the reply that is open to its end. A second call does nothing.
+
+        What the caller says after it is not answered; a reply that has not begun is none.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
-        if self._open("end") and self._can("agent.end_call"):
+        if self._open("end") and self._driver.state.ending is None and self._can("agent.end_call"):
             self._driver.perform(cmd.EndCall(reason=reason))
 
     # --- what must not happen twice -----------------------------------------------------------------------------------

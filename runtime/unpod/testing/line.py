@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -58,7 +58,8 @@ class Reply:
 class MemoryLine:
     """One call's line in memory. Read `replies`, `spoken` and `commands`; `changed` is set at each change.
 
-    `closing_s` is how long the worker takes, in virtual seconds, to close the line once it was told to.
+    `closing_s` is how long the worker takes, in virtual seconds, to close the line once it was told to. With
+    `refuses_transfers` it keeps the caller: what becomes of a cold transfer then is for `refuse_transfer`.
     """
 
     def __init__(self, log: MemoryLog, clock: VirtualClock, subjects: Subjects, agent_id: str, session_id: str) -> None:
@@ -72,6 +73,7 @@ class MemoryLine:
         self.changed = asyncio.Event()
         self.ended: str | None = None
         self.closing_s = 0.0
+        self.refuses_transfers = False
         self._clock = clock
         self._subjects = subjects
         self._agent = agent_id
@@ -85,6 +87,8 @@ class MemoryLine:
         self._ending: asyncio.Task[None] | None = None
         self._controls = 0
         self._ended_by = "agent"
+        self._last: tuple[Record, cmd.EndCall] | None = None
+        self._transfer: tuple[str, bool] | None = None
 
     async def open(self, metadata: Mapping[str, object], verbs: Sequence[str], frame: Mapping[str, object]) -> int:
         """Take the line, record the start of the call, appoint an owner; return where the owner's reading ends."""
@@ -157,21 +161,31 @@ class MemoryLine:
             return
         self._controls += 1
         identifier = derive("control", self.session_id, self._controls)
-        await self.acknowledge(ev.ControlAnswered(control=identifier, outcome="admitted", body=control))
+        answers: list[ev.Receipt] = [ev.ControlAnswered(control=identifier, outcome="admitted", body=control)]
         command = command_of(control)
         if not isinstance(command, cmd.Command):
+            await self.acknowledge(answers[0])
             return
         open_reply = self.replies.get(max(self.replies, default=0))
         if open_reply is not None and (isinstance(command, cmd.Interrupt) or ends_session(control)):
             open_reply.ended = True
         self._ended_by = "operator" if isinstance(command, cmd.EndCall) else self._ended_by
+        answers += self._receipts(identifier, self._owner.index, command, control=True)
+        await asyncio.gather(*map(self.acknowledge, answers))
         self._carry_out(command)
-        if isinstance(command, cmd.ResumeRecording):
-            written = ev.CommandAcknowledged(
-                command=identifier, verb=ev.tag_of(command), outcome="written", owner_index=self._owner.index
-            )
-            self._later(self.acknowledge(written))
         self._later(self.acknowledge(ev.ControlAnswered(control=identifier, outcome="applied")))
+
+    async def refuse_transfer(self, reason: str = "the worker did not connect the caller: the call goes on") -> None:
+        """Say what a bridge says once it knows that the worker has refused the last cold transfer."""
+        if self._transfer is not None:
+            (identifier, control), self._transfer = self._transfer, None
+            await self.acknowledge(
+                ev.CommandAcknowledged(
+                    command=identifier, verb="transfer", outcome="refused", owner_index=0, reason=reason
+                )
+            )
+            if control:
+                await self.acknowledge(ev.ControlAnswered(control=identifier, outcome="failed", reason=reason))
 
     async def end(self, reason: str, by: str = "caller") -> None:
         """Record the end of the call, once."""
@@ -254,9 +268,16 @@ class MemoryLine:
         self.changed.set()
 
     def _perform(self, record: Record, body: Body) -> None:
+        if isinstance(body, cmd.EndCall) and body.turn and not self._reply(body.turn).ended:
+            self._last = record, body  # the reply comes to its end first
+            return
+        if not isinstance(body, cmd.EndReply):
+            for receipt in self._receipts(record.envelope.id, record.envelope.index, body):
+                self._later(self.acknowledge(receipt))
         self._carry_out(body)
-        if not isinstance(body, (cmd.EndReply, cmd.EndCall, cmd.Transfer)):
-            self._receipt(record, ev.tag_of(body))
+        if self._last is not None and self._reply(self._last[1].turn).ended:
+            (last, body), self._last = self._last, None
+            self._perform(last, body)
 
     def _carry_out(self, body: Body) -> None:
         self.commands.append(body)  # type: ignore[arg-type]  # a Command, and AnyCommand is all of them
@@ -271,14 +292,20 @@ class MemoryLine:
             self._paused = False
         elif isinstance(body, cmd.EndCall):
             self._end_soon(body.reason)
-        elif isinstance(body, cmd.Transfer) and body.mode == "cold":
+        elif isinstance(body, cmd.Transfer) and body.mode == "cold" and not self.refuses_transfers:
             self._end_soon("transferred")
 
-    def _receipt(self, record: Record, verb: str) -> None:
-        receipt = ev.CommandAcknowledged(
-            command=record.envelope.id, verb=verb, outcome="written", owner_index=record.envelope.index
-        )
-        self._later(self.acknowledge(receipt))
+    def _receipts(
+        self, identifier: str, index: int, body: Body, *, control: bool = False
+    ) -> Iterator[ev.CommandAcknowledged]:
+        """Yield what a bridge says of a command: what cannot be taken back is claimed, and delivered."""
+        if isinstance(body, cmd.Transfer) and body.mode == "cold":
+            self._transfer = identifier, control
+        outcomes: tuple[ev.CommandOutcome, ...] = ("written",)
+        if isinstance(body, cmd.IRREVERSIBLE):
+            outcomes = "claimed", "delivered"
+        for outcome in outcomes:
+            yield ev.CommandAcknowledged(command=identifier, verb=ev.tag_of(body), outcome=outcome, owner_index=index)
 
     def _end_soon(self, reason: str) -> None:
         if self.closing_s:

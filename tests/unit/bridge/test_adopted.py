@@ -62,26 +62,37 @@ def test_an_end_that_was_never_claimed_is_claimed_now() -> None:
     assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="done", close_code=1000, by="agent")]
 
 
-@pytest.mark.parametrize(
-    ("command", "reason", "seconds"),
-    [
-        (cmd.EndCall(reason="done"), "done", 30.0),
-        (cmd.Transfer(transfer_type="human", target="x"), "transferred", 10.0),
-    ],
-)
-def test_an_end_that_may_have_been_sent_is_not_repeated_and_comes_all_the_same(
-    command: cmd.AnyCommand, reason: str, seconds: float
-) -> None:
+def test_an_end_that_may_have_been_sent_is_not_repeated_and_comes_all_the_same() -> None:
     book = Book()
-    book.owner(command, "end")
+    book.owner(cmd.EndCall(reason="done"), "end")
     book.acks("end", "claimed")
     wire = go_on(book.adopted())
     assert verbs(wire.back()) == ["hello"]
-    assert not facts(wire.passes(seconds - 1.0), ev.CallEnded)
+    assert not facts(wire.passes(29.0), ev.CallEnded)
     [ended] = facts(wire.passes(2.0), ev.CallEnded)
     assert isinstance(ended, ev.CallEnded)
-    assert ended.reason == reason
+    assert ended.reason == "done"
     assert ended.by == "agent"
+
+
+@pytest.mark.parametrize("shown", ["hang-up", "text", "time"])
+def test_what_comes_of_a_transfer_that_may_have_been_sent_shows_at_the_next_bridge(shown: str) -> None:
+    book = Book()
+    book.owner(cmd.Transfer(transfer_type="human", target="x"), "there")
+    book.acks("there", "claimed")
+    wire = go_on(book.adopted())
+    wire.passes(20.0), wire.back()
+    assert verbs(wire.out) == ["hello"]
+    wire.says("user.text", text="hello?")  # said before the worker can have carried it out
+    assert outcomes(wire.out) == [("transfer", "unknown")]
+    if shown == "hang-up":
+        [ended] = facts(wire.lost(1000), ev.CallEnded)
+        assert ended == ev.CallEnded(reason="transferred", close_code=1000, by="agent")
+        return
+    wire.passes(1.5)
+    out = wire.says("user.text", text="are you there?") if shown == "text" else wire.passes(30.0)
+    assert outcomes(out) == [("transfer", "refused")]
+    assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="hangup", close_code=1000, by="caller")]
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -7,6 +7,7 @@ from tests.unit.bridge.books import Book
 from tests.unit.bridge.test_adopted import go_on
 from tests.unit.bridge.wires import Wire, facts, outcomes, spoken, verbs, written
 
+from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.controls import (
     AnyControl,
@@ -20,6 +21,7 @@ from unpod.core.controls import (
     TransferSession,
     Whisper,
 )
+from unpod_bridge import outputs as do
 from unpod_bridge.frames import VERBS
 from unpod_bridge.outputs import Output
 from unpod_bridge.outside import REMEMBERED, Asked
@@ -110,10 +112,50 @@ def test_what_is_late_is_refused_before_and_after_its_admission() -> None:
     wire.lost(None)
     asks(wire, SaySomething(text="hello"), "d")
     wire.stored()
-    wire.passes(10.5)
-    ((outcome, reason),) = answers(wire.back())
+    ((outcome, reason),) = answers(wire.passes(10.5))
     assert (outcome, reason.partition(":")[0]) == ("failed", "it came too late")
+    wire.back()
     assert "agent.say" not in verbs(wire.out)
+
+
+@pytest.mark.parametrize("control", [EndSession(), NUMBER, SaySomething(text="hi"), PauseSessionRecording()])
+@pytest.mark.parametrize("claimed", [False, True])
+def test_what_was_late_is_as_if_it_had_not_been_asked(control: AnyControl, *, claimed: bool) -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "one ")
+    if not claimed:
+        wire.lost(None)
+    asks(wire, control)
+    if claimed and not isinstance(control, (EndSession, TransferSession)):
+        return  # only those are claimed
+    wire.feed(wire.relay.stored("ctl:c", wire.now))
+    wire.lost(None)
+    wire.stored()
+    assert answers(wire.passes(10.5))[-1][0] == "failed"
+    wire.says("user.text", text="hello?")
+    assert answers(asks(wire, SaySomething(text="hello"), "d")) == [("admitted", "")]
+    wire.speaks(1, 2, "two"), wire.ends(1, 2), wire.back()
+    wire.stored()
+    assert spoken(wire.out) == ["one ", "two", None]
+    assert verbs(wire.out)[-1] == "agent.say"
+    assert not any(output.withheld for output in wire.out[-2:] if isinstance(output, do.Store))
+    assert facts(wire.passes(60.0), ev.CallEnded) == []
+    assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="hangup", close_code=1000, by="caller")]
+
+
+def test_of_two_transfers_that_wait_for_the_worker_one_is_sent() -> None:
+    wire = Wire().up()
+    wire.lost(None)
+    asks(wire, NUMBER, "one"), asks(wire, NUMBER, "two"), asks(wire, EndSession(), "end"), wire.stored()
+    wire.does(cmd.Transfer(transfer_type="human", target="q"))
+    wire.back()
+    for _ in range(4):
+        wire.stored()
+    assert verbs(wire.out) == ["hello", "agent.transfer"]
+    assert outcomes(wire.out) == [
+        ("transfer", "claimed"), ("transfer", "refused"), ("call.end", "refused"), ("transfer", "refused")
+    ]  # fmt: skip
+    assert answers(asks(wire, NUMBER, "three")) == [("refused", "the call is ending")]
 
 
 def test_texts_are_refused_while_the_recording_is_paused() -> None:

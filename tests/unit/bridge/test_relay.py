@@ -659,7 +659,7 @@ def test_an_end_that_was_asked_for_is_the_reason_of_a_call_that_does_not_come_ba
     (ended,) = facts(wire.lost(4003), ev.CallEnded)
     assert isinstance(ended, ev.CallEnded)
     assert (ended.reason, ended.by) == ("no_response", "agent")
-    assert outcomes(wire.out)[-1][1] == {"delivered": "delivered", "written": "unknown", "waiting": "refused"}[when]
+    assert outcomes(wire.out)[-1][1] == {"delivered": "delivered", "written": "unknown", "waiting": "ignored"}[when]
 
 
 def test_4009_on_a_redial_is_tried_for_15_seconds() -> None:
@@ -780,11 +780,67 @@ def test_a_transfer(mode: cmd.TransferMode, reason: str) -> None:
     assert ended.reason == reason
 
 
-def test_a_cold_transfer_that_the_worker_does_not_close_is_closed() -> None:
+def test_a_cold_transfer_is_refused_if_the_caller_speaks_with_us_more_than_a_second_after_the_worker_has_read_it() -> (
+    None
+):
+    wire = Wire().up()
+    wire.does(cmd.Transfer(transfer_type="human", target="q")), wire.stored()
+    wire.passes(5.0)
+    assert outcomes(wire.says("user.text", text="so?")) == []  # nobody knows that it was read
+    wire.pong(), wire.passes(0.9)
+    assert outcomes(wire.says("user.text", text="thanks")) == []
+    wire.passes(0.2)
+    assert outcomes(wire.says("user.text", text="thanks", is_final=False)) == []
+    out = wire.says("user.text", text="hello?")
+    assert [type(fact) for fact in facts(out)] == [ev.CommandAcknowledged, ev.UserText]
+    assert outcomes(out) == [("transfer", "refused")]
+    wire.speaks(1, 1, "a")
+    assert spoken(wire.ends(1, 1)) == [None]
+    assert facts(wire.passes(60.0), ev.CallEnded) == []
+    assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="hangup", close_code=1000, by="caller")]
+
+
+def test_a_cold_transfer_is_refused_if_the_worker_does_not_close() -> None:
     wire = Wire().up()
     wire.does(cmd.Transfer(transfer_type="human", target="q")), wire.stored(), wire.pong()
-    assert wire.passes(9.9) == []
-    assert wire.passes(0.2)[0] == do.Close(1000)
+    assert wire.passes(29.9) == []
+    assert outcomes(wire.passes(0.2)) == [("transfer", "refused")]
+    wire.does(cmd.Transfer(transfer_type="human", target="r"))
+    assert verbs(wire.stored()) == ["agent.transfer"]
+
+
+def test_an_end_of_the_owner_s_waits_for_what_comes_of_a_transfer() -> None:
+    wire = Wire().up()
+    wire.does(cmd.Transfer(transfer_type="human", target="q")), wire.stored(), wire.pong()
+    wire.does(cmd.EndCall(reason="completed")), wire.stored(), wire.pong()
+    assert verbs(wire.out) == ["agent.transfer"]
+    wire.passes(30.0)
+    assert outcomes(wire.out)[-2:] == [("transfer", "refused"), ("call.end", "claimed")]
+    assert verbs(wire.stored()) == ["agent.end_call"]
+
+
+def test_an_end_after_a_reply_lets_it_come_to_its_end() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "Good")
+    wire.does(cmd.EndCall(reason="done", turn=1)), wire.stored()
+    assert wire.speaks(1, 2, "bye!") == []
+    wire.flush()
+    assert outcomes(wire.does(cmd.Say(text="beside"))) == [("say", "written")]
+    assert outcomes(wire.ends(1, 2)) == [("call.end", "claimed")]
+    wire.stored()
+    assert verbs(wire.out) == [
+        "agent.text.delta", "agent.text.delta", "agent.say", "agent.text.end", "agent.end_call"
+    ]  # fmt: skip
+    assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="done", close_code=1000, by="agent")]
+
+
+def test_an_end_after_a_reply_is_the_reason_of_a_call_that_is_lost_meanwhile() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "Good"), wire.does(cmd.EndCall(reason="done", turn=1)), wire.lost(None), wire.opened()
+    (ended,) = facts(wire.lost(4003), ev.CallEnded)
+    assert isinstance(ended, ev.CallEnded)
+    assert (ended.reason, ended.by) == ("done", "agent")
+    assert outcomes(wire.out) == [("call.end", "ignored")]
 
 
 def test_cancel_in_call() -> None:

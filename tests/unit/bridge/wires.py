@@ -53,7 +53,7 @@ class Wire:
 
     def pong(self) -> list[Output]:
         token = next(output.token for output in reversed(self.out) if isinstance(output, do.Ping))
-        return self.feed(self.relay.on_pong(token))
+        return self.feed(self.relay.on_pong(token, self.now))
 
     def acks(self, *verbs: str) -> list[Output]:
         return self.says("hello.ack", negotiated_verbs=list(verbs or VERBS + OWN_VERBS))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.core.call_log import START, CallLog
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
+from unpod.core.controls import (
+    AnyControl,
+    EndSession,
+    PauseSessionRecording,
+    SaySomething,
+    TakeOver,
+    TransferSession,
+)
 from unpod.core.events import Unknown
 from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened
 from unpod.core.state import Exchange, SessionState, evolve, evolve_local, fold
@@ -223,12 +232,92 @@ def test_the_first_end_counts() -> None:
     assert log.state.duration_s(START + 1_000) == 9.0
 
 
-def test_a_cold_transfer_drops_the_session_and_a_warm_one_does_not() -> None:
+def test_a_cold_transfer_ends_the_session_and_a_warm_one_does_not() -> None:
     warm, cold = CallLog(), CallLog()
     warm.owner(cmd.Transfer(transfer_type="human", target="q", mode="warm"))
-    assert (warm.state.over, warm.state.dropped) == (False, False)
+    assert (warm.state.over, warm.state.ending) == (False, None)
     cold.owner(cmd.Transfer(transfer_type="human", target="q"))
-    assert (cold.state.ending, cold.state.dropped) == ("transferred", True)
+    assert (cold.state.over, cold.state.ending) == (True, "transferred")
+
+
+@pytest.mark.parametrize("command", [cmd.EndCall(), cmd.Transfer(transfer_type="human", target="q")])
+def test_what_is_refused_ends_nothing(command: cmd.AnyCommand) -> None:
+    log = CallLog()
+    asked = log.owner(command).envelope.id
+    for outcome in ("claimed", "delivered", "unknown"):
+        log.bridge(ev.CommandAcknowledged(command=asked, verb="", outcome=outcome, owner_index=0))
+        assert log.state.over
+    log.bridge(ev.CommandAcknowledged(command="another", verb="", outcome="refused", owner_index=0))
+    assert log.state.over
+    log.now += 5
+    log.bridge(ev.CommandAcknowledged(command=asked, verb="", outcome="refused", owner_index=0))
+    assert (log.state.over, log.state.ending, log.state.quiet_since) == (False, None, log.now)
+    log.owner(cmd.EndCall(reason="later"))
+    assert log.state.ending == "later"
+    log.bridge(ev.CallEnded(reason="later"))
+    log.bridge(ev.CommandAcknowledged(command=log.state.ender, verb="", outcome="refused", owner_index=0))
+    assert log.state.ending == "later"
+
+
+def test_an_end_lets_the_open_reply_come_to_its_end() -> None:
+    log = CallLog()
+    log.bridge(ev.UserText(text="bye")), log.bridge(ev.UserText(text="wait"))
+    log.owner(cmd.EndCall(reason="done", turn=1))
+    assert (log.state.ending, log.state.over) == ("done", False)
+    log.owner(cmd.EndReply(turn=1))
+    assert (log.state.ending, log.state.over) == ("done", True)
+    log.owner(ev.TurnCompleted(turn_id=1))
+    assert log.state.over
+
+
+TO_A_NUMBER = TransferSession(to_type="sip", to_config={"number": "+1"})
+
+
+@pytest.mark.parametrize(("control", "reason"), [(EndSession(), "completed"), (TO_A_NUMBER, "transferred")])
+def test_an_end_from_outside_counts_once_the_worker_is_given_it(control: AnyControl, reason: str) -> None:
+    log = CallLog()
+    log.bridge(ev.ControlAnswered(control="c", outcome="admitted", body=control))
+    assert not log.state.over
+    log.owner(cmd.Transfer(transfer_type="human", target="q"))  # asked for at the same moment, and second at the bridge
+    log.bridge(ev.CommandAcknowledged(command="c", verb="", outcome="claimed", owner_index=0))
+    log.bridge(
+        ev.CommandAcknowledged(command=log.records[-2].envelope.id, verb="transfer", outcome="refused", owner_index=0)
+    )
+    assert (log.state.ending, log.state.ender) == (reason, "c")
+    log.bridge(ev.CommandAcknowledged(command="c", verb="", outcome="refused", owner_index=0))
+    assert not log.state.over
+
+
+def test_a_control_that_is_refused_is_as_if_it_had_not_been_asked() -> None:
+    log = CallLog()
+    log.bridge(ev.ControlAnswered(control="t", outcome="admitted", body=TakeOver(actor="ann")))
+    before = log.state
+    asked: list[AnyControl] = [EndSession(), TO_A_NUMBER, SaySomething(text="hi"), PauseSessionRecording()]
+    for number, control in enumerate(asked):
+        name = f"c{number}"
+        log.bridge(ev.ControlAnswered(control=name, outcome="admitted", body=control))
+        assert log.state.paused == isinstance(control, PauseSessionRecording)
+        log.bridge(ev.CommandAcknowledged(command=name, verb="", outcome="refused", owner_index=0))
+        log.bridge(ev.ControlAnswered(control=name, outcome="failed"))
+        assert replace(log.state, bridge_index=before.bridge_index) == before
+
+
+def test_a_pause_that_is_refused_takes_back_no_other_pause() -> None:
+    log = CallLog()
+    log.owner(cmd.PauseRecording())
+    log.bridge(ev.ControlAnswered(control="c", outcome="admitted", body=PauseSessionRecording()))
+    log.bridge(ev.CommandAcknowledged(command="c", verb="", outcome="refused", owner_index=0))
+    assert log.state.paused
+
+
+def test_a_supervisor_has_said_what_was_said() -> None:
+    log = CallLog()
+    log.bridge(ev.ControlAnswered(control="t", outcome="admitted", body=TakeOver(actor="ann")))
+    log.bridge(ev.ControlAnswered(control="s", outcome="admitted", body=SaySomething(text="hi")))
+    assert not log.state.supervision.asides
+    log.bridge(ev.CommandAcknowledged(command="s", verb="", outcome="written", owner_index=0))
+    log.bridge(ev.ControlAnswered(control="s", outcome="applied"))
+    assert [aside.text for aside in log.state.supervision.asides] == ["hi"]
 
 
 def test_nothing_is_said_after_the_end() -> None:

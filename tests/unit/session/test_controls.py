@@ -149,6 +149,33 @@ async def test_a_cold_transfer_leaves_the_session_no_call() -> None:
         assert ear.returned == "transferred"
 
 
+@pytest.mark.parametrize(
+    "control", [EndSession(), TransferSession(to_type="sip", to_config={"number": "+1"}), InterruptAgent()]
+)
+@pytest.mark.parametrize("claimed", [False, True])
+async def test_what_was_admitted_and_came_to_nothing_is_as_if_it_had_not_been_asked(
+    control: AnyControl, *, claimed: bool
+) -> None:
+    brain, ear = Brain(), Ear()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("hi", wait=False)
+        await brain.say("well, ")
+        await call.line.acknowledge(ev.ControlAnswered(control="c", outcome="admitted", body=control))
+        await call.user("are you there?", wait=False)
+        if claimed and not isinstance(control, InterruptAgent):
+            await call.line.acknowledge(ev.CommandAcknowledged(command="c", verb="", outcome="claimed", owner_index=0))
+        else:
+            await brain.finish("yes")
+        await call.line.acknowledge(ev.CommandAcknowledged(command="c", verb="", outcome="refused", owner_index=0))
+        await call.line.acknowledge(ev.ControlAnswered(control="c", outcome="failed"))
+        await brain.finish("yes")
+        assert (await call.reply(2)).text == "yes"
+        assert brain.asked == ["hi", "are you there?"]
+        assert "error" not in ear.events
+        await call.control(EndSession(reason="enough"))
+        assert await call.ended() == "enough"
+
+
 async def test_a_warm_transfer_lets_the_agent_go_on() -> None:
     async with simulate_call(agent(brain=Plain("yes"))) as call:
         await call.control(TransferSession(to_type="human", to_config={"queue": "q"}, mode="warm"))

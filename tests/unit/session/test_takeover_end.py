@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from tests.unit.session.takeover_rig import Gates, data_of, facts
+from tests.unit.session.takeover_rig import Gates, Slow, data_of, facts, slowly
 
 from unpod import CallContext, EchoAdapter
 from unpod.core import commands as cmd
@@ -102,6 +102,55 @@ async def test_a_transfer_happens_once_and_its_end_is_told_once(mode: str) -> No
 
     assert await assert_survives_crashes(handle, script, prepare=ends.clear) > 10
     assert set(ends) == {"transferred"}
+
+
+async def test_a_transfer_that_was_refused_and_what_came_after_it_comes_out_the_same_wherever_the_runner_dies() -> None:
+    async def handle(ctx: CallContext) -> None:
+        session = ctx.session
+        session.dialog_machine = EchoAdapter()
+
+        @session.on("error")
+        async def refused(code: str, *_: object) -> None:
+            await session.say(f"Sorry: {code}.")
+
+        @session.on("user_turn")
+        async def hook(text: str) -> None:
+            if text == "human":
+                await session.transfer("+15550100")
+
+        session.data["reason"] = await session.run()
+
+    async def script(call: SimulatedCall) -> None:
+        call.line.refuses_transfers = True
+        await call.user("human", wait=False)
+        await call.user("thanks", wait=False)
+        await call.until(lambda: any(isinstance(command, cmd.Transfer) for command in call.commands))
+        await call.settled()
+        await call.line.refuse_transfer()
+        await call.reply(2)
+        await call.user("still there?")
+
+    assert await assert_survives_crashes(handle, script) > 10
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_an_end_in_a_reply_that_its_runner_s_death_has_cut_comes_after_what_the_policy_says(
+    *, goes_on: bool
+) -> None:
+    brains: list[Slow] = []
+    async with simulate_call(slowly(brains, goes_on=goes_on)) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        assert list(call.spoken) == [("reply", "one ")]
+        assert call.context is not None
+        await call.context.session.end("done")
+        await call.user("wait", wait=False)
+        await call.crash()
+        assert await call.ended() == "done"
+        assert call.line.replies[1].text == "one two" if goes_on else call.line.replies[1].text.startswith("one Sorry")
+        assert [type(command) for command in call.commands] == [cmd.EndReply, cmd.EndCall]
+        assert call.commands[-1] == cmd.EndCall(reason="done", turn=1)
+        assert len(brains[-1].asked) == goes_on
 
 
 async def test_a_call_that_is_over_replays_to_its_end_and_cleans_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 from tests.unit.session.rig import Brain, Ear, Plain, agent
@@ -193,23 +194,76 @@ async def test_the_filler_needs_no_negotiation_where_phrases_can_be_said() -> No
 # --- end --------------------------------------------------------------------------------------------------------------
 
 
-async def test_end_stops_the_reply_and_run_returns_the_reason() -> None:
+async def test_end_lets_the_reply_come_to_its_end_and_run_returns_the_reason() -> None:
     ear, brain = Ear(), Brain()
     async with simulate_call(agent(ear, brain)) as call:
         await call.user("hi", wait=False)
-        await brain.say("well, ")
+        await brain.say("Good")
         await session_of(call).end("no_response")
-        await brain.finish("never said")
+        await session_of(call).end("again")
+        with pytest.raises(SessionClosed):
+            await session_of(call).transfer("+15550100")
+        await call.user("wait", wait=False)
+        assert call.reason is None
+        await brain.say("bye!")
+        await session_of(call).say("By the way.")
+        await brain.finish()
         assert await call.ended() == "no_response"
         assert call.commands == (
-            cmd.EndReply(turn=1, deltas=1, chars=6, reason="ended"),
-            cmd.EndCall(reason="no_response"),
+            cmd.Say(text="By the way."),
+            cmd.EndReply(turn=1, deltas=2, chars=8),
+            cmd.EndCall(reason="no_response", turn=1),
         )
-        assert call.line.replies[1].text == "well, "
+        assert call.line.replies[1].text == "Goodbye!"
         assert brain.happened == ["asked hi", "closed hi"]
     assert ear.returned == "no_response"
-    assert ear.args("agent_turn") == [("well, ",)]
+    assert ear.args("agent_turn") == [("Goodbye!",)]
     assert ear.args("call_end") == [("no_response",)]
+
+
+@pytest.mark.parametrize("how", ["time", "barge-in", "failure", "interrupt", "limit", "complete"])
+async def test_an_end_waits_no_longer_than_the_reply(how: str) -> None:
+    brain, reasons = Brain(), {"barge-in": "interrupted", "interrupt": "interrupted", "limit": "ended"}
+    limit = 5.0 if how == "limit" else None
+    async with simulate_call(agent(brain=brain, max_duration_s=limit)) as call:
+        await call.user("hi", wait=False)
+        await brain.say("Good")
+        await session_of(call).end("done")
+        if how == "time":
+            await call.advance(29)
+            assert call.reason is None
+            await call.advance(1)
+        elif how == "barge-in":
+            await call.barge_in("Go")
+            await call.user("wait", wait=False)
+        elif how == "failure":
+            await brain.say(ValueError("no"))
+        elif how == "interrupt":
+            await session_of(call).interrupt()
+        elif how == "limit":
+            await call.advance(5)
+        else:
+            brain.is_complete = True  # type: ignore[attr-defined]  # the brain has nothing more to say on this call
+            await brain.finish()
+            reasons["complete"] = "done"
+        assert await call.ended() == "done"
+        ends = [command for command in call.commands if isinstance(command, (cmd.EndReply, cmd.EndCall))]
+        assert [type(end) for end in ends] == [cmd.EndReply, cmd.EndCall]
+        assert ends[0] == cmd.EndReply(turn=1, deltas=1, chars=4, reason=reasons.get(how, "failed"))  # type: ignore[arg-type]
+
+
+async def test_end_by_a_tool_lets_the_reply_come_to_its_end() -> None:
+    class Hangs(Plain):
+        async def stream(self, text: str) -> AsyncGenerator[object, None]:
+            yield "Good"
+            await session_of(call).end("done")
+            yield "bye!"
+
+    async with simulate_call(agent(brain=Hangs())) as call:
+        await call.user("hi", wait=False)
+        assert await call.ended() == "done"
+        assert call.line.replies[1].text == "Goodbye!"
+        assert call.commands[-1] == cmd.EndCall(reason="done", turn=1)
 
 
 async def test_end_is_completed_unless_told_otherwise() -> None:
@@ -261,35 +315,107 @@ async def test_end_in_the_hook_of_a_text_asks_nobody_and_ends_its_turn_once() ->
 # --- transfer ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_cold_transfer_drops_the_session_at_once() -> None:
+async def test_after_a_cold_transfer_nothing_more_is_said_and_run_returns_once_the_worker_has_closed() -> None:
     ear, brain, returned = Ear(), Brain(), list[str]()
 
     async def handle(ctx: CallContext) -> None:
         ctx.session.dialog_machine = brain
         ear.listen(ctx.session)
         returned.append(await ctx.session.run())
-        # The worker has not closed the line yet: nobody waits for that.
-        returned.append("still up" if call.line.ended is None else "over")
 
     async with simulate_call(handle) as call:
         await call.user("hi", wait=False)
         await brain.say("well")
         call.line.closing_s = 5.0
         await session_of(call).transfer_to_human(queue="tier-2-support")
-        await settle()
-        assert returned == ["transferred", "still up"]
-        assert ear.args("call_end") == [("transferred",)]
-        await call.advance(5)
+        await session_of(call).transfer_to_human(queue="another")
+        await session_of(call).say("never said")
+        await session_of(call).end("never")
+        await call.user("thanks", wait=False)
+        await call.advance(4)
+        assert returned == []
+        assert ear.args("call_end") == []
+        await call.advance(1)
         assert await call.ended() == "transferred"
         assert call.commands == (
             cmd.EndReply(turn=1, deltas=1, chars=4, reason="ended"),
             cmd.Transfer(transfer_type="human", target="tier-2-support"),
         )
         assert brain.happened == ["asked hi", "closed hi"]
+    assert returned == ["transferred"]
     assert ear.args("call_end") == [("transferred",)]
-    assert len(ear.fields("turn_complete")) == 1
+    assert len(ear.fields("turn_complete")) == 2
     assert call.result is not None
     assert not call.result.failed
+
+
+async def test_after_a_cold_transfer_that_was_refused_the_session_goes_on() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Plain("yes"), silence_timeout_s=40)) as call:
+        call.line.refuses_transfers = True
+        await session_of(call).transfer("+15550100")
+        await call.user("thanks", wait=False)
+        await call.advance(30)
+        assert ear.events == ["call_start"]
+        await call.line.refuse_transfer("not connected")
+        await call.reply(1)
+        assert await call.user("still there?") == "yes"
+        assert ear.args("error") == [("transfer_refused", "not connected", "error", "transport")]
+        assert ear.args("user_turn") == [("thanks",), ("still there?",)]
+        await call.advance(39)
+        assert "silence" not in ear.events
+        await session_of(call).transfer_to_agent("agt_b")
+        await settle()
+        await call.line.refuse_transfer()
+        await session_of(call).end()
+        assert await call.ended() == "completed"
+    assert ear.args("call_end") == [("completed",)]
+    assert len(ear.args("error")) == 2
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_an_entrypoint_that_transfers_and_returns_waits_for_what_comes_of_it(*, refused: bool) -> None:
+    ready = asyncio.Event()
+
+    async def handle(ctx: CallContext) -> None:
+        await ready.wait()
+        await ctx.session.say("One moment.")
+        await ctx.session.transfer("+15550100")
+
+    async with simulate_call(handle) as call:
+        call.line.refuses_transfers, call.line.closing_s = refused, 20.0
+        ready.set()
+        await call.advance(10)
+        assert [type(command) for command in call.commands] == [cmd.Say, cmd.Transfer]
+        if refused:
+            await call.line.refuse_transfer()
+        await call.advance(20)
+        assert await call.ended() == ("completed" if refused else "transferred")
+        assert [type(command) for command in call.commands[2:]] == ([cmd.EndCall] if refused else [])
+
+
+async def test_a_hook_may_try_somebody_else_where_a_transfer_was_refused() -> None:
+    ready = asyncio.Event()
+
+    async def handle(ctx: CallContext) -> None:
+        @ctx.session.on("error")
+        async def instead(code: str, *_: object) -> None:
+            if code == "transfer_refused":
+                call.line.refuses_transfers = False
+                await ctx.session.transfer_to_human("tier-2")
+
+        await ready.wait()
+        await ctx.session.transfer("+15550100")
+
+    async with simulate_call(handle) as call:
+        call.line.refuses_transfers = True
+        ready.set()
+        await settle()
+        await call.line.refuse_transfer()
+        assert await call.ended() == "transferred"
+        assert [command.target for command in call.commands if isinstance(command, cmd.Transfer)] == [
+            "+15550100", "tier-2"
+        ]  # fmt: skip
 
 
 async def test_after_a_warm_transfer_the_session_goes_on() -> None:
