@@ -21,7 +21,7 @@ from unpod.core.envelope import Letterhead, from_headers
 from unpod.core.ids import message_id, record_id
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
-from unpod.jetstream.topology import MIB, info
+from unpod.jetstream.topology import MIB, ensure, info
 from unpod.ports import Message
 from unpod_bridge.orchestrator import LocalOrchestrator
 
@@ -55,7 +55,7 @@ class Place:
 async def place(directory: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     """Run a server with a shipped file, for the agent of the tests, its passwords in the environment."""
     text = (CONFIGS / name).read_text().replace("my-agent", AGENT)
-    for variable in ("RUNNER", "BRIDGE", "OPERATOR", "CONSUMER", "SYSTEM"):
+    for variable in ("RUNNER", "BRIDGE", "OPERATOR", "SETUP", "CONSUMER", "SYSTEM"):
         for account in ("", "A_", "B_"):
             monkeypatch.setenv(f"{account}{variable}_PASSWORD", PASSWORD)
     (directory / name).write_text(text)
@@ -94,6 +94,11 @@ async def stored(nats: Nats) -> int:
     found = await info(nats, SMALL.calls.name)
     assert found is not None
     return int(found["state"]["messages"])
+
+
+async def streams_of(roles: Place) -> None:
+    async with connect(roles.options("setup", "_INBOX.setup")) as setup:
+        await ensure(setup, SMALL.calls, SMALL.jobs)
 
 
 async def until_stored(nats: Nats, count: int) -> None:
@@ -172,7 +177,7 @@ async def consumers_work(roles: Place) -> None:
 
 
 async def test_every_role_does_its_work(roles: Place, tmp_path: Path) -> None:
-    await make_streams(roles.variables("operator", "_INBOX.operator"))
+    await make_streams(roles.variables("setup", "_INBOX.setup"))
     async with LocalOrchestrator(speed=100) as orchestrator:
         bridge = roles.variables("bridge", "_INBOX.bridge")
         bridge["UNPOD_NATS_SYSTEM_URL"] = f"nats://system:{PASSWORD}@{roles.address}"
@@ -194,7 +199,7 @@ async def test_row_34_a_runner_reaches_only_its_own_agent(roles: Place) -> None:
         connect(roles.options("operator", "_INBOX.operator")) as operator,
         connect(roles.options(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")) as runner,
     ):
-        await open_log(operator, SMALL.calls)
+        await streams_of(roles)
         assert not await denied(runner, OURS.cmd)
         before = 1
         await until_stored(operator, before)
@@ -251,7 +256,7 @@ async def test_a_runner_that_uses_up_the_ids_of_anothers_call_makes_nothing_of_i
         connect(roles.options("bridge", "_INBOX.bridge")) as bridge,
         connect(roles.options(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}")) as runner,
     ):
-        await open_log(operator, SMALL.calls)
+        await streams_of(roles)
         for index in range(1, 40):
             runner.send(OURS.run("taken"), b"{}", {"Nats-Msg-Id": message_id(record_id("s1", "bridge", index), 0)})
         await runner.flush(timeout_s=5)
@@ -266,13 +271,46 @@ async def test_a_runner_that_uses_up_the_ids_of_anothers_call_makes_nothing_of_i
         assert stored_ids == [record_id("s1", "bridge", index) for index in range(1, 40)]
 
 
+INBOXES = {
+    "setup": "_INBOX.setup",
+    "operator": "_INBOX.operator",
+    "bridge": "_INBOX.bridge",
+    "consumer": "_INBOX.consumer",
+    f"runner-{AGENT}": f"_INBOX.runner.{AGENT}",
+}
+
+
+@pytest.mark.parametrize("user", sorted({*INBOXES} - {"setup"}))
+async def test_nobody_but_setup_makes_a_stream_copy_another_one(roles: Place, user: str) -> None:
+    """Job records hold the calls' tokens: a copy (`sources`, `mirror`, `republish`) would show them to its readers."""
+    await streams_of(roles)
+    async with connect(roles.options(user, INBOXES[user])) as nats:
+        for verb in ("CREATE", "UPDATE", "DELETE", "RESTORE"):
+            for name in ("UNPOD_CALLS", "KV_UNPOD_JOBS", "KV_UNPOD_CONSUMERS", "MINE"):
+                assert await denied(nats, f"$JS.API.STREAM.{verb}.{name}"), (verb, name)
+
+
+@pytest.mark.parametrize("user", sorted(INBOXES))
+async def test_only_an_operator_takes_a_record_out(roles: Place, user: str) -> None:
+    await streams_of(roles)
+    async with connect(roles.options("bridge", "_INBOX.bridge")) as bridge:
+        kept = await (await open_log(bridge, SMALL.calls)).append(OURS.ack, b"{}", {})
+    async with connect(roles.options(user, INBOXES[user])) as nats:
+        asked = "$JS.API.STREAM.MSG.DELETE.UNPOD_CALLS"
+        assert await denied(nats, asked) == (user != "operator")
+        assert await denied(nats, "$JS.API.STREAM.MSG.DELETE.KV_UNPOD_JOBS")
+        if user == "operator":
+            answer = await nats.request(asked, b'{"seq":%d}' % kept.seq, timeout_s=5)
+            assert json.loads(answer.data)["success"]
+
+
 @pytest.mark.parametrize("user", ["consumer", f"runner-{AGENT}", "bridge"])
 async def test_row_35_who_is_no_operator_controls_nothing(roles: Place, user: str) -> None:
-    inbox = {"consumer": "_INBOX.consumer", "bridge": "_INBOX.bridge"}.get(user, f"_INBOX.runner.{AGENT}")
     async with (
         connect(roles.options("operator", "_INBOX.operator")) as operator,
-        connect(roles.options(user, inbox)) as nats,
+        connect(roles.options(user, INBOXES[user])) as nats,
     ):
+        await streams_of(roles)
         log = await open_log(operator, SMALL.calls)
         with pytest.raises(PermissionDenied):  # at once, not after a time-out
             await nats.request(OURS.ctl, b"{}", timeout_s=20)

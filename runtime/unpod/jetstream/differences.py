@@ -26,7 +26,6 @@ _FLAGS: Final = {
     "subjects": "--subjects",
     "discard": "--discard",
     "allow_direct": "--allow-direct",
-    "deny_delete": "--deny-delete",
     "allow_msg_ttl": "--allow-msg-ttl",
     "max_msgs_per_subject": "--max-msgs-per-subject",
     "max_bytes": "--max-bytes",
@@ -97,14 +96,20 @@ def _of(spec: StreamSpec, settings: StreamSettings, found: dict[str, Any]) -> li
 
 def _fix(stream: str, key: str, value: object) -> str:
     flag = _FLAGS.get(key)
+    if key == "deny_delete":
+        return f"calls do not notice, but nothing of it can ever be erased, which {_anew(stream)}"
     if flag is None:
-        return (
-            f"it cannot be changed in place: once no call is in progress, `nats stream backup {stream} DIR`, "
-            f"`nats stream rm {stream}`, then `unpod streams init`"
-        )
+        return f"it {_anew(stream)}"
     if value is True:
         return f"nats stream edit {stream} {flag}"
     shown = ",".join(value) if isinstance(value, list) else value
     if key in ("max_age", "duplicate_window") and isinstance(value, int):
         shown = f"{value // _SECOND_NS}s"
     return f"nats stream edit {stream} {flag}={shown}"
+
+
+def _anew(stream: str) -> str:
+    return (
+        f"cannot be changed in place: once no call is in progress, `nats stream backup {stream} DIR`, "
+        f"`nats stream rm {stream}`, then `unpod streams init`"
+    )

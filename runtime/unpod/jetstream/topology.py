@@ -48,8 +48,10 @@ class StreamSpec:
             "retention": "limits",
             "discard": "new",  # a full log refuses; it never drops the start of a call that is in progress
             "allow_direct": True,  # any replica answers reads
-            "deny_delete": True,  # no record can be taken out of the middle of a call
-            "deny_purge": False,  # erasing an ended session is an operator's right
+            # Erasing an ended session is an operator's right, which users' permissions give and not the stream: once
+            # denied here, it can never be allowed again.
+            "deny_delete": False,
+            "deny_purge": False,
             "allow_rollup_hdrs": kept,  # what `nats kv` expects of a bucket
             "allow_msg_ttl": self.expires,  # what is left of a key that was deleted goes by itself
             "max_msgs_per_subject": self.per_subject,
@@ -168,7 +170,7 @@ async def _create(nats: Nats, spec: StreamSpec) -> None:
     except PermissionDenied as error:
         raise ConfigurationError(
             f"the stream {spec.name} is missing, and this NATS user may not create it: "
-            "run `unpod streams init` as a user who may (the operator's role)"
+            "run `unpod streams init` as a user who may (the role `setup`)"
         ) from error
 
 

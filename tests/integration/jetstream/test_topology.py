@@ -31,7 +31,7 @@ async def test_what_is_missing_is_created_as_it_must_be(nats: Nats) -> None:
     config = found["config"]
     assert config["subjects"] == ["unpod.call.>"]
     assert (config["discard"], config["storage"], config["allow_direct"]) == ("new", "file", True)
-    assert (config["deny_delete"], config["deny_purge"]) == (True, False)
+    assert (config["deny_delete"], config["deny_purge"]) == (False, False)
     assert config["max_age"] == 7 * 86_400 * 10**9
     assert config["duplicate_window"] >= 300 * 10**9
 
@@ -59,12 +59,14 @@ async def test_what_breaks_the_rules_is_told_with_what_sets_it_right(nats: Nats)
         "max_age": 0,
         "max_bytes": -1,
     }
-    del wrong["deny_delete"]
+    wrong["deny_delete"] = True
     await call(nats, f"STREAM.CREATE.{spec.name}", wrong)
     found = {each.setting: each.fix for each in await differences(nats, StreamSettings(replicas=3), spec)}
     assert found == {
         "discard": "nats stream edit UNPOD_CALLS --discard=new",
-        "deny_delete": "nats stream edit UNPOD_CALLS --deny-delete",
+        "deny_delete": "calls do not notice, but nothing of it can ever be erased, which cannot be changed in place: "
+        "once no call is in progress, `nats stream backup UNPOD_CALLS DIR`, "
+        "`nats stream rm UNPOD_CALLS`, then `unpod streams init`",
         "max_bytes": f"nats stream edit UNPOD_CALLS --max-bytes={64 * MIB}",
         "num_replicas": "nats stream edit UNPOD_CALLS --replicas=3",
         "max_age": "nats stream edit UNPOD_CALLS --max-age=604800s",
