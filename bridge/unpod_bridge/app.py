@@ -119,7 +119,7 @@ class Bridge:
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
         self._owners = Owners(nats, self._services, self._dispatcher)
         self._departures = Departures(config.system, self._on_departed)
-        peers = Peers(self._loop.time())
+        peers = Peers(self._loop.time(), self.bridge_id)
         self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         self._records = records
@@ -134,6 +134,7 @@ class Bridge:
             dispatcher=self._dispatcher,
             services=self._services,
             care=self._owners.care,
+            own_link=self._own_link,
             make_link=self._make_heir,
             ended_ago=self._departures.ended_ago,
         )
@@ -363,6 +364,10 @@ class Bridge:
             desk=self._jobs,
             on_change=on_change,
         )
+
+    def _own_link(self, worker_id: str) -> ControlLink | None:
+        links = self._links.values()
+        return next((link for link in links if link.registration.identity.worker_id == worker_id), None)
 
     def _make_heir(self, record: JobRecord) -> ControlLink:
         return self._make_link(Pool(record.agent, record.dev), record.worker, _nothing)

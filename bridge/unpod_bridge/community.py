@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unpod.core.fleet import BridgeAnnounced
-from unpod.errors import LogUnavailable
+from unpod.errors import LogError, LogUnavailable
 from unpod.jetstream.topology import info
 from unpod_bridge.heirs import Heirs
 from unpod_bridge.household import Household
-from unpod_bridge.neighbours import Neighbours
+from unpod_bridge.neighbours import ASK_TIMEOUT_S, OK, Neighbours
 
 if TYPE_CHECKING:
     from unpod.jetstream import JetStreamLog, Nats
+    from unpod.ports import Message, Subscription
     from unpod_bridge.control import ControlLink
     from unpod_bridge.dispatch import Dispatcher
     from unpod_bridge.job_records import JobRecord, Records
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
     from unpod_bridge.placing import LineServices
     from unpod_bridge.succession import Care
 
+logger = logging.getLogger("unpod.bridge")
+
+HEAR_S: Final = 1.0
+"""How often the server is asked for a word, by which we know that we would hear the others."""
+
 
 class Community:
     """What of a bridge has to do with other bridges.
 
-    `make_link` returns a control link for a job's worker, `ended_ago` how many seconds ago a process has lost its
-    connection.
+    `own_link` returns the control link of a worker of ours, if it is, `make_link` one for another's job; `ended_ago`
+    says how many seconds ago a process has lost its connection.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class Community:
         dispatcher: Dispatcher,
         services: LineServices,
         care: Care,
+        own_link: Callable[[str], ControlLink | None],
         make_link: Callable[[JobRecord], ControlLink],
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
@@ -50,8 +58,16 @@ class Community:
         self._stream = log.spec.name
         self._peers = peers
         self._loop = asyncio.get_running_loop()
-        heirs = Heirs(services.bridge_id, records, lambda bridge: peers.alive(bridge, self._loop.time()), make_link)
-        self._heirs = heirs
+        self._subjects = services.subjects
+        self._own_link = own_link
+        heirs = self._heirs = Heirs(
+            services.bridge_id,
+            records,
+            lambda bridge: peers.alive(bridge, self._loop.time()),
+            make=make_link,
+            give_back=self._give_back,
+            own=own_link,
+        )
         self._neighbours = Neighbours(
             services.bridge_id,
             nats,
@@ -64,6 +80,7 @@ class Community:
         )
         jobs.on_elsewhere = self._neighbours.forward_cancel
         self._tasks: list[asyncio.Task[None]] = []
+        self._subscription: Subscription | None = None
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -73,18 +90,18 @@ class Community:
             LogError: NATS does not let us.
         """
         await self._neighbours.open()
+        given_back = f"{self._subjects.bridge(self._bridge_id)}.worker"
+        self._subscription = await self._nats.subscribe(given_back, self._on_given_back)
         self._stop_listening = self._nats.on_state(self._neighbours.connected)
         self._tasks = [
             asyncio.create_task(self._neighbours.run(), name="unpod-neighbours"),
             asyncio.create_task(self._heirs.run(), name="unpod-heirs"),
+            asyncio.create_task(keep_hearing(self._nats, self._peers), name="unpod-hearing"),
         ]
 
     def hear(self, said: BridgeAnnounced) -> bool:
         """Take what a bridge says of itself; return whether it is new, and shall hear of us at once."""
-        now = self._loop.time()
-        if said.bridge == self._bridge_id:
-            self._peers.echo(now)
-        is_new = self._peers.hear(said, now)
+        is_new = self._peers.hear(said, self._loop.time())
         if not said.gone:
             self._neighbours.heard(said.bridge)
         self._neighbours.look()
@@ -109,9 +126,37 @@ class Community:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._neighbours.close()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    async def _give_back(self, home: str, worker: str) -> None:
+        await self._nats.request(f"{self._subjects.bridge(home)}.worker", worker.encode(), timeout_s=ASK_TIMEOUT_S)
+
+    def _on_given_back(self, message: Message) -> None:
+        """A worker of ours was registered by another bridge, and is by nobody now."""
+        link = self._own_link(message.data.decode("utf-8", "replace"))
+        if link is not None:
+            link.register_anew()
+        if message.reply:
+            try:
+                self._nats.send(message.reply, OK)
+            except LogError as error:  # it is told again
+                logger.debug("a bridge could not be answered: %s", type(error).__name__)
 
     async def _end(self) -> int:
         found = await info(self._nats, self._stream)
         if found is None:
             raise LogUnavailable(f"the stream {self._stream} is gone")
         return int(found["state"]["last_seq"])
+
+
+async def keep_hearing(nats: Nats, peers: Peers, *, every_s: float = HEAR_S) -> None:
+    """Ask the server for a word, until cancelled: what we say ourselves does not come back to us (`no_echo`)."""
+    while True:
+        try:
+            await nats.flush(timeout_s=every_s)
+        except LogError as error:
+            logger.debug("NATS is not heard: %s", type(error).__name__)
+        else:
+            peers.server_answered(asyncio.get_running_loop().time())
+        await asyncio.sleep(every_s)

@@ -33,6 +33,9 @@ NORMAL: Final = 1000
 RENEW_PATIENCE_S: Final = 5.0
 """How long jobs that look for a runner may delay a new registration."""
 
+FRESH_S: Final = 3.0
+"""For how long after a registration the loss of a call is no reason for another one."""
+
 
 class Desk(Protocol):
     """Who carries out what becomes of jobs; nothing here blocks."""
@@ -70,6 +73,7 @@ class ControlLink:
         api_key: str,
         desk: Desk,
         on_change: Callable[[], None],
+        fresh_s: float = FRESH_S,
     ) -> None:
         self.registration = registration
         self._dialer = dialer
@@ -77,8 +81,10 @@ class ControlLink:
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self._desk = desk
         self._on_change = on_change
+        self._fresh_s = fresh_s
         self._loop = asyncio.get_running_loop()
         self._socket: Socket | None = None
+        self._opened_at = float("-inf")
         self._over = asyncio.Event()
         self._delay_s = 0.0
         self._error: RunnerAuthError | OrchestratorTooOld | None = None
@@ -111,9 +117,12 @@ class ControlLink:
     # --------------------------------------------------------------------------------------------- what is asked of it
 
     def renew(self) -> None:
-        """Register again, since the capacity has changed: as soon as no job looks for a runner."""
-        if self.registration.registered_capacity == self.registration.capacity:
-            return
+        """Register again where the capacity has changed."""
+        if self.registration.registered_capacity != self.registration.capacity:
+            self.register_anew()
+
+    def register_anew(self) -> None:
+        """Register again over a new socket, as soon as no job looks for a runner."""
         self._renewing = True
         if self._patience is None:
             self._patience = self._loop.call_later(RENEW_PATIENCE_S, self._lose_patience)
@@ -154,6 +163,14 @@ class ControlLink:
         self.registration.ended(job_id)
         self._settle()
 
+    def taken_away(self) -> None:
+        """Another bridge has taken a call of ours for a dead one's: it may have registered under this worker's id.
+
+        Many are found out at a time, and for them all this socket is new.
+        """
+        if self._loop.time() - self._opened_at >= self._fresh_s:
+            self.register_anew()
+
     # --------------------------------------------------------------------------------------------------- one connection
 
     async def _once(self) -> None:
@@ -165,7 +182,7 @@ class ControlLink:
             self._perform(self.registration.unreachable(str(error), error.status, _chance()))
             self._over.set()
             return
-        self._socket = socket
+        self._socket, self._opened_at = socket, self._loop.time()
         self._renewing = False  # what is registered now is the capacity as of now
         self._perform(self.registration.opened(self._loop.time()))
         ear.open()

@@ -2,22 +2,25 @@
 
 While any job of such a worker lives, one of the bridges that have them keeps a control socket under the worker's id,
 with no room for new jobs: the one with the smallest id, as all can see in the records. A bridge that is there after all
-keeps its worker. A job that is called off here and lives elsewhere is passed on (`Neighbours.forward_cancel`).
+gets its worker back: it is told when the socket here is closed, and registers anew, since the orchestrator knows one
+socket of a worker. A job that is called off here and lives elsewhere is passed on (`Neighbours.forward_cancel`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from unpod.errors import LogError
 from unpod_bridge.control import ControlLink
 from unpod_bridge.job_records import JobRecord, Records
 
 logger = logging.getLogger("unpod.bridge")
 
 LOOK_S: Final = 1.0
+_REMEMBERED: Final = 1_000
 
 
 class Books(Protocol):
@@ -31,28 +34,45 @@ class Books(Protocol):
         """It is over."""
         ...
 
+    def taken_away(self) -> None:
+        """Another bridge has taken one of them for a dead bridge's."""
+        ...
+
 
 class Heirs:
-    """Keeps the control sockets of workers whose bridges are gone. `make` returns a link for a job's worker."""
+    """Keeps the control sockets of workers whose bridges are gone.
+
+    `make` returns a link for a job's worker; `give_back` tells a bridge that a worker of its own is registered by
+    nobody else any more, and raises LogError where it does not hear that; `own` returns the link of a worker of ours.
+    """
 
     def __init__(
         self,
         bridge_id: str,
         records: Records,
         alive: Callable[[str], bool],
+        *,
         make: Callable[[JobRecord], ControlLink],
+        give_back: Callable[[str, str], Awaitable[object]],
+        own: Callable[[str], ControlLink | None],
     ) -> None:
         self._bridge_id = bridge_id
         self._records = records
         self._alive = alive
         self._make = make
+        self._give_back = give_back
+        self._own = own
+        self._owed: dict[str, str] = {}  # workers that were registered here, and whose they are
         self._jobs: dict[str, JobRecord] = {}
         self._links: dict[str, ControlLink] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
 
     def enter(self, record: JobRecord) -> None:
-        """Another bridge's job goes on here."""
+        """Another bridge's job goes on here, or one of our own comes home."""
         self._jobs[record.job] = record
+        link = self._own(record.worker)
+        if link is not None:
+            link.registration.enter(record.job)
 
     def up(self, job_id: str) -> None:
         """Its call has begun (`Books.up`)."""
@@ -67,9 +87,12 @@ class Heirs:
         if link is not None:
             link.ended(job_id)
 
+    def taken_away(self) -> None:
+        """Another bridge has one of them now (`Books.taken_away`): the next look finds out what that means."""
+
     def _link_of(self, job_id: str) -> ControlLink | None:
         record = self._jobs.get(job_id)
-        return None if record is None else self._links.get(record.worker)
+        return None if record is None else self._links.get(record.worker) or self._own(record.worker)
 
     async def run(self) -> None:
         """See to it that each worker has its socket, until cancelled."""
@@ -78,6 +101,7 @@ class Heirs:
                 await asyncio.sleep(LOOK_S)
                 if self._jobs or self._links:
                     self._look()
+                await self._return()
         finally:
             for run in tuple(self._runs.values()):
                 run.cancel()
@@ -100,12 +124,28 @@ class Heirs:
             if worker not in wanted:
                 self._close(worker, link)
 
+    async def _return(self) -> None:
+        """Tell those who are there again that their workers are registered by nobody."""
+        for worker, home in tuple(self._owed.items()):
+            if worker not in self._runs and self._alive(home):
+                try:
+                    await self._give_back(home, worker)
+                except LogError as error:
+                    logger.debug("%s cannot be told to register %s: %s", home, worker, type(error).__name__)
+                else:
+                    logger.info("%s is there again, and has its worker %s back", home, worker)
+                    self._owed.pop(worker, None)
+
     def _open(self, worker: str, record: JobRecord) -> None:
         logger.info("the jobs of the worker %s, whose bridge is gone, are called off here", worker)
         link = self._links[worker] = self._make(record)
         for job_id, each in self._jobs.items():
             if each.worker == worker:
                 link.registration.enter(job_id)
+        self._owed.pop(worker, None)  # the newest is forgotten last
+        self._owed[worker] = record.home
+        if len(self._owed) > _REMEMBERED:
+            del self._owed[next(iter(self._owed))]
         self._runs[worker] = asyncio.create_task(self._run(worker, link), name="unpod-heir")
 
     def _close(self, worker: str, link: ControlLink) -> None:

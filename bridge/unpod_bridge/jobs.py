@@ -390,6 +390,8 @@ class Jobs:
             return False
         if result.reason == MOVED:
             logger.info("call handed on: %s", _name(call))
+            if not self._releasing:
+                call.books.taken_away()
             return True
         how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
         logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)

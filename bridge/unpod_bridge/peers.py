@@ -5,8 +5,8 @@ once nobody listened there twice in a row, or once it has been silent for 3 s. T
 connection was lost a moment ago: it is back within a fraction of the time between the two. Being wrong costs a redial
 and never a call, since the log lets only one bridge write.
 
-Silence that we could not have heard is no evidence. While our own connection is away, or our own announcements do not
-come back to us, nobody is judged; after that each has the whole time again to be heard.
+Silence that we could not have heard is no evidence. While our own connection is away, or the server does not answer us,
+nobody is judged; after that each has the whole time again to be heard.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOOK_AGAIN_S: Final = 0.15
 NEW_S: Final = 1.0
 """How long after our own connection was lost nobody is asked: the others come back as we did."""
 DEAF_S: Final = 2.0
-"""For how long we may not have heard ourselves: we announce ourselves each second, too."""
+"""For how long the server may not have answered: it is asked each second, too."""
 _REMEMBERED: Final = 1_000
 
 How = Literal["said", "nobody", "silent"]
@@ -52,12 +52,16 @@ class _Peer:
 
 
 class Peers:
-    """The other bridges. One that has never been heard is given the benefit of the doubt while we are new ourselves."""
+    """The other bridges, beside `itself`.
 
-    def __init__(self, now: float) -> None:
+    One that has never been heard is given the benefit of the doubt while we are new ourselves.
+    """
+
+    def __init__(self, now: float, itself: str = "") -> None:
+        self._itself = itself
         self._began = now
         self._up = True
-        self._echoed_at: float | None = None
+        self._heard_at: float | None = None
         self._peers: dict[str, _Peer] = {}
         self._gone: dict[str, None] = {}
 
@@ -73,11 +77,11 @@ class Peers:
         self.answered(said.bridge, now)
         return is_new
 
-    def echo(self, now: float) -> None:
-        """Our own announcement has come back to us: we hear."""
+    def server_answered(self, now: float) -> None:
+        """What was said before has come to us, too, had anybody said anything."""
         if not self._hears(now):
             self.reconnected(now)
-        self._echoed_at = now
+        self._heard_at = now
 
     def doubt(self, bridge: str, now: float) -> None:
         """A bridge's name has come up; it may never have been heard, or have been taken for gone."""
@@ -114,8 +118,8 @@ class Peers:
     def reconnected(self, now: float) -> None:
         """Our own connection is new: who was silent meanwhile could not be heard, and has to come back first."""
         self._up = True
-        if self._echoed_at is not None:
-            self._echoed_at = now
+        if self._heard_at is not None:
+            self._heard_at = now
         for peer in self._peers.values():
             peer.heard_at, peer.missed_at, peer.said, peer.ask_at = now, None, None, now + NEW_S
             peer.excused_until = now + SILENT_S
@@ -146,7 +150,9 @@ class Peers:
         return found
 
     def alive(self, bridge: str, now: float) -> bool:
-        """Return whether a bridge is there, as far as we know."""
+        """Return whether a bridge is there, as far as we know; we are."""
+        if bridge == self._itself:
+            return True
         if bridge in self._gone:
             return False
         peer = self._peers.get(bridge)
@@ -171,4 +177,4 @@ class Peers:
         return peer.said or ("silent" if now - peer.heard_at >= SILENT_S and self._hears(now) else None)
 
     def _hears(self, now: float) -> bool:
-        return self._up and (self._echoed_at is None or now - self._echoed_at < DEAF_S)
+        return self._up and (self._heard_at is None or now - self._heard_at < DEAF_S)

@@ -225,6 +225,11 @@ class Guest:
             self._link.ended(job_id)
         self._reception.forget(self._key)
 
+    def taken_away(self) -> None:
+        """Another bridge has taken it."""
+        if self._link is not None:
+            self._link.taken_away()
+
     # ------------------------------------------------------------------------------------------------------------ claim
 
     async def begun(self, session_id: str) -> None:

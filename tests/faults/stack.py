@@ -49,8 +49,9 @@ class Setup:
     """What a row runs on. `cluster`: three NATS nodes, each record on all of them.
 
     `wired`: each process reaches NATS by a wire of its own, which can be cut, and each node the others. `module` is
-    what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The first runner or
-    bridge dies at the failpoint that is named for it, at a random one of the times in `failpoint_at`.
+    what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The orchestrator forgets
+    a worker of which it hears nothing for three times `heartbeat_s`. The first runner or bridge dies at the failpoint
+    that is named for it, at a random one of the times in `failpoint_at`.
     """
 
     runners: int = 2
@@ -61,6 +62,7 @@ class Setup:
     max_mb: int = 256
     speed: float = 100.0
     warm_handoff_s: float = 60_000.0
+    heartbeat_s: int = 1
     wired: bool = False
     runner_failpoint: str = ""
     bridge_failpoint: str = ""
@@ -286,7 +288,10 @@ async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int =
         else:
             place = await exits.enter_async_context(EmbeddedServer(EmbeddedOptions(directory / "nats")))
         orchestrator = LocalOrchestrator(
-            speed=setup.speed, heartbeat_interval_s=1, warm_handoff_s=setup.warm_handoff_s, keep_ended_calls=1_000
+            speed=setup.speed,
+            heartbeat_interval_s=setup.heartbeat_s,
+            warm_handoff_s=setup.warm_handoff_s,
+            keep_ended_calls=1_000,
         )
         await exits.enter_async_context(orchestrator)
         made = Stack(setup, directory, place, orchestrator, exits)

@@ -177,6 +177,33 @@ async def test_a_bridge_that_stood_still_lets_go_of_what_it_has_lost(tmp_path: P
         assert former.alive
 
 
+async def test_bridges_that_stood_still_are_both_registered_afterwards(tmp_path: Path) -> None:
+    async with world(tmp_path, Setup(runners=1, heartbeat_s=30)) as w:
+        orchestrator = w.system.orchestrator
+        workers = {worker.worker_id for worker in orchestrator.workers}
+        assert len(workers) == 2
+        caller = await w.caller()
+        for sign in (
+            "whose bridge is gone, are called off here",
+            "is taken over; dialling again",
+        ):  # then it comes home
+            former = await w.line(caller)
+            other = next(bridge for bridge in w.system.bridges if bridge is not former)
+            former.freeze()
+            await other.said(sign)
+            former.thaw()
+            await former.said("another bridge holds the line")
+            assert await w.moves(caller, former) is other
+            await caller.answer(await caller.ask())
+        await until(
+            lambda: {each.worker_id for each in orchestrator.workers if each.capabilities.max_concurrent} == workers,
+            "both bridges are registered with room",
+        )
+        another = await w.caller()
+        await w.finish(caller)
+        await w.finish(another)
+
+
 async def test_a_bridge_that_stood_still_for_a_moment_goes_on(tmp_path: Path) -> None:
     async with world(tmp_path, Setup(runners=1)) as w:
         caller = await w.caller()

@@ -118,7 +118,7 @@ class FakeDesk:
 class Bench:
     """A link, its dialer, its desk."""
 
-    def __init__(self, capacity: int = 5) -> None:
+    def __init__(self, capacity: int = 5, fresh_s: float = 3.0) -> None:
         self.dialer = FakeDialer()
         self.desk = FakeDesk()
         self.registration = Registration(Identity("agent", "agent#1", server="ws://test"))
@@ -131,6 +131,7 @@ class Bench:
             api_key="sk_secret",
             desk=self.desk,
             on_change=lambda: self.states.append(self.registration.state),
+            fresh_s=fresh_s,
         )
         self.run = asyncio.create_task(self.link.run())
 
@@ -343,6 +344,27 @@ async def test_a_new_capacity_does_not_wait_for_ever() -> None:
     assert bench.desk.noted == [("find", "job-1"), ("withdraw", "job-1")]
     bench.link.leave()
     await bench.run
+
+
+async def test_a_worker_whose_calls_were_taken_is_registered_anew_once_for_all_of_them() -> None:
+    bench = Bench(fresh_s=0.0)
+    socket = await bench.registered()
+    bench.link.taken_away()
+    assert socket.closed_with == 1000
+    again = await bench.registered(2)
+    assert again.written[0]["worker_id"] == "agent#1"
+    bench.link.leave()
+    await bench.run
+
+    fresh = Bench(fresh_s=60.0)
+    socket = await fresh.registered()
+    fresh.link.taken_away()
+    assert socket.is_open()
+    fresh.link.register_anew()
+    assert socket.closed_with == 1000
+    await fresh.registered(2)
+    fresh.link.leave()
+    await fresh.run
 
 
 async def test_a_link_that_is_cancelled_says_goodbye(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from tests.unit.bridge.test_neighbours import Street, until
 
-from unpod.errors import RunnerAuthError
+from unpod.errors import NoResponders, RunnerAuthError
 from unpod_bridge import heirs
 from unpod_bridge.control_effects import Identity
 from unpod_bridge.heirs import Heirs
@@ -48,7 +48,22 @@ class Home:
         self.links: list[FakeLink] = []
         self.alive: set[str] = set()
         self.records = street.records(bridge)
-        self.heirs = Heirs(bridge, self.records, self.alive.__contains__, self._make)
+        self.told: list[tuple[str, str]] = []
+        self.hears = True
+        self.own: dict[str, FakeLink] = {}
+        self.heirs = Heirs(
+            bridge,
+            self.records,
+            self.alive.__contains__,
+            make=self._make,
+            give_back=self._tell,
+            own=lambda worker: cast("ControlLink | None", self.own.get(worker)),
+        )
+
+    async def _tell(self, home: str, worker: str) -> None:
+        if not self.hears:
+            raise NoResponders("nobody")
+        self.told.append((home, worker))
 
     def _make(self, record: JobRecord) -> ControlLink:
         link = FakeLink(record)
@@ -122,8 +137,39 @@ async def test_a_bridge_that_is_there_after_all_keeps_its_worker(street: Street)
         assert not home.links
         home.alive.discard("bridge-1")
         await until(lambda: home.links)
+        assert not home.told
+        home.hears = False
         home.alive.add("bridge-1")
         await until(home.links[0].left.is_set)
+        await looks()
+        home.hears = True
+        await until(lambda: home.told)
+        await looks()
+        assert home.told == [("bridge-1", "agent#bridge-1")]
+
+
+async def test_a_worker_is_given_back_also_when_its_bridge_comes_back_after_its_last_job(street: Street) -> None:
+    async with homes(street, "bridge-2") as [home]:
+        await home.takes("job-1")
+        await until(lambda: home.links)
+        home.heirs.ended("job-1")
+        await until(home.links[0].left.is_set)
+        await looks()
+        assert not home.told
+        home.alive.add("bridge-1")
+        await until(lambda: home.told)
+
+
+async def test_a_job_that_comes_home_counts_at_its_own_worker(street: Street) -> None:
+    async with homes(street, "bridge-1") as [home]:
+        own = home.own["agent#bridge-1"] = FakeLink(next(iter(home.records.all())).record)
+        await home.takes("job-1")
+        await looks()
+        assert not home.links
+        home.heirs.up("job-1")
+        assert own.registration.active == 1
+        home.heirs.ended("job-1")
+        assert own.registration.calls == 0
 
 
 async def test_a_socket_that_is_refused_is_tried_again(street: Street) -> None:

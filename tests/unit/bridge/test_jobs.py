@@ -85,6 +85,9 @@ class Link:
         self.told.append(("ended", job_id))
         self.registration.ended(job_id)
 
+    def taken_away(self) -> None:
+        self.told.append(("taken away", ""))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -221,6 +224,20 @@ async def test_a_job_has_a_record_from_before_its_dial_to_its_end(
     assert "call ended: job job-1, call call-1, agent agent: hangup, after 1.5 s" in caplog.text
     assert "hush" not in caplog.text
     assert "hush" not in repr(JOB)
+
+
+@pytest.mark.parametrize("is_draining", [True, False])
+async def test_a_call_that_another_bridge_has_taken_makes_the_registration_doubtful(
+    bench: Bench, *, is_draining: bool
+) -> None:
+    bench.link.assign()
+    await until(lambda: bool(bench.lines))
+    await until(lambda: bench.lines[0].running)
+    if is_draining:
+        bench.jobs.release()
+    bench.lines[0].done.set_result(Outcome("moved"))
+    await bench.jobs.until_idle()
+    assert (("taken away", "") in bench.link.told) is not is_draining
 
 
 async def test_the_callers_words_in_a_reason_stay_out_of_the_log(
@@ -396,6 +413,9 @@ class Books:
 
     def ended(self, job_id: str) -> None:
         self.ended_jobs.append(job_id)
+
+    def taken_away(self) -> None:
+        """Another bridge has it."""
 
 
 async def carried(bench: Bench, books: Books) -> FakeLine:

@@ -21,6 +21,10 @@ def test_nobody_is_gone_while_we_are_new_ourselves() -> None:
     assert peers.gone(SILENT_S) == []
 
 
+def test_a_bridge_knows_that_it_is_there_itself() -> None:
+    assert Peers(0.0, "b1").alive("b1", 100.0)
+
+
 def test_one_that_is_silent_is_gone_once() -> None:
     peers = heard("b1", "b2")
     peers.answered("b2", 11.0)
@@ -136,17 +140,17 @@ def test_nobody_is_judged_while_our_own_connection_is_away() -> None:
     assert peers.gone(110.0 + SILENT_S) == [Gone("b1", "silent")]
 
 
-def test_nobody_is_judged_while_we_do_not_hear_ourselves() -> None:
+def test_nobody_is_judged_while_the_server_does_not_answer_us() -> None:
     peers = heard("b1")
-    peers.echo(10.0)
+    peers.server_answered(10.0)
     assert peers.gone(10.0 + SILENT_S) == []
     assert peers.alive("b1", 10.0 + SILENT_S)
     back_at = 20.0
-    peers.echo(back_at)
+    peers.server_answered(back_at)
     for second in range(1, int(SILENT_S)):
-        peers.echo(back_at + second)
+        peers.server_answered(back_at + second)
         assert peers.gone(back_at + second) == []
-    peers.echo(back_at + SILENT_S)
+    peers.server_answered(back_at + SILENT_S)
     assert peers.gone(back_at + SILENT_S) == [Gone("b1", "silent")]
 
 
