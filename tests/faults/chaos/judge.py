@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from tests.faults import checks
 from tests.faults.chaos.nemesis import Deed
@@ -38,7 +38,10 @@ which nobody could have stored it."""
 CAUSE_S: Final = 15.0
 """How long after a fault a socket may be dropped because of it: one that nobody answers on is given up after 9 s."""
 REASONS: Final = {"hang up": {"hangup"}, "agent": {"done"}, "operator": {"completed"}}
+CLEANUPS: Final = 4
 Body = TypeVar("Body")
+Note: TypeAlias = Mapping[str, object]
+"""What an agent has done outside."""
 TWO_DEATHS_S: Final = 20.0
 """Within so long, two runners that die in a row may be blamed on what the call has just said."""
 
@@ -59,10 +62,13 @@ class Excepted:
 class Harmed(Observed):
     """One call, and what was done to it."""
 
-    def __init__(self, caller: Caller, records: Sequence[Record], talk: Talk, deeds: Sequence[Deed]) -> None:
+    def __init__(
+        self, caller: Caller, records: Sequence[Record], talk: Talk, deeds: Sequence[Deed], notes: Sequence[Note] = ()
+    ) -> None:
         way = talk.ways.get(caller.number, "hang up")
         super().__init__(caller, records, Allow(drops=True, reasons=frozenset(REASONS[way])))
         self.talk = talk
+        self.notes = notes
         self.deeds = deeds
         self.excepted = Excepted()
         self.origin = caller.call._worker.origin_s
@@ -295,6 +301,24 @@ def few_inputs_are_passed_over(seen: Harmed) -> Iterator[str]:
         seen.excepted.note("an input passed over", poisoned, seen.name)
 
 
+def steps_run_once(seen: Harmed) -> Iterator[str]:
+    """A step runs again only for another owner, under the same key; a clean-up runs, and three times more at most."""
+    runs: dict[str, list[Note]] = {}
+    for note in seen.notes:
+        if note["what"] == "charge":
+            runs.setdefault(str(note["turn"]), []).append(note)
+    for turn, done in runs.items():
+        if len({note["key"] for note in done}) > 1:
+            yield f"the step of {turn} ran again under another key"
+        if len(done) > len(seen.of(ev.OwnerAppointed)):
+            yield f"the step of {turn} ran {len(done)} times"
+        elif len(done) > 1:
+            seen.excepted.note("a step that ran again for another owner", len(done) - 1, f"{seen.name}, {turn}")
+    cleaned = sum(note["what"] == "cleaned" for note in seen.notes)
+    if not 1 <= cleaned <= CLEANUPS:
+        yield f"its clean-up ran {cleaned} times"
+
+
 LOST = (checks.every_record_counts, checks.every_frame_is_stored)
 REPEATED = checks.REPEATED
 WRONG = (
@@ -311,5 +335,6 @@ WRONG = (
     few_inputs_are_passed_over,
     checks.nothing_diverged,
     checks.commands_are_answered,
+    steps_run_once,
     sockets_are_lost_for_a_reason,
 )

@@ -149,9 +149,13 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
 async def _look_at_calls(talk: Talk, stacked: Stack, deeds: Sequence[Deed], outcome: Outcome) -> None:
     processes = (*stacked.runners, *stacked.bridges)
     turns = 0
+    notes: dict[object, list[dict[str, object]]] = {}
+    for what in ("charge", "cleaned"):
+        for note in stacked.notes(what):
+            notes.setdefault(note["session"], []).append(note)
     excepted: list[str] = []
     for caller in talk.load.callers:
-        harmed = Harmed(caller, await stacked.records(caller.session), talk, deeds)
+        harmed = Harmed(caller, await stacked.records(caller.session), talk, deeds, notes.get(caller.session, []))
         found = judge(harmed)
         outcome.findings.add(found)
         outcome.excepted += harmed.excepted.counts
