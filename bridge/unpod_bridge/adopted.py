@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.live import Again, Doubt
 from unpod_bridge.call_state import CallState
 from unpod_bridge.command_effects import expect_close
 from unpod_bridge.filler import Filler
@@ -32,7 +33,8 @@ class Adopted(Struct, frozen=True, kw_only=True):
     that are to be performed, `unknown` those that may have been; `controls` are those from outside that were answered.
     `ending` is an end, or a cold transfer, that was, or may have been, sent. `finished`: the owner's cleanup is over.
     `clean`: the former bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until
-    its socket is gone.
+    its socket is gone. `line` is the epoch of our line; for the last `still_s` the former bridge has done nothing, if
+    that is known.
     """
 
     session_id: str
@@ -62,6 +64,8 @@ class Adopted(Struct, frozen=True, kw_only=True):
     ending: Owned | None = None
     clean: bool = False
     shadowed: bool = False
+    line: int = 0
+    still_s: float | None = None
 
 
 def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler, now: float) -> None:
@@ -84,3 +88,14 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     performer.go_on(waiting, past.owner_index)
     if past.ending is not None:
         expect_close(call, past.ending, now)
+    if not past.clean:
+        _doubt(past, call, now)
+
+
+def _doubt(past: Adopted, call: CallState, now: float) -> None:
+    """Ask the owner for all speech that the former bridge has not confirmed, without what it may have handed over."""
+    turn, part, first = call.speech.due
+    call.doubt = Doubt(past.line, turn, part, first, within_s=call.settings.unsure_s)
+    call.still_since = None if past.still_s is None else now - past.still_s
+    if call.epoch and past.ended is None:
+        call.ask(Again(call.epoch, turn, part, first), now)

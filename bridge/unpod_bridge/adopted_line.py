@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
+from msgspec import structs
+
 from unpod.core.envelope import OVERHEAD
-from unpod.core.live import Again
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
 from unpod.ports import Message
@@ -46,13 +47,14 @@ class Predecessor:
     """What is known of a call that another bridge had.
 
     From the sequence `deaf_from` of the log on, and from `deaf_since` on (the event loop's time), that bridge has heard
-    nothing. `let_go` asks it to hand the call over, and returns whether it has. `place_of` returns the place of a
-    runner that has the session.
+    nothing; one that stands still may hear, and has done nothing since `still_since`. `let_go` asks it to hand the call
+    over, and returns whether it has. `place_of` returns the place of a runner that has the session.
     """
 
     session_id: str
     deaf_from: int = NEVER
     deaf_since: float | None = None
+    still_since: float | None = None
     let_go: Callable[[], Awaitable[bool]] | None = None
     place_of: Callable[[str], Place] | None = None
 
@@ -112,7 +114,6 @@ class AdoptedLine(CallLine):
         if past.ended is None:
             logger.info("job %s: its call is taken over; dialling again", self._job.job_id)
             self._feed(outputs)
-            self._ask_for_speech(past)
         self._release_early()
         if past.ended is None:
             self._hear_controls(subjects, 1)
@@ -122,12 +123,6 @@ class AdoptedLine(CallLine):
             self._finish(LineResult(past.ended.reason, 0.0, connected=True))
         elif self._called_off:
             self.cancel()
-
-    def _ask_for_speech(self, past: Adopted) -> None:
-        """Ask the owner for the speech that it has sent when nobody heard it: the former bridge has said none of it."""
-        silent_s = self._silent_s()
-        if past.owner is not None and silent_s:
-            self._feed([do.AskAgain(Again(past.owner.epoch, 0, 0, 1, silent_s))])
 
     def _release_early(self) -> None:
         early, self._early = self._early or [], None
@@ -142,6 +137,7 @@ class AdoptedLine(CallLine):
         writing = await self._persist(lambda: self._take_line(subjects))
         log, chart = await self._persist(lambda: self._read(subjects, writing.epoch))
         past = log.adopted(self._hearing(writing), clean=clean)
+        past = structs.replace(past, line=writing.epoch, still_s=self._ago(self._still_since))
         if not past.started:
             return None
         chart.searched((), past.owner_index, writing.epoch)
@@ -159,15 +155,19 @@ class AdoptedLine(CallLine):
 
     def _hearing(self, writing: Writing) -> Hearing:
         """Return what of the log the former bridge can have heard."""
-        silent_s = self._silent_s()
+        silent_s = self._ago(self._predecessor.deaf_since)
         if silent_s is None:
             return Hearing()
         since_s = self._clock.now() + writing.offset_s - silent_s  # the log's time, whatever this machine's clock says
         return Hearing(self._predecessor.deaf_from, int(since_s * 1e9))
 
-    def _silent_s(self) -> float | None:
-        """Return for how many seconds, at least, the former bridge has heard nothing."""
-        since = self._predecessor.deaf_since
+    @property
+    def _still_since(self) -> float | None:
+        deaf_since = self._predecessor.deaf_since
+        return self._predecessor.still_since if deaf_since is None else deaf_since
+
+    def _ago(self, since: float | None) -> float | None:
+        """Return how many seconds ago, at least, something was."""
         return None if since is None else max(0.0, asyncio.get_running_loop().time() - since - MARGIN_S)
 
     async def _take_line(self, subjects: CallSubjects) -> Writing:

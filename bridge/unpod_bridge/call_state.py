@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod_bridge.outputs import Output, Owned, Ping, Store, Write
+from unpod.core.live import Again, Doubt
+from unpod_bridge.outputs import AskAgain, Output, Owned, Ping, Store, Write
 from unpod_bridge.speech import Speech
 
 _UNKNOWN: Final = "it may have been done, and nobody knows: the link, or the bridge, was lost at that moment"
@@ -20,6 +23,8 @@ OUTCOMES: Final = 1_024
 class RelaySettings:
     """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
 
+    A bridge that is gone may have handed over what was sent within `unsure_s` after all that its last receipt tells of:
+    an interval between receipts, and what a piece and a timer take.
     Back at a worker that may have had the end of a reply, its word is waited for as long as `doubt_s`.
     A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
     A worker closes within `end_grace_s` of an end. A cold transfer was refused if it has not closed after
@@ -42,6 +47,7 @@ class RelaySettings:
     vacant_s: float = 120.0
     first_receipt_s: float = 0.05
     receipt_s: float = 0.25
+    unsure_s: float = 0.3
     again_s: float = 0.5
     give_up_s: float = 2.0
     rejoin_s: float = 10.0
@@ -95,6 +101,10 @@ class CallState:
     rejoined_by: float = 0.0
     """Until when the owner may be at a NATS node that has not joined ours again."""
     last_receipt: float = 0.0
+    doubt: Doubt | None = None
+    """What the bridge that had the call before may have handed over without having said so."""
+    still_since: float | None = None
+    """Since when that has done nothing, where it is known."""
     outcomes: dict[str, ev.CommandOutcome] = field(default_factory=dict)
     """What became of the newest commands, by their ids."""
 
@@ -117,6 +127,13 @@ class CallState:
             self.ping(end_token(self.unread_end))
             self.out.extend(Store("ack", fact) for fact in self.speech.finished)
             self.speech.finished.clear()
+
+    def ask(self, again: Again, now: float) -> None:
+        """Ask the owner for pieces, without the texts that are in doubt."""
+        doubt = self.doubt
+        if doubt is not None and self.still_since is not None:
+            doubt = replace(doubt, still_s=now - self.still_since)
+        self.out.append(AskAgain(again if doubt is None else replace(again, doubt=doubt)))
 
     def ping(self, token: bytes) -> None:
         """Ask for a pong that says that everything written before has been read."""

@@ -20,12 +20,18 @@ _WITHHELD: Final = "its text was not kept, and did not arrive"
 
 
 def end_reply(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
-    """End a reply; return False where something of it is missing, or its end may have been sent already."""
+    """End a reply; return False where something of it is missing, or its end may have been sent already.
+
+    Whoever has sent it had handed over all before it: not so where some of that was left to us.
+    """
     command, speech = owned.command, call.speech
     if isinstance(command, cmd.EndReply):
-        if command.turn <= call.doubtful or speech.lacks(command):
+        if speech.lacks(command):
             return False
-        key, had_it = (command.turn, command.part), command.turn <= call.had_end
+        ours = speech.began(command.turn)
+        if command.turn <= call.doubtful and not ours:
+            return False
+        key, had_it = (command.turn, command.part), command.turn <= call.had_end and not ours
         call.write(speech.had_end(key) if had_it else speech.end(key))
     return True
 

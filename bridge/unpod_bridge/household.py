@@ -74,6 +74,7 @@ class Household:
             session_id=record.session,
             deaf_from=orphan.deaf_from,
             deaf_since=orphan.deaf_since,
+            still_since=orphan.still_since,
             let_go=orphan.let_go,
             place_of=lambda runner_id: self.place(record, runner_id),
         )

@@ -46,13 +46,15 @@ class Orphan:
     """A job that we have taken from another bridge.
 
     From the sequence `deaf_from` of the log on, and from `deaf_since` on (the event loop's time), that bridge has heard
-    nothing. `let_go` asks one that is alive to hand the call over, and returns whether it has.
+    nothing; one that stands still has done nothing since `still_since`. `let_go` asks one that is alive to hand the
+    call over, and returns whether it has.
     """
 
     record: JobRecord
     claim: Claim
     deaf_from: int = NEVER
     deaf_since: float | None = None
+    still_since: float | None = None
     let_go: Callable[[], Awaitable[bool]] | None = None
 
 
@@ -84,10 +86,17 @@ async def _has_let_go() -> bool:
     return True
 
 
-def _orphan(record: JobRecord, claim: Claim, *, deaf_from: int = NEVER, deaf_since: float | None = None) -> Orphan:
+def _orphan(
+    record: JobRecord,
+    claim: Claim,
+    *,
+    deaf_from: int = NEVER,
+    deaf_since: float | None = None,
+    still_since: float | None = None,
+) -> Orphan:
     if record.state == "left":
         return Orphan(record, claim, let_go=_has_let_go)
-    return Orphan(record, claim, deaf_from, deaf_since)
+    return Orphan(record, claim, deaf_from, deaf_since, still_since)
 
 
 class Neighbours:
@@ -292,7 +301,9 @@ class Neighbours:
         silent = gone.how == "silent"
         self._begin(
             gone.bridge,
-            partial(self._succeed, gone.bridge) if silent else partial(self._sweep, gone.bridge, self._losses),
+            partial(self._succeed, gone.bridge, gone.since)
+            if silent
+            else partial(self._sweep, gone.bridge, self._losses),
         )
 
     # -------------------------------------------------------------------------------------------------- taking of calls
@@ -309,7 +320,7 @@ class Neighbours:
         self._succeeding.add(bridge)
         self._spawn(begin())
 
-    async def _succeed(self, bridge: str) -> None:
+    async def _succeed(self, bridge: str, still_since: float | None = None) -> None:
         """Take the calls of a bridge that is silent, unless it is there after all; stopped or cut off, it may act."""
         losses = self._losses
         try:
@@ -317,14 +328,19 @@ class Neighbours:
         except NoResponders:
             await self._sweep(bridge, losses)
         except LogError:
-            await self._sweep(bridge, losses, may_act=True)
+            await self._sweep(bridge, losses, make=partial(_orphan, still_since=still_since))
         else:
             logger.info("%s is there again", bridge)
             self._peers.doubt(bridge, self._loop.time())
 
-    async def _sweep(self, bridge: str, losses: int, *, may_act: bool = False) -> None:
-        """Take the calls of a bridge that is gone, as found when our connection had been lost so many times."""
-        make = _orphan if may_act else await self._knowing(bridge)
+    async def _sweep(
+        self, bridge: str, losses: int, *, make: Callable[[JobRecord, Claim], Orphan] | None = None
+    ) -> None:
+        """Take the calls of a bridge that is gone, as found when our connection had been lost so many times.
+
+        `make` makes an orphan of a record where the bridge may act still.
+        """
+        make = await self._knowing(bridge) if make is None else make
         if not self._may_judge(losses):
             logger.info("%s is not taken for gone: the connection to NATS was lost meanwhile", bridge)
             self._deaf.pop(bridge, None)

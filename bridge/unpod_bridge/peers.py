@@ -34,16 +34,19 @@ How = Literal["said", "nobody", "silent"]
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A bridge that is gone, and how we know."""
+    """A bridge that is gone, and how we know; it has answered nothing that it was asked since `since`, if it was."""
 
     bridge: str
     how: How
+    since: float | None = None
 
 
 @dataclass(slots=True)
 class _Peer:
     heard_at: float
     ask_at: float
+    asked_at: float | None = None
+    """When it was asked what it has not answered, first."""
     missed_at: float | None = None
     said: How | None = None
     draining: bool = False
@@ -98,7 +101,7 @@ class Peers:
         """It has answered."""
         peer = self._peers.get(bridge)
         if peer is not None:
-            peer.heard_at, peer.missed_at, peer.said = now, None, None
+            peer.heard_at, peer.asked_at, peer.missed_at, peer.said = now, None, None, None
             peer.excused_until = float("-inf")
 
     def nobody(self, bridge: str, now: float) -> None:
@@ -122,6 +125,7 @@ class Peers:
             self._heard_at = now
         for peer in self._peers.values():
             peer.heard_at, peer.missed_at, peer.said, peer.ask_at = now, None, None, now + NEW_S
+            peer.asked_at = None
             peer.excused_until = now + SILENT_S
 
     def due(self, now: float) -> list[str]:
@@ -129,8 +133,9 @@ class Peers:
         if not self._up:
             return []
         due = [bridge for bridge, peer in self._peers.items() if peer.ask_at <= now]
-        for bridge in due:
-            self._peers[bridge].ask_at = now + ASK_S
+        for peer in map(self._peers.__getitem__, due):
+            peer.ask_at = now + ASK_S
+            peer.asked_at = now if peer.asked_at is None else peer.asked_at
         return due
 
     def next_at(self) -> float | None:
@@ -141,7 +146,11 @@ class Peers:
 
     def gone(self, now: float) -> list[Gone]:
         """Return who is gone, once each."""
-        found = [Gone(bridge, how) for bridge, peer in self._peers.items() if (how := self._how(peer, now)) is not None]
+        found = [
+            Gone(bridge, how, peer.asked_at)
+            for bridge, peer in self._peers.items()
+            if (how := self._how(peer, now)) is not None
+        ]
         for each in found:
             del self._peers[each.bridge]
             self._gone[each.bridge] = None

@@ -26,7 +26,7 @@ from unpod_bridge.command_effects import (
     refuse_transfer,
 )
 from unpod_bridge.frames import Ignored
-from unpod_bridge.outputs import AskAgain, Fetch, Owned, Write
+from unpod_bridge.outputs import Fetch, Owned, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
@@ -224,7 +224,8 @@ class Performer:
             done = self._queue.pop(0)
             if isinstance(done.command, cmd.Say):
                 self._queued_size -= len(done.command.text or "")
-            self.performed = max(self.performed, done.index)  # an end that has waited comes after what has passed it
+            # An end that has waited comes after what has passed it; what another bridge had settled is not queued.
+            self.performed = max(self.performed, self._queue[0].index - 1 if self._queue else self.index)
             if call.up and call.speech.waiting:
                 call.write(call.speech.advance(self.performed))
             if self._last is not None:
@@ -282,7 +283,7 @@ class Performer:
         call = self._call
         lost = call.speech.missing(call.epoch, self.performed, self._end_that_waits())
         if lost is not None:
-            call.out.append(AskAgain(lost))
+            call.ask(lost, now)
             call.timers["again"] = now + call.settings.again_s
 
     def lose_patience(self, now: float) -> None:
@@ -393,7 +394,6 @@ class Performer:
         if self._call.shadowed:
             self._call.shadowed = False
             self._disown()
-        self._call.speech.meet()
 
     def told(self, state: str, now: float) -> None:
         """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.

@@ -351,7 +351,7 @@ class Relay:
     def on_delta(self, delta: Delta, now: float) -> list[Output]:
         """Take a piece of a reply; the first leaves at once, for the others see `joined`."""
         call = self._call
-        if self.phase == "over" or call.shadowed or delta.epoch != call.epoch or not call.speech.offer(delta):
+        if self.phase == "over" or delta.epoch != call.epoch or not call.speech.offer(delta):
             return []
         if call.up:
             call.write(call.speech.advance(self._performer.performed))

@@ -2,8 +2,9 @@
 
 A reply is known by its turn. Its pieces are numbered, and may come late, twice, or not at all: what is next goes out,
 what came early waits, what is missing is asked for. An owner that takes a reply over goes on with a higher part of it,
-whose pieces are numbered from 1; to the worker it is one reply. The gate: once a reply's end has been sent, nothing of
-that reply or of an earlier one is sent any more. Pure.
+whose pieces are numbered from 1; to the worker it is one reply. A piece without a text is one that another bridge may
+have handed over: it is counted, and not said again. The gate: once a reply's end has been sent, nothing of that reply
+or of an earlier one is sent any more. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Open(Struct):
     """The reply that is being spoken: `taken` pieces of its part have left the queue, `deltas` are on the socket.
 
     `chars` and `text` are what is on the socket of all its parts, of a text beyond every measure only its end;
-    `private`: some of that is not to be kept, `untold`: another bridge has put it there, so its text is not known here.
+    `private`: some of that is not to be kept, `untold`: another bridge has put something there, or may have, and its
+    text is not known here.
     """
 
     key: Key
@@ -65,8 +67,7 @@ class Speech:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
     __slots__ = (
-        "_first", "_gathering", "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished",
-        "private", "strange",
+        "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished", "private", "strange",
     )  # fmt: skip
 
     def __init__(self, max_held: int) -> None:
@@ -76,12 +77,13 @@ class Speech:
         self._joined: list[str] = []
         self._open: Open | None = None
         self._last: Open | None = None
-        self._gathering = False
-        self._first: tuple[Key, int] = ((0, 0), 1)
         self.closed = 0
         """The last turn whose reply has been ended."""
         self.strange = 0
-        """The last turn of whose reply another bridge may have handed over what nobody knows; 0 for none."""
+        """The last turn of whose reply another bridge may have handed over what nobody knows; 0 for none.
+
+        The owner knows: none any more once it has been heard.
+        """
         self.private = False
         """Whether what is handed over now is not to be kept."""
         self.finished: list[ReplySpoken] = []
@@ -126,14 +128,23 @@ class Speech:
     def go_on(self, reply: ReplySpoken | None, *, closed: int, cut: bool, strange: int) -> None:
         """Go on where another bridge has stopped, `reply` being its last receipt of the reply that is open.
 
-        Of the turns up to `strange` it may have handed over more: the pieces that came before the first that we hear
-        count as if it had, and are never asked for. Until `meet` they may come in any order.
+        Of the turns up to `strange` it may have handed over more.
         """
-        self.closed, self.strange, self._gathering = closed, strange, True
+        self.closed, self.strange = closed, strange
         if reply is not None:
             self._open = self._last = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
             )
+
+    @property
+    def due(self) -> tuple[int, int, int]:
+        """Turn, part and number of the piece that is next, as far as is known."""
+        return (self.closed + 1, 0, 1) if self._open is None else (*self._open.key, self._open.taken + 1)
+
+    def began(self, turn: int) -> bool:
+        """Whether something of a turn's reply that is open was handed over here."""
+        current = self._open
+        return current is not None and current.key[0] == turn and bool(current.kept or self._joined)
 
     # ---------------------------------------------------------------------------------------------------------- pieces
 
@@ -144,8 +155,6 @@ class Speech:
             return False
         if self._open is not None and not _wanted(self._open, key, delta.n):
             return False
-        if self.strange and not self._gathering:
-            self._begin_with(key, delta.n)
         pieces = self._held.setdefault(key, {})
         if delta.n in pieces:
             return False
@@ -165,9 +174,11 @@ class Speech:
             if self._open is None or self._open.key != key:
                 written += self._overtake(delta.turn)
             current = self._opened(key)
-            current.taken = delta.n
+            current.taken, self.strange = delta.n, 0
             if delta.text:
                 self._joined.append(delta.text)
+            else:
+                current.untold = True
             if current.chars == 0:
                 written += self.flush()
         return written
@@ -208,7 +219,7 @@ class Speech:
 
     def lacks(self, end: EndReply) -> bool:
         """Whether pieces of the reply that `end` closes are missing, and the caller would hear them."""
-        if end.turn <= max(self.closed, self.strange) or end.reason in ("interrupted", "ended"):
+        if end.turn <= self.closed or end.reason in ("interrupted", "ended"):
             return False
         current = self._open
         if current is not None and current.key[0] == end.turn and current.cut:
@@ -264,37 +275,18 @@ class Speech:
         """Give up the missing pieces before the next one that is here."""
         pieces = self._held.get(key)
         if pieces:
-            self._opened(key).taken = min(pieces) - 1
+            current = self._opened(key)
+            current.taken, current.untold = min(pieces) - 1, current.untold or key[0] <= self.strange
 
     # --------------------------------------------------------------------------------------------------------- private
-
-    def meet(self) -> None:
-        """The link is up: what has come so far of the first reply begins where it begins."""
-        self._gathering = False
-        if self.strange and self._held:
-            key = min(self._held)
-            self._begin_with(key, min(self._held[key]))
-
-    def _begin_with(self, key: Key, number: int) -> None:
-        """The first piece is here that another bridge cannot have handed over."""
-        if key[0] <= self.strange:
-            self._first = key, number
-            if self._open is not None and self._open.key == key:
-                self._open.taken = number - 1
-        self.strange = 0
 
     def _opened(self, key: Key) -> Open:
         current = self._open
         if current is None or current.key[0] != key[0]:
-            current = self._open = self._last = Open(key, untold=self._is_untold(key))
+            current = self._open = self._last = Open(key, untold=key[1] > 0)
         elif current.key != key:
             current.key, current.taken, current.deltas, current.reported = key, 0, 0, 0
         return current
-
-    def _is_untold(self, key: Key) -> bool:
-        """Whether what we hear first of a reply is not its beginning."""
-        first, number = self._first
-        return key[0] == first[0] and (first[1] > 0 or number > 1)
 
     def _overtake(self, turn: int) -> list[bytes]:
         """End what is open before `turn`: the worker's gate must not stay shut for a reply that nobody will end."""
@@ -302,9 +294,7 @@ class Speech:
         return [] if current is None or current.key[0] >= turn else self.end(current.key)
 
     def _taken(self, key: Key) -> int:
-        if self._open is not None and self._open.key == key:
-            return self._open.taken
-        return self._first[1] - 1 if key == self._first[0] else 0
+        return self._open.taken if self._open is not None and self._open.key == key else 0
 
     def _next(self) -> Delta | None:
         if not self._held:

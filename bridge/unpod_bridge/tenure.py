@@ -79,7 +79,7 @@ class Tenure:
 
     def appoint(self, epoch: int) -> list[Output]:
         """Hear the owner that has this epoch from here on."""
-        self._call.epoch = epoch
+        self._call.epoch, self._call.doubt = epoch, None  # of this one nobody else has handed over anything
         self._vacancy.over()
         return self._outbox.take()
 

@@ -12,7 +12,7 @@ from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 44), 47})
+NUMBERS = frozenset({*range(1, 34), *range(36, 45), 47})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -20,6 +20,9 @@ NOTHING: frozenset[str] = frozenset()
 DROPS = Allow(drops=True)
 ENDED = Allow(cut=True, unstored=True, reasons=frozenset({"error"}))
 FULL = replace(ENDED, unfinished=True, tracebacks=("LogFull",))
+LONG_WORDS = Setup(
+    runner_env={"UNPOD_FAULTS_PIECE_S": str(bridges.WORD_S), "UNPOD_FAULTS_WORDS": str(bridges.LONG_WORDS)}
+)
 SLOW_WORDS = Setup(runner_env={"UNPOD_FAULTS_PIECE_S": "0.03"})
 R3 = Setup(cluster=True)
 SKEWED = Setup(
@@ -211,6 +214,23 @@ BRIDGES: tuple[Row, ...] = (
         within_s=5.0,
         setup=SLOW_WORDS,
         allow=DROPS,
+    ),
+    Row(
+        number=44,
+        name="SIGSTOP the bridge in mid-reply, with a text waiting",
+        act=bridges.still_for_too_long,
+        within_s=5.0,
+        setup=LONG_WORDS,
+        allow=Allow(drops=True, shadow_s=6.0),
+    ),
+    Row(
+        number=44,
+        variant="short",
+        name="the same, for less than makes another take its calls",
+        act=bridges.still_for_a_moment,
+        within_s=5.0,
+        setup=LONG_WORDS,
+        allow=Allow(drops=True, shadow_s=6.0),
     ),
 )
 

@@ -20,18 +20,33 @@ class Delta(Struct, frozen=True, array_like=True):
     text: str
 
 
+class Doubt(Struct, frozen=True, array_like=True):
+    """What a bridge that is gone may have handed over without having said so: pieces behind its last receipt.
+
+    They begin with the `first`-th of a reply, and are those that were sent within `within_s` after that one, but not in
+    the last `still_s`, in which it is known to have done nothing. `line` is the epoch of the line that asks.
+    """
+
+    line: int
+    turn: int
+    part: int
+    first: int
+    within_s: float
+    still_s: float = 0.0
+
+
 class Again(Struct, frozen=True, array_like=True):
     """The bridge has missed pieces of a reply, from the `first`-th on, and asks the owner for them.
 
-    With `within_s`, it asks for the pieces of all replies that were first sent within the last so many seconds: a
-    bridge that takes a call over from one that has heard nothing for so long.
+    What is in `doubt` comes without its text. The first request of a line that has a doubt is answered with all that
+    comes after what was certain, of later replies, too.
     """
 
     epoch: int
     turn: int
     part: int
     first: int
-    within_s: float = 0.0
+    doubt: Doubt | None = None
 
 
 DELTA = msgspec.json.Decoder(Delta)

@@ -1,13 +1,27 @@
-"""Faults of bridges: rows 11 to 15, and 39."""
+"""Faults of bridges: rows 11 to 15, 39, and 44."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+from functools import partial
+from typing import Final
 
-from tests.faults.load import PATIENCE_S, Caller
+from tests.faults.load import PATIENCE_S, Caller, Turn
+from tests.faults.process import eventually
 from tests.faults.scene import Scene
+from tests.faults.stack import SUBJECTS
 
 from unpod.core import events as ev
+
+LONG_WORDS: Final = 40
+"""How many words the answers have that a bridge stands still in, and how long each takes the agent."""
+WORD_S: Final = 0.05
+UNSURE_WORDS: Final = math.ceil(0.3 / WORD_S) + 2
+"""So many words may be unsure around a bridge that stands still: what the owner says between two receipts."""
+SHORT_STILL_S: Final = (0.8, 3.0)
+LONG_STILL_S: Final = (3.6, 4.0)
+"""For how long it stands still: so that its calls stay its own, or are taken."""
 
 
 async def killed(scene: Scene) -> None:
@@ -82,3 +96,57 @@ async def rolling_restart(scene: Scene) -> None:
         scene.expect(status == 0, f"{old!r} ended with {status}")
         scene.mark()
     scene.expect(len(scene.load.living) == len(scene.load.callers), "a call was dropped")
+
+
+async def still_for_a_moment(scene: Scene) -> None:
+    """SIGSTOP in mid-reply for less than makes another take its calls."""
+    await _still_in_mid_reply(scene, scene.rng.uniform(*SHORT_STILL_S))
+
+
+async def still_for_too_long(scene: Scene) -> None:
+    """SIGSTOP in mid-reply for so long that another takes its calls."""
+    await _still_in_mid_reply(scene, scene.rng.uniform(*LONG_STILL_S))
+
+
+async def _still_in_mid_reply(scene: Scene, seconds: float) -> None:
+    """Each call of a bridge is in the middle of a long answer, with a second text waiting, when it is stopped."""
+    await scene.hush()
+    victim = await scene.a_bridge()
+    callers = [caller for caller in scene.load.living if await scene.stack.line(caller.session) is victim]
+    scene.load.length = LONG_WORDS
+    pairs = await asyncio.gather(*(_two_questions(scene, caller) for caller in callers))
+    victim.freeze()
+    await asyncio.sleep(seconds)
+    victim.thaw()
+    scene.mark()
+    for caller, pair in zip(callers, pairs, strict=True):
+        for turn in pair:
+            await scene.load.news.until(lambda turn=turn: turn.complete, f"the end of {turn.question.name}")  # type: ignore[misc]
+        _are_whole(scene, caller, pair)
+    scene.go_on()
+
+
+async def _two_questions(scene: Scene, caller: Caller) -> tuple[Turn, Turn]:
+    """Ask two questions, the second of which is in the log before the answer to the first is half there."""
+    first = await caller.ask()
+    await caller.hears(first, scene.rng.randint(1, LONG_WORDS // 4))
+    second = await caller.ask()
+    await eventually(partial(_is_logged, scene, caller, second.question.text), "a text in the log")
+    return first, second
+
+
+async def _is_logged(scene: Scene, caller: Caller, text: str) -> bool:
+    newest = await scene.stack.log.last(SUBJECTS.call("agent", caller.session).evt("user.text"))
+    return newest is not None and text.encode() in newest.data
+
+
+def _are_whole(scene: Scene, caller: Caller, pair: tuple[Turn, Turn]) -> None:
+    """Both answers came, but for the words that are unsure: a few, in one place."""
+    came = [word in turn.words for turn in pair for word in range(1, LONG_WORDS + 1)]
+    missing = [place for place, heard in enumerate(came, 1) if not heard]
+    scene.figures["unsure"] = max(scene.figures.get("unsure", 0.0), len(missing))
+    together = not missing or missing[-1] - missing[0] + 1 == len(missing)
+    scene.expect(
+        together and len(missing) <= UNSURE_WORDS,
+        f"call {caller.number}: of two answers of {LONG_WORDS} words {missing} never came",
+    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.unit.bridge.books import Book
-from tests.unit.bridge.wires import Wire, facts, kinds, outcomes, spoken, verbs, written
+from tests.unit.bridge.wires import EPOCH, Wire, facts, kinds, outcomes, spoken, verbs, written
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.live import Again, Doubt
 from unpod_bridge import outputs as do
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted import Adopted
@@ -22,6 +24,7 @@ def go_on(past: Adopted) -> Wire:
     """Return a relay that goes on from there, dialling."""
     wire = Wire()
     wire.index = past.owner_index
+    past = replace(past, line=9, still_s=2.0)
     wire.feed(wire.relay.adopt(past, wire.now))
     return wire
 
@@ -32,7 +35,7 @@ def test_it_says_what_is_unknown_dials_and_tells_that_the_call_is_back() -> None
     book.acks("end", "claimed")
     wire = go_on(book.adopted())
     assert outcomes(wire.out) == [("call.end", "unknown")]
-    assert kinds(wire.out) == ["Store", "Dial"]
+    assert kinds(wire.out) == ["Store", "AskAgain", "Dial"]
     out = wire.back()
     assert [ev.tag_of(fact) for fact in facts(out)] == ["hello.ack", "call.reattached"]
     assert facts(out, ev.CallReattached) == [ev.CallReattached(session_id="s", attempt=1)]
@@ -134,35 +137,68 @@ def spoken_until(deltas: int, chars: int) -> Adopted:
     return book.adopted()
 
 
-def test_a_reply_goes_on_with_the_first_piece_that_comes_and_asks_for_none_before() -> None:
+def asked(outputs: list[do.Output]) -> list[Again]:
+    return [output.again for output in outputs if isinstance(output, do.AskAgain)]
+
+
+def test_all_that_no_receipt_tells_of_is_asked_for_and_what_may_have_been_said_comes_without_its_text() -> None:
     wire = go_on(spoken_until(2, 4))
+    assert asked(wire.out) == [Again(EPOCH, 1, 0, 3, Doubt(9, 1, 0, 3, within_s=0.3, still_s=2.0))]
     wire.speaks(1, 2, "b")
-    wire.speaks(1, 6, "f ")
-    wire.speaks(1, 7, "g ")
+    wire.speaks(1, 6, "f ")  # it was on its way
+    for number, text in ((3, ""), (4, ""), (5, ""), (6, "f "), (7, "g ")):
+        wire.speaks(1, number, text)
     out = wire.back() + wire.flush()
     assert spoken(out) == ["f g "]
-    assert not [output for output in out if isinstance(output, do.AskAgain)]
+    assert not asked(out)
     out = wire.speaks(1, 8, "h") + wire.flush() + wire.ends(1, 8)
     assert spoken(out) == ["h", None]
     assert facts(out, ev.ReplySpoken) == [ev.ReplySpoken(turn=1, deltas=8, chars=9, ended=True)]
 
 
-def test_what_is_missing_behind_the_first_piece_is_asked_for() -> None:
+def test_what_is_missing_still_is_asked_for_with_the_same_doubt() -> None:
     wire = go_on(spoken_until(2, 4))
-    wire.speaks(1, 6, "f")
-    wire.speaks(1, 8, "h")
-    out = wire.back()
-    [ask] = [output for output in out if isinstance(output, do.AskAgain)]
-    assert ask.again.first == 7
+    wire.speaks(1, 3, "")
+    wire.speaks(1, 5, "e")
+    wire.passes(1.0)
+    [again] = asked(wire.back())
+    assert again == Again(EPOCH, 1, 0, 4, Doubt(9, 1, 0, 3, within_s=0.3, still_s=3.0))
+    wire.relay.owner.appoint(EPOCH + 1)  # of a new owner nobody else has handed over anything
+    wire.speaks(1, 2, "b", part=1, epoch=EPOCH + 1)
+    assert [again.doubt for again in asked(wire.passes(1.0))][-1] is None
+
+
+def test_a_text_that_waited_is_answered_in_full_behind_a_reply_that_was_cut_off() -> None:
+    """The bridge stood still in the middle of a reply, and meanwhile the owner has ended that and the next one."""
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.bridge(ev.UserText(text="and?"))
+    book.owner(cmd.EndReply(turn=1, deltas=4, chars=8))
+    book.owner(cmd.EndReply(turn=2, deltas=2, chars=4))
+    wire = shadowed(book)
+    wire.back()
+    wire.says("state", state="listening")
+    assert not spoken(wire.out)
+    wire.speaks(1, 3, "", after=0), wire.speaks(1, 4, "four", after=0)
+    wire.speaks(2, 1, "five", after=1), wire.speaks(2, 2, "six", after=1), wire.flush()
+    assert spoken(wire.out) == ["four", None, "five", "six", None]
+    assert facts(wire.out, ev.ReplySpoken)[-2:] == [
+        ev.ReplySpoken(turn=1, deltas=4, chars=8, ended=True),
+        ev.ReplySpoken(turn=2, deltas=2, chars=7, ended=True),
+    ]
+    assert not spoken(wire.passes(3.0))
 
 
 def test_a_reply_of_which_no_receipt_tells_is_treated_alike() -> None:
     book = Book()
     book.bridge(ev.UserText(text="hi"))
     wire = go_on(book.adopted())
+    assert [(again.turn, again.part, again.first) for again in asked(wire.out)] == [(1, 0, 1)]
     wire.back()
-    assert spoken(wire.speaks(1, 4, "d")) == ["d"]
-    assert spoken(wire.ends(1, 4)) == [None]
+    wire.speaks(1, 1, ""), wire.speaks(1, 2, "")
+    assert spoken(wire.speaks(1, 3, "c")) == ["c"]
+    assert spoken(wire.ends(1, 3)) == [None]
 
 
 def test_a_reply_to_what_was_said_since_is_whole_or_asked_for() -> None:
@@ -182,7 +218,8 @@ def test_a_reply_whose_end_is_in_the_log_is_ended_once_without_what_nobody_will_
     book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
     book.owner(cmd.EndReply(turn=1, deltas=5, chars=10))
     wire = go_on(book.adopted(deaf_from=book.seq))
-    assert spoken(wire.back()) == [None]
+    assert spoken(wire.back()) == []
+    assert spoken(wire.passes(2.0)) == [None]  # the owner does not answer
     assert wire.speaks(1, 5, "e") == []
     assert wire.ends(1, 5) == []
 
@@ -295,10 +332,10 @@ def test_what_comes_before_our_link_is_up_may_have_been_said_by_one_that_is_stil
     wire.does(cmd.Say(text="x"))
     wire.does(cmd.SetFiller(text="hm"))
     out = wire.back()
-    assert verbs(out) == ["hello", "agent.filler"]
+    assert verbs(out) == ["hello", "agent.text.delta", "agent.filler"]  # of speech the owner knows
     assert outcomes(out) == [("say", "unknown"), ("filler.set", "written")]
-    out = wire.does(cmd.Say(text="y")) + wire.speaks(1, 3, "c")
-    assert [frame.get("text") for frame in written(out)] == ["y", "c"]
+    out = wire.does(cmd.Say(text="y")) + wire.speaks(1, 2, "b") + wire.flush()
+    assert [frame.get("text") for frame in written(out)] == ["y", "b"]
     wire.lost(None)
     wire.does(cmd.Say(text="z"))
     assert [frame.get("text") for frame in written(wire.back())[1:]] == ["z"]
@@ -347,6 +384,8 @@ def test_of_a_reply_that_another_bridge_may_have_begun_the_words_stay_unknown(pa
     book.bridge(ev.UserText(text="hi"))
     wire = go_on(book.adopted())
     wire.back()
+    for missing in range(1, number):
+        wire.speaks(1, missing, "", part=part)
     assert spoken(wire.speaks(1, number, "later", part=part)) == ["later"]
     legacy = wire.relay.owner.legacy
     assert (legacy.turn, legacy.part, legacy.chars, legacy.text, legacy.unsure_until) == (1, part, 5, None, 1)
@@ -420,6 +459,8 @@ class Played:
         self.wire = Wire().up()
         self.turn = 0
         self.sent = 0
+        self.kept: list[tuple[int, int, int, bool]] = []
+        """The owner's pieces: turn, number, the command before it, and whether the former bridge can have heard it."""
         self.heard: list[dict[str, object]] = []
 
     def step(self, name: str) -> None:
@@ -435,6 +476,7 @@ class Played:
     def speak(self) -> None:
         if self.turn:
             self.sent += 1
+            self.kept.append((self.turn, self.sent, self.book.owner_index, True))
             self.wire.speaks(self.turn, self.sent, f"{self.turn}.{self.sent} ")
 
     def end(self) -> None:
@@ -469,12 +511,21 @@ class Played:
                 self.command(cmd.EndCall(), heard=False)
             elif name == "delta":
                 self.sent += 1
+                self.kept.append((self.turn, self.sent, self.book.owner_index, False))
         self.wire = go_on(self.book.adopted(deaf_from=deaf_from))
+        self.answer()
         self.wire.back()
         self.wire.passes(0.3)  # an end that is in doubt is sent after a moment
         while self.wire.stored():  # one verb after the other waits for its claim
             pass
         self.take()
+
+    def answer(self) -> None:
+        """The owner sends what it is asked for, without what the former bridge may have handed over."""
+        for again in asked(self.wire.out):
+            for turn, number, after, may_be_said in self.kept:
+                if (turn, number) >= (again.turn, again.first):
+                    self.wire.speaks(turn, number, "" if may_be_said else f"{turn}.{number} ", after=after)
 
     def said(self) -> list[object]:
         return [frame["text"] for frame in self.heard if frame["event"] == "agent.say"]
@@ -528,6 +579,7 @@ def test_whatever_has_happened_nothing_is_said_twice_and_each_reply_ends_once(
     assert played.count("agent.text.end") <= played.turn + 1  # one may be repeated after a redial
 
 
+@example(before=["endcall", "endcall", "say", "user", "delta", "end"], unheard=["say"])
 @given(before=some, unheard=st.lists(st.just("say"), max_size=5))
 def test_what_the_former_bridge_cannot_have_heard_is_said(before: list[str], unheard: list[str]) -> None:
     played = Played()

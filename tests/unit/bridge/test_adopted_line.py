@@ -136,7 +136,7 @@ async def test_since_when_it_hears_nothing_may_be_known_by_the_logs_time() -> No
             await other.end()
 
 
-async def test_the_owner_is_asked_for_the_speech_that_nobody_has_heard() -> None:
+async def test_the_owner_is_asked_for_the_speech_that_no_receipt_tells_of() -> None:
     async with call() as rig:
         asked: list[Again] = []
         subjects = SUBJECTS.call("agent-1", "session-1")
@@ -144,8 +144,10 @@ async def test_the_owner_is_asked_for_the_speech_that_nobody_has_heard() -> None
         dies(rig)
         async with heir(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
             [again] = asked
-            assert (again.epoch, again.turn) == (rig.epoch, 0)
-            assert 1.9 < again.within_s < 2.5
+            assert (again.epoch, again.turn, again.part, again.first) == (rig.epoch, 1, 0, 1)
+            assert again.doubt is not None
+            assert again.doubt.line == rig.records("line")[-1].seq
+            assert 1.9 < again.doubt.still_s < 2.5
             await other.end()
 
 

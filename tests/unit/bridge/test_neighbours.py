@@ -257,6 +257,8 @@ async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: py
         await until(lambda: other.adopted)
         [orphan] = other.adopted
         assert (orphan.deaf_from, orphan.deaf_since, orphan.let_go) == (NEVER, None, None)
+        assert orphan.still_since is not None
+        assert 0.3 <= asyncio.get_running_loop().time() - orphan.still_since < 3.0
 
 
 async def test_silence_that_we_could_not_hear_takes_no_calls(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:

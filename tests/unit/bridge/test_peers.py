@@ -36,6 +36,14 @@ def test_one_that_is_silent_is_gone_once() -> None:
     assert peers.alive("b2", 10.0 + SILENT_S)
 
 
+def test_one_that_stands_still_has_done_nothing_since_it_was_asked_what_it_has_not_answered() -> None:
+    peers = heard("b1")
+    assert peers.due(10.0) == ["b1"]
+    peers.answered("b1", 10.001)
+    assert peers.due(10.0 + ASK_S) == peers.due(10.0 + 2 * ASK_S) == ["b1"]
+    assert peers.gone(10.0 + 2 * SILENT_S) == [Gone("b1", "silent", since=10.0 + ASK_S)]
+
+
 def test_one_that_says_so_is_gone_at_once() -> None:
     peers = heard("b1")
     peers.hear(BridgeAnnounced(bridge="b1", gone=True), 10.5)
@@ -61,7 +69,7 @@ def test_one_that_nobody_answers_for_is_gone_at_the_second_look() -> None:
     assert peers.next_at() == 10.1 + LOOK_AGAIN_S
     assert peers.due(10.1 + LOOK_AGAIN_S) == ["b1"]
     peers.nobody("b1", 10.1 + LOOK_AGAIN_S)
-    assert peers.gone(10.1 + LOOK_AGAIN_S) == [Gone("b1", "nobody")]
+    assert peers.gone(10.1 + LOOK_AGAIN_S) == [Gone("b1", "nobody", since=10.0)]
 
 
 def test_one_that_is_back_at_the_second_look_stays() -> None:
@@ -86,7 +94,7 @@ def test_one_that_only_a_record_names_is_asked_at_once_and_is_gone_if_it_stays_s
     peers = Peers(0.0)
     peers.doubt("b1", 0.1)
     assert peers.due(0.1) == ["b1"]
-    assert peers.gone(0.1 + SILENT_S) == [Gone("b1", "silent")]
+    assert peers.gone(0.1 + SILENT_S) == [Gone("b1", "silent", since=0.1)]
     peers.doubt("b1", 4.0)
     assert peers.alive("b1", 4.0)
     peers.hear(BridgeAnnounced(bridge="b1"), 5.0)
@@ -113,7 +121,7 @@ def test_after_our_own_connection_was_lost_nobody_counts_as_missing() -> None:
     peers.nobody("b1", 20.0 + NEW_S)
     peers.nobody("b1", 20.0 + NEW_S + LOOK_AGAIN_S)
     assert peers.gone(20.0 + SILENT_S - 0.1) == []
-    assert peers.gone(20.0 + SILENT_S) == [Gone("b1", "silent")]
+    assert peers.gone(20.0 + SILENT_S) == [Gone("b1", "silent", since=20.0 + NEW_S)]
 
 
 def test_one_that_has_come_back_as_we_have_is_missed_as_soon_as_nobody_listens() -> None:

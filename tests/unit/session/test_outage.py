@@ -11,7 +11,7 @@ from unpod import CallContext, EchoAdapter
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.live import DELTA, Again, Delta
+from unpod.core.live import DELTA, Again, Delta, Doubt
 from unpod.session import replies
 from unpod.session.replies import Replies
 from unpod.testing import MemoryLog, SimulatedCall, simulate_call
@@ -188,3 +188,35 @@ async def test_what_is_too_long_for_a_record_costs_its_texts_alone() -> None:
         assert owned == list(range(1, len(owned) + 1))
         assert call.context is not None
         assert call.context.session.data == {"small": "y"}
+
+
+def kept_at(*times: float) -> Replies:
+    """One reply after the other, of two pieces each, sent at these times."""
+    kept = Replies()
+    for number, at in enumerate(times):
+        kept.keep(Delta(1, 1 + number // 2, 0, 1 + number % 2, 0, f"<{number}>"), at)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("still_s", "texts"),
+    [
+        (0.0, ["", "", "<3>", "<4>"]),  # all that it may have handed over before its next receipt was due
+        (8.7, ["", "", "<3>", "<4>"]),
+        (8.9, ["", "<2>", "<3>", "<4>"]),  # it is known to have done nothing since 1.1
+        (10.0, ["<1>", "<2>", "<3>", "<4>"]),
+    ],
+)
+def test_what_a_bridge_that_is_gone_may_have_handed_over_comes_without_its_text(
+    still_s: float, texts: list[str]
+) -> None:
+    kept = kept_at(0.5, 1.0, 1.2, 1.4, 5.0)
+    doubt = Doubt(line=7, turn=1, part=0, first=2, within_s=0.3, still_s=still_s)
+    sent = list(kept.again(Again(1, 1, 0, 2, doubt), 10.0))
+    assert [(delta.turn, delta.n) for delta in sent] == [(1, 2), (2, 1), (2, 2), (3, 1)]
+    assert [delta.text for delta in sent] == texts
+    assert kept.chars == 3 + 3 * sum(bool(text) for text in texts)
+    # It is decided once: whoever asks for some of it again gets the same, and what was sent since is not in doubt.
+    kept.keep(Delta(1, 3, 0, 2, 0, "<5>"), 10.1)
+    assert [delta.text for delta in kept.again(Again(1, 2, 0, 1, doubt), 10.2)] == texts[1:3]
+    assert [delta.text for delta in kept.again(Again(1, 3, 0, 2, doubt), 10.2)] == ["<5>"]
