@@ -435,8 +435,19 @@ class CallLine:
             logger.warning("job %s: %s", self._job.job_id, error)
         elif error is not None:
             logger.error("job %s: %s", self._job.job_id, whereabouts(error))
-            self._link.close(LET_GO)
-            self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
+            self._defect()
+
+    def _defect(self) -> None:
+        """A defect of ours ends the call, and only it: with its end in the log, where there is anything of it."""
+        try:
+            if self._ledger is not None:
+                self._feed(
+                    [*self._relay.begin(), *self._relay.end("error", "a defect in the bridge", self._clock.now())]
+                )
+        except Exception as worse:  # noqa: BLE001 - whatever it is, the call is over
+            logger.error("job %s: %s", self._job.job_id, whereabouts(worse))  # noqa: TRY400
+        self._link.close(LET_GO)
+        self._finish(LineResult("error", self._duration(), connected=self._started_at is not None))
 
 
 _ACTS: Final[dict[type[object], Callable[..., None]]] = {

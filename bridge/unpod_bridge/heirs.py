@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from unpod.errors import LogError
 from unpod_bridge.control import ControlLink
 from unpod_bridge.job_records import JobRecord, Records
+from unpod_bridge.registration import backoff_s
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -66,6 +68,8 @@ class Heirs:
         self._jobs: dict[str, JobRecord] = {}
         self._links: dict[str, ControlLink] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, tuple[int, float]] = {}
+        """How often in a row a worker's registration was refused, and before when it is not tried again."""
 
     def enter(self, record: JobRecord) -> None:
         """Another bridge's job goes on here, or one of our own comes home."""
@@ -117,8 +121,10 @@ class Heirs:
             for record in self._jobs.values()
             if not self._alive(record.home) and min(holders.get(record.worker, {""})) == self._bridge_id
         }
+        now = asyncio.get_running_loop().time()
+        self._refused = {worker: refused for worker, refused in self._refused.items() if worker in wanted}
         for worker, record in wanted.items():
-            if worker not in self._links:
+            if worker not in self._links and self._refused.get(worker, (0, now))[1] <= now:
                 self._open(worker, record)
         for worker, link in tuple(self._links.items()):
             if worker not in wanted:
@@ -160,6 +166,9 @@ class Heirs:
             await link.run()
         except ConnectionError as error:  # told by the links of our own workers, too
             logger.debug("the worker %s is not registered any more: %s", worker, type(error).__name__)
+            times, _ = self._refused.get(worker, (0, 0.0))
+            pause_s = backoff_s(times, random.random())  # noqa: S311 - spreads load
+            self._refused[worker] = times + 1, asyncio.get_running_loop().time() + pause_s
         finally:
             if self._links.get(worker) is link:
                 del self._links[worker]

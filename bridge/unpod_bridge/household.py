@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from unpod.errors import UnpodError
+from unpod.errors import Fenced, UnpodError
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
 from unpod_bridge.control_effects import Assigned
 from unpod_bridge.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
@@ -14,8 +14,8 @@ from unpod_bridge.fleet import Pool
 from unpod_bridge.heirs import Heirs
 from unpod_bridge.job_records import JobRecord
 from unpod_bridge.jobs import Jobs, OnBegin
-from unpod_bridge.line import Line
-from unpod_bridge.line_settings import LineResult
+from unpod_bridge.line import BEGUN, Line
+from unpod_bridge.line_settings import MOVED, LineResult
 from unpod_bridge.neighbours import Orphan
 from unpod_bridge.placing import Job, LineServices
 from unpod_bridge.succession import Care
@@ -67,11 +67,11 @@ class Household:
         pool = Pool(record.agent, record.dev)
         return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=record.job, pool=pool, patience_s=RESUME_S)
 
-    def adopted_line(self, orphan: Orphan) -> AdoptedLine:
+    def adopted_line(self, orphan: Orphan, session_id: str) -> AdoptedLine:
         """Return the line of a call that was up."""
         record = orphan.record
         predecessor = Predecessor(
-            session_id=record.session,
+            session_id=session_id,
             deaf_from=orphan.deaf_from,
             deaf_since=orphan.deaf_since,
             still_since=orphan.still_since,
@@ -92,7 +92,10 @@ class Household:
 
 
 class Revival:
-    """One orphan's line (`jobs.Line`): as it was, or dialled as new where the call had not begun."""
+    """One orphan's line (`jobs.Line`): as it was, or dialled as new where the call had not begun.
+
+    The record may not say that it had: then the log does, once the worker has told which session it is.
+    """
 
     def __init__(self, household: Household, orphan: Orphan, on_begin: OnBegin) -> None:
         self._household = household
@@ -105,8 +108,7 @@ class Revival:
         """Carry the call to its end."""
         record = self._orphan.record
         if record.session:
-            line = self._line = self._household.adopted_line(self._orphan)
-            result = await self._carry(line)
+            result = await self._carry(self._household.adopted_line(self._orphan, record.session))
             if result.reason != UNSTARTED:
                 return result
             self._line = None
@@ -117,10 +119,18 @@ class Revival:
             made = None
         if made is None:
             return LineResult("lost", 0.0, connected=False)
-        self._line = made
-        return await self._carry(made)
+        result = await self._carry(made)
+        if result.reason != BEGUN:
+            return result
+        logger.info("job %s: its call had begun; it is taken over", record.job)
+        try:
+            await self._on_begin(made.session_id)
+        except Fenced:
+            return LineResult(MOVED, 0.0, connected=False)
+        return await self._carry(self._household.adopted_line(self._orphan, made.session_id))
 
     async def _carry(self, line: AdoptedLine | Line) -> LineResult:
+        self._line = line
         if self._called_off:
             line.cancel()
         return await line.run()

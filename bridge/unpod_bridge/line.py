@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, ProtocolViolation
@@ -14,9 +15,12 @@ from unpod_bridge.redial import LET_GO
 from unpod_bridge.succession import Care
 from unpod_bridge.takeover import Owner
 
-__all__ = ["Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
+__all__ = ["BEGUN", "Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
 
 logger = logging.getLogger("unpod.bridge.line")
+
+BEGUN: Final = "begun"
+"""How a new call ends here of which the log shows that another bridge had begun it: it is to be taken over."""
 
 
 class Line(CallLine):
@@ -46,6 +50,10 @@ class Line(CallLine):
 
     async def _place_call(self, begin: do.Begin) -> None:
         try:
+            if self._inherited and await self._has_begun(begin.session_id):
+                self._link.close(LET_GO)
+                await self._give_back("its call had begun", LineResult(BEGUN, 0.0, connected=False))
+                return
             placed = await self._take_and_appoint(begin)
         except (LogError, ProtocolViolation) as error:
             logger.warning("job %s: the call is up, and cannot be placed: %s", self._job.job_id, error)
@@ -60,6 +68,11 @@ class Line(CallLine):
             self._hear_controls(self._subjects, self._ledger.writing.epoch)
         if not placed:
             self._feed(self._relay.end("error", "no runner has taken the call", self._clock.now()))
+
+    async def _has_begun(self, session_id: str) -> bool:
+        """Whether a bridge that has died had begun this call, though the job's record does not say so."""
+        subjects = self._services.subjects.call(self._job.agent_id, session_id)
+        return await self._services.log.last(subjects.evt("call.started")) is not None
 
     async def _take_and_appoint(self, begin: do.Begin) -> bool:
         services, session = self._services, begin.session_id

@@ -65,7 +65,7 @@ class Reception:
         self._doorkeeper = Doorkeeper(where.secret.encode())
         self._listener = Listener(where.host, where.port)
         self._draining = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._guests: set[str] = set()
 
     async def open(self) -> None:
         """Listen; raises ConfigurationError."""
@@ -78,8 +78,6 @@ class Reception:
 
     async def close(self) -> None:
         """Listen no more."""
-        for task in tuple(self._tasks):
-            task.cancel()
         self._porch.close()
         await self._listener.close()
 
@@ -87,7 +85,7 @@ class Reception:
 
     def is_open_to(self, target: str) -> bool:
         """Whether a worker may come in (`Host.is_open_to`)."""
-        return not self._draining or self._porch.expects(key_of(target))
+        return not self._draining or self._expects(key_of(target))
 
     def arrived(self, arrival: Arrival) -> None:
         """Let a worker in, or not (`Host.arrived`)."""
@@ -97,21 +95,25 @@ class Reception:
             arrival.refuse(REFUSED)
             return
         key = caller.key or token_hex(8)
-        known = self._porch.expects(key)
+        known = self._expects(key)
         self._porch.enter(key, arrival)
         if not known:
-            task = asyncio.create_task(self._receive(caller, key), name="unpod-reception")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._receive(caller, key)
 
-    async def _receive(self, caller: Caller, key: str) -> None:
+    def _expects(self, key: str) -> bool:
+        """Whether a call of that key is here, be it that its first socket has come in this moment."""
+        return key in self._guests or self._porch.expects(key)
+
+    def _receive(self, caller: Caller, key: str) -> None:
+        # It waits a while: this bridge may be about to go on with the call, or to dial it.
         if caller.job_id and self._records.elsewhere(caller.job_id):
             logger.info("job %s: its worker has come; the call lives at another bridge", shown(caller.job_id))
-            return  # it waits a while: this bridge may be about to go on with the call
-        if self._porch.expects(key):
-            return
-        guest = Guest(self, caller.job_id or f"job-{token_hex(8)}", key)
-        self._jobs.carry(guest.job, guest, guest, guest.line)
+        elif caller.job_id and self._jobs.has(caller.job_id):
+            logger.info("job %s: its worker has come under another name, or before it is dialled", shown(caller.job_id))
+        else:
+            guest = Guest(self, caller.job_id or f"job-{token_hex(8)}", key)
+            self._guests.add(key)
+            self._jobs.carry(guest.job, guest, guest, guest.line)
 
     # ----------------------------------------------------------------------------------------------- what a guest needs
 
@@ -138,7 +140,11 @@ class Reception:
         if not isinstance(place, RunnerPlace):
             raise LogUnavailable(f"no runner of the agent {shown(pool.name)} takes it: {place}")
         try:
-            claim = await self._records.claim(self._record(guest, pool, link))
+            async with asyncio.timeout_at(until):
+                claim = await self._records.claim(self._record(guest, pool, link))
+        except TimeoutError:
+            await place.release("no record")
+            raise LogUnavailable("the job store does not answer in time") from None
         except BaseException:
             await place.release("no record")
             raise
@@ -149,6 +155,7 @@ class Reception:
 
     def forget(self, key: str) -> None:
         """A guest's call is over."""
+        self._guests.discard(key)
         self._porch.forget(key)
 
     async def _pool(self, agent: str, until: float) -> tuple[Pool, ControlLink]:

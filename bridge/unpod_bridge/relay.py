@@ -254,10 +254,11 @@ class Relay:
             if self.started:
                 self._evt(frame, now)
         elif isinstance(body, ev.CallStarted) and self.phase == "acked" and self._hello is not None:
+            hello, self._hello = self._hello, None  # it may be a megabyte
             if self.started:
                 self._reattach(body, frame, now)
             else:
-                self._first(body, self._hello, frame, now)
+                self._first(body, hello, frame, now)
         elif frame.type in ("hello.ack", "call.started"):  # in the wrong order, or ill-typed
             self._evt(frames.out_of_order(frame), now)
             self._wrong(now)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, Rig, call
+from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakePlace, FakeSocket, FakeWorker, Rig, call
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -21,6 +21,7 @@ from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
 from unpod_bridge.call_line import SURE_S
 from unpod_bridge.call_state import RelaySettings
+from unpod_bridge.line import BEGUN, Line
 from unpod_bridge.line_settings import LineResult
 from unpod_bridge.log_watch import GRACE_S
 from unpod_bridge.placing import Job, LineServices
@@ -556,3 +557,29 @@ async def test_letting_go_of_a_call_that_is_not_there(*, is_up: bool) -> None:
             assert not await rig.line.let_go()
         else:
             assert not await rig.make().let_go()
+
+
+async def test_a_call_that_had_begun_though_its_record_does_not_say_so_is_taken_over_and_not_begun_anew() -> None:
+    async with call() as rig:
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        dies(rig)
+        log, worker, place = MemoryLog(rig.broker), FakeWorker(), FakePlace()
+        services = LineServices(
+            log=log, bus=log, subjects=SUBJECTS, clock=rig.clock, bridge_id="bridge-2", dialer=worker
+        )
+        stored = len(rig.broker.records)
+        line = Line(Job("job-1", "call-1", "agent-1", "ws://w/c", TOKEN), place, services, inherited=True)
+        result = asyncio.get_running_loop().create_task(line.run())
+        await rig.until(result.done)
+        assert (await result).reason == BEGUN
+        assert (line.session_id, place.started, len(place.released)) == ("session-1", [], 1)
+        assert worker.socket.closed == 1012  # the worker keeps the call for who comes next
+        assert len(rig.broker.records) == stored
+        async with heir(rig) as other:
+            other.socket.say("user.text", text="two")
+            await rig.settle()
+            await other.end()
+        assert [fact.text for fact in rig.bodies(ev.UserText)] == ["one", "two"]  # type: ignore[attr-defined]
+        records = [record for record in rig.records() if record.channel in BRIDGE_CHANNELS]
+        assert [record.envelope.index for record in records] == list(range(1, len(records) + 1))

@@ -181,6 +181,25 @@ async def test_a_socket_that_is_refused_is_tried_again(street: Street) -> None:
         await until(lambda: len(home.links) > 1)
 
 
+async def test_a_key_that_is_refused_is_tried_less_and_less(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def pause(attempt: int, _: float) -> float:
+        tries.append(attempt)
+        return 0.05 if attempt < 2 else 60.0
+
+    monkeypatch.setattr(heirs, "backoff_s", pause)
+    async with homes(street, "bridge-2") as [home]:
+        await home.takes("job-1")
+        for number in range(3):
+            await until(lambda: len(home.links) > number)  # noqa: B023 - it is called in this turn
+            home.links[number].error = RunnerAuthError("refused")
+            home.links[number].left.set()
+        await until(lambda: len(tries) > 2)
+        await looks()
+        assert (tries, len(home.links)) == ([0, 1, 2], 3)
+
+
 async def test_a_store_that_is_away_changes_nothing(street: Street) -> None:
     async with homes(street, "bridge-2") as [home]:
         await home.takes("job-1")

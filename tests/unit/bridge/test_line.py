@@ -547,4 +547,27 @@ async def test_a_failure_of_ours_is_logged_without_what_was_said(caplog: pytest.
         assert (await rig.result()).reason == "error"
         assert "ValueError at" in caplog.text
         assert "4111" not in caplog.text
-        assert worker.socket.closed == 1012
+        assert worker.socket.closed == 1000
+        assert rig.types("evt") == ["hello.ack", "call.started", "call.ended"]
+
+
+async def test_a_defect_of_ours_in_a_call_ends_it_in_the_log_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> None:
+        raise KeyError("what the caller said")
+
+    async with call() as rig:
+        rig.line._spawn(broken())
+        assert (await rig.result()).reason == "error"
+        [ended] = rig.bodies(ev.CallEnded)
+        assert ended == ev.CallEnded(reason="error", detail="a defect in the bridge")
+        assert rig.worker.socket.closed == 1000
+    assert "what the caller said" not in caplog.text
+
+
+async def test_what_the_worker_has_said_first_is_not_kept() -> None:
+    async with call() as rig:
+        assert rig.line._relay._hello is None
+        rig.worker.socket.lose(None)
+        await rig.clock.advance(0.3)
+        assert rig.bodies(ev.CallReattached)
+        assert rig.line._relay._hello is None
