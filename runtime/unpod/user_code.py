@@ -65,9 +65,12 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, name: str) -> T:
         _leave(task)
         raise TimedOut
     outcome = task.result()
-    if isinstance(outcome, _Raised):
+    if not isinstance(outcome, _Raised):
+        return outcome
+    try:
         raise outcome.error
-    return outcome
+    finally:
+        del outcome, task  # the error has this frame, which must not have the error
 
 
 class TimedOut(TimeoutError):  # noqa: N818 - a fact

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
@@ -43,7 +44,8 @@ class FallbackAdapter:
         self._answering = self._brains[0]
         self._notes: list[str] = []
         if all(brain.view.can_continue for brain in self._brains):
-            self.continue_reply = self._continue
+            # A method of this very object, which it must not keep alive itself.
+            self.continue_reply = FallbackAdapter._continue.__get__(weakref.proxy(self))
 
     @property
     def history(self) -> list[ChatMessage]:

@@ -124,12 +124,13 @@ class AdapterView:
         if register is None or self._callback_registered:
             return
         self._callback_registered = True
+        name = self.name  # the brain keeps `report`, which must not keep this view of it
 
         def report(**fields: object) -> None:
             try:
                 call = llm_call(fields)
             except AdapterError as error:
-                logger.warning("%s reported a model call that does not fit: %s", self.name, error)
+                logger.warning("%s reported a model call that does not fit: %s", name, error)
             else:
                 callback(**asdict(call))
 

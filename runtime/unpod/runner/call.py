@@ -167,6 +167,7 @@ class Call:
         finally:
             if self._trial is not None:
                 self._trial.leave()
+            self._driver.release()
 
     async def _serve(self) -> CallResult:
         driver = self._driver

@@ -45,6 +45,11 @@ class Alarm:
         self.set(None)
         self._closed = True
 
+    def release(self) -> None:
+        """Call nobody back any more."""
+        self.set(None)
+        self._callback = _ignore
+
     def _begin(self, at: float) -> None:
         self._timer_at = at
         self._timer = self._clock.call_later(max(0.0, at - self._clock.now()), self._ring)
@@ -56,3 +61,6 @@ class Alarm:
         else:
             self._at = None
             self._callback()
+
+
+def _ignore() -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +27,7 @@ class Asking:
     """The commands of one session's code. What was done before a takeover is not done again."""
 
     def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+        self._driver: Driver = weakref.proxy(driver)  # which holds this
         self._pace = Pace()
         self._turn: asyncio.Lock | None = None  # most sessions never wait
         self._late = 0

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from unpod.adapters.view import AdapterView
+from unpod.adapters.view import check_adapter
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.codec import Record
@@ -72,6 +72,8 @@ class Driver:
         self.main = main_scope()
         self.context: Mapping[str, object] = {}
         self.brain = TurnStream(self._on_brain, seat.session_id)
+        self.adapter: object | None = None
+        """The brain, as it was given."""
         self.past: Past | None = None
         self.chores: set[asyncio.Task[object]] = set()
         """What the developer's code has spawned."""
@@ -188,6 +190,19 @@ class Driver:
         finally:
             await self._close()
 
+    def release(self) -> None:
+        """Let go of the developer's code, and of what refers back to this: what is left is freed with its last user.
+
+        To be called when nothing of the call will run any more. Verbs may still be used, and reach nobody.
+        """
+        self.adapter = self.rehearsal = None
+        self.hooks.clear()
+        self.brain.release()
+        self.hook_runner.release()
+        self.inbox.release()
+        self._alarm.release()
+        self._settled_alarm.release()
+
     async def _close(self) -> None:
         self._alarm.close()
         self._settled_alarm.close()
@@ -229,9 +244,14 @@ class Driver:
         self.state = evolve_local(self.state, ToolsRun(turn, more, self._now()))
         self._rearm()
 
-    def use_brain(self, view: AdapterView | None) -> None:
-        """Take another brain, from the next turn on."""
-        self.brain.use(view)
+    def use_brain(self, adapter: object | None) -> None:
+        """Take another brain, from the next turn on.
+
+        Raises:
+            TypeError: it is none; the text says what is missing.
+        """
+        self.brain.use(None if adapter is None else check_adapter(adapter))
+        self.adapter = adapter
 
     def set(self, **changes: float | str | None) -> None:
         """Change settings of this session."""

@@ -95,6 +95,10 @@ class HookRunner:
         """Cancel what still runs."""
         await cancelled(tuple(self._running))
 
+    def release(self) -> None:
+        """Tell nobody anything any more."""
+        self._trouble, self._is_private = _ignore, _private
+
     def _overdue(self, event: str, cause: str, timeout_s: float) -> None:
         """Let the hooks finish by themselves; their input is not settled until they have."""
         name = self._hooks.running.get(event, "")
@@ -112,6 +116,13 @@ class HookRunner:
             exc_info=None if self._is_private() else error,
         )
         self._trouble(ev.HookFailed(hook=event, function=function, error=describe(error)), cause)
+
+
+def _ignore(fact: ev.HookFailed, cause: str) -> None: ...
+
+
+def _private() -> bool:
+    return True
 
 
 def describe(error: BaseException) -> str:

@@ -88,6 +88,10 @@ class Hooks:
 
         return register
 
+    def clear(self) -> None:
+        """Let go of all functions."""
+        self._functions.clear()
+
     def has(self, event: str, runs: Runs = every) -> bool:
         """Whether anybody wants to be told of `event`."""
         return any(runs(replay) for _, replay in self._functions.get(event, ()))

@@ -114,6 +114,10 @@ class Inbox:
         for subscription in self._subscriptions:
             await subscription.close()
 
+    def release(self) -> None:
+        """Tell nobody anything any more."""
+        self._on_record = self._on_again = _ignore
+
     def expect(self, index: int) -> None:
         """Take the bridge's word that it has written up to `index`, and fetch what of that has not come in."""
         self._expected = max(self._expected, index)
@@ -256,3 +260,6 @@ class Inbox:
         except ProtocolViolation as error:
             logger.warning("a record is passed over: %s", error)
             return codec.salvage(self._subjects, subject, headers, data, seq)
+
+
+def _ignore(_: Record | Again) -> None: ...

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unpod.adapters.view import check_adapter
 from unpod.core import commands as cmd
 from unpod.core import metrics
 from unpod.core.metrics import CallMetrics
@@ -43,7 +42,6 @@ class Session:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._adapter: object | None = None
         self.data: dict[str, Any] = {}
         """A place for whatever belongs to this call."""
         self.recording = Recording(driver)
@@ -205,12 +203,11 @@ class Session:
         Raises:
             TypeError: on assignment of anything else; the text says what is missing.
         """
-        return self._adapter
+        return self._driver.adapter
 
     @dialog_machine.setter
     def dialog_machine(self, adapter: object | None) -> None:
-        self._driver.use_brain(None if adapter is None else check_adapter(adapter))
-        self._adapter = adapter
+        self._driver.use_brain(adapter)
 
     @property
     def silence_timeout_s(self) -> float | None:

@@ -117,6 +117,12 @@ class TurnStream:
         if self._chores is not None:
             await self._chores
 
+    def release(self) -> None:
+        """Let go of the brain, and tell nobody anything any more."""
+        self._view = self._stream = self._chores = self._asked = None
+        self._speech = Joining(_ignore_text)
+        self._tell = _ignore
+
     def _later(self, chore: Coroutine[object, object, None]) -> None:
         """Do one more thing after those that are under way; the next `ask` waits for all of them."""
         before = self._chores
@@ -207,6 +213,12 @@ def _given(piece: Piece, turn: int) -> Given:
     if isinstance(piece, ToolResult):
         return BrainReported(ToolReturned(name=piece.name, call_id=piece.call_id, result=piece.result, turn_id=turn))
     return BrainReported(LLMCalled(turn_id=turn, **{name: getattr(piece, name) for name in LLM_FIELDS}))
+
+
+def _ignore(_: Given, __: BaseException | None) -> None: ...
+
+
+def _ignore_text(_: str) -> None: ...
 
 
 LLM_FIELDS = tuple(name for name in LLMCalled.__struct_fields__ if name not in ("turn_id", "withheld"))
