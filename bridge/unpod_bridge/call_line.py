@@ -28,7 +28,7 @@ from unpod_bridge.control_reader import ControlReader
 from unpod_bridge.dispatch import Resumption
 from unpod_bridge.estates import LiveCall
 from unpod_bridge.fleet import Pool
-from unpod_bridge.frames import read_frame
+from unpod_bridge.frames import problem_of, read_frame
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.line_settings import MOVED, LineResult, LineSettings
 from unpod_bridge.link import Link
@@ -75,7 +75,7 @@ class CallLine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._wakeups = Wakeups(self._relay, self._clock, self._feed)
-        self._rejected = 0
+        self._flawed = 0
         self._found = 0
         self._started_at: float | None = None
         self._done: asyncio.Future[LineResult] | None = None
@@ -164,12 +164,11 @@ class CallLine:
     def on_frame(self, data: bytes, *, binary: bool) -> None:
         """Take a frame of the worker."""
         frame = read_frame(data, binary=binary)
-        if isinstance(frame.body, ev.FrameRejected):
-            self._rejected += 1
-            if self._rejected <= _LOGGED_FRAMES:
-                logger.warning(
-                    "job %s: a frame of %d bytes was rejected: %s", self._job.job_id, frame.body.size, frame.body.reason
-                )
+        body = frame.body
+        if isinstance(body, ev.FrameRejected) or (isinstance(body, ev.WorkerFact) and body.flaws):
+            self._flawed += 1
+            if self._flawed <= _LOGGED_FRAMES:
+                logger.warning("job %s: %s", self._job.job_id, problem_of(body))
         self._feed(self._relay.on_frame(frame, self._clock.now()))
         ledger = self._ledger
         if ledger is not None and ledger.backlog > self._settings.busy:

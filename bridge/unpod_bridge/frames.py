@@ -1,12 +1,15 @@
 """The call socket's frames: bytes to facts, commands to bytes. Pure, and no input raises.
 
 A frame of the speech worker that we know becomes the `CallerEvent` that it says, and is stored byte for byte as it
-came. One of another type becomes a `FrameUnknown` that carries it, and one that cannot be taken a `FrameRejected` that
-says why, without what it said.
+came. Of one with flaws (half a character, a field of a wrong type, a figure that cannot be) the rest counts, and it is
+stored with what was wrong and as it came. One of another type becomes a `FrameUnknown` that carries it, and one that
+cannot be taken a `FrameRejected` that says why, without what it said.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from array import array
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from msgspec import Raw, Struct
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core import figures
 from unpod.core.codec import MALFORMED, describe
 
 PROTOCOL_VERSION: Final = 2
@@ -26,6 +30,8 @@ MAX_FRAME: Final = 1024 * 1024
 """The longest frame that is taken, in bytes."""
 MAX_DEPTH: Final = 100
 """How deeply a frame may be nested: decoders give up at what Python's stack has left, which differs between readers."""
+MAX_MENDED: Final = 64 * 1024
+"""The longest frame of which a part is taken, in bytes: it is stored twice, and read by hand."""
 MAX_HEAD: Final = 200
 MAX_TYPE: Final = 100
 
@@ -76,7 +82,7 @@ _read_tag = msgspec.json.Decoder(_Tagged).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:
+def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:  # noqa: PLR0911 - one for each thing that is wrong
     """Return what a frame says; a text frame is given as its bytes, as its text, and a binary one with `binary`."""
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
@@ -90,17 +96,27 @@ def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:
         body = _read_event(data)
     except MALFORMED as error:
         return _unreadable(data, error)
+    event_type = str(body.__struct_config__.tag)
     if _too_deep(data):
-        return rejected(data, TOO_DEEP, str(body.__struct_config__.tag))
+        return rejected(data, TOO_DEEP, event_type)
     if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
-        return rejected(data, "user.text: Object missing required field `text`", "user.text")
-    return Frame(str(body.__struct_config__.tag), body, data)
+        return rejected(data, _NO_TEXT, event_type)
+    if figures.impossible(body):
+        return _mended(data) or rejected(data, f"{event_type}: figures that cannot be", event_type)
+    return Frame(event_type, body, data)
 
 
 def rejected(data: bytes, reason: str, event_type: str = "") -> Frame:
     """Return the frame as one that could not be taken, for a reason that quotes nothing of it."""
     fact = ev.FrameRejected(reason=reason, size=len(data), head=head_of(data))
     return Frame(event_type, fact, _encode(fact))
+
+
+def problem_of(body: ev.FrameRejected | ev.WorkerFact) -> str:
+    """Say for people what was wrong with a frame, without what it said."""
+    if isinstance(body, ev.FrameRejected):
+        return f"a frame of {body.size} bytes was rejected: {body.reason}"
+    return f"a frame could be read in part: {ev.tag_of(body)}: {'; '.join(body.flaws)}"
 
 
 def out_of_order(frame: Frame) -> Frame:
@@ -111,19 +127,100 @@ def out_of_order(frame: Frame) -> Frame:
 
 
 def _unreadable(data: bytes, error: Exception) -> Frame:
+    """Return what can be taken all the same of a frame that is no JSON, ill-typed, or of a type that we do not know."""
     if not isinstance(error, msgspec.ValidationError):
-        return rejected(data, "not JSON" if isinstance(error, msgspec.DecodeError) else describe(error))
+        reason = "not JSON" if isinstance(error, msgspec.DecodeError) else describe(error)
+        return _mended(data) or rejected(data, reason)
     try:
         event_type = _read_tag(data).event
     except MALFORMED as worse:
-        return rejected(data, describe(worse))
+        return _mended(data) or rejected(data, describe(worse))
     if event_type in _TAGS:
-        return rejected(data, f"{event_type}: {describe(error)}", event_type)
+        return _mended(data) or rejected(data, f"{event_type}: {describe(error)}", event_type)
     if _too_deep(data):
         return rejected(data, TOO_DEEP, event_type)
-    fact = ev.FrameUnknown(type=event_type[:MAX_TYPE], frame=Raw(data))
+    return _unknown(event_type, Raw(data))
+
+
+def _unknown(event_type: str, frame: object, flaws: tuple[str, ...] = (), as_sent: str = "") -> Frame:
+    fact = ev.FrameUnknown(type=event_type[:MAX_TYPE], frame=frame, flaws=flaws, as_sent=as_sent)
     return Frame(event_type, fact, _encode(fact))
 
+
+# --- frames with flaws ------------------------------------------------------------------------------------------------
+
+_NO_TEXT: Final = "user.text: Object missing required field `text`"
+_FIELD: Final = re.compile(r" - at `\$\.(\w+)")
+_HALF: Final = re.compile("[\ud800-\udfff]")
+_MOST_DIGITS: Final = 100
+
+
+def _mended(data: bytes) -> Frame | None:
+    """Return what can be read of a frame with flaws, with what was wrong and the frame as it came; None for nothing."""
+    if len(data) > MAX_MENDED or _too_deep(data):
+        return None
+    as_sent, flaws = data.decode("utf-8", "backslashreplace"), dict[str, None]()
+    found = _loosely(data.decode("utf-8", "replace"), flaws)
+    if not data.isascii() and as_sent.encode() != data:
+        flaws["not UTF-8"] = None
+    event_type = found.get("event") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(event_type, str):
+        return None
+    if event_type not in _TAGS:
+        return _unknown(event_type, found, tuple(flaws), as_sent)
+    while wrong := _wrong(found):
+        field, flaw = wrong
+        # Of a text or a call without its own field nothing is left; what a worker can do is not to be guessed.
+        if field not in found or event_type == "hello.ack":
+            return None
+        del found[field]
+        flaws[flaw] = None
+    whole = _encode({**found, "flaws": tuple(flaws), "as_sent": as_sent})
+    return Frame(event_type, _read_event(whole), whole)
+
+
+def _wrong(found: dict[str, object]) -> tuple[str, str] | None:
+    """Return the first field of a frame that cannot be read, "" where one is missing, and what is wrong with it."""
+    try:
+        body = _read_event(_encode(found))
+    except msgspec.ValidationError as error:
+        at = _FIELD.search(str(error))
+        return at[1] if at else "", describe(error)
+    if isinstance(body, ev.UserText) and "text" not in found:
+        return "", _NO_TEXT
+    return next(((name, f"{name} cannot be") for name in figures.impossible(body)), None)
+
+
+def _loosely(text: str, flaws: dict[str, None]) -> object:
+    """Read JSON with numbers that are none or beyond all bounds (None), and halves of characters (U+FFFD)."""
+
+    def no_number(_: str) -> None:
+        flaws["a number that is none"] = None
+
+    def integer(digits: str) -> int | None:
+        if len(digits) <= _MOST_DIGITS:
+            return int(digits)
+        no_number(digits)
+        return None
+
+    def real(digits: str) -> float | None:
+        if math.isfinite(number := float(digits)):
+            return number
+        no_number(digits)
+        return None
+
+    try:
+        found = json.loads(text, parse_constant=no_number, parse_int=integer, parse_float=real)
+    except (ValueError, RecursionError):
+        return None
+    written = json.dumps(found, ensure_ascii=False)
+    mended = _HALF.sub("\ufffd", written)
+    if mended != written:
+        flaws["half a character"] = None
+    return json.loads(mended)
+
+
+# --- what people may see ----------------------------------------------------------------------------------------------
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -136,7 +233,7 @@ def _too_deep(data: bytes) -> bool:
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NO_BRACKETS))
-    return max(accumulate(steps)) > MAX_DEPTH
+    return max(accumulate(steps), default=0) > MAX_DEPTH
 
 
 _SECRET: Final = re.compile(

@@ -37,6 +37,12 @@ REPLAY = Instrument(
 DURATION = Instrument("unpod.call.duration", "histogram", "s", "How long calls took", _CALL)
 CALLS = Instrument("unpod.calls", "counter", "{call}", "Calls that have ended")
 ACTIVE = Instrument("unpod.calls.active", "gauge", "{call}", "Calls in progress")
+FLAWED = Instrument(
+    "unpod.worker.flawed_frames",
+    "counter",
+    "{frame}",
+    "Frames of speech workers that could be read in part, or not at all",
+)
 INTERRUPTIONS = Instrument("unpod.turn.interruptions", "counter", "{turn}", "Turns in which the caller cut in")
 TAKEOVERS = Instrument("unpod.takeovers", "counter", "{takeover}", "Runners that took a call over")
 OPERATION = Instrument(
@@ -65,6 +71,7 @@ DERIVED: Final = (
     DURATION,
     CALLS,
     ACTIVE,
+    FLAWED,
     INTERRUPTIONS,
     TAKEOVERS,
     OPERATION,

@@ -21,13 +21,16 @@ from unpod.core.events import (
     CallEnded,
     CallStarted,
     CommandAcknowledged,
+    FrameRejected,
     LLMCalled,
     OwnerAppointed,
     ReplayCompleted,
     TurnCompleted,
     TurnMetrics,
+    WorkerFact,
     tag_of,
 )
+from unpod.core.figures import is_stage_ms
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
 from unpod_consumers.projections import instruments, intervals
 from unpod_consumers.projections.instruments import Instrument
@@ -82,7 +85,8 @@ def take(state: MetricsState, record: Record, agent: str) -> None:
     state.time = max(state.time, envelope.time)
     session = state.sessions.setdefault(envelope.session, SessionState(agent))
     session.last_time = max(session.last_time, envelope.time)
-    for value in _values(session, record) if _first_time(session, record) else ():
+    new = _first_time(session, record)
+    for value in [*_values(session, record), *_flawed(session, record)] if new else ():
         if session.started is not None:
             state.series.add(value)
         elif len(session.waiting) < _MAX_HELD:
@@ -145,6 +149,13 @@ def _values(session: SessionState, record: Record) -> list[Value]:
     return values
 
 
+def _flawed(session: SessionState, record: Record) -> list[Value]:
+    body = record.body
+    if isinstance(body, FrameRejected) or (isinstance(body, WorkerFact) and body.flaws):
+        return [_value(session, record, instruments.FLAWED, 1, ("event", tag_of(body)))]
+    return []
+
+
 def _started(session: SessionState, record: Record) -> list[Value]:
     if session.started is None:
         session.started = record.envelope.time
@@ -194,13 +205,13 @@ def _worker(session: SessionState, record: Record, turn: TurnMetrics) -> list[Va
     return [
         _value(session, record, instrument, figure / _MS, span="turn")
         for instrument, figure in figures
-        if figure is not None and _is_figure(figure)
+        if figure is not None and is_stage_ms(figure)
     ]
 
 
 def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
     values: list[Value] = []
-    if turn.llm_ttft_ms is not None and _is_figure(turn.llm_ttft_ms):  # of the worker, or else of the runner
+    if turn.llm_ttft_ms is not None and is_stage_ms(turn.llm_ttft_ms):  # of the worker, or else of the runner
         values.append(_value(session, record, instruments.TTFT, turn.llm_ttft_ms / _MS, span="turn"))
     if turn.interrupted:
         values.append(_value(session, record, instruments.INTERRUPTIONS, 1, span="turn"))

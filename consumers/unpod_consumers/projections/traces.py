@@ -8,13 +8,13 @@ that stand before it in the log, so it comes out the same whoever reads the call
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import Final
 
 import msgspec
 
 from unpod.core.codec import Record
 from unpod.core.events import FAILED_REASONS, CallEnded, CallStarted, LLMCalled, TurnCompleted
+from unpod.core.figures import is_stage_ms
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
 from unpod_consumers.projections.call_facts import CallFacts, Control, Takeover, Tool, TurnFacts
 from unpod_consumers.projections.sampling import Sampling
@@ -144,7 +144,7 @@ class CallTrace:
         error = turn.failures[0][1] if turn.failures else ("" if record is not None else "unfinished")
         parent, key = turn_span(self._session, turn.number), f"turn:{turn.number}"
         spans = [self._span("turn", key, self._root, (heard, end), attributes, events=events, error=error)]
-        if _known(done.asr_ms):
+        if is_stage_ms(done.asr_ms):
             spans.append(self._span("speech_to_text", key, parent, (heard, asked)))
         return [*spans, *self._brain(turn, done, (asked, end)), *self._speech(turn, done, parent)]
 
@@ -155,7 +155,7 @@ class CallTrace:
         # Of a single call without a figure of its own the session has measured the time.
         measured = done.llm_total_ms if len(turn.models) == 1 else None
         chats = [self._chat(record, inner, measured) for record in turn.models]
-        if not chats and _known(done.llm_total_ms):
+        if not chats and is_stage_ms(done.llm_total_ms):
             attributes = _model(done.model, done.provider, done.llm_ttft_ms, (done.tokens_in, done.tokens_out))
             until = asked + _seconds(done.llm_total_ms)
             chats = [self._span(_chat_name(done.model), key, inner, (asked, until), attributes)]
@@ -194,7 +194,7 @@ class CallTrace:
         if turn.spoken is None:
             return []
         attributes: dict[str, Attribute] = {}
-        if _known(done.tts_ttfb_ms):
+        if is_stage_ms(done.tts_ttfb_ms):
             attributes["gen_ai.response.time_to_first_chunk"] = _seconds(done.tts_ttfb_ms)
         return [self._span("text_to_speech", f"turn:{turn.number}", parent, turn.spoken, attributes)]
 
@@ -243,7 +243,7 @@ def _model(
         attributes["gen_ai.request.model"] = model
     if provider:
         attributes["gen_ai.provider.name"] = provider
-    if _known(ttft_ms):
+    if is_stage_ms(ttft_ms):
         attributes["gen_ai.response.time_to_first_chunk"] = _seconds(ttft_ms)
     return attributes
 
@@ -256,12 +256,8 @@ def _said(name: str, text: str | None) -> dict[str, Attribute]:
     return {name: text[:_MAX_CONTENT]} if text else {}
 
 
-def _known(figure_ms: float | None) -> bool:
-    return figure_ms is not None and isfinite(figure_ms) and figure_ms >= 0
-
-
 def _seconds(figure_ms: float | None) -> float:
-    return figure_ms / _MS if figure_ms is not None and _known(figure_ms) else 0.0
+    return figure_ms / _MS if figure_ms is not None and is_stage_ms(figure_ms) else 0.0
 
 
 def _json(value: object) -> str:

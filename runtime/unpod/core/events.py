@@ -31,7 +31,18 @@ class Fact(Struct, frozen=True, tag_field="event", omit_defaults=True, kw_only=T
 # --- evt: the caller's side -------------------------------------------------------------------------------------------
 
 
-class HelloAcked(Fact, frozen=True, tag="hello.ack"):
+class WorkerFact(Fact, frozen=True, kw_only=True):
+    """What a frame of the speech worker says.
+
+    Of one that could be read in part, `flaws` says what was wrong (it quotes nothing), and `as_sent` is the frame as it
+    came: fields that could not be read are left out, and half a character is U+FFFD.
+    """
+
+    flaws: tuple[str, ...] = ()
+    as_sent: str = ""
+
+
+class HelloAcked(WorkerFact, frozen=True, tag="hello.ack"):
     """The speech worker has answered our hello; `unpod.core.verbs` says what `negotiated_verbs` comes to."""
 
     protocol_version: int = 2
@@ -43,7 +54,7 @@ class HelloAcked(Fact, frozen=True, tag="hello.ack"):
     room_id: str = ""
 
 
-class CallStarted(Fact, frozen=True, tag="call.started"):
+class CallStarted(WorkerFact, frozen=True, tag="call.started"):
     """The call is up; `metadata` is what the dispatcher said of it."""
 
     session_id: str
@@ -61,7 +72,7 @@ class CallReattached(Fact, frozen=True, tag="call.reattached"):
     attempt: int = 1
 
 
-class UserText(Fact, frozen=True, tag="user.text"):
+class UserText(WorkerFact, frozen=True, tag="user.text"):
     """The caller said something; a partial is `is_final=False`."""
 
     text: str = ""
@@ -80,7 +91,7 @@ class UserText(Fact, frozen=True, tag="user.text"):
         return None
 
 
-class UserInterrupted(Fact, frozen=True, tag="user.interrupted"):
+class UserInterrupted(WorkerFact, frozen=True, tag="user.interrupted"):
     """The caller cut in; `heard_prefix` is what they had heard of the reply, where the worker knows."""
 
     turn_id: int = 0
@@ -88,7 +99,7 @@ class UserInterrupted(Fact, frozen=True, tag="user.interrupted"):
     withheld: bool = False
 
 
-class WorkerError(Fact, frozen=True, tag="error"):
+class WorkerError(WorkerFact, frozen=True, tag="error"):
     """The speech worker reports an error; only severity `fatal` ends the call."""
 
     severity: str = "error"
@@ -97,7 +108,7 @@ class WorkerError(Fact, frozen=True, tag="error"):
     message: str = ""
 
 
-class CallMetric(Fact, frozen=True, tag="metric"):
+class CallMetric(WorkerFact, frozen=True, tag="metric"):
     """Figures of the call so far, as the worker measures them."""
 
     ttfa_ms: float | None = None
@@ -107,7 +118,7 @@ class CallMetric(Fact, frozen=True, tag="metric"):
     cost_usd_so_far: float | None = None
 
 
-class TurnMetrics(Fact, frozen=True, tag="turn.metrics"):
+class TurnMetrics(WorkerFact, frozen=True, tag="turn.metrics"):
     """Figures of one turn, as the worker measures them."""
 
     call_id: str = ""
@@ -122,14 +133,14 @@ class TurnMetrics(Fact, frozen=True, tag="turn.metrics"):
     to_node: str | None = None
 
 
-class StateChanged(Fact, frozen=True, tag="state"):
+class StateChanged(WorkerFact, frozen=True, tag="state"):
     """The worker is idle, listening, thinking, speaking or interrupted."""
 
     state: str = ""
     turn_id: int | None = None
 
 
-class FrameUnknown(Fact, frozen=True, tag="unknown"):
+class FrameUnknown(WorkerFact, frozen=True, tag="unknown"):
     """A frame of a type that we do not know, as it came in `frame`."""
 
     type: str = ""

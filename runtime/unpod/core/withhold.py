@@ -41,6 +41,8 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9_-]{1,35}\Z")
 
 def withhold(body: Struct) -> Struct:
     """Return what may be stored of `body`: itself where it carries no text that anybody said."""
+    if isinstance(body, ev.WorkerFact) and (body.flaws or body.as_sent):
+        body = replace(body, flaws=(), as_sent="")
     fields = _STRIP.get(type(body))
     if isinstance(body, ev.UserText) and _LANGUAGE.match(body.language_tag or ""):
         fields = {**_STRIP[ev.UserText], "language": body.language_tag}

@@ -287,6 +287,22 @@ async def test_hostile_frames_are_recorded_and_the_call_goes_on(caplog: pytest.L
         assert caplog.text.count("was rejected") == 4
 
 
+async def test_frames_with_flaws_count_for_the_rest_and_are_recorded_as_they_came(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with call() as rig:
+        sent = rb'{"event":"user.text","text":"well \ud83d"}'
+        rig.worker.socket.raw(sent)
+        rig.worker.socket.raw(b'{"event":"turn.metrics","turn_id":1,"asr_ms":1.7e12,"ttfa_ms":300}')
+        await rig.settle()
+        [said] = [body for body in rig.bodies(ev.UserText) if isinstance(body, ev.UserText)]
+        [measured] = [body for body in rig.bodies(ev.TurnMetrics) if isinstance(body, ev.TurnMetrics)]
+        assert (said.text, said.as_sent, said.flaws) == ("well \ufffd", sent.decode(), ("half a character",))
+        assert (measured.asr_ms, measured.ttfa_ms, measured.flaws) == (None, 300, ("asr_ms cannot be",))
+        assert caplog.text.count("could be read in part") == 2
+        assert "well" not in caplog.text
+
+
 async def test_a_frame_that_the_log_cannot_hold_is_recorded_as_rejected() -> None:
     async with call() as rig:
         rig.broker.max_payload = 10_000

@@ -19,6 +19,7 @@ from unpod.core.events import (
     CallEnded,
     CallStarted,
     CommandAcknowledged,
+    FrameRejected,
     LLMCalled,
     OwnerAppointed,
     ReplayCompleted,
@@ -51,6 +52,21 @@ def samples(projection: MetricsProjection) -> dict[str, float]:
             )
             found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return found
+
+
+@pytest.mark.parametrize("figure", [1.7e12, 1e308, -1.0])
+def test_a_figure_that_cannot_be_is_in_no_histogram_and_flawed_frames_are_counted(figure: float) -> None:
+    bodies = (
+        CallStarted(session_id="s1"),
+        TurnMetrics(turn_id=1, asr_ms=figure, ttfa_ms=500.0),
+        TurnMetrics(turn_id=2, ttfa_ms=700.0, flaws=("asr_ms cannot be",)),
+        FrameRejected(reason="not JSON", size=1),
+    )
+    found = samples(project(*(message("s1", "evt", body, index, index) for index, body in enumerate(bodies, 1))))
+    assert found["unpod_turn_e2e_latency_seconds_sum"] == 1.2
+    assert "unpod_turn_stt_latency_seconds_sum" not in found
+    assert found["unpod_worker_flawed_frames_total{event=turn.metrics}"] == 1
+    assert found["unpod_worker_flawed_frames_total{event=rejected}"] == 1
 
 
 def test_what_the_model_costs_is_counted_once_and_only_where_it_is_known() -> None:

@@ -1,10 +1,11 @@
-"""Which turn figures belong to."""
+"""What can be believed of figures, and which turn they belong to."""
 
 from __future__ import annotations
 
 import pytest
 
-from unpod.core.figures import contradicts, names_earlier
+from unpod.core import events as ev
+from unpod.core.figures import MOST_MS, contradicts, impossible, is_stage_ms, names_earlier
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,24 @@ def test_what_is_no_number_says_nothing(turn_id: object) -> None:
 
 def test_an_id_names_a_turn() -> None:
     assert [names_earlier(turn_id, 2) for turn_id in (1, 2, 3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("figure", "can_be"),
+    [
+        (0.0, True),
+        (MOST_MS, True),
+        (None, False),
+        (-1.0, False),
+        (1.7e12, False),
+        (1e308, False),
+        (float("nan"), False),
+    ],
+)
+def test_no_part_of_a_turn_takes_an_hour(figure: float | None, can_be: bool) -> None:  # noqa: FBT001
+    assert is_stage_ms(figure) is can_be
+    assert (impossible(ev.TurnMetrics(asr_ms=figure)) == []) is (can_be or figure is None)
+
+
+def test_a_fact_without_figures_has_none_that_cannot_be() -> None:
+    assert impossible(ev.UserText(text="hi")) == []
