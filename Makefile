@@ -6,14 +6,19 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench chaos soak faults docs image lint types imports check lock clean
+.PHONY: help setup demo test bench chaos soak faults docs image lint types imports superdialog check lock clean
 
 VENV := .venv
+SUPERDIALOG := .venv-superdialog
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.txt
 PIP_LOCK := requirements/pip.txt
 IMAGE_LOCK := requirements/image.txt
+SUPERDIALOG_LOCK := requirements/superdialog.txt
+
+# All extras but superdialog, which holds back others: it has a lock and an environment of its own.
+EXTRAS := embedded dev fast anthropic langchain langgraph mcp openai prices consumers analytics
 
 # `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
 PYTHON ?=
@@ -87,7 +92,10 @@ types: $(READY) ## check types
 imports: $(READY) ## check that the packages import only what the floor plan allows
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import_linter_cache
 
-check: lint types imports test ## everything that CI checks
+superdialog: $(SUPERDIALOG)/.ready ## test superdialog's adapter, in an environment of its own (300 MB)
+	@$(SUPERDIALOG)/bin/pytest tests/superdialog $(ARGS)
+
+check: lint types imports superdialog test ## everything that CI checks
 
 lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer ones
 	@set -e; $(find_python); \
@@ -97,14 +105,18 @@ lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer 
 	echo pip | "$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' $(ARGS) - --output-file $(PIP_LOCK) > /dev/null; \
 	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command 'make lock' --all-extras --group dev $(ARGS) pyproject.toml --output-file $(LOCK) > /dev/null; \
+		--custom-compile-command 'make lock' $(foreach extra,$(EXTRAS),--extra $(extra)) --group dev \
+		$(ARGS) pyproject.toml --output-file $(LOCK) > /dev/null; \
+	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --extra superdialog --extra openai --extra dev --group superdialog --group image \
+		$(ARGS) pyproject.toml --output-file $(SUPERDIALOG_LOCK) > /dev/null; \
 	"$$tmp/uv/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --extra dev --extra fast --extra analytics --group image --constraint $(LOCK) \
 		$(ARGS) pyproject.toml --output-file $(IMAGE_LOCK) > /dev/null; \
 	echo "$(LOCK): $$(grep -c '==' $(LOCK)) packages"
 
 clean: ## remove .venv, caches, and the data of local runs
-	rm -rf $(VENV) .unpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(SUPERDIALOG) .unpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets $$python, or says in one line what is missing.
@@ -125,20 +137,32 @@ endef
 
 # Only what the locks name, by hash; then this project itself, built with the hatchling that was just installed. First a pip
 # that is not as old as Python, which takes half the time. The lock is complete, so nothing is resolved, only checked. Byte
-# code is made at the end, by all cores, where pip would make it with one.
+# code is made at the end, by all cores, where pip would make it with one. What a former lock named and this one does not goes.
+# $(1): the environment, $(2): its lock.
+define set_up
+@set -e; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+quietly() { "$$@" > "$$log" 2>&1 || { cat "$$log" >&2; echo "unpod: set-up failed in: $$*" >&2; exit 1; }; }; \
+if ! $(1)/bin/python -c '' 2> /dev/null; then \
+	$(find_python); \
+	echo "Setting up $(1) with $$("$$python" -V 2>&1), once; this takes about half a minute"; \
+	quietly "$$python" -m venv --clear $(1); \
+else echo "Bringing $(1) up to date"; fi; \
+pip="$(1)/bin/python -m pip --disable-pip-version-check --no-input --quiet install --no-deps --no-compile"; \
+quietly $$pip --require-hashes --requirement $(PIP_LOCK); \
+quietly $$pip --require-hashes --requirement $(2); \
+$(1)/bin/python -m pip freeze --exclude-editable | sed 's/[ =@].*//' | tr 'A-Z_.' 'a-z--' | sort > "$$log.is"; \
+sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' $(2) $(PIP_LOCK) | tr '_.' '--' | sort -u > "$$log.shall"; \
+gone=$$(comm -23 "$$log.is" "$$log.shall"); rm -f "$$log.is" "$$log.shall"; \
+[ -z "$$gone" ] || quietly $(1)/bin/python -m pip uninstall --yes $$gone; \
+quietly $$pip --no-build-isolation --editable .; \
+quietly $(1)/bin/python -m pip check; \
+$(1)/bin/python -m compileall -q -j 0 $(1)/lib > "$$log" 2>&1 || true; \
+touch $(1)/.ready; \
+echo "$(1) is ready"
+endef
+
 $(READY): $(PIP_LOCK) $(LOCK) pyproject.toml
-	@set -e; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	quietly() { "$$@" > "$$log" 2>&1 || { cat "$$log" >&2; echo "unpod: set-up failed in: $$*" >&2; exit 1; }; }; \
-	if ! $(BIN)/python -c '' 2> /dev/null; then \
-		$(find_python); \
-		echo "Setting up $(VENV) with $$("$$python" -V 2>&1), once; this takes about half a minute"; \
-		quietly "$$python" -m venv --clear $(VENV); \
-	else echo "Bringing $(VENV) up to date"; fi; \
-	pip="$(BIN)/python -m pip --disable-pip-version-check --no-input --quiet install --no-deps --no-compile"; \
-	quietly $$pip --require-hashes --requirement $(PIP_LOCK); \
-	quietly $$pip --require-hashes --requirement $(LOCK); \
-	quietly $$pip --no-build-isolation --editable .; \
-	quietly $(BIN)/python -m pip check; \
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > "$$log" 2>&1 || true; \
-	touch $@; \
-	echo "$(VENV) is ready"
+	$(call set_up,$(VENV),$(LOCK))
+
+$(SUPERDIALOG)/.ready: $(PIP_LOCK) $(SUPERDIALOG_LOCK) pyproject.toml
+	$(call set_up,$(SUPERDIALOG),$(SUPERDIALOG_LOCK))

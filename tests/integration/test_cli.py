@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from tests.integration.pty_rig import Piped, environment, run
 
@@ -51,7 +51,7 @@ async def test_an_orchestrator_and_a_runner_that_is_pointed_at_it(tmp_path: Path
             await runner.until("ready: agent my-agent")
             place = {"agent_id": "my-agent", "script": [{"step": "says", "text": "hi"}, {"step": "hears_reply"}]}
             base = variables["UNPOD_ORCHESTRATOR_URL"].replace("ws://", "http://")
-            async with httpx.AsyncClient(headers={"Authorization": "Bearer sk_mine"}) as client:
+            async with httpx2.AsyncClient(headers={"Authorization": "Bearer sk_mine"}) as client:
                 placed = await client.post(f"{base}/_local/calls", json=place)
             assert placed.status_code == 201
             await runner.until("it is hangup")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tests.faults.process import Process, eventually, start
 from tests.faults.stack import Setup, Stack, stack
@@ -89,14 +89,14 @@ async def test_runners_and_bridges_are_micro_services(world: Stack) -> None:
 
 async def test_health_and_a_drain_asked_for_over_nats(world: Stack) -> None:
     runner, bridge = world.runners[0], world.bridges[0]
-    async with httpx.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         for process in (runner, bridge):
             for path in ("/healthz", "/readyz"):
                 answer = await http.get(health_of(process) + path)
                 assert answer.status_code == 200, answer.text
             assert (await http.get(health_of(process) + "/")).status_code == 404
         runner.freeze()  # a process that does not run answers nobody
-        with pytest.raises(httpx.TimeoutException):
+        with pytest.raises(httpx2.TimeoutException):
             await http.get(health_of(runner) + "/healthz", timeout=0.3)
         runner.thaw()
         await world.server.down()
@@ -110,7 +110,7 @@ async def test_health_and_a_drain_asked_for_over_nats(world: Stack) -> None:
     assert await runner.exited() == 0
 
 
-async def becomes(http: httpx.AsyncClient, process: Process, status: int, why: str = "") -> None:
+async def becomes(http: httpx2.AsyncClient, process: Process, status: int, why: str = "") -> None:
     async def there() -> bool:
         answer = await http.get(health_of(process) + "/readyz")
         return answer.status_code == status and why in str(answer.json()["missing"])
@@ -141,7 +141,7 @@ async def test_an_event_loop_that_stands_still_is_told(monkeypatch: pytest.Monke
     health.open()
 
     def until_stuck() -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{health.port}") as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{health.port}") as http:
             while http.get("/healthz").status_code != 503:
                 time.sleep(0.02)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 import websockets
 
@@ -753,13 +753,15 @@ async def test_pools_are_apart(orchestrator: LocalOrchestrator) -> None:
 
 
 @pytest.fixture
-async def http(orchestrator: LocalOrchestrator) -> AsyncIterator[httpx.AsyncClient]:
+async def http(orchestrator: LocalOrchestrator) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "r-1"}
-    async with httpx.AsyncClient(base_url=orchestrator.http_url, headers=headers) as client:
+    async with httpx2.AsyncClient(base_url=orchestrator.http_url, headers=headers) as client:
         yield client
 
 
-async def test_sessions_can_be_listed_shown_and_ended(orchestrator: LocalOrchestrator, http: httpx.AsyncClient) -> None:
+async def test_sessions_can_be_listed_shown_and_ended(
+    orchestrator: LocalOrchestrator, http: httpx2.AsyncClient
+) -> None:
     async with a_call(orchestrator) as (call, _):
         await call.user("hi")
         await call.reply()
@@ -779,7 +781,7 @@ async def test_sessions_can_be_listed_shown_and_ended(orchestrator: LocalOrchest
         assert (again.status_code, again.json()["error"]["code"]) == (409, "session_ended")
 
 
-async def test_rest_transfers(orchestrator: LocalOrchestrator, http: httpx.AsyncClient) -> None:
+async def test_rest_transfers(orchestrator: LocalOrchestrator, http: httpx2.AsyncClient) -> None:
     async with a_call(orchestrator) as (call, _):
         url = f"/v1/sessions/{call.session_id}/transfer"
         for body in (
@@ -805,7 +807,7 @@ async def test_rest_transfers(orchestrator: LocalOrchestrator, http: httpx.Async
         assert str(await call.ended()) == "transferred: +15551230000"
 
 
-async def test_rest_merges(orchestrator: LocalOrchestrator, http: httpx.AsyncClient) -> None:
+async def test_rest_merges(orchestrator: LocalOrchestrator, http: httpx2.AsyncClient) -> None:
     async with Client(orchestrator, idle):
         primary, secondary = [await orchestrator.place_call(AGENT) for _ in range(2)]
         await primary.connected()
@@ -823,7 +825,7 @@ async def test_rest_merges(orchestrator: LocalOrchestrator, http: httpx.AsyncCli
 
 
 async def test_rest_wants_a_key_and_knows_its_sessions(
-    orchestrator: LocalOrchestrator, http: httpx.AsyncClient
+    orchestrator: LocalOrchestrator, http: httpx2.AsyncClient
 ) -> None:
     assert (await http.get("/v1/sessions/nobody")).json() == {
         "error": {"code": "session_not_found", "message": "there is no such session"}
@@ -838,7 +840,7 @@ async def test_rest_wants_a_key_and_knows_its_sessions(
 async def test_answers_can_be_wrapped(wrapping: Literal["data", "envelope"]) -> None:
     async with (
         LocalOrchestrator(wrapping=wrapping, platform_tokens={"pt"}, org_handle="acme") as orchestrator,
-        httpx.AsyncClient(base_url=orchestrator.http_url, headers={"Authorization": "Token pt"}) as http,
+        httpx2.AsyncClient(base_url=orchestrator.http_url, headers={"Authorization": "Token pt"}) as http,
     ):
         assert (await http.get("/v1/sessions")).status_code == 401
         body = (await http.get("/v1/sessions", headers={"Org-Handle": "acme"})).json()
@@ -846,11 +848,11 @@ async def test_answers_can_be_wrapped(wrapping: Literal["data", "envelope"]) -> 
         assert ("status_code" in body) is (wrapping == "envelope")
 
 
-async def test_sessions_with_odd_ids_can_be_reached(orchestrator: LocalOrchestrator, http: httpx.AsyncClient) -> None:
+async def test_sessions_with_odd_ids_can_be_reached(orchestrator: LocalOrchestrator, http: httpx2.AsyncClient) -> None:
     odd = "a/b {c} * > \r\n 😀 ?#%"
     async with a_call(orchestrator, session_id=odd) as (_, client):
         assert client.lines[0].started["session_id"] == odd
-        response = await http.get(httpx.URL("/v1/sessions/" + quote(odd, safe="")))
+        response = await http.get(httpx2.URL("/v1/sessions/" + quote(odd, safe="")))
         assert response.json()["session_id"] == odd
         with pytest.raises(ValueError, match="session_id"):
             await orchestrator.place_call(AGENT, session_id=odd)
@@ -860,7 +862,7 @@ async def test_sessions_with_odd_ids_can_be_reached(orchestrator: LocalOrchestra
 
 
 async def test_a_call_can_be_driven_from_another_process(
-    orchestrator: LocalOrchestrator, http: httpx.AsyncClient
+    orchestrator: LocalOrchestrator, http: httpx2.AsyncClient
 ) -> None:
     script = [{"step": "says", "text": "hi"}, {"step": "hears_reply", "contains": "hi"}, {"step": "hears_all"}]
     assert (
@@ -883,7 +885,7 @@ async def test_a_call_can_be_driven_from_another_process(
     assert (await http.get("/_local/workers", headers={"Authorization": "Bearer no"})).status_code == 401
 
 
-async def test_more_steps_can_be_played_on_a_call(orchestrator: LocalOrchestrator, http: httpx.AsyncClient) -> None:
+async def test_more_steps_can_be_played_on_a_call(orchestrator: LocalOrchestrator, http: httpx2.AsyncClient) -> None:
     async with a_call(orchestrator) as (call, _):
         more = await http.post(f"/_local/calls/{call.session_id}/script", json={"script": [{"step": "hangs_up"}]})
         assert more.status_code == 202
@@ -1089,7 +1091,7 @@ async def test_it_serves_until_it_is_cancelled() -> None:
     ready: asyncio.Future[LocalOrchestrator] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve_forever(port=0, api_keys={"k"}, on_ready=ready.set_result))
     orchestrator = await ready
-    async with httpx.AsyncClient(base_url=orchestrator.http_url, headers={"Authorization": "Bearer k"}) as http:
+    async with httpx2.AsyncClient(base_url=orchestrator.http_url, headers={"Authorization": "Bearer k"}) as http:
         assert (await http.get("/_local/workers")).json() == {"workers": []}
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from tests.compose.boards import queries
@@ -74,7 +74,7 @@ async def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
 class Prometheus:
     """What the process answers."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     async def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
@@ -90,7 +90,7 @@ class Prometheus:
     async def up(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                with suppress(httpx.TransportError):
+                with suppress(httpx2.TransportError):
                     if (await self._client.get("/-/ready")).is_success:
                         return
                 await asyncio.sleep(0.1)
@@ -117,7 +117,7 @@ async def prometheus(program: str, directory: Path, target: int) -> AsyncIterato
         stdout=sys.stderr,
     )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             served = Prometheus(client)
             await served.up()
             yield served

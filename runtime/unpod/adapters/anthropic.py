@@ -268,7 +268,14 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
     def make() -> anthropic.AsyncAnthropic:
         timeout = anthropic.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
         # No retries: a caller waits, and a provider may ask for a minute. The call goes on after an error.
-        client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+        client = anthropic.AsyncAnthropic(
+            api_key=api_key,
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=0,
+            # What the caller says goes to no other host than the one that was named.
+            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+        )
         if client.api_key is None and client.auth_token is None:
             raise ConfigurationError("AnthropicAdapter has no API key: set ANTHROPIC_API_KEY, or pass api_key=")
         return client

@@ -29,7 +29,14 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
         timeout = openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
         try:
             # No retries: a caller waits, and a provider may ask for a minute. The call goes on after an error.
-            return openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+            return openai.AsyncOpenAI(
+                api_key=api_key,
+                base_url=base_url,
+                timeout=timeout,
+                max_retries=0,
+                # What the caller says goes to no other host than the one that was named.
+                http_client=openai.DefaultAsyncHttpx2Client(follow_redirects=False, timeout=timeout),
+            )
         except openai.OpenAIError:
             msg = "OpenAIAdapter has no API key: set OPENAI_API_KEY, or pass api_key= (any, for a server without keys)"
             raise ConfigurationError(msg) from None

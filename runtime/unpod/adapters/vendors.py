@@ -71,11 +71,15 @@ def transport_error(error: Exception, provider: str) -> AdapterError | None:
 
 
 def _meaning(*details: object) -> str:
-    found = (_MEANINGS.get(detail) for detail in details if isinstance(detail, int | str))
+    found = (_MEANINGS.get(int(d) if isinstance(d, str) and d.isdecimal() else d) for d in details if _is_code(d))
     return next((meaning for meaning in found if meaning), "provider_error")
 
 
+def _is_code(detail: object) -> bool:
+    return isinstance(detail, int | str) and not isinstance(detail, bool)
+
+
 def _shown(detail: object) -> str:
-    if isinstance(detail, int) and not isinstance(detail, bool):
+    if isinstance(detail, int) and _is_code(detail):
         return f" ({detail})"
     return f" ({detail})" if isinstance(detail, str) and _CODE.fullmatch(detail) else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 
 from unpod.errors import ConfigurationError
 
@@ -64,8 +64,8 @@ def _derived(environ: Mapping[str, str]) -> str:
 def _host_of(url: str) -> str:
     """Return host and port of an http or https URL; "" where it is none, or one with a user and password."""
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
         return ""
     usable = parsed.scheme in {"http", "https"} and parsed.host and "%" not in parsed.host and not parsed.userinfo
     return parsed.netloc.decode("ascii") if usable else ""

@@ -1,4 +1,4 @@
-"""How a request of a management client gets to its server and back: HTTP, with `httpx`."""
+"""How a request of a management client gets to its server and back: HTTP, with `httpx2`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 from uuid import uuid4
 
-import httpx
+import httpx2
 
 from unpod.errors import APIError
 from unpod.logs import redact
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Method = Literal["GET", "POST"]
 
 _RETRY_AFTER_S: Final = (0.1, 0.4)  # a GET whose connection fails is tried again after so long
-_LOST = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+_LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ConnectTimeout)
 
 
 class HttpTransport:
@@ -28,7 +28,7 @@ class HttpTransport:
 
     def __init__(self, headers: Mapping[str, str], timeout_s: float) -> None:
         self._secrets = [value.rpartition(" ")[2] for name, value in headers.items() if name == "Authorization"]
-        self._client = httpx.AsyncClient(headers=dict(headers), timeout=timeout_s)
+        self._client = httpx2.AsyncClient(headers=dict(headers), timeout=timeout_s)
 
     async def request(
         self,
@@ -67,23 +67,23 @@ class HttpTransport:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _send(self, request: httpx.Request, request_id: str) -> httpx.Response:
+    async def _send(self, request: httpx2.Request, request_id: str) -> httpx2.Response:
         for delay_s in _RETRY_AFTER_S if request.method == "GET" else ():
             try:
                 return await self._client.send(request)
             except _LOST as error:
                 logger.info("request %s: %s; trying again", request_id, type(error).__name__)
                 await asyncio.sleep(delay_s)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise self._unanswered(error, request, request_id) from None
         try:
             return await self._client.send(request)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise self._unanswered(error, request, request_id) from None
 
     @staticmethod
-    def _unanswered(error: httpx.HTTPError, request: httpx.Request, request_id: str) -> APIError:
-        what = "it took too long" if isinstance(error, httpx.TimeoutException) else "the connection failed"
+    def _unanswered(error: httpx2.HTTPError, request: httpx2.Request, request_id: str) -> APIError:
+        what = "it took too long" if isinstance(error, httpx2.TimeoutException) else "the connection failed"
         host = request.url.netloc.decode("ascii", "replace").rpartition("@")[2]
         return APIError(f"{what} ({type(error).__name__} at {host})", request_id=request_id)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
 from aiohttp import web
 from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
-from unpod.adapters import AnthropicAdapter, OpenAIAdapter, ToolCall, ToolResult
+from unpod.adapters import AnthropicAdapter, OpenAIAdapter, ToolCall, ToolResult, close_clients
 from unpod.adapters.chat import ChatAdapter
 from unpod.errors import AdapterError
 
@@ -329,3 +332,72 @@ async def test_what_was_not_counted_to_the_end_is_estimated(
         except AdapterError as error:
             assert error.code == "connection"  # noqa: PT017 - one of the streams is cut
     assert [(call["tokens_in"], call["tokens_out"], call["estimated"]) for call in calls] == [figures]
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+async def test_the_callers_words_follow_no_redirect(vendor: str) -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", elsewhere)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        adapter: ChatAdapter = (
+            OpenAIAdapter("tiny", api_key="any", base_url=url)
+            if vendor == "openai"
+            else AnthropicAdapter("tiny", api_key="any", base_url=url)
+        )
+        with pytest.raises(AdapterError, match="HTTP 307"):
+            await heard(adapter)
+    finally:
+        await close_clients()
+        await runner.cleanup()
+    assert len(asked) == 1
+
+
+async def test_requests_that_are_cut_off_leave_no_connection_behind() -> None:
+    """Cut while they connect, wait or stream, more of them than the pool has room for: later ones find room."""
+    chance = random.Random(7)  # noqa: S311 - when a caller cuts in
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await request.json()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in [said("One "), said("two "), STOP]:
+            await asyncio.sleep(chance.random() * 0.005)
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        limits = httpx2.Limits(max_connections=5)
+        http_client = DefaultAsyncHttpx2Client(limits=limits)
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        async with AsyncOpenAI(api_key="any", base_url=url, max_retries=0, http_client=http_client) as client:
+
+            async def cut_off() -> None:
+                reply = asyncio.create_task(heard(OpenAIAdapter("tiny", client=client)))
+                await asyncio.sleep(chance.random() * 0.02)
+                reply.cancel()
+                await asyncio.wait([reply])
+
+            for _ in range(20):
+                await asyncio.gather(*(cut_off() for _ in range(15)))
+            async with asyncio.timeout(20):
+                assert await heard(OpenAIAdapter("tiny", client=client)) == ["One ", "two "]
+    finally:
+        await runner.cleanup()

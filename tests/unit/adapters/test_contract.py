@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import pytest
-from httpx import AsyncClient
+from httpx2 import AsyncClient
 from langgraph.graph import START, MessagesState, StateGraph
 from tests.providers import mcp_server
 from tests.providers.anthropic_wire import AnthropicWire, anthropic_client

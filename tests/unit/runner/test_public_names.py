@@ -20,7 +20,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_importing_unpod_loads_nothing_that_is_not_asked_for() -> None:
-    code = "import sys, unpod; print([m for m in ('nats', 'httpx', 'msgspec', 'asyncio') if m in sys.modules])"
+    code = "import sys, unpod; print([m for m in ('nats', 'httpx2', 'msgspec', 'asyncio') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from superdialog import DialogMachine, Flow, LLMAgent, register_llm_provider
 from superdialog.llm import StreamChunk
-from tests.providers.machine_wire import MachineWire, let_go
 from tests.providers.served import Vendor, serve
+from tests.superdialog.machine_wire import MachineWire, let_go
 
 from unpod import CallContext
 from unpod.adapters import SuperDialogAdapter, ToolCall, check_adapter
@@ -18,7 +18,7 @@ from unpod.errors import AdapterError
 from unpod.testing import ADAPTER_PROMISES, Answer, FakeModel, adapter_contract, simulate_call
 
 # litellm's types meet a pydantic that is newer than it knows.
-pytestmark = pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Items? '.*' on TypedDict class:UserWarning")
 
 ENGINES = ("toolcall", "llm")
 WHOLE_TURNS = ("streaming", "closing", "errors before the first piece", "errors in mid-reply", "empty replies")
