@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import structs
 
@@ -30,11 +30,8 @@ from unpod_bridge.line_settings import LineResult, LineSettings
 from unpod_bridge.placing import Job, LineServices, Place, take_line
 from unpod_bridge.succession import Care
 from unpod_bridge.takeover import Owner
-from unpod_bridge.until_answered import until_answered
 
 logger = logging.getLogger("unpod.bridge.line")
-
-T = TypeVar("T")
 
 UNSTARTED: Final = "unstarted"
 """How a call ends here of which the log has nothing: it is to be dialled as a new one."""
@@ -176,13 +173,10 @@ class AdoptedLine(CallLine):
             former = await services.log.last(subjects.line)
             after = 0 if former is None else former.seq
             try:
-                return await take_line(services, subjects, self._job, session, after=after)
+                patience_s = self._settings.relay.buffer_s
+                return await take_line(services, subjects, self._job, session, after=after, patience_s=patience_s)
             except Fenced:  # the former bridge has taken it at the same moment; the job is ours all the same
                 logger.info("job %s: its line has changed hands; trying again", self._job.job_id)
-
-    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what `work` returns; a log that is away is waited for, as long as the call can wait."""
-        return await until_answered(self._clock, work, self._settings.relay.buffer_s)
 
     # ------------------------------------------------------------------------------------------------------- its owner
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from unpod.core import codec
 from unpod.core import events as ev
@@ -41,11 +41,14 @@ from unpod_bridge.possession import Possession
 from unpod_bridge.redial import LET_GO
 from unpod_bridge.relay import Relay
 from unpod_bridge.succession import Care, Succession
+from unpod_bridge.until_answered import until_answered
 from unpod_bridge.urls import with_token
 from unpod_bridge.wakeups import Wakeups
 from unpod_bridge.whereabouts import whereabouts
 
 logger = logging.getLogger("unpod.bridge.line")
+
+T = TypeVar("T")
 
 SURE_S: Final = 0.5
 """How long a call that is handed over waits to know what has become of its last verb."""
@@ -303,6 +306,10 @@ class CallLine:
         self._subjects, self._reader = subjects, OwnerRecords(subjects)
         self._subscriptions += await bus.subscribe_all({subjects.live: self._on_live, subjects.all: self._on_record})
         return subjects
+
+    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what `work` returns; a log that is away is waited for, as long as a call may be without it."""
+        return await until_answered(self._clock, work, self._settings.relay.buffer_s)
 
     def _open_ledger(self, writing: Writing, chart: Chart | None = None) -> Ledger:
         services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)

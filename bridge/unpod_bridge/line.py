@@ -9,11 +9,13 @@ from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, ProtocolViolation
 from unpod_bridge import outputs as do
 from unpod_bridge.call_line import CallLine
+from unpod_bridge.ledger import Writing
 from unpod_bridge.line_settings import LineResult, LineSettings
 from unpod_bridge.placing import Job, LineServices, Place, appoint, take_line
 from unpod_bridge.redial import LET_GO
 from unpod_bridge.succession import Care
 from unpod_bridge.takeover import Owner
+from unpod_bridge.until_answered import PAUSE_S
 
 __all__ = ["BEGUN", "Job", "Line", "LineResult", "LineServices", "LineSettings", "Place"]
 
@@ -76,13 +78,14 @@ class Line(CallLine):
 
     async def _take_and_appoint(self, begin: do.Begin) -> bool:
         services, session = self._services, begin.session_id
-        subjects = await self._listen(session)
+        subjects = await self._persist(lambda: self._listen(session))
         await self._place.begin(session)
-        line, own = await self._former(subjects)
-        ledger = self._ledger = self._open_ledger(await take_line(services, subjects, self._job, session, after=line))
-        if line or own:  # what else was left behind, and where, is not known
+        writing, own = await self._take_line(subjects, session)
+        ledger = self._ledger = self._open_ledger(writing)
+        if self._inherited:  # what else was left behind, and where, is not known
             ledger.chart.spoil()
-        epoch, first = await appoint(services, subjects, begin, ledger, self._place, after=own)
+        patience_s = self._settings.relay.buffer_s
+        epoch, first = await appoint(services, subjects, begin, ledger, self._place, after=own, patience_s=patience_s)
         self._feed(self._relay.owner.appoint(epoch))
         started = await self._place.start(session, epoch, first, positions=ledger.chart.pack(epoch, first))
         if self._care is None:
@@ -92,12 +95,30 @@ class Line(CallLine):
         self._look_after(self._care, subjects, ledger).begin(Owner(self._place.runner_id, epoch), started=started)
         return True
 
-    async def _former(self, subjects: CallSubjects) -> tuple[int, int]:
-        """Return what a bridge has left behind that died while it placed this call: its line and its appointment."""
+    async def _take_line(self, subjects: CallSubjects, session: str) -> tuple[Writing, int]:
+        """Take the line, and return where an appointment stands that has come to nothing, 0 for none.
+
+        A bridge that died while it placed this call may have left both. The job is ours: what is there and was not
+        shown is looked for again.
+        """
+        services, patience_s = self._services, self._settings.relay.buffer_s
+        while True:
+            line = await self._left_behind(subjects.line)
+            try:
+                writing = await take_line(services, subjects, self._job, session, after=line, patience_s=patience_s)
+            except Fenced:
+                if not self._inherited:
+                    raise
+                logger.info("job %s: its line has changed hands; trying again", self._job.job_id)
+                await self._clock.sleep(PAUSE_S)
+            else:
+                return writing, await self._left_behind(subjects.own)
+
+    async def _left_behind(self, subject: str) -> int:
         if not self._inherited:
-            return 0, 0
-        line, own = await self._services.log.last(subjects.line), await self._services.log.last(subjects.own)
-        return 0 if line is None else line.seq, 0 if own is None else own.seq
+            return 0
+        newest = await self._persist(lambda: self._services.log.last(subject))
+        return 0 if newest is None else newest.seq
 
     # -------------------------------------------------------------------------------------------------------- the end
 

@@ -114,12 +114,23 @@ class LineServices:
     anchor: Anchor = field(default_factory=Anchor)
 
 
+PATIENCE_S: Final = 30.0
+"""How long a placement waits for a log that is away: as long as a call that is up may be without it."""
+
+
 async def take_line(
-    services: LineServices, subjects: CallSubjects, job: Job, session_id: str, *, after: int = 0
+    services: LineServices,
+    subjects: CallSubjects,
+    job: Job,
+    session_id: str,
+    *,
+    after: int = 0,
+    patience_s: float = PATIENCE_S,
 ) -> Writing:
     """Take the line of a session, anchor our time to the log's, and return how to write from here on.
 
-    `after` is the sequence of the former line record, where another bridge has had the call.
+    `after` is the sequence of the former line record, where another bridge has had the call. A log that is away is
+    waited for, for `patience_s`.
 
     Raises:
         Fenced: another bridge holds the line.
@@ -128,7 +139,8 @@ async def take_line(
     log = services.log
     taken = ev.LineTaken(bridge=services.bridge_id, job_id=job.job_id)
     headers = placement_headers(services, "line", taken, session_id)
-    stored = await log.append(subjects.line, encode(taken), headers, fence=Fence(subjects.line, after))
+    fence = Fence(subjects.line, after)
+    stored = await log.append(subjects.line, encode(taken), headers, fence=fence, timeout_s=patience_s)
     # Whoever takes a new call's line right after that is noticed at the next write: there is nothing else to look up.
     offset_s = None if after else services.anchor.holds(services.clock.now())
     if offset_s is None:
@@ -150,11 +162,18 @@ async def _offset_s(services: LineServices, subjects: CallSubjects, seq: int) ->
 
 
 async def appoint(
-    services: LineServices, subjects: CallSubjects, begin: Begin, ledger: Ledger, place: Place, *, after: int = 0
+    services: LineServices,
+    subjects: CallSubjects,
+    begin: Begin,
+    ledger: Ledger,
+    place: Place,
+    *,
+    after: int = 0,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[int, int]:
     """Store what the worker said and make the runner the owner; return its epoch and where its history begins.
 
-    `after` is the sequence of a former appointment that has come to nothing.
+    `after` is the sequence of a former appointment that has come to nothing. `patience_s` as in `take_line`.
 
     Raises:
         LogError: the log does not answer, or another bridge has been quicker.
@@ -165,7 +184,8 @@ async def appoint(
     runner_id = place.runner_id
     owner = ev.OwnerAppointed(runner=runner_id, waited_ms=waited_ms(place))
     headers = placement_headers(services, "own", owner, begin.session_id)
-    own = await services.log.append(subjects.own, encode(owner), headers, fence=Fence(subjects.own, after))
+    fence = Fence(subjects.own, after)
+    own = await services.log.append(subjects.own, encode(owner), headers, fence=fence, timeout_s=patience_s)
     ledger.chart.placed(own.seq)
     ledger.chart.searched((), 0, own.seq)  # nobody has owned it before
     first = await ledger.append(ev.OwnerChanged(epoch=own.seq, runner=runner_id))

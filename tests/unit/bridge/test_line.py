@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, call
+from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, Rig, call
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -480,6 +482,56 @@ async def test_a_log_that_is_full_when_the_call_comes_up(caplog: pytest.LogCaptu
         assert rig.place.released == ["the call could not be placed"]
         assert not rig.records()
         assert "cannot be placed: the log is full" in caplog.text
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+async def test_a_call_that_comes_up_while_the_log_is_away_waits_for_it_as_long_as_any(*, is_cut_off: bool) -> None:
+    async with waiting_call(buffer_s=0.3) as rig:
+        rig.log.available, rig.broker.skip_acks = not is_cut_off, 1_000_000
+        rig.worker.greet(rig.worker.socket)
+        await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=0.02)
+        assert not (await rig.result()).connected
+        assert rig.worker.socket.closed == 1000
+
+    async with waiting_call(buffer_s=30.0) as rig:
+        rig.log.available, rig.broker.skip_acks = not is_cut_off, 2
+        rig.worker.greet(rig.worker.socket)
+        await rig.clock.advance(7.0)  # as long as an election takes
+        assert not rig.place.started
+        rig.log.available = True
+        await rig.until(lambda: bool(rig.place.started), step_s=0.1)
+        assert rig.types()[:3] == ["line.taken", "hello.ack", "call.started"]
+
+
+@asynccontextmanager
+async def waiting_call(buffer_s: float) -> AsyncIterator[Rig]:
+    """A call whose worker has not said anything yet."""
+    worker = FakeWorker()
+    worker.script.append(lambda _: None)
+    settings = LineSettings(relay=replace(RelaySettings(), buffer_s=buffer_s))
+    async with call(worker=worker, settings=settings, up=False) as rig:
+        yield rig
+
+
+async def test_a_line_that_was_left_behind_and_is_not_shown_yet_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with call() as former:
+        [left] = [message for message in former.broker.records if message.subject.endswith(".line")]
+    async with waiting_call(buffer_s=30.0) as rig:
+        rig.line._inherited = True
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        await rig.owner_log.append(subjects.line, left.data, left.headers)
+        last, asked = rig.log.last, list[str]()
+
+        async def lagging(subject: str) -> Message | None:
+            asked.append(subject)
+            return await last(subject) if len(asked) > 1 else None
+
+        monkeypatch.setattr(rig.log, "last", lagging)
+        rig.worker.greet(rig.worker.socket)
+        await rig.until(lambda: bool(rig.place.started), step_s=0.1)
+        assert rig.types("line") == ["line.taken", "line.taken"]
 
 
 async def test_a_session_that_is_in_the_log_already_is_not_taken() -> None:
