@@ -117,7 +117,7 @@ class Bridge:
             steadiness=self._steadiness,
         )
         self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
-        self._owners = Owners(nats, self._services, self._dispatcher)
+        self._owners = Owners(nats, self._services, self._dispatcher, self._on_dead)
         self._departures = Departures(config.system, self._on_departed)
         peers = Peers(self._loop.time(), self.bridge_id)
         self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
@@ -288,8 +288,14 @@ class Bridge:
             self._look(now)
             self._dispatcher.changed()
 
+    def _on_dead(self, runner: str) -> None:
+        if self._fleet.dead(runner):
+            self._look(self._loop.time())
+            self._dispatcher.changed()
+
     def _on_departed(self, process_id: str) -> None:
-        self._owners.watch.said_gone(process_id)
+        if process_id.startswith("runner-"):
+            self._owners.watch.said_gone(process_id)
         self._owners.probations.departed(process_id)
         self._community.departed(process_id)
 

@@ -1,7 +1,8 @@
 """Which runners there are, and what is to be registered for them. Pure: `now` is an argument, in seconds.
 
-A runner is there while it announces itself; silent for 3 s, or `gone`, it is forgotten. Each pool (an agent id, dev or
-not) that has a runner which takes calls is registered as one worker, with this bridge's share of what they add up to.
+A runner is there while it announces itself; silent for 3 s, `gone`, or found to be dead, it is forgotten. Each pool (an
+agent id, dev or not) that has a runner which takes calls is registered as one worker, with this bridge's share of what
+they add up to.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Fleet:
         elif before is None:
             return False
         return before is None or before.said != said
+
+    def dead(self, runner: str) -> bool:
+        """Nobody is where a runner was; return whether that is new."""
+        return self._runners.pop(runner, None) is not None
 
     def expire(self, now: float) -> list[str]:
         """Forget the runners that are silent; return their ids."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from unpod.core.codec import MALFORMED
@@ -23,8 +24,6 @@ from unpod_bridge.succession import Care
 from unpod_bridge.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from unpod.ports import Message, Subscription
     from unpod_bridge.dispatch import Dispatcher
     from unpod_bridge.placing import LineServices
@@ -43,8 +42,15 @@ class Connection(Bus, Protocol):
 class Owners:
     """Watches the runners, and hears those that want to let go; lines take `care` from here."""
 
-    def __init__(self, nats: Connection, services: LineServices, dispatcher: Dispatcher) -> None:
-        self.watch = Watch(nats, services.subjects, services.clock, services.bridge_id, services.horizon)
+    def __init__(
+        self,
+        nats: Connection,
+        services: LineServices,
+        dispatcher: Dispatcher,
+        on_dead: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        subjects, clock, bridge_id = services.subjects, services.clock, services.bridge_id
+        self.watch = Watch(nats, subjects, clock, bridge_id, services.horizon, on_dead=on_dead)
         self.probations = Probations(services.clock, services.bridge_id, self._announce)
         self.care = Care(self.watch, self.probations, dispatcher.resume)
         self._nats = nats

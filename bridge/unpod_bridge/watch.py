@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -121,16 +121,24 @@ class _Watched:
 
 
 class Watch:
-    """Watches over the owners of all sessions of one bridge."""
+    """Watches over the owners of all sessions of one bridge; `on_dead` hears of each runner that is gone for good."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, clock: Clock, bridge_id: str, horizon: Horizon | None = None
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        clock: Clock,
+        bridge_id: str,
+        horizon: Horizon | None = None,
+        *,
+        on_dead: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._bus = bus
         self._subjects = subjects
         self._clock = clock
         self._bridge_id = bridge_id
         self._horizon = Horizon() if horizon is None else horizon
+        self._on_dead = on_dead
         self._sessions: dict[str, _Watched] = {}
         self._runners: dict[str, dict[str, _Watched]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -186,9 +194,8 @@ class Watch:
                 self._ask(runner_id)
 
     def said_gone(self, runner_id: str) -> None:
-        """A runner is said to have gone, by itself or by the server: look at once."""
-        if runner_id in self._runners:
-            _ = self._start(self._probe(runner_id))
+        """A runner is said to have gone, by itself or by the server: look at once, though it may have no session."""
+        _ = self._start(self._probe(runner_id))
 
     def hand_over(self, said: HandOver, reply: str) -> None:
         """A runner lets go of sessions, and waits for a word on `reply`, if that is a subject."""
@@ -237,6 +244,7 @@ class Watch:
             else:
                 return
         self._dead(runner_id)
+        self._on_dead(runner_id)
 
     def _has_missed(self, error: LogError, after_s: float) -> bool:
         """Whether a ping without answer counts: not if it was not sent, nor if it is we whom nobody hears."""
@@ -250,15 +258,27 @@ class Watch:
         for _ in range(PROBES):
             watched = self._of(runner_id)
             try:
-                for chunk in _chunks(watched):
+                for chunk in _chunks(watched) if watched else ((),):
                     await self._ping(runner_id, chunk, PROBE_S)
             except NoResponders:
                 self._dead(runner_id)
+                await self._make_sure(runner_id)
                 return
             except LogError:
                 continue
             else:
                 return
+
+    async def _make_sure(self, runner_id: str) -> None:
+        """Look again: sessions lose nothing where a runner has only changed servers, its agent's registration would."""
+        await self._clock.sleep(NOBODY_PAUSE_S)
+        try:
+            await self._ping(runner_id, (), ANSWER_S)
+        except NoResponders:
+            if self._clock.now() - self._connected_at >= RECONNECTED_S:
+                self._on_dead(runner_id)
+        except LogError as error:
+            logger.debug("the runner %s does not answer: %s", runner_id, type(error).__name__)
 
     async def _ping(self, runner_id: str, watched: Sequence[_Watched], timeout_s: float) -> None:
         sessions = {each.ward.session_id: each.ward.index for each in watched}

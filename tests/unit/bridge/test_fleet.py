@@ -37,6 +37,15 @@ def test_pools_are_told_apart_by_agent_and_dev() -> None:
     assert (AGENT.name, DEV.name) == ("agent", "agent@dev")
 
 
+def test_the_room_of_a_dead_runner_is_gone_at_once() -> None:
+    fleet = Fleet()
+    fleet.hear(said("r1"), 0.0)
+    fleet.hear(said("r2", capacity=5), 0.0)
+    assert fleet.dead("r1")
+    assert not fleet.dead("r1")
+    assert fleet.standings() == {AGENT: Standing(5, serving=1)}
+
+
 def test_only_a_change_is_a_change() -> None:
     fleet = Fleet()
     assert fleet.hear(said(), 0.0)

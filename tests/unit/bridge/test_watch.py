@@ -95,7 +95,8 @@ class Post:
         self.clock = VirtualClock()
         self.broker = MemoryBroker()
         self.bus = MemoryLog(self.broker)
-        self.watch = Watch(self.bus, SUBJECTS, self.clock, "bridge-1")
+        self.dead: list[str] = []
+        self.watch = Watch(self.bus, SUBJECTS, self.clock, "bridge-1", on_dead=self.dead.append)
         self.bus.on_state(self.watch.connected)
         self.session = Session()
 
@@ -313,6 +314,20 @@ async def test_one_that_is_said_to_have_gone_is_asked_at_once(post: Post) -> Non
     post.watch.said_gone("runner-1")
     await settle()
     assert post.session.told == ["lost: is gone, and succeeded"]
+
+
+async def test_an_idle_runner_that_is_gone_is_known_to_be_dead_and_one_that_is_there_is_not(post: Post) -> None:
+    runner = await post.runner("runner-2")
+    back = Runner(post.broker, "runner-3")
+    for each in ("runner-1", "runner-2", "runner-3"):
+        post.watch.said_gone(each)
+    await settle()
+    assert post.dead == []
+    await back.listen()  # it has only changed servers
+    await post.clock.advance(watching.NOBODY_PAUSE_S)
+    await settle()
+    assert post.dead == ["runner-1"]
+    assert (len(runner.pings), len(back.pings)) == (1, 1)
 
 
 async def test_what_was_asked_while_it_died_is_asked_again(post: Post) -> None:
