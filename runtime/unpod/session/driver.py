@@ -89,6 +89,7 @@ class Driver:
         """The way through the past, until the present has begun."""
         self.asking = Asking(self)
         self._running = False
+        self._warned = False
         self._heard_end = False
         self._settled_alarm = Alarm(seat.clock, self._say_settled)
 
@@ -410,6 +411,7 @@ class Driver:
 
     async def _run_hooks(self, hooks: HooksDue) -> None:
         fire = hooks.fire
+        before = self.journal.last_command
         await self.hook_runner.run(
             fire,
             cause=hooks.cause,
@@ -421,7 +423,19 @@ class Driver:
             # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
             for record in self._agenda.through_interruptions():
                 self._take(record)
-            self.decide(d.TurnHooksReturned(fire.turn, has_brain=self.brain.view is not None), hooks.cause)
+            has_brain = self.brain.view is not None
+            if not (has_brain or self.over) and self.journal.last_command == before:
+                self._warn_of_no_brain()
+            self.decide(d.TurnHooksReturned(fire.turn, has_brain=has_brain), hooks.cause)
+
+    def _warn_of_no_brain(self) -> None:
+        """Tell a developer once why nobody answers: no brain, and no hook that would have done anything instead."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "session %s: nobody answers the caller: assign a brain to session.dialog_machine before session.run()",
+                self.seat.session_id,
+            )
 
     def _returned(self, event: str, point: Point | None) -> None:
         if point is None:

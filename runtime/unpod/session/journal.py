@@ -63,6 +63,11 @@ class Journal:
         return self._index
 
     @property
+    def last_command(self) -> int:
+        """The index of the newest command."""
+        return self._last_command
+
+    @property
     def backlog(self) -> int:
         """How many records wait for the log."""
         return self._writer.backlog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
@@ -382,6 +383,35 @@ async def test_what_half_a_brain_lacks_is_named() -> None:
         assert call.context is not None
         with pytest.raises(TypeError, match="Half has no turn\\(\\) and no assist\\(\\)"):
             call.context.session.dialog_machine = Half()
+
+
+async def test_without_a_brain_it_is_said_once_why_nobody_answers_and_the_call_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear)) as call:
+        assert await call.user("hi") == ""
+        assert await call.user("hello?") == ""
+        assert ends(call) == [(1, "unanswered"), (2, "unanswered")]
+    assert ear.args("user_turn") == [("hi",), ("hello?",)]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "dialog_machine" in warning
+
+
+async def test_an_agent_that_answers_in_its_hooks_is_not_told_that_it_has_no_brain(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(ctx: CallContext) -> None:
+        @ctx.session.on("user_turn")
+        async def answer(text: str) -> None:
+            await ctx.session.say(f"You said: {text}")
+
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        await call.user("hi")
+        assert call.said == ("You said: hi",)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
