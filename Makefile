@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench chaos soak faults docs image lint types imports superdialog check lock clean
+.PHONY: help setup demo test bench chaos soak faults docs image lint types imports paths superdialog check lock clean
 
 VENV := .venv
 SUPERDIALOG := .venv-superdialog
@@ -95,7 +95,10 @@ imports: $(READY) ## check that the packages import only what the floor plan all
 superdialog: $(SUPERDIALOG)/.ready ## test superdialog's adapter, in an environment of its own (300 MB)
 	@$(SUPERDIALOG)/bin/pytest tests/superdialog $(ARGS)
 
-check: lint types imports superdialog test ## everything that CI checks
+paths: $(READY) ## count what the hot paths do, beside what is recorded
+	@$(BIN)/python -m tests.benchmarks.hot_paths
+
+check: lint types imports paths superdialog test ## everything that CI checks
 
 lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer ones
 	@set -e; $(find_python); \

@@ -11,8 +11,8 @@ import pytest
 from tests.benchmarks.hot_paths import PATHS, VERSION, Figures, recorded
 
 ROOT = Path(__file__).parents[2]
-TOLERANCE = 0.05
-"""What a path may do more than is recorded; a release of Python moves the figures by less."""
+TOLERANCE = 0.15
+"""What a path may do more than is recorded. `make paths` shows smaller changes, too."""
 
 
 @pytest.fixture(scope="module")
