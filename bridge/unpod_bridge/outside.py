@@ -141,11 +141,10 @@ class Outside:
         return "" if self._has_room(now) else TOO_MANY
 
     def _is_too_late_for(self, control: AnyControl) -> bool:
-        """Whether the call is ending; what the worker can still take then is not too late."""
-        if self._call.transferring and ends_session(control):
-            return True
-        ending = self._performer.wanted_end is not None or self._call.leaving is not None
-        return ending and not isinstance(control, (TransferSession, MergeSession))
+        """Whether the call is ending; a warm transfer and a merge the worker can still take then."""
+        if self._performer.wanted_end is None and self._call.leaving is None:
+            return False
+        return ends_session(control) or not isinstance(control, (TransferSession, MergeSession))
 
     def _has_room(self, now: float) -> bool:
         settings = self._call.settings

@@ -116,7 +116,7 @@ class Performer:
             if self._call.up and self._end_that_waits() is end and self._call.speech.lacks(end):
                 self.give_up(now)
         self.index = last
-        self.performed = self._queue[0].index - 1 if self._queue else last
+        self.performed = next((owned.index - 1 for owned in self._queue if not owned.control), last)
         return unlogged
 
     def go_on(self, records: Sequence[Owned], last: int) -> None:
@@ -125,7 +125,7 @@ class Performer:
         for owned in records:
             self._arrived(replace(owned, index=min(owned.index, last)) if owned.control else owned)
         self.index = last
-        self.performed = self._queue[0].index - 1 if self._queue else last
+        self.performed = next((owned.index - 1 for owned in self._queue if not owned.control), last)
 
     def _disown(self) -> None:
         """Another bridge may have said what waits here: it is not said again."""
@@ -330,7 +330,7 @@ class Performer:
         if not isinstance(data, bytes):
             call.acknowledge(owned, "refused", data.reason)
             return True
-        if call.leaving is not None and leaves(command) and (call.transferring or isinstance(command, cmd.EndCall)):
+        if call.leaving is not None and leaves(command):
             call.acknowledge(owned, "refused", ENDING)
             return True
         if self._claim != owned.id:
