@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from unpod_consumers.projections.spans import Span
 
 _REMEMBERED: Final = 10_000
-"""Calls, a few kilobytes each; one more costs a reading from its start."""
+"""Calls in progress, a few kilobytes each; one more costs a reading from its start."""
+_ENDED: Final = 256
+"""Calls that have ended: their last turn may be completed a moment later."""
 
 
 class _Reading:
@@ -45,13 +47,16 @@ class TraceReader:
         *,
         content: bool = False,
         remembered: int = _REMEMBERED,
+        ended: int = _ENDED,
     ) -> None:
         self._log = log
         self._subjects = subjects
         self._sampling = sampling
         self._content = content
         self._remembered = remembered
+        self._kept_ended = ended
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
+        self._ended: deque[str] = deque()
         self.records = 0
         """How many records it has read."""
 
@@ -120,6 +125,10 @@ class TraceReader:
         self._readings[session] = reading
         if len(self._readings) > self._remembered:
             self._readings.popitem(last=False)
+        if reading.trace.facts.ended is not None:
+            self._ended.append(session)
+            if len(self._ended) > self._kept_ended:
+                self._readings.pop(self._ended.popleft(), None)
 
     def _record(self, message: Message) -> codec.Record:
         return codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)

@@ -2,8 +2,9 @@
 
 A repeat is told by its writer's index, and what a takeover has done again by what it is about: a turn by its number.
 These are numbers without gaps, so what is kept of a call does not grow with its length. What arrives before
-`call.started` is held until it does; a session that never starts counts nothing. A session is forgotten a while after
-its end, in the log's time, and whatever comes of it later is ignored.
+`call.started` is held until it does; a session that never starts counts nothing. A session is forgotten some seconds
+after its owner has said that nothing is left to do, in the log's time, else a while after its end; whatever comes of it
+later is ignored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from unpod.core.events import (
     LLMCalled,
     OwnerAppointed,
     ReplayCompleted,
+    SessionFinished,
     TurnCompleted,
     TurnMetrics,
     WorkerFact,
@@ -37,9 +39,10 @@ from unpod_consumers.projections.instruments import Instrument
 from unpod_consumers.projections.intervals import Intervals
 from unpod_consumers.projections.series import Attributes, Sample, Series, Value
 
+KEPT_AFTER_CLOSE_S: Final = 10.0
 KEPT_AFTER_END_S: Final = 900.0
 FORGOTTEN_S: Final = 21_600.0
-_SWEEP_S: Final = 60.0
+_SWEEP_S: Final = 5.0
 _MAX_HELD: Final = 1_000
 """How many values wait for the start of a call, and how many commands for their receipts, at most."""
 _OTHER: Final = "other"
@@ -66,6 +69,7 @@ class SessionState(Struct, array_like=True, omit_defaults=True):
     asked: dict[str, tuple[float, str]] = {}
     receipts: dict[str, float] = {}
     waiting: list[tuple[str, float, Attributes, Sample]] = []
+    closed: bool = False
 
 
 class MetricsState(Struct):
@@ -85,6 +89,7 @@ def take(state: MetricsState, record: Record, agent: str) -> None:
     state.time = max(state.time, envelope.time)
     session = state.sessions.setdefault(envelope.session, SessionState(agent))
     session.last_time = max(session.last_time, envelope.time)
+    session.closed = session.closed or isinstance(record.body, SessionFinished)
     new = _first_time(session, record)
     for value in [*_values(session, record), *_flawed(session, record)] if new else ():
         if session.started is not None:
@@ -117,9 +122,14 @@ def _sweep(state: MetricsState) -> None:
         return
     state.swept = state.time
     for key, session in list(state.sessions.items()):
-        age = state.time - session.last_time
-        if age > (KEPT_AFTER_END_S if session.ended is not None else FORGOTTEN_S):
+        if state.time - session.last_time > _kept_s(session):
             del state.sessions[key]
+
+
+def _kept_s(session: SessionState) -> float:
+    if session.ended is None:
+        return FORGOTTEN_S
+    return KEPT_AFTER_CLOSE_S if session.closed else KEPT_AFTER_END_S
 
 
 def _values(session: SessionState, record: Record) -> list[Value]:

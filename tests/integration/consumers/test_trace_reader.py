@@ -83,6 +83,14 @@ async def test_so_many_calls_are_remembered(log: JetStreamLog) -> None:
     assert read["c"] < read["a"]  # which was forgotten, and is read from its start
 
 
+async def test_few_calls_that_have_ended_are_remembered(log: JetStreamLog) -> None:
+    reader = TraceReader(log, SUBJECTS, Sampling(), ended=1)
+    for name in ("a", "b"):
+        await whole_call(log, name)
+        await reader.spans(name, triggers_of(await stored(log, name)))
+    assert list(reader._readings) == ["b"]
+
+
 async def begun(log: JetStreamLog, session: str) -> list[Message]:
     await begin(log, session)
     return await stored(log, session)

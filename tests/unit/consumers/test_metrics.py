@@ -23,6 +23,7 @@ from unpod.core.events import (
     LLMCalled,
     OwnerAppointed,
     ReplayCompleted,
+    SessionFinished,
     TurnCompleted,
     TurnMetrics,
 )
@@ -142,6 +143,22 @@ def test_long_ended_sessions_are_forgotten_and_their_repeats_ignored() -> None:
     later = message("s2", "evt", CallStarted(session_id="s2"), 1, 10_000)
     projection = project(*bridge, *owner, later, owner[-1], bridge[2])
     assert samples(projection)["unpod_turn_e2e_latency_seconds_count"] == 2
+
+
+def test_sessions_of_which_nothing_is_left_to_do_do_not_pile_up() -> None:
+    """Thousands of short calls an hour: what is known of each goes when its owner has closed it."""
+    closed = [
+        part
+        for number in range(50)
+        for part in (
+            message(f"s{number}", "evt", CallStarted(session_id=f"s{number}"), 1, number),
+            message(f"s{number}", "evt", CallEnded(reason="hangup"), 2, number + 0.5),
+            message(f"s{number}", "run", SessionFinished(), 1, number + 0.6),
+        )
+    ]
+    projection = project(*closed)
+    assert len(projection._state.sessions) < 20
+    assert samples(projection)["unpod_calls_total{end_reason=hangup}"] == 50
 
 
 def test_what_cannot_be_taken_is_refused_and_counted() -> None:
