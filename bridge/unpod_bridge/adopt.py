@@ -15,23 +15,26 @@ So, for each command of the owner:
 A bridge that may be alive (it was stopped, or cut off) goes on until it finds its line taken, and the worker lets in
 nobody else as long as it has its socket. So what comes before our own link is up may have been done by it as well.
 
-Speech: what the last receipt of a reply counts was spoken. The pieces behind it may have been, so they are never asked
-for again; the reply goes on with the first piece that the owner has sent since (`Speech.go_on`). Where the former
-bridge has handed the call over in order, nothing is uncertain.
+Speech: what the last receipt of a reply counts was spoken. The pieces behind it may have been: the owner, which knows
+when it has sent them, says which (`unpod.session.replies`). Where the former bridge has handed the call over in order,
+nothing is uncertain.
+
+What the former bridge has sent to the log last may have been refused, since the line had changed hands; its owner may
+have seen it on its way, and acted on it. So the owner is asked, and what the log lacks is stored after all (`add`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.codec import Record
+from unpod.core.codec import BRIDGE_CHANNELS, Record
 from unpod.core.controls import command_of
 from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import ProtocolViolation
@@ -40,7 +43,7 @@ from unpod_bridge import frames
 from unpod_bridge.adopted import Adopted, Appointment
 from unpod_bridge.call_state import OUTCOMES
 from unpod_bridge.command_effects import leaves
-from unpod_bridge.outputs import Owned
+from unpod_bridge.outputs import Owned, Store
 from unpod_bridge.owner_records import OwnerRecords
 
 NEVER: Final = 2**63
@@ -147,6 +150,27 @@ class CallLog:
         elif body.turn > self._closed:
             self._cut = self._cut and self._reply is not None and self._reply.turn == body.turn
             self._reply = body
+
+    @property
+    def index(self) -> int:
+        """The bridges' last index."""
+        return self._index
+
+    def add(self, message: Message) -> Store | None:
+        """Take a record that the log has refused, and return how to store it; None where it does not come next."""
+        try:
+            record = codec.read(self._subjects, message.subject, message.headers, message.data)
+        except ProtocolViolation:
+            return None
+        body = record.body
+        if record.channel not in BRIDGE_CHANNELS or isinstance(body, ev.OwnerChanged):
+            return None
+        if record.envelope.index != self._index + 1:
+            return None
+        self._record(record, message)
+        channel: Literal["evt", "ack"] = "ack" if record.channel == "ack" else "evt"
+        withheld = bool(getattr(body, "withheld", False))
+        return Store(channel, body, message.data, withheld=withheld, cause=record.envelope.cause)  # type: ignore[arg-type]
 
     # ----------------------------------------------------------------------------------------------- what it amounts to
 

@@ -16,7 +16,9 @@ from typing import Final
 
 from msgspec import structs
 
+from unpod.core import codec
 from unpod.core.envelope import OVERHEAD
+from unpod.core.live import SEEN_ANSWER, SeenAsked
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError
 from unpod.ports import Message
@@ -132,14 +134,31 @@ class AdoptedLine(CallLine):
         subjects = await self._persist(lambda: self._listen(predecessor.session_id))
         clean = predecessor.let_go is not None and await predecessor.let_go()
         writing = await self._persist(lambda: self._take_line(subjects))
-        log, chart = await self._persist(lambda: self._read(subjects, writing.epoch))
+        reading = self._persist(lambda: self._read(subjects, writing.epoch))
+        (log, chart), seen = await asyncio.gather(reading, self._seen(subjects, writing.epoch, asks=not clean))
+        index = log.index
+        refused = [store for message in seen if (store := log.add(message)) is not None]
         past = log.adopted(self._hearing(writing), clean=clean)
         past = structs.replace(past, line=writing.epoch, still_s=self._ago(self._still_since))
         if not past.started:
             return None
         chart.searched((), past.owner_index, writing.epoch)
-        self._ledger = self._open_ledger(replace(writing, index=past.index), chart)
+        self._ledger = self._open_ledger(replace(writing, index=index), chart)
+        for store in refused:
+            self._ledger.put(store)
         return past, subjects
+
+    async def _seen(self, subjects: CallSubjects, line: int, *, asks: bool) -> list[Message]:
+        """Return what the owner has seen of the former bridge's newest records; nothing of one that is gone."""
+        if not asks:
+            return []
+        timeout_s = self._settings.seen_s
+        try:
+            answer = await self._services.bus.request(subjects.seen, codec.encode(SeenAsked(line)), timeout_s=timeout_s)
+            records = SEEN_ANSWER.decode(answer.data).records
+        except (LogError, *codec.MALFORMED):
+            return []
+        return [Message(record.subject, record.data, record.headers) for record in records]
 
     async def _read(self, subjects: CallSubjects, until_seq: int) -> tuple[CallLog, Chart]:
         services = self._services

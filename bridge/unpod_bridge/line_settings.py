@@ -11,11 +11,15 @@ from unpod_bridge.call_state import RelaySettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineSettings:
-    """Times in seconds; `busy` is how many records may wait for the log before the worker has to wait, too."""
+    """Times in seconds; `busy` is how many records may wait for the log before the worker has to wait, too.
+
+    The owner of a call that is taken over has `seen_s` to say what it has seen of the former bridge.
+    """
 
     relay: RelaySettings = field(default_factory=RelaySettings)
     linger_s: float = 600.0
     busy: int = 1_000
+    seen_s: float = 0.3
 
 
 MOVED: Final = "moved"

@@ -137,6 +137,15 @@ CHANNELS: Final = (
     ),
     Channel("again", f"{LIVE}.again", "bridge", "owner", "Pieces that were missed are asked for again.", [live.Again]),
     Channel(
+        "seen",
+        f"{LIVE}.seen",
+        "bridge",
+        "owner",
+        "A bridge that takes a call over asks for the former one's newest records, which the log may have refused.",
+        [live.SeenAsked],
+        answers=[live.SeenAnswer],
+    ),
+    Channel(
         "runners",
         "unpod.runners",
         "runner",

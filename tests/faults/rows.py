@@ -12,7 +12,7 @@ from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 45), 47})
+NUMBERS = frozenset({*range(1, 34), *range(36, 46), 47})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -287,6 +287,14 @@ LOG: tuple[Row, ...] = (
         slow=True,
     ),
     Row(number=22, name="kill -9 of all three, restarted", act=nats.all_nodes_killed, within_s=10.0, setup=R3),
+    Row(
+        number=45,
+        name="SIGSTOP of one NATS node of three, under talking calls",
+        act=nats.node_stands_still,
+        within_s=10.0,
+        setup=R3,
+        allow=Allow(drops=True, shadow_s=6.0),
+    ),
     Row(number=23, name="NATS away in mid-call", act=nats.away, within_s=2.0),
     Row(number=24, name="NATS away past the bound", act=nats.away_for_too_long, allow=ENDED),
     Row(number=25, name="the stream is full", act=nats.full, setup=Setup(max_mb=16), allow=FULL, closes=False),

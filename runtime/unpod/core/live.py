@@ -49,8 +49,33 @@ class Again(Struct, frozen=True, array_like=True):
     doubt: Doubt | None = None
 
 
+class SeenAsked(Struct, frozen=True, array_like=True):
+    """A bridge that takes a call over asks the owner what it has seen of the one before; `line` is its line's epoch.
+
+    The log may have refused the end of that, since the line had changed hands before it came there.
+    """
+
+    line: int
+
+
+class SeenRecord(Struct, frozen=True, array_like=True):
+    """A record of the former bridge, as its owner has seen it on its way."""
+
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+
+
+class SeenAnswer(Struct, frozen=True, array_like=True):
+    """The newest of those records, in their order, whether they are stored or not."""
+
+    records: tuple[SeenRecord, ...] = ()
+
+
 DELTA = msgspec.json.Decoder(Delta)
 AGAIN = msgspec.json.Decoder(Again)
+SEEN_ASKED = msgspec.json.Decoder(SeenAsked)
+SEEN_ANSWER = msgspec.json.Decoder(SeenAnswer)
 
 LIVE_SUBJECT = "Unpod-Subject"
 """The header of a full record on the live `text` subject: where its withheld form is stored."""

@@ -68,7 +68,7 @@ class Address(Struct, frozen=True):
 class CallSubjects:
     """The subjects of one session, whose agent and id are given as tokens."""
 
-    __slots__ = ("_base", "ack", "again", "agent", "all", "cmd", "ctl", "delta", "line", "live", "own", "text")
+    __slots__ = ("_base", "ack", "again", "agent", "all", "cmd", "ctl", "delta", "line", "live", "own", "seen", "text")
 
     def __init__(self, prefix: str, agent: str, session: str) -> None:
         tail = f"{agent}.{session}"
@@ -85,6 +85,7 @@ class CallSubjects:
         self.delta = f"{live}.delta"
         self.again = f"{live}.again"
         self.text = f"{live}.text"
+        self.seen = f"{live}.seen"
 
     @property
     def evts(self) -> str:

@@ -82,7 +82,9 @@ class Driver:
         self.ending = Ending(seat, self._agenda.wake)
         self.journal = Journal(seat, on_failure=self.ending.lose)
         self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
-        self.inbox = Inbox(seat, on_record=self._on_record, on_again=self._on_again)
+        self.inbox = Inbox(
+            seat, on_record=self._on_record, on_again=self._on_again, on_rewritten=self.ending.begin_again
+        )
         self._alarm = Alarm(seat.clock, self._on_time)
         self._replies = Replies()
         self.rehearsal: Rehearsal | None = None

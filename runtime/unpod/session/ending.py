@@ -58,17 +58,27 @@ class Ending:
         """Take note that there is a newer owner: what we would write from here on is void."""
         self.lose(Fenced("a newer owner has been appointed"))
 
+    def begin_again(self) -> None:
+        """The session has acted on what the log does not have: let go of it, to be folded again by its next owner."""
+        if self.lost is None:
+            logger.warning("session %s: the log lacks what it has acted on; it is folded again", self._seat.session_id)
+            self._let_go(Fenced("the log lacks what it has acted on"))
+
+    def _let_go(self, error: Fenced) -> None:
+        self.lost = error
+        self.abandon()
+        if self.on_fenced is not None:
+            self.on_fenced()
+
     def lose(self, error: LogError) -> None:
         """Take note that nothing more can be written."""
         if self.lost is not None:
             return
-        self.lost = error
         if isinstance(error, Fenced):
             logger.warning("session %s: another runner owns it now", self._seat.session_id)
-            self.abandon()
-            if self.on_fenced is not None:
-                self.on_fenced()
+            self._let_go(error)
             return
+        self.lost = error
         logger.error("session %s: nothing more can be written: %s", self._seat.session_id, error)
         self.finish("error")
 

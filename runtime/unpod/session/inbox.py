@@ -7,6 +7,11 @@ counts.
 
 The tail also shows what the log has refused. So once another bridge takes the line, what the former one still sends is
 not believed before it is found in the log. What has an epoch that no line has given is not believed at all.
+
+What came before that, and was acted on, may never be stored either: a node of NATS that stands still passes nothing on,
+and the line changes hands meanwhile. So the newest records are kept for a while. The next bridge asks for them, and
+stores what the log lacks, under the same indexes. Where it could not, the log has something else there: then the
+session has acted on what never was, and has to be folded again.
 """
 
 from __future__ import annotations
@@ -18,8 +23,9 @@ from weakref import WeakKeyDictionary
 
 from unpod.core import codec
 from unpod.core.codec import BRIDGE_CHANNELS, MALFORMED, Record
+from unpod.core.envelope import to_headers
 from unpod.core.events import LineTaken
-from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
+from unpod.core.live import AGAIN, LIVE_SUBJECT, SEEN_ASKED, Again, SeenAnswer, SeenRecord
 from unpod.core.positions import Positions
 from unpod.core.replay import Tail, is_whole, merge
 from unpod.errors import LogError, ProtocolViolation
@@ -37,6 +43,10 @@ AT_ONCE = 4
 LINE_TRIES = 3
 """How often the log is read for a line that the tail has shown, before that was a try that the log has refused."""
 
+KEPT = 64
+KEPT_S = 10.0
+"""So many of the bridge's newest records are kept, and none for longer: by then they are stored, or it is known."""
+
 
 _turns_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
@@ -46,9 +56,19 @@ def _turns() -> asyncio.Semaphore:
 
 
 class Inbox:
-    """One session's incoming side. `on_record` and `on_again` are called on the event loop and must not raise."""
+    """One session's incoming side. What it is given is called on the event loop and must not raise.
 
-    def __init__(self, seat: Seat, *, on_record: Callable[[Record], None], on_again: Callable[[Again], None]) -> None:
+    `on_rewritten`: the log has something else where a record stood that was handed to `on_record`.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        *,
+        on_record: Callable[[Record], None],
+        on_again: Callable[[Again], None],
+        on_rewritten: Callable[[], None] = lambda: None,
+    ) -> None:
         self._log = seat.log
         self._bus = seat.bus
         self._subjects = seat.subjects
@@ -57,6 +77,9 @@ class Inbox:
         self._epoch = seat.epoch
         self._on_record = on_record
         self._on_again = on_again
+        self._on_rewritten = on_rewritten
+        self._recent: dict[int, Record] = {}
+        self._private: set[int] = set()
         self._tail: Tail | None = None
         self._early: list[Record] = []
         self._line_epoch = 0
@@ -155,11 +178,36 @@ class Inbox:
             except MALFORMED:
                 logger.warning("a malformed request for pieces of a reply is passed over")
             return
+        if message.subject == self._call.seen:
+            self._say_seen(message)
+            return
         subject = message.headers.get(LIVE_SUBJECT)
         if message.subject == self._call.text and subject:
             record = self._decode(subject, message.headers, message.data)
             if record is not None:
+                self._private.add(record.envelope.index)
                 self._deliver(record)
+
+    def _say_seen(self, message: Message) -> None:
+        """Tell the next bridge what we have had of the one before; what else that sends is not taken any more."""
+        try:
+            line = SEEN_ASKED.decode(message.data).line
+        except MALFORMED:
+            logger.warning("a malformed question after what was seen is passed over")
+            return
+        if self._tail is None or not message.reply:
+            return
+        records = [record for record in self._recent.values() if record.envelope.epoch < line]
+        self._line_epoch = max(self._line_epoch, line)
+        seen = tuple(SeenRecord(self._subject(each), dict(to_headers(each.envelope)), each.data) for each in records)
+        try:
+            self._bus.send(message.reply, codec.encode(SeenAnswer(seen)))
+        except LogError as error:
+            logger.debug("what was seen could not be said: %s", type(error).__name__)
+
+    def _subject(self, record: Record) -> str:
+        channel, _, tag = record.envelope.type.partition(".")
+        return self._call.ack if channel == "ack" else self._call.evt(tag)
 
     def _deliver(self, record: Record) -> None:
         if record.channel == "line":
@@ -169,14 +217,37 @@ class Inbox:
         if self._tail is None:
             self._early.append(record)
             return
+        if self._contradicts(record):
+            if record.seq:
+                self._on_rewritten()
+            else:
+                self._doubts = max(self._doubts, 1)
+                self._fill_gaps()
+            return
         if not self._believed(record):
             if not record.seq and record.envelope.index > self._tail.index:
                 self.expect(record.envelope.index)
             return
         for ready in self._tail.push(record):
             self._line_epoch = max(self._line_epoch, ready.envelope.epoch)
+            self._keep(ready)
             self._on_record(ready)
         self._fill_gaps()
+
+    def _keep(self, record: Record) -> None:
+        """Keep a record that may not be stored; never one whose text is not to be."""
+        recent, envelope = self._recent, record.envelope
+        if envelope.index in self._private:
+            self._private.discard(envelope.index)
+        elif not record.seq:
+            recent[envelope.index] = record
+            while len(recent) > KEPT or next(iter(recent.values())).envelope.time < envelope.time - KEPT_S:
+                del recent[next(iter(recent))]
+
+    def _contradicts(self, record: Record) -> bool:
+        """Whether a later bridge has stored, or wants to, something else where we have had a record."""
+        known = self._recent.get(record.envelope.index)
+        return known is not None and known.envelope.epoch < record.envelope.epoch and known.body != record.body
 
     def _believed(self, record: Record) -> bool:
         epoch = record.envelope.epoch

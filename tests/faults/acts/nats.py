@@ -1,4 +1,4 @@
-"""Faults of NATS and of clocks: rows 20 to 26."""
+"""Faults of NATS and of clocks: rows 20 to 26, and 45."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ CHUNK = 60_000
 CHUNK_EACH_S = 0.02
 BUFFER_S = 30.0
 FILL_BYTES = 200_000
+STALL_S = 2.0
 
 
 async def killed_and_restarted(scene: Scene) -> None:
@@ -157,3 +158,15 @@ async def clocks_apart(scene: Scene) -> None:
                 continue  # written before the writer knows the log's time
             scene.figures["apart_s"] = max(apart, scene.figures.get("apart_s", 0.0))
             scene.expect(apart < scene.bounds.limit(1.0), f"{message.subject} is {apart:.1f} s off")
+
+
+async def node_stands_still(scene: Scene) -> None:
+    """SIGSTOP of the node that leads the stream of calls, and then of another, while everybody talks."""
+    nodes = scene.stack.cluster
+    leads = await leader_of(scene.stack.nats, scene.stack.log.spec.name)
+    for node in (leads, scene.rng.choice([node for node in NODES if node != leads])):
+        await scene.some_words()
+        with nodes.frozen(node):
+            await asyncio.sleep(STALL_S)
+        scene.mark()
+        await scene.load.recovered(scene.marked_at, scene.bounds.limit(10.0))

@@ -15,7 +15,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.envelope import Envelope, to_headers
-from unpod.core.live import LIVE_SUBJECT, Delta
+from unpod.core.live import LIVE_SUBJECT, Delta, SeenAnswer, SeenRecord
 from unpod.core.subjects import Subjects
 from unpod.core.withhold import withhold
 from unpod.ports import Fence, Message
@@ -187,6 +187,12 @@ class Rig:
         self.line = self.make()
         self.task: asyncio.Task[LineResult] | None = None
         self.index = 0
+        self.seen: list[SeenRecord] = []
+        """What the owner has seen of this bridge's newest records."""
+
+    def say_seen(self, message: Message) -> None:
+        """The owner is asked for that."""
+        self.owner_log.send(message.reply, codec.encode(SeenAnswer(tuple(self.seen))))
 
     @property
     def epoch(self) -> int:
@@ -277,6 +283,8 @@ async def call(
 ) -> AsyncIterator[Rig]:
     """Run one call; with `up`, return once its owner has been told to start."""
     rig = Rig(worker or FakeWorker(), settings or LineSettings(), url=url, steadiness=steadiness)
+    if rig.worker.session_id:
+        await rig.owner_log.subscribe(SUBJECTS.call("agent-1", rig.worker.session_id).seen, rig.say_seen)
     rig.run()
     await rig.settle()
     if up:

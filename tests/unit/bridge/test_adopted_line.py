@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.unit.bridge.call_rig import SUBJECTS, TOKEN, FakePlace, FakeSocket, FakeWorker, Rig, call
 
+from unpod.core import codec, ids
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
-from unpod.core.live import AGAIN, Again
+from unpod.core.envelope import Envelope, to_headers
+from unpod.core.live import AGAIN, Again, SeenRecord
 from unpod.errors import LogUnavailable
 from unpod.jetstream.writer import DEFAULT_BOUNDS
 from unpod.ports import Message
@@ -150,6 +152,51 @@ async def test_the_owner_is_asked_for_the_speech_that_no_receipt_tells_of() -> N
             assert again.doubt.line == rig.records("line")[-1].seq
             assert 1.9 < again.doubt.still_s < 2.5
             await other.end()
+
+
+async def test_what_the_owner_has_seen_and_the_log_has_refused_is_stored_after_all() -> None:
+    async with call() as rig:
+        rig.worker.socket.say("user.text", text="one")
+        await rig.settle()
+        dies(rig)
+        facts: list[ev.CallerEvent | ev.Receipt] = [
+            ev.UserText(text="one"),  # this is stored
+            ev.ReplySpoken(turn=1, deltas=3, chars=6),
+            ev.UserText(text="two"),
+            ev.CommandAcknowledged(command="x", verb="say", outcome="written", owner_index=1),
+        ]
+        last = max(record.envelope.index for record in rig.records() if record.channel in BRIDGE_CHANNELS)
+        rig.seen = [refused(body, index) for index, body in enumerate(facts, last)]
+        rig.seen.append(refused(ev.UserText(text="what came between is not known"), last + 9))
+        asked: list[Again] = []
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        await rig.owner_log.subscribe(subjects.again, lambda message: asked.append(AGAIN.decode(message.data)))
+        async with heir(rig) as other:
+            assert [(again.turn, again.part, again.first) for again in asked] == [(1, 0, 4)]
+            await other.end()
+        records = [record for record in rig.records() if record.channel in BRIDGE_CHANNELS]
+        assert [record.envelope.index for record in records] == list(range(1, len(records) + 1))
+        assert [record.body for record in records][last - 1 : last + 3] == facts
+        assert [record.envelope.epoch for record in records][last:] == [records[-1].envelope.epoch] * (
+            len(records) - last
+        )
+
+
+def refused(body: ev.CallerEvent | ev.Receipt, index: int) -> SeenRecord:
+    """A record of the former bridge as its owner has seen it."""
+    subjects, tag = SUBJECTS.call("agent-1", "session-1"), ev.tag_of(body)
+    channel = "ack" if isinstance(body, ev.Receipt) else "evt"
+    envelope = Envelope(
+        id=ids.record_id("session-1", "bridge", index),
+        type=f"{channel}.{tag}",
+        source="/unpod/bridge/bridge-1",
+        session="session-1",
+        time=1.0,
+        epoch=1,
+        index=index,
+    )
+    subject = subjects.ack if channel == "ack" else subjects.evt(tag)
+    return SeenRecord(subject, dict(to_headers(envelope)), codec.encode(body))
 
 
 async def test_what_the_owner_says_while_the_log_is_read_is_not_lost() -> None:

@@ -12,6 +12,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.envelope import Envelope, to_headers
 from unpod.core.ids import derive, record_id
+from unpod.core.live import LIVE_SUBJECT, SEEN_ANSWER, SeenAsked
 from unpod.core.positions import Positions
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogUnavailable
@@ -34,6 +35,8 @@ class Scene:
     log: MemoryLog
     seat: Seat
     came: list[Record] = field(default_factory=list)
+    rewritten: list[str] = field(default_factory=list)
+    """One for each time that the log was found to have something else than what had come."""
 
     @property
     def indexes(self) -> list[int]:
@@ -67,6 +70,25 @@ class Scene:
         await settle(50)
 
 
+async def another(scene: Scene) -> int:
+    """Another bridge takes the line; return its epoch."""
+    line = scene.line
+    taken = codec.encode(ev.LineTaken(bridge="another", job_id="job-1"))
+    envelope = Envelope(
+        id=derive("line", "another"),
+        type="line.line.taken",
+        source="/unpod/bridge/another",
+        session="s1",
+        time=1.0,
+        epoch=0,
+        index=0,
+    )
+    fence = Fence(line.call.line, line._line_epoch)
+    stored = await line.log.append(line.call.line, taken, to_headers(envelope), fence=fence)
+    await settle(50)
+    return stored.seq
+
+
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     clock, subjects = VirtualClock(), Subjects()
@@ -86,9 +108,12 @@ async def scene() -> AsyncIterator[Scene]:
         until_seq=until_seq,
     )
     came: list[Record] = []
-    inbox = Inbox(seat, on_record=came.append, on_again=lambda _: None)
+    rewritten: list[str] = []
+    inbox = Inbox(
+        seat, on_record=came.append, on_again=lambda _: None, on_rewritten=lambda: rewritten.append("rewritten")
+    )
     assert len(await inbox.open(until_seq)) == 5
-    yield Scene(inbox, line, log, seat, came)
+    yield Scene(inbox, line, log, seat, came, rewritten)
     await inbox.close()
     await line.close()
 
@@ -198,26 +223,13 @@ async def test_only_what_is_new_is_read(scene: Scene) -> None:
 
 
 async def test_a_bridge_that_has_lost_the_line_is_not_believed(scene: Scene) -> None:
-    former = scene.line._line_epoch
-    taken = ev.LineTaken(bridge="another", job_id="job-1")
-    envelope = Envelope(
-        id=derive("line", "another"),
-        type="line.line.taken",
-        source="/unpod/bridge/another",
-        session="s1",
-        time=1.0,
-        epoch=0,
-        index=0,
-    )
-    line = scene.line
-    fence = Fence(line.call.line, former)
-    stored = await line.log.append(line.call.line, codec.encode(taken), to_headers(envelope), fence=fence)
-    await settle(50)
+    line, former = scene.line, scene.line._line_epoch
+    epoch = await another(scene)
     assert scene.inbox.bridge == "another"
     # The former one wakes up, and sends what the log refuses.
     await scene.refused(former, 4, "from the grave")
     assert scene.indexes == []
-    line._line_epoch = stored.seq
+    line._line_epoch = epoch
     await scene.says("from the living")
     await scene.until(4)
     assert scene.came[0].body == ev.UserText(text="from the living")
@@ -247,3 +259,56 @@ async def test_what_never_had_the_line_is_not_believed(scene: Scene) -> None:
     await scene.says("real")
     await scene.until(4)
     assert scene.came[0].body == ev.UserText(text="real")
+
+
+async def test_what_was_seen_is_told_to_the_next_bridge_which_stores_what_the_log_has_refused(scene: Scene) -> None:
+    line, former = scene.line, scene.line._line_epoch
+    await scene.says("one")
+    await scene.refused(former, 5, "two")  # the line has changed hands before it came to the log: it is acted on
+    assert scene.indexes == [4, 5]
+    epoch = await another(scene)
+    answer = await scene.log.request(line.call.seen, codec.encode(SeenAsked(epoch)), timeout_s=1.0)
+    seen = SEEN_ANSWER.decode(answer.data).records
+    read = [codec.read(scene.seat.subjects, each.subject, each.headers, each.data) for each in seen]
+    assert [(record.envelope.index, record.body) for record in read] == [
+        (4, ev.UserText(text="one")),
+        (5, ev.UserText(text="two")),
+    ]
+    await scene.refused(former, 6, "three")  # nothing more of the former one is taken, or it would be missing there
+    line._line_epoch = epoch
+    await scene.says("two")
+    await scene.says("and now?")
+    assert scene.indexes == [4, 5, 6]
+    assert scene.came[-1].body == ev.UserText(text="and now?")
+    assert not scene.rewritten
+
+
+async def test_what_the_log_has_instead_of_what_was_acted_on_is_noticed(scene: Scene) -> None:
+    former = scene.line._line_epoch
+    await scene.says("one")
+    await scene.refused(former, 5, "two")
+    scene.line._line_epoch = await another(scene)
+    await scene.says("something else")
+    if scene.inbox._filling is not None:
+        await scene.inbox._filling
+    assert scene.rewritten
+    assert scene.indexes == [4, 5]
+
+
+async def test_what_is_not_to_be_kept_is_not_told(scene: Scene) -> None:
+    body = codec.encode(ev.UserText(text="four one five"))
+    envelope = Envelope(
+        id=record_id("s1", "bridge", 4),
+        type=TEXT,
+        source="/unpod/bridge/memory",
+        session="s1",
+        time=1.0,
+        epoch=scene.line._line_epoch,
+        index=4,
+    )
+    headers = {**to_headers(envelope), LIVE_SUBJECT: scene.line.call.evt("user.text")}
+    scene.line.log.send(scene.line.call.text, body, headers)
+    await settle()
+    assert scene.indexes == [4]
+    answer = await scene.log.request(scene.line.call.seen, codec.encode(SeenAsked(1_000)), timeout_s=1.0)
+    assert SEEN_ANSWER.decode(answer.data).records == ()
