@@ -16,13 +16,12 @@ from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
 from unpod.adapters.chat_stream import Carried, Spoken, distinct
-from unpod.adapters.memory import Entry, Memory, Said
+from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
 from unpod.adapters.tools import Tools, ToolSet, text_of
 from unpod.errors import AdapterError
 
-HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
 GO_ON: Final = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
 NOT_UNDERSTOOD: Final = "(The caller said something that could not be understood.)"
 LANGUAGE: Final = "The caller speaks {language} now; answer in it."

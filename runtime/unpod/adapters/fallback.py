@@ -147,7 +147,7 @@ class FallbackAdapter:
         """Tell the one that answered last, and remember what was heard for the others."""
         if heard is not None:
             self._memory.cut(heard)
-        await self._answering.view.mark_interrupted(heard)
+        await self._answering.view.tell_cut(heard)
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Take up a conversation that another process had."""

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from unpod.adapters.chat import HEARD_UNKNOWN, LANGUAGE
-from unpod.adapters.memory import Memory
+from unpod.adapters.chat import LANGUAGE
+from unpod.adapters.memory import HEARD_UNKNOWN, Memory
 from unpod.adapters.metering import Price
 from unpod.adapters.pieces import ChatMessage, Piece
 from unpod.adapters.vendors import missing

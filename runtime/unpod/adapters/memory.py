@@ -14,6 +14,7 @@ from unpod.adapters.characters import whole
 from unpod.adapters.chat_stream import Carried
 from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult
 
+HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
 STILL_RUNNING = "(not finished yet)"
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64

@@ -10,9 +10,9 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from unpod.adapters.chat import GO_ON, HEARD_UNKNOWN, ChatAdapter, Prompt
+from unpod.adapters.chat import GO_ON, ChatAdapter, Prompt
 from unpod.adapters.chat_stream import CallParts, Carried, field_of, tokens
-from unpod.adapters.memory import Entry, Said, Used
+from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Said, Used
 from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
-from unpod.adapters.chat import HEARD_UNKNOWN, LANGUAGE
+from unpod.adapters.chat import LANGUAGE
+from unpod.adapters.memory import HEARD_UNKNOWN
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece
 from unpod.adapters.vendors import broken_off, http_error, missing, timed_out, transport_error

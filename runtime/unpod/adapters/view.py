@@ -12,16 +12,20 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import asdict
 
 from unpod.adapters.characters import Characters
+from unpod.adapters.memory import HEARD_UNKNOWN
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, llm_call, storable
 from unpod.adapters.protocol import DialogAdapter, accepted_options, problem_with
 from unpod.adapters.wrapping import wrapped
 from unpod.errors import AdapterError
 from unpod.user_code import is_theirs
+
+HEARD: Final = "The caller cut in on your last reply; of it they heard: {heard}"
+HEARD_NOTHING: Final = "The caller cut in on your last reply before they heard anything of it."
 
 logger = logging.getLogger("unpod.adapters")
 
@@ -92,6 +96,18 @@ class AdapterView:
     async def mark_interrupted(self, heard: str | None) -> None:
         """Tell the brain what the caller heard of the last reply, None where nobody knows."""
         await self._call("mark_interrupted", heard)
+
+    async def tell_cut(self, heard: str | None, note: str = HEARD_UNKNOWN) -> None:
+        """Tell the brain that its reply was cut in on; one without `mark_interrupted` gets a note for its next turn.
+
+        That is `note` where nobody knows what the caller heard.
+        """
+        if callable(getattr(self.adapter, "mark_interrupted", None)):
+            await self.mark_interrupted(heard)
+        elif heard is None:
+            await self.assist(note)
+        else:
+            await self.assist(HEARD.format(heard=heard) if heard else HEARD_NOTHING)
 
     async def assist(self, note: str) -> None:
         """Give the brain a note for its next turn."""

@@ -94,7 +94,7 @@ def _user_interrupted(state: SessionState, given: Record, now: float, settings: 
     heard = body.heard_prefix if isinstance(body, ev.UserInterrupted) else None
     turn, steps = state.turn, list[Step]()
     if turn is not None and turn.replying:
-        steps += [StopBrain(turn.number, mark=True, heard=heard), *_end_reply(turn, "interrupted")]
+        steps += [_stopped(turn, heard), *_end_reply(turn, "interrupted")]
         return [*steps, FireHooks("interruption"), *_agent_turn(turn)]
     if heard is not None:
         steps.append(MarkInterrupted(heard))
@@ -292,13 +292,16 @@ def _agent_turn(turn: Turn) -> tuple[FireHooks, ...]:
 
 
 def _fail(state: SessionState, turn: Turn, why: tuple[str, str], now: float, settings: Settings) -> list[Step]:
-    """End the reply of a brain that has failed, so that its caller is not left with half a sentence, or with none."""
+    """End the reply of a brain that has failed, so that its caller is not left with half a sentence, or with none.
+
+    Where the call is to end with this reply, nothing is said: the caller is not to say it again.
+    """
     spoken, phrase = list[Step](), settings.adapter_apology
-    if phrase:
+    if phrase and state.ending is None:
         said = DeltaSent(turn.number, phrase if not turn.sent or turn.sent[-1].isspace() else f" {phrase}", now)
         turn = evolve_local(state, said).turn or turn
         spoken = [said, SendDelta(turn.number, turn.part, turn.deltas, said.text)]
-    ends = settings.on_adapter_error == "end"
+    ends = settings.on_adapter_error == "end" and state.ending is None
     failed = ev.AdapterFailed(turn_id=turn.number, code=why[0], error=why[1])
     steps = [*spoken, *_end_reply(turn, "failed", closing=ends), *_agent_turn(turn)]
     steps += [Append(failed), own_hooks.failure(failed)]
@@ -382,7 +385,13 @@ def _cut(state: SessionState) -> list[Step]:
     turn = state.turn
     if turn is None or not turn.replying:
         return []
-    return [StopBrain(turn.number, mark=True), *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
+    return [_stopped(turn), *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
+
+
+def _stopped(turn: Turn, heard: str | None = None) -> StopBrain:
+    """Stop the brain in mid-reply; of a reply of which nothing was said there is nothing to tell it."""
+    told = bool(turn.sent) or turn.untold
+    return StopBrain(turn.number, mark=told, heard=heard if told else None)
 
 
 def _interrupt(state: SessionState) -> list[Step]:
@@ -390,8 +399,7 @@ def _interrupt(state: SessionState) -> list[Step]:
     playing: list[Step] = [Append(cmd.Interrupt())] if "agent.interrupt" in state.negotiated else []
     if turn is None or not turn.replying:
         return playing
-    stop = StopBrain(turn.number, mark=True)
-    return [stop, *playing, *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
+    return [_stopped(turn), *playing, *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
 
 
 _Rule = Callable[[SessionState, Record, float, Settings], list[Step]]

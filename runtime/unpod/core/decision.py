@@ -114,7 +114,7 @@ class AskBrain(Struct, frozen=True):
 
 
 class StopBrain(Struct, frozen=True):
-    """Cancel the brain's stream at its provider; with `mark`, tell it that the caller heard `heard` and no more."""
+    """Cancel the brain's stream at its provider; with `mark`, tell it that the caller heard `heard` (None: unknown)."""
 
     turn: int
     mark: bool = False

@@ -363,7 +363,7 @@ class Driver:
                 context = {**self.context, "turn_number": step.turn}
                 self.brain.ask(step, cause, context, BrainScope(self, cause, step.turn, context))
             case d.StopBrain():
-                self.brain.stop(mark=step.mark, heard=step.heard)
+                self.brain.stop(mark=step.mark, heard=step.heard, note=self.settings.interruption_note)
             case d.MarkInterrupted():
                 self.brain.mark_interrupted(step.heard)
             case d.Nudge():

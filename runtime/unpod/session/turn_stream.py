@@ -76,11 +76,11 @@ class TurnStream:
             stream.cancel()
             self._later(self._closed(stream))
 
-    def stop(self, *, mark: bool, heard: str | None) -> None:
-        """Cut the reply; with `mark`, tell the brain what was heard of it."""
+    def stop(self, *, mark: bool, heard: str | None, note: str) -> None:
+        """Cut the reply; with `mark`, tell the brain what was heard of it, as `AdapterView.tell_cut` does."""
         self.cut()
-        if mark:
-            self.mark_interrupted(heard)
+        if mark and self._view is not None:
+            self._later(self._guarded("mark_interrupted", self._view.tell_cut(heard, note)))
 
     def mark_interrupted(self, heard: str | None) -> None:
         """Tell the brain what the caller heard of its last reply."""

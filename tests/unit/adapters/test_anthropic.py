@@ -13,7 +13,7 @@ from tests.providers.anthropic_wire import AnthropicWire, anthropic_client, even
 from tests.providers.served import Vendor, serve
 
 from unpod.adapters import AnthropicAdapter, Price, ToolCall, ToolResult, check_adapter, close_clients
-from unpod.adapters.chat import HEARD_UNKNOWN
+from unpod.adapters.memory import HEARD_UNKNOWN
 from unpod.errors import AdapterError, ConfigurationError
 from unpod.testing import Answer, FakeModel
 

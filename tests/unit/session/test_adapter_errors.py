@@ -78,6 +78,20 @@ async def test_a_brain_that_fails_can_end_the_call() -> None:
         assert [(end.reason, end.closing) for end in ends(call)] == [("failed", True)]
 
 
+@pytest.mark.parametrize("policy", ["Sorry.", "end"])
+async def test_a_reply_with_which_the_call_ends_is_not_apologised_for(policy: str) -> None:
+    brain = Brain()
+    async with simulate_call(agent(brain=brain, on_adapter_error=policy)) as call:
+        await call.user("hi", wait=False)
+        await brain.say("Good")
+        assert call.context is not None
+        await call.context.session.end("done")
+        await brain.say(ValueError("no"))
+        assert await call.ended() == "done"
+        assert call.line.replies[1].text == "Good"
+        assert [body.reason for body in call.commands if isinstance(body, cmd.EndCall)] == ["done"]
+
+
 async def test_what_was_cut_in_on_is_not_apologised_for() -> None:
     brain = Brain()
     async with simulate_call(agent(brain=brain)) as call:

@@ -50,7 +50,7 @@ async def test_a_brain_is_stopped_before_it_has_said_anything() -> None:
         await call.user("hi", wait=False)
         await settle()
         await call.barge_in()
-        assert brain.happened == ["asked hi", "closed hi", "marked"]
+        assert brain.happened == ["asked hi", "closed hi"], "nothing was said, so there is nothing to tell"
         assert ends(call) == [(1, "interrupted")]
     assert ear.args("agent_turn") == []
 
@@ -174,6 +174,41 @@ async def test_a_brain_without_the_optional_methods_is_no_error(caplog: pytest.L
         assert await call.user("hi") == "yes"
     assert len(plain.notes) == 1
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("heard", "note"),
+    [
+        (None, "They cut in."),
+        ("we", "The caller cut in on your last reply; of it they heard: we"),
+        ("", "The caller cut in on your last reply before they heard anything of it."),
+    ],
+)
+async def test_a_brain_that_cannot_be_marked_gets_one_note_in_mid_reply(heard: str | None, note: str) -> None:
+    class Forgetful(Plain):
+        async def stream(self, text: str) -> AsyncGenerator[object, None]:
+            yield "well"
+            await asyncio.Event().wait()
+
+    plain = Forgetful()
+    async with simulate_call(agent(brain=plain, interruption_note="They cut in.")) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await call.barge_in(heard)
+        assert plain.notes == [note]
+        assert ends(call) == [(1, "interrupted")]
+
+
+@pytest.mark.parametrize("said", [(), ("well",)])
+async def test_who_stops_its_own_brain_tells_it_only_of_what_was_said(said: tuple[str, ...]) -> None:
+    brain = Brain()
+    async with simulate_call(agent(brain=brain)) as call:
+        await call.user("hi", wait=False)
+        await brain.say(*said)
+        assert call.context is not None
+        await call.context.session.interrupt()
+        await settle()
+        assert (brain.marks, brain.notes) == ([None] * len(said), [])
 
 
 async def test_a_brain_whose_memory_fails_is_logged_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
