@@ -21,7 +21,8 @@ DROPS = Allow(drops=True)
 ENDED = Allow(cut=True, unstored=True, reasons=frozenset({"error"}))
 FULL = replace(ENDED, unfinished=True, tracebacks=("LogFull",))
 LONG_WORDS = Setup(
-    runner_env={"UNPOD_FAULTS_PIECE_S": str(bridges.WORD_S), "UNPOD_FAULTS_WORDS": str(bridges.LONG_WORDS)}
+    heartbeat_s=10,  # so that the orchestrator does not close the socket of a bridge that stands still
+    runner_env={"UNPOD_FAULTS_PIECE_S": str(bridges.WORD_S), "UNPOD_FAULTS_WORDS": str(bridges.LONG_WORDS)},
 )
 SLOW_WORDS = Setup(runner_env={"UNPOD_FAULTS_PIECE_S": "0.03"})
 R3 = Setup(cluster=True)
@@ -219,6 +220,7 @@ BRIDGES: tuple[Row, ...] = (
         number=44,
         name="SIGSTOP the bridge in mid-reply, with a text waiting",
         act=bridges.still_for_too_long,
+        then=bridges.all_take_calls,
         within_s=5.0,
         setup=LONG_WORDS,
         allow=Allow(drops=True, shadow_s=6.0),
@@ -228,6 +230,7 @@ BRIDGES: tuple[Row, ...] = (
         variant="short",
         name="the same, for less than makes another take its calls",
         act=bridges.still_for_a_moment,
+        then=bridges.all_take_calls,
         within_s=5.0,
         setup=LONG_WORDS,
         allow=Allow(drops=True, shadow_s=6.0),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from tests.faults.load import PATIENCE_S, Caller, Turn
-from tests.faults.process import eventually
+from tests.faults.process import eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
@@ -106,6 +106,23 @@ async def still_for_a_moment(scene: Scene) -> None:
 async def still_for_too_long(scene: Scene) -> None:
     """SIGSTOP in mid-reply for so long that another takes its calls."""
     await _still_in_mid_reply(scene, scene.rng.uniform(*LONG_STILL_S))
+
+
+async def all_take_calls(scene: Scene) -> None:
+    """Each bridge is registered with room, and new calls come up."""
+    stack = scene.stack
+    bridges = [bridge for bridge in stack.bridges if bridge.alive]
+
+    def registered() -> bool:
+        with_room = {worker.worker_id for worker in stack.orchestrator.workers if worker.capabilities.max_concurrent}
+        return len(with_room) == len(bridges)
+
+    await until(registered, "each bridge is registered with room")
+    calls = [await stack.orchestrator.place_call("agent") for _ in bridges]
+    for call in calls:
+        await call.connected(PATIENCE_S)
+        await call.hang_up()
+        await call.ended()
 
 
 async def _still_in_mid_reply(scene: Scene, seconds: float) -> None:
