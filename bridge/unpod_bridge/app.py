@@ -7,18 +7,21 @@ import logging
 import secrets
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final, assert_never
 
 from msgspec import Struct
 
+from unpod.core import codec
+from unpod.core import events as ev
 from unpod.core.codec import MALFORMED
 from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
 from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
 from unpod.jetstream.rights import check_rights
+from unpod.ops import LogHealth
 from unpod.ports import Message, Subscription
 from unpod_bridge.community import Community
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
@@ -34,7 +37,7 @@ from unpod_bridge.jobs import Jobs
 from unpod_bridge.line import Line
 from unpod_bridge.owners import Owners
 from unpod_bridge.peers import Peers
-from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.placing import Job, LineServices, placement_headers
 from unpod_bridge.porch import Porch
 from unpod_bridge.reception import Reception
 from unpod_bridge.registration import Registration
@@ -46,6 +49,11 @@ logger = logging.getLogger("unpod.bridge")
 
 ANNOUNCE_S: Final = 1.0
 SHARES_S: Final = 1.0
+DOUBT_S: Final = 2.0
+"""How long the log may acknowledge nothing before it is tried."""
+PROBE: Final = "log-probe"
+"""The agent of what is tried: nobody has that name."""
+PROBE_S: Final = 1.0
 LOOK_S: Final = 0.25
 """How often the fleet is looked at: whether a runner is silent, whether a capacity has been stable."""
 DRAIN_S: Final = 60.0
@@ -123,7 +131,10 @@ class Bridge:
         self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
         records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
         self._records = records
-        fullness = self._fullness = Fullness(log.usage, bound=log.spec.max_bytes, shares=self._services.shares)
+        self._log_health = LogHealth(log, logger)
+        fullness = self._fullness = Fullness(
+            log.usage, bound=log.spec.max_bytes, shares=self._services.shares, is_silent=lambda: self._log_health.silent
+        )
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
         self._community = Community(
             nats,
@@ -170,6 +181,7 @@ class Bridge:
             jobs=self._jobs,
             links=lambda: self._links,
             drain=stop.gently.set,
+            log_health=self._log_health,
             port=self._config.health_port,
         )
         try:
@@ -263,6 +275,8 @@ class Bridge:
         """See what room the log has, and that no call and no agent takes more of it than its share."""
         while True:
             await self._fullness.full()
+            if self._log_health.look() or self._services.log.silent_s > DOUBT_S:
+                await self._probe()
             self._services.shares.look(
                 self._fullness.free,
                 self._loop.time(),
@@ -270,6 +284,14 @@ class Bridge:
                 bridges=1 + len(self._community.takers()),
             )
             await asyncio.sleep(SHARES_S)
+
+    async def _probe(self) -> None:
+        """Store a record that is nobody's: a log that could not may be asked by nobody else any more."""
+        subjects = self._subjects.call(PROBE, self.bridge_id)
+        taken = ev.LineTaken(bridge=self.bridge_id, job_id="")
+        headers = placement_headers(self._services, "line", taken, self.bridge_id)
+        with suppress(LogError):
+            await self._services.log.append(subjects.line, codec.encode(taken), headers, timeout_s=PROBE_S)
 
     # ----------------------------------------------------------------------------------------------------------- fleet
 

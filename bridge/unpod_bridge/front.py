@@ -10,7 +10,8 @@ from typing import Final
 from unpod.core.fleet import Registration
 from unpod.core.subjects import Subjects
 from unpod.jetstream import Nats
-from unpod.ops import Endpoint, HealthServer, MicroService
+from unpod.ops import Endpoint, HealthServer, LogHealth, MicroService
+from unpod.ops.log_health import SILENT
 from unpod.ops.micro import page
 from unpod_bridge.control import ControlLink
 from unpod_bridge.fleet import Pool
@@ -61,12 +62,14 @@ class Front:
         jobs: Jobs,
         links: Callable[[], Mapping[Pool, ControlLink]],
         drain: Callable[[], None],
+        log_health: LogHealth,
         port: int | None,
     ) -> None:
         self._nats = nats
         self._jobs = jobs
         self._links = links
         self._drain = drain
+        self._log_health = log_health
         self.draining = False
         mine = subjects.bridge(bridge_id)
         self._micro = MicroService(
@@ -96,6 +99,8 @@ class Front:
     def missing(self) -> list[str]:
         """Return what is missing for calls to come; called from another thread."""
         missing = [] if self._nats.connected else ["no connection to NATS"]
+        if not missing and self._log_health.silent:
+            missing.append(SILENT)
         if self.draining:
             missing.append("it drains")
         missing += [

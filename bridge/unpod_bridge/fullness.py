@@ -19,20 +19,35 @@ USAGE_FRESH_S = 3.0
 
 
 class Fullness:
-    """Whether the log has room for more calls; it is asked every few seconds at most. `bound` is its size in bytes."""
+    """Whether the log has room for more calls; it is asked every few seconds at most.
 
-    def __init__(self, usage: Callable[[], Awaitable[float]], *, bound: int = 0, shares: Shares | None = None) -> None:
+    `bound` is its size in bytes; `is_silent` says that it stores nothing now, however much is free.
+    """
+
+    def __init__(
+        self,
+        usage: Callable[[], Awaitable[float]],
+        *,
+        bound: int = 0,
+        shares: Shares | None = None,
+        is_silent: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._usage = usage
         self._bound = bound
         self._shares = Shares() if shares is None else shares
+        self._is_silent = is_silent
         self._asked_at = float("-inf")
-        self.room = 1.0
-        """What is free of the log, as far as is known: 1.0 to 0.0."""
+        self._room = 1.0
+
+    @property
+    def room(self) -> float:
+        """What is free of the log, as far as is known: 1.0 to 0.0; a log that stores nothing has no room."""
+        return 0.0 if self._is_silent() else self._room
 
     @property
     def free(self) -> float:
         """What is free of it, in bytes."""
-        return self._bound * self.room if self._bound else inf
+        return self._bound * self._room if self._bound else inf
 
     async def refusal(self, agent: str) -> Reason | None:
         """Return why an agent gets no new call, None where it does."""
@@ -53,9 +68,9 @@ class Fullness:
 
     def _take(self, usage: float) -> None:
         room = max(1.0 - usage, 0.0)
-        if self._is_full(room) and not self._is_full(self.room):
+        if self._is_full(room) and not self._is_full(self._room):
             logger.error("the log is %.0f %% full: new calls are refused until there is room", usage * 100)
-        self.room = room
+        self._room = room
 
     @staticmethod
     def _is_full(room: float) -> bool:

@@ -168,6 +168,11 @@ class EventLog(Protocol):
         """
         ...
 
+    @property
+    def silent_s(self) -> float:
+        """How long, in seconds, it has acknowledged nothing of what it is sent; 0.0 where nothing waits."""
+        ...
+
     async def usage(self) -> float:
         """Return how full the stream is, 0.0 to 1.0 of its bound in bytes."""
         ...

@@ -5,15 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from secrets import token_hex
 from typing import Final
 
-from unpod.core.codec import MALFORMED
-from unpod.core.envelope import parse_time
+from unpod.core.codec import MALFORMED, encode
+from unpod.core.controls import InterruptAgent
+from unpod.core.envelope import Envelope, parse_time, source, to_headers
 from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, RunnerAnnounced
+from unpod.core.ids import derive
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
-from unpod.errors import ConfigurationError, LogError, UnpodError
-from unpod.jetstream import Nats, PermissionDenied, Topology, connect, differences, nats_options, stream_settings
+from unpod.errors import ConfigurationError, LogError, LogFull, UnpodError
+from unpod.jetstream import (
+    JetStreamLog,
+    Nats,
+    PermissionDenied,
+    Topology,
+    connect,
+    differences,
+    nats_options,
+    stream_settings,
+)
 from unpod.jetstream.api import call
 from unpod.jetstream.topology import info
 from unpod.ports import Message
@@ -22,6 +35,7 @@ from unpod_cli.diagnosis import Finding, in_two
 LISTEN_S: Final = 1.6
 """Runners and bridges say each second that they are there."""
 SKEWED_S: Final = 5.0
+WRITE_S: Final = 4.0
 NEARLY_FULL: Final = 0.9
 _GRANT: Final = "grant it, or run the doctor as the operator's role"
 
@@ -50,6 +64,7 @@ async def _with(
     findings = [await _jetstream(nats)]
     if findings[0].status != "wrong":
         findings += await _streams(nats, found, wanted)
+        findings.append(await _write(nats, subjects, wanted))
         findings.append(await _clock(nats, wanted))
     findings.append(_system(found))
     return [*findings, *await _who_is_there(nats, subjects, agent)]
@@ -78,7 +93,65 @@ async def _streams(nats: Nats, found: Mapping[str, str], wanted: Topology) -> li
         findings += [Finding(f"stream {spec.name}", "wrong", str(each), each.fix) for each in wrong]
         if not wrong:
             findings.append(await _fullness(nats, spec.name))
+        findings += await _replicas(nats, spec.name)
     return findings
+
+
+async def _replicas(nats: Nats, name: str) -> list[Finding]:
+    """Find the nodes that do not keep up: one whose disk is full lags for ever, and the others go on without it."""
+    answer = await info(nats, name)
+    cluster = {} if answer is None else answer.get("cluster") or {}
+    others = cluster.get("replicas") or []
+    if not others:
+        return []
+    what = f"replicas of {name}"
+    if not cluster.get("leader"):
+        return [Finding(what, "wrong", "no leader is chosen: nothing is stored", "look at nats-server's logs")]
+    lagging = [each for each in others if each.get("offline") or not each.get("current")]
+    behind = [f"{each.get('name')} ({_state(each)})" for each in lagging]
+    if behind:
+        fix = "look at its disk and at its log; one that could not write has to be started again once there is room"
+        return [Finding(what, "wrong", f"not up to date: {', '.join(behind)}", fix)]
+    return [Finding(what, "ok", f"{len(others) + 1} up to date")]
+
+
+def _state(replica: Mapping[str, object]) -> str:
+    return "offline" if replica.get("offline") else f"{replica.get('lag', 0)} records behind"
+
+
+async def _write(nats: Nats, subjects: Subjects, wanted: Topology) -> Finding:
+    """Store a record, and take it away again: a server whose disk is full answers everything else."""
+    session = f"doctor-{token_hex(8)}"
+    headers = to_headers(
+        Envelope(
+            id=derive("doctor", session),
+            type="ctl.interrupt",
+            source=source("client", "doctor"),
+            session=session,
+            time=time.time(),
+            epoch=0,
+            index=0,
+        )
+    )
+    log = JetStreamLog(nats, wanted.calls)
+    try:
+        stored = await log.append(
+            subjects.call("doctor", session).ctl, encode(InterruptAgent(actor="doctor")), headers, timeout_s=WRITE_S
+        )
+    except PermissionDenied:
+        return Finding("write", "skipped", "this user may not write to the log", _GRANT)
+    except LogFull as error:
+        return Finding("write", "wrong", str(error), f"nats stream edit {wanted.calls.name} --max-bytes=...")
+    except LogError:
+        return Finding(
+            "write",
+            "wrong",
+            f"the log acknowledges nothing within {WRITE_S:g} s",
+            "make room on the disk of nats-server, then start it again: docs/how-to/when-the-log-is-full.md",
+        )
+    with suppress(LogError):  # else it stays, and goes with age
+        await call(nats, f"STREAM.MSG.DELETE.{wanted.calls.name}", {"seq": stored.seq, "no_erase": True})
+    return Finding("write", "ok", "a record is acknowledged")
 
 
 async def _fullness(nats: Nats, name: str) -> Finding:

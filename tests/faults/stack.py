@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from tests.cluster import NODES, Cluster, make_streams
 from tests.faults.process import PATIENCE_S, Process, start, until
 from tests.faults.wire import Wire
+from tests.small_disk import SmallDisk, small_disk
 
 from unpod.core import codec
 from unpod.core import events as ev
@@ -49,8 +50,9 @@ class Setup:
     """What a row runs on. `cluster`: three NATS nodes, each record on all of them.
 
     `wired`: each process reaches NATS by a wire of its own, which can be cut, and each node the others. `module` is
-    what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream. The orchestrator forgets
-    a worker of which it hears nothing for three times `heartbeat_s`. The first runner or bridge dies at the failpoint
+    what runs as a bridge and `agent_module` what runs as a runner; `max_mb` bounds the stream, and `disk_mb` the disk
+    under the server, or under the first of three. The orchestrator forgets a worker of which it hears nothing for three
+    times `heartbeat_s`. The first runner or bridge dies at the failpoint
     that is named for it, at a random one of the times in `failpoint_at`.
     """
 
@@ -60,6 +62,7 @@ class Setup:
     runner_env: Mapping[str, str] = field(default_factory=dict)
     bridge_env: Mapping[str, str] = field(default_factory=dict)
     max_mb: int = 256
+    disk_mb: int = 0
     speed: float = 100.0
     warm_handoff_s: float = 60_000.0
     heartbeat_s: int = 1
@@ -93,6 +96,7 @@ class Stack:
         """Of each node, the wires between it and the others."""
         self.nats: Nats
         self.log: JetStreamLog
+        self.small_disk: SmallDisk | None = None
         self._exits = exits
         self._started = 0
 
@@ -102,6 +106,13 @@ class Stack:
         if not isinstance(self._place, EmbeddedServer):
             raise TypeError("this system has three NATS servers")
         return self._place
+
+    @property
+    def disk(self) -> SmallDisk:
+        """The small disk under it."""
+        if self.small_disk is None:
+            raise TypeError("this system has no small disk")
+        return self.small_disk
 
     @property
     def cluster(self) -> Cluster:
@@ -279,6 +290,8 @@ async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int =
     async with AsyncExitStack() as exits:
         place: EmbeddedServer | Cluster
         routes: dict[str, list[Wire]] = {}
+        home = directory / "nats" / (NODES[0] if setup.cluster else "")
+        disk = exits.enter_context(small_disk(home, setup.disk_mb)) if setup.disk_mb else None
         if setup.cluster:
             nodes = place = Cluster(directory / "nats")
             exits.push_async_callback(nodes.stop)
@@ -296,6 +309,7 @@ async def stack(directory: Path, setup: Setup | None = None, failpoint_at: int =
         await exits.enter_async_context(orchestrator)
         made = Stack(setup, directory, place, orchestrator, exits)
         made.routes = routes
+        made.small_disk = disk
         try:
             await made.open(failpoint_at)
             yield made

@@ -7,6 +7,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from unpod.core.headers import msg_id_of
@@ -36,14 +37,9 @@ _MSG_ID: Final = "Nats-Msg-Id"
 _ANSWER_S: Final = 2.0
 _LAG_S: Final = 10.0
 _LAG_PAUSE_S: Final = 0.02
+_WAITING_S: Final = 10.0
+"""Whoever waits for an acknowledgement has sent its record, once more perhaps, since so long ago."""
 _LATEST_S: Final = 9_000_000_000.0
-
-
-def _heard(answer: Callable[[Stored | LogError], None], block: bytes, data: bytes) -> None:
-    if not data and status_of(block) == "503":
-        answer(LogUnavailable("no stream takes this subject now"))
-    else:
-        answer(read_ack(data))
 
 
 async def _caught_up(look: Callable[[], Awaitable[tuple[T, int]]], seq: int) -> T:
@@ -80,6 +76,8 @@ class JetStreamLog:
     def __init__(self, nats: Nats, spec: StreamSpec) -> None:
         self._nats = nats
         self.spec = spec
+        self._silent_since = 0.0
+        self._sent_at = 0.0
 
     # ---------------------------------------------------------------------------------------------------------- write
 
@@ -130,13 +128,32 @@ class JetStreamLog:
         self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]
     ) -> Callable[[], None]:
         """Publish once (`Sink.transmit`)."""
-        awaited = self._nats.expect(record.subject, timeout_s, partial(_heard, answer), answer, once=True)
+        awaited = self._nats.expect(record.subject, timeout_s, partial(self._heard, answer), answer, once=True)
+        now = monotonic()
+        if not self._silent_since or now - self._sent_at > _WAITING_S:
+            self._silent_since = now
+        self._sent_at = now
         try:
             self._nats.send_checked(record.subject, record.data, record.block, awaited.reply)
         except LogError as error:
+            self._silent_since = 0.0
             awaited.close()
             answer(error)
         return awaited.close
+
+    def _heard(self, answer: Callable[[Stored | LogError], None], block: bytes, data: bytes) -> None:
+        if not data and status_of(block) == "503":
+            answer(LogUnavailable("no stream takes this subject now"))
+            return
+        self._silent_since = 0.0
+        answer(read_ack(data))
+
+    @property
+    def silent_s(self) -> float:
+        """How long it has acknowledged nothing (`EventLog.silent_s`); what waits is sent again every few seconds."""
+        now = monotonic()
+        since = self._silent_since
+        return now - since if since and now - self._sent_at < _WAITING_S else 0.0
 
     @property
     def up(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unpod.ops.health import HealthServer, health_port
+from unpod.ops.log_health import LogHealth
 from unpod.ops.micro import Endpoint, MicroService
 
-__all__ = ["Endpoint", "HealthServer", "MicroService", "health_port"]
+__all__ = ["Endpoint", "HealthServer", "LogHealth", "MicroService", "health_port"]

@@ -22,6 +22,7 @@ from unpod.core.fleet import (
     sendable,
 )
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, RunnerBroken, UnpodError
+from unpod.ops.log_health import SILENT, LogHealth
 from unpod.runner.bridges import Bridges, Standing
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
 from unpod.runner.calls import Calls, Inside, SessionShown
@@ -115,6 +116,7 @@ class Service:
             on_call_start=hooks.call_start,
             on_call_end=hooks.call_end,
         )
+        self._log_health = LogHealth(ground.log, logger)
         self._capacity = Capacity(plan.capacity, plan.permits_per_minute, ground.clock.now())
         self._calls = Calls(self._make_call, self._over, inside)
         self._presence = Announcer(ground.bus, ground.subjects.runners, ground.clock, self._announcement, self._ended)
@@ -177,6 +179,8 @@ class Service:
         missing = [str(self._failure.result())] if self._failure.done() else []
         if not self._up:
             missing.append("no connection to NATS")
+        elif self._log_health.silent:
+            missing.append(SILENT)
         if self._dispatch.draining:
             missing.append("it drains")
         standing = self._standing
@@ -187,6 +191,7 @@ class Service:
         return missing
 
     def _announcement(self, *, gone: bool = False) -> RunnerAnnounced:
+        self._log_health.look()
         return RunnerAnnounced(
             runner=self.runner_id,
             agent=self.plan.agent_id,

@@ -207,6 +207,11 @@ class MemoryLog:
         found = {m.subject: m for m in self.broker.records if any(matches(each, m.subject) for each in patterns)}
         return sorted(found.values(), key=lambda message: message.seq)
 
+    @property
+    def silent_s(self) -> float:
+        """The log of a test is away, or it answers (`EventLog.silent_s`)."""
+        return 0.0
+
     async def usage(self) -> float:
         """Return how full the stream is (`EventLog.usage`)."""
         await self._reachable()
