@@ -25,6 +25,11 @@ def make() -> MCPServer:
         """Fail."""
         raise ValueError("the oven is cold")
 
+    @server.tool()
+    def pid() -> int:
+        """Say which process this is."""
+        return os.getpid()
+
     return server
 
 

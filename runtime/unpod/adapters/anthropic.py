@@ -71,7 +71,7 @@ class AnthropicAdapter(ChatAdapter):
     ) -> None:
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self._options = {"max_tokens": max_tokens, **(options or {})}
-        self._client = client or shared_client(api_key, base_url, timeout_s)
+        self._client = client or shared_client(self, api_key, base_url, timeout_s)
 
     async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
         import anthropic  # noqa: PLC0415 - comes with an extra; the constructor has seen to it
@@ -254,7 +254,9 @@ def _turns(entry: Entry) -> Sequence[dict[str, Any]]:
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
-def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -> anthropic.AsyncAnthropic:
+def shared_client(
+    user: object, api_key: str | None, base_url: str | None, timeout_s: float
+) -> anthropic.AsyncAnthropic:
     """Return the running event loop's client for these settings, made when it is first asked for.
 
     Raises:
@@ -280,7 +282,7 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
             raise ConfigurationError("AnthropicAdapter has no API key: set ANTHROPIC_API_KEY, or pass api_key=")
         return client
 
-    return shared(anthropic.AsyncAnthropic, (api_key, base_url, timeout_s), make)
+    return shared(user, anthropic.AsyncAnthropic, (api_key, base_url, timeout_s), make)
 
 
 def adapter_error(error: anthropic.AnthropicError, provider: str) -> AdapterError:

@@ -69,7 +69,7 @@ class HTTPAdapter:
         self._with_history = history
         self._attempts = max(1, attempts)
         self._name = name or parts.hostname
-        self._client = client or _shared_client(timeout_s)
+        self._client = client or _shared_client(self, timeout_s)
         self._memory = Memory()
         self._more: dict[str, Any] = {}
         self._report: Callable[..., object] | None = None
@@ -292,11 +292,11 @@ def _key_of(body: Mapping[str, Any]) -> str:
     return f"{quote(str(context['session_id']), safe='')}-{context['turn_number']}{rest}"
 
 
-def _shared_client(timeout_s: float) -> httpx2.AsyncClient:
+def _shared_client(user: object, timeout_s: float) -> httpx2.AsyncClient:
     def make() -> httpx2.AsyncClient:
         return httpx2.AsyncClient(timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)))
 
-    return shared(httpx2.AsyncClient, timeout_s, make)
+    return shared(user, httpx2.AsyncClient, timeout_s, make)
 
 
 def _ms(seconds: float) -> float:

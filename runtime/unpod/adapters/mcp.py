@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import httpx2
 from msgspec import Struct
 
 from unpod.adapters.chat import ChatAdapter
@@ -20,7 +22,10 @@ from unpod.errors import AdapterError, ConfigurationError
 
 if TYPE_CHECKING:
     import mcp
+    import mcp_types
 
+_HTTP: Final = httpx2.Timeout(30.0, read=300.0)  # what mcp itself sets: a server may hold a stream open
+_UNSENT: Final = "Session terminated"  # what mcp says where a server does not know the session: nothing was done
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -28,7 +33,8 @@ class MCPServer(Struct, frozen=True, kw_only=True):
     """Where an MCP server is: at a `url` (streamable HTTP), or a `command` to be started (stdio).
 
     `headers` go with each request, `env` to the command. `only` names the tools that are offered; None offers all.
-    `prefix` comes before their names. `connect_s` bounds the wait for the server, `timeout_s` that for a tool.
+    `prefix` comes before their names. `connect_s` bounds the wait for the server, `timeout_s` that for a tool. After
+    `quiet_s` without an answer a server is asked whether it is still there before a tool of it is called.
     """
 
     url: str = ""
@@ -39,6 +45,7 @@ class MCPServer(Struct, frozen=True, kw_only=True):
     prefix: str = ""
     connect_s: float = 5.0
     timeout_s: float = TIMEOUT_S
+    quiet_s: float = 1.0
 
     def __repr__(self) -> str:
         return f"<MCPServer {self.name}>"
@@ -54,7 +61,8 @@ class MCPAdapter:
 
     A server is a URL, a command (a sequence of strings), or an `MCPServer`. All calls of a process that name the same
     one share its connection, which is made at once and again when it was lost; `close_clients()` closes it. MCP tools
-    are journaled, hooked and timed out like functions.
+    are journaled, hooked and timed out like functions. A server that was restarted is found again; a call that it may
+    have carried out is not made again, unless the server says that this is harmless.
 
     Raises:
         ConfigurationError: the `mcp` package is missing, or a server is neither a URL nor a command.
@@ -69,7 +77,7 @@ class MCPAdapter:
         if not isinstance(brain, ChatAdapter):
             raise TypeError(f"MCPAdapter: {type(brain).__name__} is no ChatAdapter, such as OpenAIAdapter")
         self.brain = brain
-        self._connections = [_connection(_server(given)) for given in servers]
+        self._connections = [_connection(self, _server(given)) for given in servers]
         self._waiting = list(self._connections)
 
     @property
@@ -140,9 +148,44 @@ class Connection:
         self._holder: asyncio.Task[None] | None = None
         self._client: asyncio.Future[mcp.Client] | None = None
         self._over = asyncio.Event()
+        self._heard_at = 0.0
 
     async def client(self) -> mcp.Client:
-        """Return the client, connected; one that was lost is made anew.
+        """Return the client, connected; one that was lost is made anew, which one that was quiet is asked about.
+
+        Raises:
+            AdapterError: it cannot be reached in time.
+        """
+        client = await self._connected()
+        if time.monotonic() - self._heard_at > self.server.quiet_s and not await self.is_alive(client):
+            await self.let_go(client)
+            client = await self._connected()
+        return client
+
+    async def is_alive(self, client: mcp.Client) -> bool:
+        """Ask the server whether it still knows us; whatever it answers to that counts."""
+        import mcp  # noqa: PLC0415 - comes with an extra
+
+        try:
+            async with asyncio.timeout(self.server.connect_s):
+                await client.list_tools()
+        except mcp.MCPError as error:
+            alive = error.code == mcp.types.METHOD_NOT_FOUND
+        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+            alive = False
+        else:
+            alive = True
+        self._heard_at = time.monotonic() if alive else 0.0
+        return alive
+
+    async def let_go(self, client: mcp.Client) -> None:
+        """Close a connection that was lost, unless somebody has done so and it is another by now."""
+        waited = self._client
+        if waited is not None and waited.done() and not waited.exception() and waited.result() is client:
+            await self.aclose()
+
+    async def _connected(self) -> mcp.Client:
+        """Return the client, connected.
 
         Raises:
             AdapterError: it cannot be reached in time.
@@ -177,9 +220,7 @@ class Connection:
             async with asyncio.timeout(self.server.connect_s):
                 while True:
                     page = await client.list_tools(cursor=cursor)
-                    found += [
-                        MCPTool(self, tool.name, tool.description or "", dict(tool.input_schema)) for tool in page.tools
-                    ]
+                    found += [MCPTool(self, tool) for tool in page.tools]
                     cursor = page.next_cursor
                     if not cursor:
                         break
@@ -203,6 +244,7 @@ class Connection:
         try:
             async with AsyncExitStack() as stack:
                 client = await _open(self.server, stack)
+                self._heard_at = time.monotonic()
                 if not ready.done():
                     ready.set_result(client)
                 await over.wait()
@@ -217,54 +259,58 @@ class Connection:
 class MCPTool:
     """A tool of a server."""
 
-    def __init__(self, connection: Connection, name: str, description: str, parameters: Schema) -> None:
-        self.remote_name = name
-        self.name = _NOT_IN_NAMES.sub("_", connection.server.prefix + name)[:64]
-        self.description = description
-        self.parameters = parameters
+    def __init__(self, connection: Connection, tool: mcp_types.Tool) -> None:
+        hints = tool.annotations
+        self.remote_name = tool.name
+        self.name = _NOT_IN_NAMES.sub("_", connection.server.prefix + tool.name)[:64]
+        self.description = tool.description or ""
+        self.parameters: Schema = dict(tool.input_schema)
         self.timeout_s = connection.server.timeout_s
+        self._may_run_twice = hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
         self._connection = connection
 
     async def run(self, arguments: object, *, context: Mapping[str, object], idempotency_key: str) -> object:  # noqa: ARG002 - every tool's face
         """Call it, and return its structured result, else its text.
 
         Raises:
-            RuntimeError: the tool says that it failed.
+            RuntimeError: the tool says that it failed, or its server was lost.
             AdapterError: the server cannot be reached.
         """
+        given = dict(arguments) if isinstance(arguments, Mapping) else {}
         client = await self._connection.client()
         try:
-            result = await client.call_tool(self.remote_name, dict(arguments) if isinstance(arguments, dict) else {})
+            result = await client.call_tool(self.remote_name, given)
         except Exception as error:
-            if not _is_answer(error):
-                await self._connection.aclose()  # the next call finds it again
-            raise
-        text = "\n".join(block.text for block in result.content if block.type == "text")
-        if result.is_error:
-            raise RuntimeError(text or "the tool failed")
-        structured = result.structured_content
-        if isinstance(structured, dict) and set(structured) == {"result"}:
-            return structured["result"]
-        return structured if structured is not None else text
+            if await self._connection.is_alive(client):
+                raise  # it is what the server answered, and other calls use the same connection
+            await self._connection.let_go(client)
+            if not self._may_run_twice and _UNSENT not in str(error):
+                name = self._connection.server.name
+                raise RuntimeError(f"the MCP server {name} was lost; whether it was done is not known") from None
+            client = await self._connection.client()
+            result = await client.call_tool(self.remote_name, given)
+        return _result(result)
 
 
-def _is_answer(error: Exception) -> bool:
-    """Whether an error is what the server answered, rather than the lack of an answer."""
-    import mcp  # noqa: PLC0415 - comes with an extra
-
-    return isinstance(error, mcp.MCPError)
+def _result(result: mcp_types.CallToolResult) -> object:
+    text = "\n".join(block.text for block in result.content if block.type == "text")
+    if result.is_error:
+        raise RuntimeError(text or "the tool failed")
+    structured = result.structured_content
+    if isinstance(structured, dict) and set(structured) == {"result"}:
+        return structured["result"]
+    return structured if structured is not None else text
 
 
 async def _open(server: MCPServer, stack: AsyncExitStack) -> mcp.Client:
     import mcp  # noqa: PLC0415 - comes with an extra
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415 - as above
-    from mcp.shared._httpx_utils import create_mcp_http_client  # noqa: PLC0415 - the only way to headers
 
     if server.command:
         program, *arguments = server.command
         parameters = mcp.StdioServerParameters(command=program, args=arguments, env=dict(server.env) or None)
         return await stack.enter_async_context(mcp.Client(parameters))
-    http = await stack.enter_async_context(create_mcp_http_client(headers=dict(server.headers)))
+    http = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(server.headers), timeout=_HTTP))
     return await stack.enter_async_context(mcp.Client(streamable_http_client(server.url, http_client=http)))
 
 
@@ -282,7 +328,7 @@ def _server(given: str | Sequence[str] | MCPServer) -> MCPServer:
     return server
 
 
-def _connection(server: MCPServer) -> Connection:
-    connection = shared(Connection, server, lambda: Connection(server))
+def _connection(user: object, server: MCPServer) -> Connection:
+    connection = shared(user, Connection, server, lambda: Connection(server))
     connection.begin().add_done_callback(lambda _: None)
     return connection

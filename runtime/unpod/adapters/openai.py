@@ -58,7 +58,7 @@ class OpenAIAdapter(ChatAdapter):
     ) -> None:
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self._options = dict(options or {})
-        self._client = client or shared_client(api_key, base_url, timeout_s)
+        self._client = client or shared_client(self, api_key, base_url, timeout_s)
 
     async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
         import openai  # noqa: PLC0415 - comes with an extra; the constructor has seen to it

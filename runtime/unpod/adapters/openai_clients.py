@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _CONNECT_S: Final = 5.0
 
 
-def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -> openai.AsyncOpenAI:
+def shared_client(user: object, api_key: str | None, base_url: str | None, timeout_s: float) -> openai.AsyncOpenAI:
     """Return the running event loop's client for these settings, made when it is first asked for.
 
     Raises:
@@ -41,7 +41,7 @@ def shared_client(api_key: str | None, base_url: str | None, timeout_s: float) -
             msg = "OpenAIAdapter has no API key: set OPENAI_API_KEY, or pass api_key= (any, for a server without keys)"
             raise ConfigurationError(msg) from None
 
-    return shared(openai.AsyncOpenAI, (api_key, base_url, timeout_s), make)
+    return shared(user, openai.AsyncOpenAI, (api_key, base_url, timeout_s), make)
 
 
 def adapter_error(error: openai.OpenAIError, provider: str) -> AdapterError:

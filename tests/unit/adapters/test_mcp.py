@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from aiohttp import web
 from tests.pages import ROOT
 from tests.providers import mcp_server
 from tests.providers.anthropic_wire import AnthropicWire, anthropic_client
@@ -54,7 +58,7 @@ async def test_a_model_calls_tools_over_http(vendor: str) -> None:
         result = {"pizza": "margherita", "euros": 18, "from": "nowhere"}
         assert got == [ASK, ToolResult("price_of", result, "c1"), "18 euros."]
         assert "Say what a pizza costs." in str(served.requests[0]["tools"])
-        assert adapter.state["tools"] == ["price_of", "fails"]
+        assert adapter.state["tools"] == ["price_of", "fails", "pid"]
         await close_clients()
 
 
@@ -100,6 +104,120 @@ async def test_calls_share_a_connection_and_a_lost_one_is_made_anew() -> None:
         assert got[-1] == "18 euros."
         assert isinstance(got[1], ToolResult)
         assert "error" not in str(got[1].result)
+
+
+class Keeper:
+    """A server of 2025-06-18 that keeps sessions in its memory, and counts what it does."""
+
+    def __init__(self, lost: int, hints: dict[str, bool]) -> None:
+        self.lost = lost
+        self.hints = hints
+        self.sessions: set[str] = set()
+        self.opened = 0
+        self.orders = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.method != "POST":
+            return web.Response(status=405)
+        asked = await request.json()
+        if "id" not in asked:
+            return web.Response(status=202)
+        headers = {}
+        if asked["method"] == "initialize":
+            self.opened += 1
+            headers["Mcp-Session-Id"] = f"s{self.opened}"
+            self.sessions.add(f"s{self.opened}")
+        elif request.headers.get("Mcp-Session-Id") not in self.sessions:
+            return web.Response(status=self.lost)
+        result = self.result(asked["method"], asked.get("params") or {})
+        error = {"code": -32601, "message": "no such method"}
+        answer = {"jsonrpc": "2.0", "id": asked["id"], **({"error": error} if result is None else {"result": result})}
+        return web.json_response(answer, headers=headers)
+
+    def result(self, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
+        if method == "initialize":
+            information = {"name": "keeper", "version": "1"}
+            return {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": information}
+        if method == "tools/list":
+            tool = {"name": "order", "inputSchema": {"type": "object"}, "annotations": self.hints}
+            return {"tools": [tool]}
+        if method == "tools/call" and params["name"] == "order":
+            self.orders += 1
+            return {"content": [{"type": "text", "text": f"order {self.orders}"}]}
+        return None
+
+
+@asynccontextmanager
+async def kept(lost: int, **hints: bool) -> AsyncIterator[tuple[Keeper, str]]:
+    keeper = Keeper(lost, hints)
+    app = web.Application()
+    app.router.add_route("*", "/mcp", keeper.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield keeper, f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
+    finally:
+        await close_clients()
+        await runner.cleanup()
+
+
+ORDER = ToolCall("order", {}, "c1")
+
+
+async def results_of(adapter: MCPAdapter) -> list[object]:
+    return [piece.result async for piece in adapter.stream("hello") if isinstance(piece, ToolResult)]
+
+
+@pytest.mark.parametrize("lost", [404, 400, 502])
+async def test_a_server_that_was_restarted_is_found_before_the_next_call(lost: int) -> None:
+    async with kept(lost) as (keeper, url), brain("openai", *[Answer((ORDER,)), Answer(("Done.",))] * 2) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(url=url, quiet_s=0))
+        assert await results_of(adapter) == ["order 1"]
+        keeper.sessions.clear()
+        assert await results_of(adapter) == ["order 2"]
+        assert (keeper.opened, keeper.orders) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("lost", "hints", "result"),
+    [
+        (404, {}, "order 2"),
+        (502, {"idempotentHint": True}, "order 2"),
+        (502, {}, "RuntimeError: the MCP server 127.0.0.1 was lost; whether it was done is not known"),
+    ],
+)
+async def test_a_call_is_made_again_only_where_that_is_safe(lost: int, hints: dict[str, bool], result: str) -> None:
+    answers = [Answer((ORDER,)), Answer(("Done.",))] * 3
+    async with kept(lost, **hints) as (keeper, url), brain("openai", *answers) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(url=url, quiet_s=60))
+        assert await results_of(adapter) == ["order 1"]
+        keeper.sessions.clear()
+        assert await results_of(adapter) == [result if "order" in result else {"error": result}]
+        assert await results_of(adapter) == [f"order {keeper.orders}"], "the next one finds the server"
+
+
+async def test_an_error_that_a_server_answers_closes_nobodys_connection() -> None:
+    unknown = ToolCall("order", {}, "c1")
+    async with kept(404) as (keeper, url), brain("openai", Answer((unknown,)), Answer(("No.",))) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(url=url))
+        await adapter.turn("hello")
+        (tool,) = adapter.brain.tools
+        tool.remote_name = "gone"  # type: ignore[attr-defined]
+        with pytest.raises(Exception, match="no such method"):
+            await tool.run({}, context={}, idempotency_key="")
+        assert keeper.opened == 1
+
+
+async def test_a_server_whose_process_was_killed_is_started_again() -> None:
+    pids = ToolCall("pid", {}, "c1")
+    async with brain("openai", *[Answer((pids,)), Answer(("Yes.",))] * 2) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=STDIO, connect_s=20, quiet_s=0))
+        (first,) = await results_of(adapter)
+        os.kill(int(str(first)), signal.SIGKILL)
+        (second,) = await results_of(adapter)
+        assert str(second).isdigit()
+        assert first != second
 
 
 async def test_a_server_that_is_not_there() -> None:
