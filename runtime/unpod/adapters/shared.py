@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from contextlib import suppress
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -35,11 +36,22 @@ class _Shared:
 class _Loop:
     """The clients of one event loop, those asked for last at the end, and the tasks that close some of them."""
 
-    __slots__ = ("clients", "closing")
+    __slots__ = ("clients", "closing", "end")
 
     def __init__(self) -> None:
         self.clients: dict[tuple[type[object], Hashable], _Shared] = {}
         self.closing: set[asyncio.Task[None]] = set()
+        self.end = self._end()
+        # asyncio.run, and whatever else ends a loop in order, closes the async generators that have begun on it.
+        with suppress(StopIteration):
+            self.end.asend(None).send(None)
+
+    async def _end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(_close(one.client) for one in self.clients.values()), *self.closing)
+            self.clients.clear()
 
 
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
@@ -65,10 +77,13 @@ def shared(user: object, kind: type[C], settings: Hashable, make: Callable[[], C
 
 
 async def close_clients() -> None:
-    """Close the running event loop's shared connections; adapters made from now on open new ones."""
+    """Close the running event loop's shared connections; adapters made from now on open new ones.
+
+    A loop that ends in order, as with `asyncio.run`, does so by itself.
+    """
     this = _loops.pop(asyncio.get_running_loop(), None)
     if this is not None:
-        await asyncio.gather(*(_close(one.client) for one in this.clients.values()), *this.closing)
+        await this.end.aclose()
 
 
 async def _close(client: object) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
+
+import pytest
+import uvloop
 
 from unpod.adapters.shared import KEPT, close_clients, shared
 
@@ -40,3 +44,15 @@ async def test_as_many_clients_as_are_used_and_a_few_more() -> None:
     assert len({adapter.client for adapter in used}) == 3 * KEPT
     await close_clients()
     assert Client.open_now == 0
+
+
+@pytest.mark.parametrize("make_loop", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_loop_that_ends_closes_its_clients(make_loop: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+    async def one_call() -> Adapter:
+        return Adapter("one")
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        held = runner.run(one_call())
+        assert Client.open_now == 1
+    assert Client.open_now == 0
+    assert held.client is not None
