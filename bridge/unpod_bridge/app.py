@@ -133,7 +133,11 @@ class Bridge:
         self._records = records
         self._log_health = LogHealth(log, logger)
         fullness = self._fullness = Fullness(
-            log.usage, bound=log.spec.max_bytes, shares=self._services.shares, is_silent=lambda: self._log_health.silent
+            log.usage,
+            bound=log.spec.max_bytes,
+            shares=self._services.shares,
+            is_silent=lambda: self._log_health.silent,
+            jobs=store.usage,
         )
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
         self._community = Community(
@@ -407,7 +411,6 @@ class Bridge:
             agent_id=assigned.agent_id,
             bridge_url=assigned.bridge_url,
             call_token=assigned.call_token,
-            metadata=dict(assigned.metadata),
             dev=place.pool.dev,
         )
         return Line(job, place, self._services, care=self._owners.care)
@@ -422,6 +425,8 @@ class Bridge:
             draining=self._draining,
             gone=gone,
             log_room=self._fullness.room,
+            jobs_room=self._fullness.jobs_room,
+            refused={name: dict(link.refusals) for name, link in registrations.items() if link.refusals},
             agent_rooms=self._services.shares.room(),
         )
         self._publish(self._subjects.bridges, message)

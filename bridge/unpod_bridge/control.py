@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Final, Protocol, assert_never
 
+from unpod.core.fleet import Refusal
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
 from unpod_bridge.control_effects import (
     Assigned,
@@ -23,7 +24,6 @@ from unpod_bridge.control_effects import (
     Send,
     Withdraw,
 )
-from unpod_bridge.control_wire import Reason
 from unpod_bridge.registration import Registration
 from unpod_bridge.sockets import Dialer, DialError, Socket
 
@@ -146,7 +146,7 @@ class ControlLink:
         """A runner holds a place for the job."""
         self._perform(self.registration.taken(job_id))
 
-    def refused(self, job_id: str, reason: Reason) -> None:
+    def refused(self, job_id: str, reason: Refusal) -> None:
         """No runner takes the job."""
         self._perform(self.registration.refused(job_id, reason))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
@@ -39,7 +38,6 @@ class Assigned:
     call_id: str
     bridge_url: str = field(repr=False)
     call_token: str = field(repr=False)
-    metadata: Mapping[str, object] = field(repr=False)
     ask_until: float
     ack_by: float
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+
+from unpod.core.fleet import Refusal
+from unpod_bridge.frames import MAX_FRAME, too_deep
 
 MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What msgspec raises at hostile input."""
 
 Reason = Literal["agent_id_mismatch", "at_capacity", "draining", "rate_limited"]
-"""Why a job is refused."""
+"""Why a job is refused, as the orchestrator is told."""
+_SAID: Final[dict[Refusal, Reason]] = {
+    "log_full": "at_capacity",
+    "jobs_full": "at_capacity",
+    "jobs_away": "at_capacity",
+    "metadata": "at_capacity",
+}
+LONGEST_ASSIGN: Final = MAX_FRAME - 16 * 1024
+"""How long a `job.assign` may be: `call.started` brings the same metadata, and has to fit into a frame and a record."""
 
 HEARTBEAT_S = 30.0
 DEADLINE_MS = 2000.0
@@ -65,7 +77,7 @@ class RegisteredFrame(Struct, frozen=True):
 
 
 class AssignFrame(Struct, frozen=True, kw_only=True):
-    """A job for us."""
+    """A job for us. Its metadata is not read: what `call.started` says counts."""
 
     job_id: str
     agent_id: str
@@ -74,7 +86,6 @@ class AssignFrame(Struct, frozen=True, kw_only=True):
     call_id: str = ""
     assign_id: str | None = ""
     deadline_ms: float | None = DEADLINE_MS
-    metadata: dict[str, object] | None = None
 
 
 class CancelFrame(Struct, frozen=True):
@@ -109,12 +120,47 @@ def encode(frame: Register | Heartbeat | JobAck) -> bytes:
     return _encode(frame)
 
 
+def said(refusal: Refusal) -> Reason:
+    """Return what the orchestrator is told of a refusal."""
+    return _SAID.get(refusal) or cast("Reason", refusal)
+
+
 def decode(text: bytes) -> ControlFrame:
-    """Return what a frame says.
+    """Return what a frame says, whatever its metadata is.
 
     Raises:
         MALFORMED: it cannot be read.
     """
+    try:
+        return _decode(text)
+    except MALFORMED:
+        return _decode(_bare(text))
+
+
+def is_excessive(text: bytes) -> bool:
+    """Whether the metadata of a `job.assign` is more, or nested more deeply, than `call.started` could bring."""
+    return len(text) > LONGEST_ASSIGN or too_deep(text)
+
+
+def _decode(text: bytes) -> ControlFrame:
     kind = _head(text).type
     decoder = _decoders.get(kind)
     return UnknownFrame(kind) if decoder is None else decoder.decode(text)
+
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]', re.DOTALL)
+
+
+def _bare(text: bytes) -> bytes:
+    """Return a frame with `null` for its metadata: a value of which a part cannot be read must not cost the rest."""
+    depth, key, begin = 0, b"", -1
+    for token in _TOKEN.finditer(text):
+        what = token[0]
+        depth += (what in b"{[") - (what in b"}]")
+        if begin >= 0:
+            if (what == b"," and depth == 1) or depth == 0:
+                return text[:begin] + b"null" + text[token.start() :]
+        elif what == b":" and depth == 1 and key == b'"metadata"':
+            begin = token.end()
+        key = what
+    return text

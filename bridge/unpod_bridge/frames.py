@@ -97,7 +97,7 @@ def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:  # noqa: PL
     except MALFORMED as error:
         return _unreadable(data, error)
     event_type = str(body.__struct_config__.tag)
-    if _too_deep(data):
+    if too_deep(data):
         return rejected(data, TOO_DEEP, event_type)
     if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
         return rejected(data, _NO_TEXT, event_type)
@@ -137,7 +137,7 @@ def _unreadable(data: bytes, error: Exception) -> Frame:
         return _mended(data) or rejected(data, describe(worse))
     if event_type in _TAGS:
         return _mended(data) or rejected(data, f"{event_type}: {describe(error)}", event_type)
-    if _too_deep(data):
+    if too_deep(data):
         return rejected(data, TOO_DEEP, event_type)
     return _unknown(event_type, Raw(data))
 
@@ -157,7 +157,7 @@ _MOST_DIGITS: Final = 100
 
 def _mended(data: bytes) -> Frame | None:
     """Return what can be read of a frame with flaws, with what was wrong and the frame as it came; None for nothing."""
-    if len(data) > MAX_MENDED or _too_deep(data):
+    if len(data) > MAX_MENDED or too_deep(data):
         return None
     as_sent, flaws = data.decode("utf-8", "backslashreplace"), dict[str, None]()
     found = _loosely(data.decode("utf-8", "replace"), flaws)
@@ -228,7 +228,7 @@ _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 TOO_DEEP: Final = "nested too deeply"
 
 
-def _too_deep(data: bytes) -> bool:
+def too_deep(data: bytes) -> bool:
     """Whether JSON that is well-formed is nested more deeply than `MAX_DEPTH`."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False

@@ -1,4 +1,4 @@
-"""Whether the log has room for more calls, and for those of an agent."""
+"""Whether log and job store have room for more calls, and the log for those of an agent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from math import inf
 
+from unpod.core.fleet import Refusal
 from unpod.errors import LogError
-from unpod_bridge.control_wire import Reason
 from unpod_bridge.shares import Shares
 
 logger = logging.getLogger("unpod.bridge")
@@ -19,9 +19,10 @@ USAGE_FRESH_S = 3.0
 
 
 class Fullness:
-    """Whether the log has room for more calls; it is asked every few seconds at most.
+    """Whether log and job store have room for more calls; they are asked every few seconds at most.
 
-    `bound` is its size in bytes; `is_silent` says that it stores nothing now, however much is free.
+    `usage` and `jobs` return how full they are, `bound` is the log's size in bytes. `is_silent`: the log stores
+    nothing now, however much is free.
     """
 
     def __init__(
@@ -31,13 +32,17 @@ class Fullness:
         bound: int = 0,
         shares: Shares | None = None,
         is_silent: Callable[[], bool] = lambda: False,
+        jobs: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
         self._usage = usage
+        self._jobs = jobs
         self._bound = bound
         self._shares = Shares() if shares is None else shares
         self._is_silent = is_silent
         self._asked_at = float("-inf")
         self._room = 1.0
+        self.jobs_room = 1.0
+        """What is free of the job store, as far as is known: 1.0 to 0.0."""
 
     @property
     def room(self) -> float:
@@ -49,10 +54,10 @@ class Fullness:
         """What is free of it, in bytes."""
         return self._bound * self._room if self._bound else inf
 
-    async def refusal(self, agent: str) -> Reason | None:
+    async def refusal(self, agent: str) -> Refusal | None:
         """Return why an agent gets no new call, None where it does."""
         if await self.full():
-            return "at_capacity"
+            return "log_full" if self._is_full(self.room) else "jobs_full"
         return "rate_limited" if self._shares.is_over(agent) else None
 
     async def full(self) -> bool:
@@ -60,17 +65,21 @@ class Fullness:
         now = asyncio.get_running_loop().time()
         if now - self._asked_at >= USAGE_FRESH_S:
             self._asked_at = now
-            try:
-                self._take(await self._usage())
-            except LogError as error:
-                logger.debug("how full the log is cannot be known: %s", type(error).__name__)
-        return self._is_full(self.room)
+            self._room = await self._look("the log", self._usage, self._room)
+            if self._jobs is not None:
+                self.jobs_room = await self._look("the job store", self._jobs, self.jobs_room)
+        return self._is_full(self.room) or self._is_full(self.jobs_room)
 
-    def _take(self, usage: float) -> None:
-        room = max(1.0 - usage, 0.0)
-        if self._is_full(room) and not self._is_full(self._room):
-            logger.error("the log is %.0f %% full: new calls are refused until there is room", usage * 100)
-        self._room = room
+    async def _look(self, what: str, usage: Callable[[], Awaitable[float]], known: float) -> float:
+        try:
+            room = max(1.0 - await usage(), 0.0)
+        except LogError as error:
+            logger.debug("how full %s is cannot be known: %s", what, type(error).__name__)
+            return known
+        if self._is_full(room) and not self._is_full(known):
+            text = "%s is %.0f %% full: new calls are refused until there is room; calls in progress go on"
+            logger.error(text, what, (1.0 - room) * 100)
+        return room
 
     @staticmethod
     def _is_full(room: float) -> bool:

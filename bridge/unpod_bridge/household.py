@@ -48,7 +48,6 @@ class Household:
             call_id=record.call,
             bridge_url=record.bridge_url,
             call_token=record.token,
-            metadata={},
             ask_until=0.0,
             ack_by=0.0,
         )

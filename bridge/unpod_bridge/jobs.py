@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from unpod.errors import Fenced, LogUnavailable, UnpodError
+from unpod.core.fleet import Refusal
+from unpod.errors import Fenced, LogError, LogFull, UnpodError
 from unpod_bridge.aftercare import Aftercare
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned
-from unpod_bridge.control_wire import Reason
 from unpod_bridge.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
 from unpod_bridge.fullness import Fullness
@@ -288,7 +288,7 @@ class Jobs:
             logger.info("job %s refused: %s", shown(job_id), found)
             search.link.refused(job_id, found)
 
-    async def _find(self, search: _Search) -> _Call | Reason | Literal["elsewhere"]:
+    async def _find(self, search: _Search) -> _Call | Refusal | Literal["elsewhere"]:
         refusal = await self._fullness.refusal(search.job.agent_id)
         place = await self._dispatcher.find(search.ask) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
@@ -297,9 +297,10 @@ class Jobs:
         try:
             async with asyncio.timeout_at(search.ask.until):
                 claim = await self._records.claim(self._record(search))
-        except TimeoutError:
+        except (TimeoutError, LogError) as error:
             await place.release("no record")
-            raise LogUnavailable("the job store does not answer in time") from None
+            logger.warning("job %s: the job store takes no record: %s", shown(search.job.job_id), type(error).__name__)
+            return "jobs_full" if isinstance(error, LogFull) else "jobs_away"
         except BaseException:
             await place.release("no record")
             raise

@@ -40,7 +40,6 @@ class Job:
     agent_id: str
     bridge_url: str = field(repr=False)
     call_token: str = field(repr=False)
-    metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
     dev: bool = False
 
 

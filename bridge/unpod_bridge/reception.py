@@ -204,7 +204,6 @@ class Guest:
             call_id="",
             bridge_url=address(key),
             call_token="",
-            metadata={},
             ask_until=0.0,
             ack_by=0.0,
         )

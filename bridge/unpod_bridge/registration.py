@@ -18,10 +18,12 @@ a capacity of 0 refuses, at once.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from msgspec import UNSET
 
 from unpod.core.codec import describe
+from unpod.core.fleet import Refusal
 from unpod.core.fleet import Registration as State
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
 from unpod_bridge.control_effects import (
@@ -56,6 +58,8 @@ from unpod_bridge.control_wire import (
     UnknownFrame,
     decode,
     encode,
+    is_excessive,
+    said,
 )
 
 FIRST_DELAY_S = 1.0
@@ -99,6 +103,8 @@ class Registration:
         self._attempt = 0
         self._asking: dict[str, Assigned] = {}
         self._calling: dict[str, bool] = {}  # whether the call is up
+        self.refusals: Counter[Refusal] = Counter()
+        """How many jobs were refused, and why really."""
 
     # ---------------------------------------------------------------------------------------------------------- state
 
@@ -163,6 +169,8 @@ class Registration:
             frame = decode(data)
         except MALFORMED as error:
             return [Log(logging.WARNING, f"ignored a malformed control frame: {describe(error)}")]
+        if isinstance(frame, AssignFrame) and self.state == "registered":
+            return self._assigned(frame, now, excessive=is_excessive(data))
         return self._handle(frame, now)
 
     def unreachable(self, problem: str, status: int | None, chance: float) -> list[Effect]:
@@ -218,7 +226,7 @@ class Registration:
         self._calling[job_id] = False
         return [self._ack(job, None), Dial(job)]
 
-    def refused(self, job_id: str, reason: Reason) -> list[Effect]:
+    def refused(self, job_id: str, reason: Refusal) -> list[Effect]:
         """No runner takes the job."""
         job = self._asking.pop(job_id, None)
         return [] if job is None else [self._ack(job, reason)]
@@ -255,8 +263,6 @@ class Registration:
         match frame:
             case RegisteredFrame():
                 return self._registered(frame, now)
-            case AssignFrame() if self.state == "registered":
-                return self._assigned(frame, now)
             case AssignFrame():
                 return [Log(logging.WARNING, "ignored a job.assign before our registration was confirmed")]
             case CancelFrame():
@@ -285,20 +291,23 @@ class Registration:
         worker_id = None if self.identity.serving_url else self.identity.worker_id
         return Send(encode(Heartbeat(self.active, worker_id)))
 
-    def _assigned(self, frame: AssignFrame, now: float) -> list[Effect]:
+    def _assigned(self, frame: AssignFrame, now: float, *, excessive: bool) -> list[Effect]:
         job = _job(frame, now)
         if not job.job_id:
             return [Log(logging.WARNING, "ignored a job.assign with an empty job_id")]
         refusal = self._refusal(job)
         if refusal is not None:
             return [self._ack(job, refusal)]
+        if excessive and job.job_id not in self._calling:
+            text = "a job is refused: its metadata is too long, or nested too deeply, for a call to begin with"
+            return [Log(logging.WARNING, text), self._ack(job, "metadata")]
         if job.job_id in self._calling:
             return [self._ack(job, None)]
         again = job.job_id in self._asking
         self._asking[job.job_id] = job
         return [Extend(job) if again else FindRunner(job)]
 
-    def _refusal(self, job: Assigned) -> Reason | None:
+    def _refusal(self, job: Assigned) -> Refusal | None:
         """Return why a job is refused without asking anybody; one that we have is not."""
         if job.agent_id != self.identity.agent_id:
             return "agent_id_mismatch"
@@ -315,8 +324,11 @@ class Registration:
             return [Cancel(job_id)]
         return [Log(logging.DEBUG, "a job is called off that is not ours"), Cancel(job_id)]
 
-    def _ack(self, job: Assigned, reason: Reason | None) -> Send:
-        return Send(encode(JobAck(job.job_id, job.assign_id, reason is None, reason)))
+    def _ack(self, job: Assigned, refusal: Refusal | None) -> Send:
+        if refusal is None:
+            return Send(encode(JobAck(job.job_id, job.assign_id, accepted=True)))
+        self.refusals[refusal] += 1
+        return Send(encode(JobAck(job.job_id, job.assign_id, accepted=False, reason=said(refusal))))
 
     def _refused(self, how: str) -> list[Effect]:
         self.state = "refused"
@@ -346,7 +358,6 @@ def _job(frame: AssignFrame, now: float) -> Assigned:
         call_id=frame.call_id,
         bridge_url=frame.bridge_url,
         call_token=frame.call_token,
-        metadata=frame.metadata or {},
         ask_until=now + patience - early,
         ack_by=now + patience - early / 2,
     )

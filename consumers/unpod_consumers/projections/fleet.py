@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, RunnerAnnounced
+from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
 from unpod_consumers.projections import instruments
 from unpod_consumers.projections.instruments import FLEET, Instrument
 from unpod_consumers.projections.series import NANO, Attributes, Point
 
 SILENT_S: Final = 5.0
 """A process that has not announced itself for so long is not shown."""
+_MOST_COUNTED: Final = 10_000
 
 Rows = tuple[tuple[Instrument, tuple[tuple[Attributes, Point], ...]], ...]
 
@@ -25,6 +26,8 @@ class Fleet:
         self._runners: dict[str, tuple[float, RunnerAnnounced]] = {}
         self._bridges: dict[str, tuple[float, BridgeAnnounced]] = {}
         self._queued: dict[tuple[str, str], tuple[float, QueuedAnnounced]] = {}
+        self._refused: dict[tuple[str, str], int] = {}
+        self._counted: dict[tuple[str, str, str], int] = {}
 
     def heard(self, runner: RunnerAnnounced, now: float) -> None:
         """Take what a runner says."""
@@ -33,6 +36,19 @@ class Fleet:
     def heard_bridge(self, bridge: BridgeAnnounced, now: float) -> None:
         """Take what a bridge says."""
         self._bridges[bridge.bridge] = now, bridge
+        for agent in bridge.agents:
+            said = bridge.refused.get(agent, {})
+            for reason in get_args(Refusal):
+                self._count(bridge.bridge, agent, reason, said.get(reason, 0))
+
+    def _count(self, bridge: str, agent: str, reason: str, count: int) -> None:
+        """Add what a bridge has counted since; one that has registered anew begins again."""
+        before = self._counted.pop((bridge, agent, reason), 0)
+        self._counted[bridge, agent, reason] = count
+        known = self._refused.get((agent, reason), 0)
+        self._refused[agent, reason] = known + (count - before if count >= before else count)
+        if len(self._counted) > _MOST_COUNTED:
+            del self._counted[next(iter(self._counted))]
 
     def heard_queued(self, queued: QueuedAnnounced, now: float) -> None:
         """Take what a bridge says of the calls that wait there."""
@@ -55,6 +71,11 @@ class Fleet:
         for _, queued in self._queued.values():
             points[instruments.QUEUED.name].setdefault((_agent(queued.agent),), Point()).total += queued.count * NANO
         points[instruments.LOG_ROOM.name] = self._rooms()
+        free = [bridge.jobs_room for _, bridge in self._bridges.values() if bridge.jobs_room is not None]
+        if free:
+            points[instruments.JOBS_ROOM.name][()] = Point(round(min(free) * NANO))
+        for (name, reason), count in self._refused.items():
+            points[instruments.REFUSED.name][_agent(name), ("reason", reason)] = Point(count * NANO)
         return tuple((one, tuple(sorted(points[one.name].items()))) for one in FLEET)
 
     def _rooms(self) -> dict[Attributes, Point]:

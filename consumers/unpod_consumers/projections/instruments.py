@@ -81,7 +81,9 @@ DERIVED: Final = (
 )
 """What stands in a checkpoint; the lag is the process's own."""
 
-FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED, LOG_ROOM)
+JOBS_ROOM = Instrument("unpod.jobs.room", "gauge", "1", "What is free of the bridges' job store: 1 to 0")
+REFUSED = Instrument("unpod.jobs.refused", "counter", "{job}", "Jobs that bridges have refused")
+FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED, LOG_ROOM, JOBS_ROOM, REFUSED)
 """What the fleet says of itself; it is in no log."""
 
 BY_NAME: Final = {instrument.name: instrument for instrument in DERIVED}

@@ -16,6 +16,17 @@ from msgspec import Struct
 Answer = Literal["taken", "full", "rate_limited", "draining"]
 ProbationPhase = Literal["begun", "over"]
 Registration = Literal["connecting", "registered", "refused", "too_old", "unreachable"]
+Refusal = Literal[
+    "agent_id_mismatch",
+    "at_capacity",
+    "draining",
+    "rate_limited",
+    "log_full",
+    "jobs_full",
+    "jobs_away",
+    "metadata",
+]
+"""Why a job is refused, for people and figures: the orchestrator knows the first four only."""
 
 
 T = TypeVar("T")
@@ -44,7 +55,8 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     """A bridge says that it is there, and how its registration of each agent key (`agent`, `agent@dev`) stands.
 
     One that drains takes no more jobs, and other bridges may have those that it has released. `log_room` is what is
-    free of the log, and `agent_rooms` what is left of the share of it that each agent may fill: 1.0 to 0.0.
+    free of the log, and `agent_rooms` what is left of the share of it that each agent may fill: 1.0 to 0.0; `jobs_room`
+    is what is free of the job store. `refused` counts, for each agent key, the jobs that were refused, by their reason.
     """
 
     bridge: str
@@ -53,6 +65,8 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     draining: bool = False
     gone: bool = False
     log_room: float | None = None
+    jobs_room: float | None = None
+    refused: dict[str, dict[Refusal, int]] = {}
     agent_rooms: dict[str, float] = {}
 
 

@@ -262,7 +262,7 @@ async def test_a_full_log_refuses_and_is_not_asked_each_time(bench: Bench, monke
     monkeypatch.setattr(fullness, "USAGE_FRESH_S", 0.0)
     bench.link.assign("job-3")
     await until(lambda: bool(bench.lines))
-    assert bench.link.told == [("at_capacity", "job-1"), ("at_capacity", "job-2"), ("taken", "job-3")]
+    assert bench.link.told == [("log_full", "job-1"), ("log_full", "job-2"), ("taken", "job-3")]
 
 
 async def test_an_agent_that_has_filled_its_share_gets_no_new_calls(bench: Bench) -> None:
@@ -273,6 +273,19 @@ async def test_an_agent_that_has_filled_its_share_gets_no_new_calls(bench: Bench
     bench.link.assign("job-2")
     await until(lambda: bool(bench.lines))
     assert bench.link.told == [("rate_limited", "job-1"), ("taken", "job-2")]
+
+
+async def test_a_job_store_that_is_nearly_full_takes_no_new_calls_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def log() -> float:
+        return 0.1
+
+    async def jobs() -> float:
+        return 0.95
+
+    asked = Fullness(log, jobs=jobs)
+    assert await asked.refusal("agent") == "jobs_full"
+    assert [round(room, 3) for room in (asked.room, asked.jobs_room)] == [0.9, 0.05]
+    assert "the job store is 95 % full" in caplog.text
 
 
 async def test_a_log_that_does_not_answer_is_taken_to_be_as_it_was() -> None:
@@ -336,7 +349,7 @@ async def test_without_the_store_nothing_is_taken(bench: Bench) -> None:
     bench.store_log.available = False
     bench.link.assign(deadline_ms=400)
     await bench.jobs.until_idle()
-    assert bench.link.told == [("at_capacity", "job-1")]
+    assert bench.link.told == [("jobs_away", "job-1")]
 
 
 async def test_a_store_that_goes_away_gives_the_place_back(bench: Bench) -> None:
@@ -346,7 +359,7 @@ async def test_a_store_that_goes_away_gives_the_place_back(bench: Bench) -> None
     bench.on_hold = away
     bench.link.assign()
     await bench.jobs.until_idle()
-    assert bench.link.told == [("at_capacity", "job-1")]
+    assert bench.link.told == [("jobs_full", "job-1")]
     assert bench.releases() == 1
 
 

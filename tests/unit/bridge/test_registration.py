@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from unpod.core.fleet import Refusal
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
 from unpod_bridge.control_effects import (
     Cancel,
@@ -23,7 +24,7 @@ from unpod_bridge.control_effects import (
     Send,
     Withdraw,
 )
-from unpod_bridge.control_wire import Reason
+from unpod_bridge.control_wire import LONGEST_ASSIGN, Reason
 from unpod_bridge.description import Description
 from unpod_bridge.registration import REGISTER_S, Registration, backoff_s
 
@@ -229,11 +230,57 @@ def test_a_job_is_asked_for_accepted_and_dialled() -> None:
         "wss://speech.test/call",
         "secret-token",
     )
-    assert job.metadata == {"a": 1}
     assert 51.7 <= job.ask_until < job.ack_by < 52.0
     effects = registration.taken("job-1")
     assert sent(effects) == [ack()]
     assert of(effects, Dial) == [Dial(job)]
+
+
+def nested(levels: int) -> str:
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        '{"a": NaN, "b": [1, "}"]}',
+        r'{"half": "\ud800"}',
+        '["a list"]',
+        '"a text: \\"metadata\\": {"',
+        "17",
+        '{"metadata": {"job_id": "another"}}',
+    ],
+)
+def test_whatever_the_metadata_of_an_assignment_is_its_job_is_taken(metadata: str) -> None:
+    data = assign(metadata=None).replace(b'"metadata": null', b'"metadata": ' + metadata.encode())
+    assert metadata.encode() in data
+    [asked] = registered().received(data, 0.0)
+    assert isinstance(asked, FindRunner)
+    assert (asked.job.job_id, asked.job.call_token) == ("job-1", "secret-token")
+
+
+@pytest.mark.parametrize("metadata", [nested(900), nested(5_000), f'{{"a": "{"x" * LONGEST_ASSIGN}"}}'])
+def test_metadata_with_which_no_call_could_begin_is_refused_at_once_and_for_its_true_reason(metadata: str) -> None:
+    registration = registered()
+    data = assign(metadata=None).replace(b'"metadata": null', b'"metadata": ' + metadata.encode())
+    effects = registration.received(data, 0.0)
+    assert sent(effects) == [ack(reason="at_capacity")]
+    assert "metadata" in of(effects, Log)[0].text
+    assert registration.refusals == {"metadata": 1}
+    assert registration.asking == 0
+
+
+def test_a_frame_without_its_job_is_ignored_whatever_else_it_has() -> None:
+    [logged] = registered().received(b'{"type": "job.assign", "metadata": {"job_id": NaN}}', 0.0)
+    assert isinstance(logged, Log)
+
+
+@pytest.mark.parametrize("refusal", ["log_full", "jobs_full", "jobs_away"])
+def test_what_the_orchestrator_does_not_know_is_told_as_capacity_and_counted_as_what_it_is(refusal: Refusal) -> None:
+    registration = registered()
+    registration.received(assign(), 0.0)
+    assert sent(registration.refused("job-1", refusal)) == [ack(reason="at_capacity")]
+    assert registration.refusals == {refusal: 1}
 
 
 def test_no_secret_in_a_repr() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, RunnerAnnounced
+from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
 from unpod_consumers.projections.fleet import Fleet
 from unpod_consumers.projections.series import NANO
 
@@ -43,6 +43,32 @@ def test_who_says_that_it_is_gone_or_falls_silent_is_not_shown() -> None:
     fleet.heard(RunnerAnnounced(runner="gone", agent="a", capacity=1, gone=True), 1.0)
     assert list(figures(fleet, 1.0)["unpod.runner.capacity"]) == [("a", "killed")]
     assert figures(fleet, 5.5) == {}
+
+
+def test_what_bridges_refuse_is_counted_by_its_true_reason_through_their_restarts() -> None:
+    fleet = Fleet()
+
+    def says(bridge: str, refused: dict[Refusal, int], now: float) -> None:
+        fleet.heard_bridge(BridgeAnnounced(bridge=bridge, agents={"a": "registered"}, refused={"a": refused}), now)
+
+    says("b1", {}, 0.0)
+    assert set(figures(fleet, 0.0)["unpod.jobs.refused"].values()) == {0}  # it begins before the first
+    says("b1", {"jobs_full": 2}, 1.0)
+    says("b2", {"jobs_full": 3, "metadata": 1}, 1.0)
+    says("b1", {"jobs_full": 2}, 30.0)  # it was silent meanwhile
+    says("b2", {"jobs_full": 1}, 30.0)  # it has registered anew
+    counted = figures(fleet, 30.0)["unpod.jobs.refused"]
+    assert {labels: count for labels, count in counted.items() if count} == {
+        ("a", "jobs_full"): 6,
+        ("a", "metadata"): 1,
+    }
+
+
+def test_the_room_of_the_job_store_is_shown() -> None:
+    fleet = Fleet()
+    fleet.heard_bridge(BridgeAnnounced(bridge="b1", jobs_room=0.5), 0.0)
+    fleet.heard_bridge(BridgeAnnounced(bridge="b2", jobs_room=0.25), 0.0)
+    assert figures(fleet, 0.0) == {"unpod.jobs.room": {(): 0.25}}
 
 
 def test_the_room_of_the_log_and_of_each_agent_s_share_is_shown_as_the_tightest_bridge_knows_it() -> None:
