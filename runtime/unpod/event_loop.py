@@ -6,11 +6,14 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Final, Self, TypeVar
+from functools import partial
+from typing import Any, Final, ParamSpec, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from unpod.user_code import DaemonThreads
@@ -34,7 +37,10 @@ THREADS: Final = 256
 """How many functions run at once by `asyncio.to_thread` and the like, those counted that hang."""
 LEFT_S: Final = 5.0
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+_own_threads: Final = DaemonThreads(32, "unpod-own")
 
 
 def new_runner() -> asyncio.Runner:
@@ -68,7 +74,7 @@ def run_main(work: Coroutine[Any, Any, T], *, left_s: float = LEFT_S) -> T:
     ended after `left_s`, the process ends without them, with status 1 if `work` has raised, else 0.
     """
     with rare_collections(), _Patience(left_s) as patience, new_runner() as runner:
-        runner.get_loop().set_default_executor(DaemonThreads(THREADS, "unpod-thread"))
+        runner.get_loop().set_default_executor(_Threads(THREADS, "unpod-thread"))
         try:
             result = runner.run(work)
         except BaseException as error:
@@ -76,6 +82,19 @@ def run_main(work: Coroutine[Any, Any, T], *, left_s: float = LEFT_S) -> T:
             raise
         patience.begin(None)
         return result
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function` in a thread, as `asyncio.to_thread` does, in one of our own: no user code hangs there."""
+    return await asyncio.get_running_loop().run_in_executor(_own_threads, partial(function, *args, **kwargs))
+
+
+class _Threads(DaemonThreads):
+    """What an event loop runs functions on. It looks names up there, too: these have threads apart."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        looks_up = any(fn is known for known in (socket.getaddrinfo, socket.getnameinfo))
+        return _own_threads.submit(fn, *args, **kwargs) if looks_up else super().submit(fn, *args, **kwargs)
 
 
 class _Patience:

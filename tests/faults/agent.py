@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import cast
 
 from tests.faults.words import WORDS, Question, question
 
-from unpod import AgentRunner, CallContext, Session
-from unpod.adapters.pieces import Piece
+from unpod import AgentRunner, CallContext, Session, event_loop
+from unpod.adapters.pieces import Piece, ToolCall
 from unpod.adapters.scripted import ScriptedAdapter
+from unpod.adapters.tools import THREADS as TOOL_THREADS
+from unpod.adapters.tools import Tool, ToolSet
 from unpod.core.resume import OnResume
 
 BURN_S = float(os.environ.get("UNPOD_FAULTS_BURN_S", "1"))
@@ -116,6 +119,17 @@ async def _hang(_: Session, __: Question) -> None:
     await asyncio.Event().wait()
 
 
+async def _threads(session: Session, asked: Question) -> None:
+    """Hang in more threads than there are, by tools and by hand."""
+    for _ in range(event_loop.THREADS + 10):
+        _ = asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    tools = ToolSet([Tool(lambda: threading.Event().wait(), name="hang", timeout_s=0.2)])
+    calls = [ToolCall("hang", {}, str(number)) for number in range(TOOL_THREADS + 10)]
+    results = await asyncio.gather(*map(tools.call, calls))
+    told = sum("TimeoutError" in str(result.result) for result in results)
+    note("threads", session=session.session_id, turn=asked.name, told=told, of=len(calls))
+
+
 async def _raise(_: Session, asked: Question) -> None:
     raise RuntimeError(f"this hook always raises: {asked.name}")
 
@@ -164,7 +178,7 @@ async def _end(session: Session, _: Question) -> None:
 ORDERS: dict[str, Act] = {
     "say": _say, "count": _count, "step": _step, "stall": _stall, "hang": _hang, "raise": _raise, "burn": _burn,
     "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause,
-    "resume": _resume, "end": _end, "twice": _twice, "doom": _doom,
+    "resume": _resume, "end": _end, "twice": _twice, "doom": _doom, "threads": _threads,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 46), 47})
+NUMBERS = frozenset({*range(1, 34), *range(36, 46), 47, 52})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -146,6 +146,13 @@ RUNNERS: tuple[Row, ...] = (
         then=runners.nothing_old_is_said,
         within_s=2.0,
         allow=Allow(diverged=True),
+    ),
+    Row(
+        number=52,
+        name="tools and hooks hang in all threads, then SIGTERM",
+        act=runners.hangs_in_all_threads,
+        within_s=2.0,
+        setup=Setup(runner_env={"UNPOD_FAULTS_DRAIN_S": "1"}),
     ),
     Row(number=43, name="killed in post-call cleanup", act=runners.killed_in_cleanup, within_s=2.0),
     Row(

@@ -102,7 +102,7 @@ def test_an_event_loop_that_is_over_is_let_go_of() -> None:
 
 _STUBBORN = """
 import asyncio, sys, threading
-from unpod.event_loop import run_main
+from unpod.event_loop import THREADS, in_thread, run_main
 
 async def stubborn():
     while True:
@@ -113,11 +113,12 @@ async def stubborn():
 
 async def main(fails, swallows):
     loop = asyncio.get_running_loop()
-    for _ in range(50):
+    for _ in range(THREADS + 10):
         loop.run_in_executor(None, threading.Event().wait)
     task = asyncio.create_task(stubborn()) if swallows else None
     await asyncio.sleep(0)
-    assert await asyncio.to_thread(lambda: 1) == 1
+    assert await in_thread(lambda: 1) == 1
+    assert await loop.getaddrinfo("localhost", 80)
     if fails:
         raise LookupError("no such thing")
 

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from unpod.errors import ConfigurationError
+from unpod.event_loop import in_thread
 
 logger = logging.getLogger("unpod.ops")
 
@@ -88,7 +89,7 @@ class HealthServer:
             self._beat.cancel()
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
-            await asyncio.to_thread(server.shutdown)
+            await in_thread(server.shutdown)
             self._thread.join()
             server.server_close()
 

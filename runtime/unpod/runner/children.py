@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from unpod.event_loop import in_thread
 from unpod.jetstream.children import spawn_child
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class BridgeChild:
     async def _last_words(self) -> str:
         if self._relay is None:
             return ""
-        await asyncio.to_thread(self._relay.join, _LAST_WORDS_S)
+        await in_thread(self._relay.join, _LAST_WORDS_S)
         return self._relay.last
 
     async def _watch(self, child: ChildProcess) -> None:

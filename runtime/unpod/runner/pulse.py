@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from unpod.core.codec import MALFORMED
 from unpod.core.fleet import PING, Ping, Pulse, encode
 from unpod.errors import LogError, LogUnavailable, RunnerBroken
+from unpod.event_loop import in_thread
 from unpod.jetstream.connection import connect
 from unpod.session.whose import session_at_work
 
@@ -103,7 +104,7 @@ class PulseThread:
         """
         self._turn()
         self._thread.start()
-        await asyncio.to_thread(self._started.wait, START_S)
+        await in_thread(self._started.wait, START_S)
         if self._failure is not None:
             await self.stop()
             raise self._failure
@@ -116,7 +117,7 @@ class PulseThread:
         if loop is not None and stop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(stop.set)
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, STOP_S)
+            await in_thread(self._thread.join, STOP_S)
 
     def _turn(self) -> None:
         """Note, on the runner's event loop, that it turns."""

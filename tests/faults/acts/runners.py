@@ -1,4 +1,4 @@
-"""Faults of runners: rows 1 to 7, 9, 10, 37, 38, 40, 41 and 43."""
+"""Faults of runners: rows 1 to 7, 9, 10, 37, 38, 40, 41, 43 and 52."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ FEW_DIE = 2
 CLEANUPS = 4
 """A clean-up runs, and is tried again three times."""
 LAG_S = 5.0
+ENDING_S = 10.0
+"""A second of drain, up to five until turns are over, and what hangs."""
 
 
 async def killed_between_turns(scene: Scene) -> None:
@@ -151,6 +153,28 @@ async def burns(scene: Scene) -> None:
         if note["turn"] == caller.turns[-1].question.name
     }
     scene.expect(len(burnt) <= FEW_DIE, f"one hook has frozen {len(burnt)} runners")
+
+
+async def hangs_in_all_threads(scene: Scene) -> None:
+    """Tools and hooks of one call hang in all threads that there are; then its runner is told to end."""
+    victim = await scene.a_runner()
+    caller = scene.rng.choice(await scene.calls_of(victim))
+    caller.hush()
+    await caller.quiet()
+    scene.mark()
+    (await caller.ask(frozenset({"threads"}))).given_up = True
+    await scene.stack.noted("threads", 1)
+    note = scene.stack.notes("threads")[0]
+    scene.expect(note["told"] == note["of"], f"{note['told']} of {note['of']} tools were told to be over their time")
+    caller.go_on()
+    await scene.load.answers(2)
+    scene.expected_deaths.add(victim)
+    begun = asyncio.get_running_loop().time()
+    victim.terminate()
+    status = await victim.exited(PATIENCE_S)
+    scene.figures["ending_s"] = asyncio.get_running_loop().time() - begun
+    scene.expect(status == 0, f"{victim!r} ended with {status}")
+    scene.expect(scene.figures["ending_s"] < scene.bounds.limit(ENDING_S), "it took its time to end")
 
 
 async def one_input_kills(scene: Scene) -> None:
