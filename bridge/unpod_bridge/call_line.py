@@ -68,6 +68,8 @@ class CallLine:
         self._clock = services.clock
         self._loop = asyncio.get_running_loop()
         self._relay = Relay(self._settings.relay)
+        self._session_id = ""
+        """What is still known of it when the call is over."""
         self._subjects: CallSubjects | None = None
         self._reader: OwnerRecords | None = None
         self._ledger: Ledger | None = None
@@ -90,7 +92,7 @@ class CallLine:
     @property
     def session_id(self) -> str:
         """The session's id, "" before the call is up."""
-        return self._relay.session_id
+        return self._session_id or self._relay.session_id
 
     @property
     def agent_id(self) -> str:
@@ -128,6 +130,7 @@ class CallLine:
             if after is None and self._succession is not None:
                 await self._succession.close()
             await self._close()
+            self._dissolve()
         return replace(result, after=after)
 
     def _enter(self) -> None:
@@ -137,14 +140,14 @@ class CallLine:
         """The orchestrator has called the job off: close with 1000, dialling or in call."""
         if self._done is None:  # `run` has not begun yet
             self._called_off = True
-        else:
+        elif not self._done.done():
             self._feed(self._relay.cancel(self._clock.now()))
 
     async def let_go(self) -> bool:
         """Hand the call over to another bridge; return whether everything about it is stored, and its socket closed."""
-        ledger, owner = self._ledger, self._relay.owner
-        if ledger is None or self._done is None or self._done.done():
+        if self._done is None or self._done.done() or self._ledger is None:
             return False
+        ledger, owner = self._ledger, self._relay.owner
         left = self._left = self._left or self._loop.create_future()
         until = self._clock.now() + SURE_S
         while owner.unsure and self._clock.now() < until:
@@ -426,6 +429,16 @@ class CallLine:
         if self._ledger is not None:
             await self._ledger.close()
         await self._link.wait_closed()
+
+    def _dissolve(self) -> None:
+        """Let go of everything: a call refers to itself all around, and would live until the next full collection."""
+        if self._left is not None:
+            return  # it is being handed over, and something of it is still asked
+        session_id, done = self.session_id, self._done
+        for part in (self._relay, self._link, self._log_watch, self._ledger, self):
+            if part is not None:
+                vars(part).clear()
+        self._session_id, self._done = session_id, done
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self._watch(self._loop.create_task(work))

@@ -172,7 +172,8 @@ def every_word_comes(seen: Harmed) -> Iterator[str]:
 
 def _gaps(turn: Turn, whole: int) -> Iterator[tuple[int, int, float, float]]:
     """Yield what is missing of an answer: its first and last word, and between which times it would have come."""
-    heard = [(0, turn.asked_at), *zip(turn.words, turn.heard_at, strict=True), (whole + 1, math.inf)]
+    firsts = dict(reversed(list(zip(turn.words, turn.heard_at, strict=True))))
+    heard = [(0, turn.asked_at), *sorted(firsts.items()), (whole + 1, math.inf)]
     for (word, at), (following, later) in pairwise(heard):
         if following > word + 1:
             yield word + 1, following - 1, at, min(later, turn.done_at or math.inf)
@@ -205,6 +206,27 @@ def the_fold_is_what_was_heard(seen: Harmed) -> Iterator[str]:
         for what, words in (("marked, and never heard", logged - heard), ("heard, and not marked", heard - logged)):
             if len(words) > bound:
                 yield f"turn {turn.turn_id} ({ours.question.name}): words {checks._runs(sorted(words))} are {what}"
+
+
+def answers_come_in_order(seen: Harmed) -> Iterator[str]:
+    """The words of answers come in the order of the questions, those that came before not counted again."""
+    first = list(dict.fromkeys(seen.words))
+    for one, other in pairwise(first):
+        if one >= other:
+            yield f"{other} came after {one}"
+            return
+
+
+def every_word_is_spoken_once(seen: Harmed) -> Iterator[str]:
+    """No word comes twice, but what a bridge said that spoke and could not be heard: its link was open one way only."""
+    deaf_to = [deed for deed in seen.about if deed.fault.kind == "oneway" and deed.fault.role == BRIDGE]
+    for turn in seen.caller.turns:
+        again = [word for word, count in Counter(turn.words).items() if count > 1]
+        times = [at for word, at in zip(turn.words, turn.heard_at, strict=True) if word in again]
+        if again and any(deed.overlap(min(times) - LOST_S, max(times)) for deed in deaf_to):
+            seen.excepted.note("words spoken twice by a bridge that could not be heard", len(again), seen.name)
+        elif again:
+            yield f"{len(again)} words of {turn.question.name} were spoken twice: {checks._runs(sorted(again))}"
 
 
 # ------------------------------------------------------------------------------------------------------ what was said
@@ -320,11 +342,15 @@ def steps_run_once(seen: Harmed) -> Iterator[str]:
 
 
 LOST = (checks.every_record_counts, checks.every_frame_is_stored)
-REPEATED = checks.REPEATED
+REPEATED = (
+    checks.every_phrase_is_said_once,
+    every_word_is_spoken_once,
+    checks.what_cannot_be_taken_back_is_done_once,
+)
 WRONG = (
     checks.the_worker_has_no_complaint,
     checks.every_reply_is_ended_once,
-    checks.answers_come_in_order,
+    answers_come_in_order,
     every_text_has_its_turn,
     every_word_comes,
     every_order_is_carried_out,

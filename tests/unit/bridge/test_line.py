@@ -639,3 +639,15 @@ async def test_what_the_worker_has_said_first_is_not_kept() -> None:
         await rig.clock.advance(0.3)
         assert rig.bodies(ev.CallReattached)
         assert rig.line._relay._hello is None
+
+
+async def test_a_call_that_is_over_holds_nothing_of_what_it_was_made_of() -> None:
+    """All of that refers to each other; thousands of calls would wait for the collector."""
+    async with call() as rig:
+        rig.worker.socket.say("user.text", text="hi")
+        rig.worker.socket.lose(1000)
+        await rig.result()
+        assert vars(rig.line).keys() == {"_session_id", "_done"}
+        assert rig.line.session_id == "session-1"
+        assert not await rig.line.let_go()
+        rig.line.cancel()
