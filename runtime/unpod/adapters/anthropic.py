@@ -21,6 +21,7 @@ from unpod.adapters.vendors import (
     filtered,
     http_error,
     missing,
+    named,
     timed_out,
     transport_error,
     unfinished,
@@ -45,10 +46,11 @@ _CONNECT_S: Final = 5.0
 class AnthropicAdapter(ChatAdapter):
     """Streams a model's replies; one adapter is one conversation.
 
-    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); notes and the caller's
-    language go there, too, so that no turn of the conversation is made up. `tools` are plain functions that the model
-    may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the wait for the first
-    piece and between two. `client` brings a client of your own.
+    `brain` is the model's name, or a client of your own (then `model=` names it). `instructions` (or
+    `system_prompt`) is the system prompt (default: the call's own, `context["instructions"]`); notes and the
+    caller's language go there, too, so that no turn of the conversation is made up. `tools` are plain functions
+    that the model may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the
+    wait for the first piece and between two. `client` brings a client of your own.
 
     Raises:
         ConfigurationError: the `anthropic` package or the key is missing.
@@ -56,9 +58,12 @@ class AnthropicAdapter(ChatAdapter):
 
     def __init__(
         self,
-        model: str,
+        brain: str | anthropic.AsyncAnthropic | None = None,
+        /,
         *,
+        model: str | None = None,
         instructions: str | None = None,
+        system_prompt: str | None = None,
         tools: Tools = (),
         api_key: str | None = None,
         base_url: str | None = None,
@@ -69,6 +74,8 @@ class AnthropicAdapter(ChatAdapter):
         price: Price | None = None,
         client: anthropic.AsyncAnthropic | None = None,
     ) -> None:
+        model, client = named("AnthropicAdapter", brain, model, client)
+        instructions = instructions if instructions is not None else system_prompt
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self._options = {"max_tokens": max_tokens, **(options or {})}
         self._client = client or shared_client(self, api_key, base_url, timeout_s)

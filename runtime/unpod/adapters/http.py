@@ -52,8 +52,8 @@ class HTTPAdapter:
     def __init__(
         self,
         url: str,
-        *,
         headers: Mapping[str, str] | None = None,
+        *,
         history: bool = False,
         attempts: int = 3,
         timeout_s: float = 20.0,

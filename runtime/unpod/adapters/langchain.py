@@ -31,10 +31,11 @@ class LangChainAdapter:
     """Streams what a Runnable says; one adapter is one conversation.
 
     A chat model, and whatever begins with one, gets the messages; a graph `{"messages": ...}`; what begins with a
-    prompt template its variables: `messages`, `history` (without the last text), `language`, `context`, and any other
-    gets the text. `make_input` does it your way. `instructions` is the system prompt (default: the call's own);
-    `config` goes into each run. Models and tools inside are metered and reported by LangChain's callbacks; tools run as
-    LangChain runs them, so use `session.step` in those that must not run twice.
+    prompt template its variables: `messages`, `history` (without the last text), `language`, `context`, and any
+    other gets the text. `input_key` gives it the messages under that name, and `make_input` does it your way.
+    `instructions` is the system prompt (default: the call's own); `config` goes into each run. Models and tools
+    inside are metered and reported by LangChain's callbacks; tools run as LangChain runs them, so use
+    `session.step` in those that must not run twice.
 
     Raises:
         ConfigurationError: `langchain-core` is missing, or the graph keeps the conversation itself (a checkpointer),
@@ -46,6 +47,7 @@ class LangChainAdapter:
         runnable: Runnable[Any, Any],
         *,
         instructions: str | None = None,
+        input_key: str | None = None,
         make_input: MakeInput | None = None,
         config: Mapping[str, Any] | None = None,
         price: Price | None = None,
@@ -61,7 +63,8 @@ class LangChainAdapter:
                 "LangChainAdapter: compile the graph without a checkpointer: the log keeps the call"
             )
         self._instructions = instructions
-        self._make_input = make_input or self._usual_input
+        self._input_key = input_key
+        self._make_input = make_input or (self._usual_input if input_key is None else self._under_its_key)
         self._config = dict(config or {})
         self._price = price
         self._memory = Memory()
@@ -141,6 +144,9 @@ class LangChainAdapter:
         kinds = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
         return [*head, *(kinds[message["role"]](message["content"]) for message in self._memory.messages)]
 
+    def _under_its_key(self, messages: list[Any], *, text: str, context: Mapping[str, object]) -> Any:  # noqa: ANN401, ARG002
+        return {self._input_key: messages}
+
     def _usual_input(self, messages: list[Any], *, text: str, context: Mapping[str, object]) -> Any:  # noqa: ANN401
         from langchain_core.prompts import BasePromptTemplate  # noqa: PLC0415 - as above
 
@@ -168,7 +174,7 @@ async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
 def _text(chunk: Any) -> str:  # noqa: ANN401 - whatever a Runnable yields
     if isinstance(chunk, str):
         return chunk
-    if getattr(chunk, "type", "") not in ("ai", "AIMessageChunk"):
+    if getattr(chunk, "type", "ai") not in ("ai", "AIMessageChunk") or not hasattr(chunk, "content"):
         return ""
     content = chunk.content
     if isinstance(content, str):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unpod.adapters.chat import GO_ON, ChatAdapter, Prompt
 from unpod.adapters.chat_stream import CallParts, Carried, field_of, tokens
@@ -17,7 +17,7 @@ from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall
 from unpod.adapters.tools import Tools, ToolSet, text_of
-from unpod.adapters.vendors import disconnected, filtered, transport_error, unfinished
+from unpod.adapters.vendors import disconnected, filtered, named, transport_error, unfinished
 from unpod.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 with suppress(ImportError):  # the constructor says so, to those who use it
     import_module("openai")  # most of a second: at start-up, rather than in a call while others wait
 
+_MODEL: Final = "gpt-4o-mini"
+
 __all__ = ["GO_ON", "HEARD_UNKNOWN", "OpenAIAdapter"]
 
 
 class OpenAIAdapter(ChatAdapter):
     """Streams a chat model's replies; one adapter is one conversation.
 
-    `instructions` is the system prompt (default: the call's own, `context["instructions"]`); `tools` are plain
-    functions that the model may call. `base_url` is an endpoint other than OpenAI's, `provider` its name in metrics;
-    `options` go into each request (`{"temperature": 0.3}`). `timeout_s` bounds the wait for the first piece and between
-    two. `client` brings a client of your own.
+    `brain` is the model's name, or a client of your own (then `model=` names it, else it is "gpt-4o-mini").
+    `instructions` (or `system_prompt`) is the system prompt (default: the call's own, `context["instructions"]`);
+    `tools` are plain functions that the model may call. `base_url` is an endpoint other than OpenAI's, `provider`
+    its name in metrics; `options` go into each request (`{"temperature": 0.3}`). `timeout_s` bounds the wait for
+    the first piece and between two. `client` brings a client of your own.
 
     Raises:
         ConfigurationError: the `openai` package or the key is missing.
@@ -44,9 +47,12 @@ class OpenAIAdapter(ChatAdapter):
 
     def __init__(
         self,
-        model: str = "gpt-4o-mini",
+        brain: str | openai.AsyncOpenAI | None = None,
+        /,
         *,
+        model: str | None = None,
         instructions: str | None = None,
+        system_prompt: str | None = None,
         tools: Tools = (),
         api_key: str | None = None,
         base_url: str | None = None,
@@ -56,6 +62,8 @@ class OpenAIAdapter(ChatAdapter):
         price: Price | None = None,
         client: openai.AsyncOpenAI | None = None,
     ) -> None:
+        model, client = named("OpenAIAdapter", brain, model or _MODEL, client)
+        instructions = instructions if instructions is not None else system_prompt
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self._options = dict(options or {})
         self._client = client or shared_client(self, api_key, base_url, timeout_s)

@@ -118,6 +118,14 @@ class SuperDialogAdapter:
         """Call `fn` with the figures of each model call (fields as in `LLMCall`)."""
         self._report = fn
 
+    def set_llm(self, uri: str) -> None:
+        """Let the agent ask another model from the next turn on."""
+        self.agent.set_llm(uri)
+
+    def switch_flow(self, flow: Any, *, preserve_memory: bool = False) -> None:  # noqa: ANN401 - superdialog's
+        """Let a machine follow another flow."""
+        self.agent.switch_flow(flow, preserve_memory=preserve_memory)
+
     # --- one turn -----------------------------------------------------------------------------------------------------
 
     async def _prepare(self, context: Mapping[str, object], language: str | None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeVar
 
 from unpod.errors import AdapterError, ConfigurationError
+
+C = TypeVar("C")
 
 _CODE: Final = re.compile(r"[a-z0-9_.-]{1,64}", re.IGNORECASE)
 _MEANINGS: Final[dict[object, str]] = {
@@ -21,6 +23,19 @@ _TRANSPORTS: Final = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
 def missing(adapter: str, package: str, extra: str) -> ConfigurationError:
     """Return the error of those who have not installed what an adapter needs."""
     return ConfigurationError(f"{adapter} needs the {package} package: pip install 'unpod[{extra}]'")
+
+
+def named(adapter: str, brain: str | C | None, model: str | None, client: C | None) -> tuple[str, C | None]:
+    """Return a model's name and a client, whichever of them was given first.
+
+    Raises:
+        ConfigurationError: nobody says which model.
+    """
+    if isinstance(brain, str):
+        return brain, client
+    if model is None:
+        raise ConfigurationError(f'{adapter} needs the name of a model: {adapter}("...") or model="..."')
+    return model, client if brain is None else brain
 
 
 def http_error(provider: str, status: int, detail: object = None) -> AdapterError:

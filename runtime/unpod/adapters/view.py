@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict
@@ -134,7 +134,9 @@ class AdapterView:
     def register_llm_callback(self, callback: Callable[..., object]) -> None:
         """Let the brain report its model calls as `callback(**fields)`, fields as in `LLMCall`.
 
-        A second registration is ignored. A report that does not fit is logged and dropped: it must not fail the brain.
+        A brain may report an object with these attributes in place of them, and await what it gets back. A
+        second registration is ignored. A report that does not fit is logged and dropped: it must not fail the
+        brain.
         """
         register: Any = getattr(self.adapter, "register_llm_callback", None)
         if register is None or self._callback_registered:
@@ -142,13 +144,15 @@ class AdapterView:
         self._callback_registered = True
         name = self.name  # the brain keeps `report`, which must not keep this view of it
 
-        def report(**fields: object) -> None:
+        def report(data: object = None, /, **fields: object) -> _Reported:
+            given = {field: getattr(data, field, None) for field in LLMCall.__struct_fields__} | fields
             try:
-                call = llm_call(fields)
+                call = llm_call(given)
             except AdapterError as error:
                 logger.warning("%s reported a model call that does not fit: %s", name, error)
             else:
                 callback(**asdict(call))
+            return _REPORTED
 
         register(report)
 
@@ -204,6 +208,15 @@ class AdapterView:
             await answer
 
 
+class _Reported:
+    """What a report is answered with: it can be awaited, and need not be."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_REPORTED = _Reported()
 _NOTHING = object()
 
 
