@@ -163,6 +163,10 @@ async def _transfer(session: Session, asked: Question) -> None:
     await session.transfer(f"queue-{asked.name}", transfer_type="human", mode="warm")
 
 
+async def _refer(session: Session, _: Question) -> None:
+    await session.transfer("nobody's number")
+
+
 async def _pause(session: Session, _: Question) -> None:
     await session.recording.pause("card number")
 
@@ -178,7 +182,7 @@ async def _end(session: Session, _: Question) -> None:
 ORDERS: dict[str, Act] = {
     "say": _say, "count": _count, "step": _step, "stall": _stall, "hang": _hang, "raise": _raise, "burn": _burn,
     "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause,
-    "resume": _resume, "end": _end, "twice": _twice, "doom": _doom, "threads": _threads,
+    "resume": _resume, "end": _end, "twice": _twice, "doom": _doom, "threads": _threads, "refer": _refer,
 }  # fmt: skip
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, consumers, controls, hostile, links, nats, runners, sockets, talk
+from tests.faults.acts import bridges, consumers, controls, hostile, links, nats, refused, runners, sockets, talk
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 46), 47, 52})
+NUMBERS = frozenset({*range(1, 34), *range(36, 49), 52})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -438,8 +438,38 @@ LINKS: tuple[Row, ...] = tuple(
     )
 )
 
+REFUSED: tuple[Row, ...] = (
+    *(
+        Row(
+            number=46,
+            variant=variant,
+            name=f"controls expire while the worker cannot be reached: {(meanwhile.__doc__ or '').splitlines()[0]}",
+            act=refused.expires(meanwhile),
+            then=refused.nobody_has_noticed,
+            within_s=2.0,
+            allow=Allow(drops=True, shadow_s=4.0 if variant else 0.5),
+            slow=variant in ("handover", "killed"),
+        )
+        for variant, meanwhile in (
+            ("", refused.nothing_else),
+            ("takeover", refused.a_runner_dies),
+            ("handover", refused.a_bridge_leaves),
+            ("killed", refused.a_bridge_dies),
+        )
+    ),
+    Row(
+        number=48,
+        name="a cold transfer is refused by the worker",
+        act=refused.transfers_are_refused,
+        then=refused.the_sessions_know,
+        within_s=3.0,  # what is said in the first second, or two, shows nothing yet, and is answered with the next text
+        allow=Allow(cut=True),
+        orders=NOTHING,
+    ),
+)
+
 ROWS: tuple[Row, ...] = tuple(
-    sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *LINKS, *TALK), key=lambda row: (row.number, row.variant))
+    sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *LINKS, *REFUSED, *TALK), key=lambda row: (row.number, row.variant))
 )
 
 NOT_YET: dict[str, str] = {}
