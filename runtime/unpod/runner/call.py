@@ -199,7 +199,7 @@ class Call:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         await self._services.on_call_end(context, "failed" if ending.has_failed(driver.state) else "ended")
         state = driver.state
-        duration = state.duration_s(self._services.clock.now())
+        duration = state.duration_s(driver.clock.now())
         return CallResult(self.start.session, ending.reason_of(state), ending.has_failed(state), duration, started=True)
 
     async def _attach(self) -> None:

@@ -10,6 +10,7 @@ A session begins by going through its past (`Rehearsal`); for a new call there i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
@@ -41,6 +42,7 @@ from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
 from unpod.session.journal import Journal
+from unpod.session.log_time import SessionClock
 from unpod.session.rehearsal import Rehearsal
 from unpod.session.replies import Replies
 from unpod.session.scope import Scope, main_scope
@@ -65,7 +67,8 @@ class Driver:
     """One session at work. `attach`, then `run` (or not), then `finish`."""
 
     def __init__(self, seat: Seat, settings: SessionSettings) -> None:
-        self.seat = seat
+        self.clock = SessionClock(seat.clock)
+        self.seat = seat = dataclasses.replace(seat, clock=self.clock)
         self.settings = replace(settings, agent_id=seat.agent_id)
         self.state = SessionState()
         self.hooks = Hooks()
@@ -94,6 +97,8 @@ class Driver:
         self._warned = False
         self._heard_end = False
         self._settled_alarm = Alarm(seat.clock, self._say_settled)
+        self._clock_alarm = Alarm(seat.clock, self._check_clock)
+        self._clock_check: asyncio.Task[None] | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -109,6 +114,9 @@ class Driver:
         past = Past(records, self.seat.epoch)
         if past.superseded or self.ending.lost is not None:
             raise self.ending.lost or Fenced("a newer owner has been appointed")
+        if self.inbox.owned_at:
+            self.clock.begin(self.inbox.owned_at)
+        self._clock_alarm.set(self._now() + self.settings.clock_check_s)
         self.past = past
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index, past.settled)
@@ -205,10 +213,14 @@ class Driver:
         self.inbox.release()
         self._alarm.release()
         self._settled_alarm.release()
+        self._clock_alarm.release()
 
     async def _close(self) -> None:
         self._alarm.close()
         self._settled_alarm.close()
+        self._clock_alarm.close()
+        if self._clock_check is not None:
+            await cancelled([self._clock_check])
         await cancelled(self.chores)
         await self.brain.close()
         await self.hook_runner.close()
@@ -455,6 +467,23 @@ class Driver:
 
     def _now(self) -> float:
         return self.seat.clock.now()
+
+    def _check_clock(self) -> None:
+        self._clock_check = asyncio.get_running_loop().create_task(self._compare_clock(), name="unpod-clock")
+
+    async def _compare_clock(self) -> None:
+        """Put the clock right by the session's newest record: a machine that was suspended is behind."""
+        seat = self.seat
+        try:
+            newest = await seat.log.newest([seat.subjects.call(seat.agent_id, seat.session_id).all])
+        except LogError as error:
+            logger.debug("the log cannot be read: %s", type(error).__name__)
+            newest = None
+        if newest and self.clock.correct(newest[-1].time_ns / 1e9):
+            logger.info("session %s: this process's clock was behind the log's", seat.session_id)
+            self._alarm.set(None)  # it was set by the clock as it was
+            self._rearm()
+        self._clock_alarm.set(self._now() + self.settings.clock_check_s)
 
     def _rearm(self) -> None:
         if self._running:

@@ -90,6 +90,8 @@ class Inbox:
         self._expected = 0
         self._promised = 0
         self._read_to = 0
+        self.owned_at = 0.0
+        """When the record was stored that made this process the owner, 0.0 where that was not read."""
         self._filling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
         self.bridge = ""
@@ -319,6 +321,8 @@ class Inbox:
             record = self._decode(message.subject, message.headers, message.data, message.seq)
             if record is not None:
                 records.append(record)
+                if message.seq == self._epoch:
+                    self.owned_at = message.time_ns / 1e9
                 if isinstance(record.body, LineTaken):
                     self.bridge, self._line_seq = record.body.bridge, message.seq
                     self._given.add(message.seq)

@@ -24,11 +24,12 @@ class SessionSettings(Settings, frozen=True, kw_only=True):
 
     `hook_timeout_s` is how long the loop waits for the hooks of one event, None as `hook_wait_s` has it; `hook_grace_s`
     how long those that took longer still have once all else is done, and `end_timeout_s` how long the end of a call is
-    waited for.
+    waited for. Every `clock_check_s` the session's clock is compared with the log's.
     """
 
     hook_timeout_s: float | None = None
     hook_grace_s: float = 10.0
+    clock_check_s: float = 300.0
     end_timeout_s: float = 60.0
 
     def hook_wait_s(self, event: str) -> float:

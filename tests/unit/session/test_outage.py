@@ -132,7 +132,7 @@ async def test_a_flood_of_commands_waits_for_the_log_and_the_call_goes_on() -> N
 
         await ctx.session.run()
 
-    async with simulate_call(handle) as call:
+    async with simulate_call(handle, timeout_s=20) as call:  # the turn waits for its hook
         await call.user("flood")
         assert await call.user("still there?") == "You said: still there?"
         async with asyncio.timeout(10):
