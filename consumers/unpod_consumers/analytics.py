@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
-from unpod.core import codec
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, ProtocolViolation
 from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_jobs, open_log, topology
@@ -36,6 +35,7 @@ from unpod_consumers.projections.instruments import LAG, PARKED
 from unpod_consumers.projections.series import NANO, Point
 from unpod_consumers.projections.snapshot import Snapshot
 from unpod_consumers.projections.tables import Row, Table
+from unpod_consumers.reading import read
 from unpod_consumers.telemetry import wants_content
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class AnalyticsProjection:
         """Fold one record (`loop.Projection.take`)."""
         if message.seq <= self.position:
             return
-        record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
+        record, _ = read(self._subjects, message)
         agent = self._subjects.parse(message.subject).agent
         stored = message.time_ns / NANO
         take(self._saved.state, record, agent, stored, texts=self._texts)

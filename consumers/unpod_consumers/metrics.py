@@ -23,8 +23,9 @@ from unpod_consumers.exporters.otlp import OtlpPusher, open_exporter
 from unpod_consumers.exporters.prometheus import as_text, serving
 from unpod_consumers.loop import Loop
 from unpod_consumers.projections.fleet import Fleet
-from unpod_consumers.projections.metrics import MetricsState, park, take
+from unpod_consumers.projections.metrics import MetricsState, correct, park, take
 from unpod_consumers.projections.snapshot import Snapshot, snapshot
+from unpod_consumers.reading import read
 from unpod_consumers.telemetry import MetricsSettings
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class MetricsProjection:
         """Fold one record (`loop.Projection.take`)."""
         if message.seq <= self.position:
             return
-        record = codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
+        record, is_timely = read(self._subjects, message)
         take(self._state, record, self._subjects.parse(message.subject).agent)
+        if not is_timely:
+            correct(self._state, "time")
         self.position = message.seq
 
     def park(self, message: Message, reason: str) -> None:

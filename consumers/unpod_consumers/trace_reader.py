@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from unpod.core import codec
 from unpod.errors import ProtocolViolation
 from unpod_consumers.projections.traces import CallTrace
+from unpod_consumers.reading import read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,4 +132,4 @@ class TraceReader:
                 self._readings.pop(self._ended.popleft(), None)
 
     def _record(self, message: Message) -> codec.Record:
-        return codec.read(self._subjects, message.subject, message.headers, message.data, message.seq)
+        return read(self._subjects, message)[0]

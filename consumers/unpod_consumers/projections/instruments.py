@@ -59,6 +59,12 @@ LOG_ROOM = Instrument(
 )
 LAG = Instrument("unpod.consumer.lag", "gauge", "{record}", "Records in the log that the consumer has not taken yet")
 PARKED = Instrument("unpod.consumer.parked", "counter", "{record}", "Records that the consumer could not take")
+CORRECTED = Instrument(
+    "unpod.consumer.corrected",
+    "counter",
+    "{record}",
+    "What was counted otherwise than it says, since that cannot be",
+)
 
 DERIVED: Final = (
     E2E,
@@ -78,6 +84,7 @@ DERIVED: Final = (
     TOKENS,
     COST,
     PARKED,
+    CORRECTED,
 )
 """What stands in a checkpoint; the lag is the process's own."""
 

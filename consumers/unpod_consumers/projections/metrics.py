@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Body, Record
 from unpod.core.commands import Command, EndReply
@@ -45,6 +46,13 @@ FORGOTTEN_S: Final = 21_600.0
 _SWEEP_S: Final = 5.0
 _MAX_HELD: Final = 1_000
 """How many values wait for the start of a call, and how many commands for their receipts, at most."""
+MOST_SESSIONS: Final = 200_000
+"""How many sessions are kept; of those that have ended only the last quarter of an hour's are."""
+MOST_VALUES: Final = 100
+"""How many values of a label are shown, a model's name say; more are `other`."""
+MOST_AGENTS: Final = 1_000
+_LONGEST: Final = 200
+_AGENT: Final = "gen_ai.agent.id"
 _OTHER: Final = "other"
 _MS: Final = 1_000
 
@@ -80,6 +88,8 @@ class MetricsState(Struct):
     since: float = 0.0
     time: float = 0.0
     swept: float = 0.0
+    labels: dict[str, set[str]] = msgspec.field(default_factory=dict)
+    """The values of each label that are shown; the first so many are."""
 
 
 def take(state: MetricsState, record: Record, agent: str) -> None:
@@ -87,18 +97,18 @@ def take(state: MetricsState, record: Record, agent: str) -> None:
     envelope = record.envelope
     state.since = min(state.since or envelope.time, envelope.time)
     state.time = max(state.time, envelope.time)
-    session = state.sessions.setdefault(envelope.session, SessionState(agent))
+    session = _session(state, envelope.session, agent)
     session.last_time = max(session.last_time, envelope.time)
     session.closed = session.closed or isinstance(record.body, SessionFinished)
     new = _first_time(session, record)
     for value in [*_values(session, record), *_flawed(session, record)] if new else ():
         if session.started is not None:
-            state.series.add(value)
+            _add(state, value)
         elif len(session.waiting) < _MAX_HELD:
             session.waiting.append((value.instrument.name, value.value, value.attributes, value.sample))
     if session.started is not None and session.waiting:
         for name, amount, attributes, sample in session.waiting:
-            state.series.add(Value(instruments.BY_NAME[name], amount, attributes, sample))
+            _add(state, Value(instruments.BY_NAME[name], amount, attributes, sample))
         session.waiting = []
     _sweep(state)
 
@@ -115,6 +125,40 @@ def active(state: MetricsState) -> dict[str, int]:
 def park(state: MetricsState, reason: str) -> None:
     """Count a record that could not be taken."""
     state.series.add(Value(instruments.PARKED, 1, (("reason", reason),), Sample(0, "", "", 1)))
+
+
+def correct(state: MetricsState, reason: str) -> None:
+    """Count something that was taken otherwise than it says."""
+    state.series.add(Value(instruments.CORRECTED, 1, (("reason", reason),), Sample(0, "", "", 1)))
+
+
+def _session(state: MetricsState, name: str, agent: str) -> SessionState:
+    """Return what is known of a session; of too many, the one that came first is forgotten."""
+    session = state.sessions.get(name)
+    if session is None:
+        if len(state.sessions) >= MOST_SESSIONS:
+            del state.sessions[next(iter(state.sessions))]
+            correct(state, "session")
+        shown = _shown(state, _AGENT, agent)
+        session = state.sessions[name] = SessionState(shown)
+    return session
+
+
+def _add(state: MetricsState, value: Value) -> None:
+    """Add a value under labels that are not too many: whoever makes up names must not make as many series."""
+    attributes = tuple((label, _shown(state, label, said)) for label, said in value.attributes)
+    state.series.add(value if attributes == value.attributes else replace(value, attributes=attributes))
+
+
+def _shown(state: MetricsState, label: str, said: str) -> str:
+    known = state.labels.setdefault(label, set())
+    if said in known or said == _OTHER:
+        return said
+    if len(known) < (MOST_AGENTS if label == _AGENT else MOST_VALUES) and len(said) <= _LONGEST:
+        known.add(said)
+        return said
+    correct(state, "label")
+    return _OTHER
 
 
 def _sweep(state: MetricsState) -> None:
@@ -302,7 +346,7 @@ def _value(
     envelope = record.envelope
     trace = trace_id(envelope.session)
     sample = Sample(envelope.time if at is None else at, trace, _span(record, span), float(amount))
-    return Value(instrument, amount, tuple(sorted((("gen_ai.agent.id", session.agent), *labels))), sample)
+    return Value(instrument, amount, tuple(sorted(((_AGENT, session.agent), *labels))), sample)
 
 
 def _span(record: Record, name: str) -> str:

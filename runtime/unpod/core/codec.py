@@ -18,7 +18,7 @@ from unpod.core.commands import AnyCommand
 from unpod.core.controls import AnyControl
 from unpod.core.envelope import VERSION, Envelope, from_headers
 from unpod.core.events import CallerEvent, Placement, Receipt, SessionEvent, Unknown, tag_of
-from unpod.core.subjects import Channel, Subjects
+from unpod.core.subjects import Channel, Subjects, token
 from unpod.errors import ProtocolViolation
 
 Body = CallerEvent | Receipt | SessionEvent | AnyCommand | AnyControl | Placement | Unknown
@@ -141,6 +141,9 @@ def _outside(subjects: Subjects, subject: str, headers: Mapping[str, str]) -> tu
     channel, _, event_type = envelope.type.partition(".")
     if channel != address.channel or (address.type and address.type != event_type):
         msg = f"envelope and subject disagree: {envelope.type!r} on {subject[:200]!r}"
+        raise ProtocolViolation(msg)
+    if address.session != envelope.session and address.session != token(envelope.session):
+        msg = f"envelope and subject disagree: the session {envelope.session[:200]!r} on {subject[:200]!r}"
         raise ProtocolViolation(msg)
     return address.channel, event_type, envelope
 
