@@ -28,10 +28,10 @@ def end_reply(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
     if isinstance(command, cmd.EndReply):
         if speech.lacks(command):
             return False
-        ours = speech.began(command.turn)
-        if command.turn <= call.doubtful and not ours:
+        turn = command.turn
+        if turn <= call.doubtful and not speech.began(turn):
             return False
-        key, had_it = (command.turn, command.part), command.turn <= call.had_end and not ours
+        key, had_it = (turn, command.part), turn <= call.had_end and not speech.began(turn)
         call.write(speech.had_end(key) if had_it else speech.end(key))
     return True
 

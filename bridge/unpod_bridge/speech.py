@@ -46,21 +46,15 @@ class Open(Struct):
     private: bool = False
     untold: bool = False
     text: list[str] = []
-    kept: int = 0
 
     @property
     def known(self) -> str:
-        """The end of what is on the socket: all of it, or what is kept."""
-        return "".join(self.text)[-_KEPT_CHARS:]
+        """What is known of the text."""
+        return "".join(self.text)
 
-    def spoke(self, text: str) -> None:
-        """Something more of it is on the socket."""
-        self.chars += len(text)
-        text = text[-_KEPT_CHARS:]
-        self.text.append(text)
-        self.kept += len(text)
-        while self.kept - len(self.text[0]) >= _KEPT_CHARS:
-            self.kept -= len(self.text.pop(0))
+    def forget(self) -> None:
+        """Know no more of the text than its end."""
+        self.text = [self.known[-_KEPT_CHARS:]]
 
 
 class Speech:
@@ -144,7 +138,7 @@ class Speech:
     def began(self, turn: int) -> bool:
         """Whether something of a turn's reply that is open was handed over here."""
         current = self._open
-        return current is not None and current.key[0] == turn and bool(current.kept or self._joined)
+        return current is not None and current.key[0] == turn and bool(current.text or self._joined)
 
     # ---------------------------------------------------------------------------------------------------------- pieces
 
@@ -174,7 +168,8 @@ class Speech:
             if self._open is None or self._open.key != key:
                 written += self._overtake(delta.turn)
             current = self._opened(key)
-            current.taken, self.strange = delta.n, 0
+            current.taken = delta.n
+            self.strange = 0
             if delta.text:
                 self._joined.append(delta.text)
             else:
@@ -193,7 +188,10 @@ class Speech:
             return []
         text = self._joined[0] if len(self._joined) == 1 else "".join(self._joined)
         self._joined = []
-        current.spoke(text)
+        current.chars += len(text)
+        current.text.append(text)
+        if current.chars > _KEPT_CHARS:
+            current.forget()
         current.private = current.private or self.private
         return [frames.text_delta(text[at : at + _FRAME_CHARS]) for at in range(0, len(text), _FRAME_CHARS)]
 
