@@ -16,7 +16,7 @@ from unpod.core import events as ev
 
 LONG_WORDS: Final = 40
 """How many words the answers have that a bridge stands still in, and how long each takes the agent."""
-WORD_S: Final = 0.05
+WORD_S: Final = 0.03
 UNSURE_WORDS: Final = math.ceil(0.3 / WORD_S) + 2
 """So many words may be unsure around a bridge that stands still: what the owner says between two receipts."""
 SHORT_STILL_S: Final = (0.8, 3.0)
