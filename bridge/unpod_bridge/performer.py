@@ -48,7 +48,7 @@ class Performer:
 
     __slots__ = (
         "_call", "_claim", "_claim_stored", "_early", "_last", "_pending", "_pings", "_queue", "_queued_size", "_seen",
-        "_uncertain", "index", "performed",
+        "_uncertain", "index", "performed", "unended",
     )  # fmt: skip
 
     def __init__(self, call: CallState, *, index: int = 0) -> None:
@@ -65,6 +65,8 @@ class Performer:
         self._pending: dict[bytes, Owned] = {}
         self._uncertain: list[Owned] = []
         self._pings = 0
+        self.unended = 0
+        """From which turn on ends that the last owner has stored are not carried out, 0 for none."""
 
     # ------------------------------------------------------------------------------------------------------- the order
 
@@ -110,14 +112,20 @@ class Performer:
                 self._arrived(owned)
         unlogged = [identifier for identifier, index in self._seen.items() if index > last]
         unlogged += self._forget_after(last)
+        self._void_ends()
         self._call.speech.leave(frozenset(end.turn for end in self._ends_that_wait()))
         self.pump(now)
-        for end in self._ends_that_wait():  # nobody is left to ask for what is missing of a reply
-            if self._call.up and self._end_that_waits() is end and self._call.speech.lacks(end):
-                self.give_up(now)
         self.index = last
         self.performed = next((owned.index - 1 for owned in self._queue if not owned.control), last)
         return unlogged
+
+    def _void_ends(self) -> None:
+        """Forget the ends of replies of which something is missing, and of later ones: the next owner goes on there."""
+        speech = self._call.speech
+        self.unended = next((end.turn for end in self._ends_that_wait() if not speech.can_end(end)), 0)
+        for position, owned in enumerate(self._queue):
+            if self.unended and isinstance(owned.command, cmd.EndReply) and owned.command.turn >= self.unended:
+                self._queue[position] = Owned(owned.epoch, owned.index)
 
     def go_on(self, records: Sequence[Owned], last: int) -> None:
         """Go on where another bridge has stopped: of what the owners have stored up to `last`, these are to be done."""

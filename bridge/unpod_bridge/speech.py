@@ -224,6 +224,12 @@ class Speech:
             return False
         return self._taken((end.turn, end.part)) < end.deltas
 
+    def can_end(self, end: EndReply) -> bool:
+        """Whether all pieces of the reply that `end` closes are here, handed over or waiting, or are not wanted."""
+        key = (end.turn, end.part)
+        held, first = self._held.get(key, ()), self._taken(key) + 1
+        return not self.lacks(end) or all(number in held for number in range(first, end.deltas + 1))
+
     def end(self, key: Key) -> list[bytes]:
         """Return the end of a reply and what was joined before it; nothing if it has been sent."""
         if key[0] <= self.closed:

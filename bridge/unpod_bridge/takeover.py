@@ -167,6 +167,7 @@ def owner_changed(owner: Owner, last_owner_index: int, legacy: Legacy, skip: str
         chars=legacy.chars,
         text=legacy.text,
         unsure_until=legacy.unsure_until,
+        unended=legacy.unended,
         unsettled=tuple(ev.UnsettledCommand(command, outcome) for command, outcome in newest.items()),
         skip=skip,
     )

@@ -18,7 +18,8 @@ class Legacy(Struct, frozen=True, kw_only=True):
     """How far a call has come, for a new owner: the reply that was spoken last, and what became of commands.
 
     `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept, or was
-    said by another bridge; of the replies up to `unsure_until` that may have said more, and nobody knows.
+    said by another bridge; of the replies up to `unsure_until` that may have said more, and nobody knows. From the turn
+    `unended` on, ends of replies that are stored are not carried out.
     """
 
     turn: int = 0
@@ -28,6 +29,7 @@ class Legacy(Struct, frozen=True, kw_only=True):
     text: str | None = None
     unsure_until: int = 0
     private: bool = False
+    unended: int = 0
     unlogged: tuple[str, ...] = ()
     outcomes: dict[str, ev.CommandOutcome] = {}
 
@@ -118,7 +120,8 @@ class Tenure:
         reply, unlogged, unsure = speech.last, tuple(self._unlogged), speech.unsure_until
         if reply is None or (unsure and reply.key[0] <= speech.closed):
             turn = speech.closed + 1 if unsure else 0
-            return Legacy(turn=turn, unsure_until=unsure, unlogged=unlogged, outcomes=outcomes)
+            unended = self._performer.unended
+            return Legacy(turn=turn, unsure_until=unsure, unended=unended, unlogged=unlogged, outcomes=outcomes)
         private = reply.private or self._call.paused
         return Legacy(
             turn=reply.key[0],
@@ -128,6 +131,7 @@ class Tenure:
             text=None if private or reply.untold else reply.known,
             unsure_until=unsure,
             private=private,
+            unended=self._performer.unended,
             unlogged=unlogged,
             outcomes=outcomes,
         )

@@ -228,6 +228,9 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
 
     Of the replies to texts up to `unsure_until` a bridge that is dead may have written more than that, or anything at
     all: it died with the former owner before it could say so, and nobody knows how far it came.
+
+    From the turn `unended` on, ends of replies that are stored were not carried out, and will not be: pieces of them
+    were missing. 0: there is none.
     """
 
     epoch: int
@@ -240,6 +243,7 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     chars: int = 0
     text: str | None = None
     unsure_until: int = 0
+    unended: int = 0
     unsettled: tuple[UnsettledCommand, ...] = ()
     skip: str = ""
     withheld: bool = False

@@ -154,7 +154,7 @@ def resume(state: SessionState, trace: Trace, past: Past, present: Present) -> D
 
 def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
     """Return the end of a reply that a command of the new owner cuts off."""
-    return _end(turns.opened(pending, pending.at, withheld=False), spoken.part, "ended")
+    return _end(turns.opened(pending, pending.at, withheld=False), _part(pending, spoken), "ended")
 
 
 def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
@@ -164,7 +164,12 @@ def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
         return ev.OwnerChanged(epoch=0)
     if takeover.turn == pending.number:
         return takeover
-    return ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until)
+    return ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until, unended=takeover.unended)
+
+
+def _part(pending: PendingTurn, spoken: ev.OwnerChanged) -> int:
+    """Return the part that a reply is at: one more than was spoken where that has an end which was not carried out."""
+    return spoken.part + (0 < spoken.unended <= pending.number)
 
 
 def _is_begun(spoken: ev.OwnerChanged) -> bool:
@@ -205,7 +210,7 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
     pending, text = state.queue[0], spoken.text or ""
     turn = replace(
         turns.opened(pending, pending.at, withheld=state.paused),
-        part=spoken.part,
+        part=_part(pending, spoken),
         sent=text,
         said=len(text),
         usage=state.usage.get(pending.number, turns.Usage()),

@@ -268,8 +268,10 @@ def _call_ended(state: SessionState, record: Record) -> SessionState:
 
 def _owner_changed(state: SessionState, record: Record) -> SessionState:
     body = _body(record, ev.OwnerChanged)
+    ends = state.reply_ends
     return replace(
         state,
+        reply_ends={turn: end for turn, end in ends.items() if turn < body.unended} if body.unended else ends,
         epoch=max(state.epoch, body.epoch),
         void_after=body.last_owner_index,
         owner_index=min(state.owner_index, body.last_owner_index),

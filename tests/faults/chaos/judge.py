@@ -82,6 +82,12 @@ class Harmed(Observed):
             if any(body.reason == "lost" for body in self._bodies(ev.CallEnded)):
                 self.excepted.note("a hang-up unheard by a bridge that was harmed", 1, self.name)
 
+    @cached_property
+    def drops(self) -> list[float]:
+        """When sockets were lost, in seconds since the placing; the last one, too, where its end is unheard."""
+        lost = [self.over] if "lost" in self.allow.reasons and math.isfinite(self.over) else []
+        return [at - self.origin for at in (*self.caller.downs, *lost)]
+
     def holders(self, role: str) -> set[str]:
         """Return who has held the call's line, or owned its session, at any time."""
         if role == BRIDGE:

@@ -96,12 +96,33 @@ def test_a_reply_whose_end_was_sent_and_not_stored_is_not_opened_again() -> None
     assert written(wire.out) == []
 
 
-def test_a_reply_whose_end_is_stored_ends_though_pieces_of_it_never_come() -> None:
+def test_a_reply_whose_end_is_stored_is_not_ended_where_pieces_of_it_have_not_come() -> None:
+    """The owner has ended it, and is gone, and words of it are lost: the next owner says them, in a part of its own."""
     wire = Wire().up()
     wire.speaks(1, 1, "a"), wire.speaks(1, 3, "c")
     out = inherit(wire, stored(cmd.EndReply(turn=1, deltas=4)), 1)
-    assert spoken(out) == ["c", None]
-    assert wire.relay.owner.legacy.text == "ac"
+    assert spoken(out) == []
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.deltas, legacy.text, legacy.unended) == (1, 1, "a", 1)
+    wire.out.clear()
+    wire.speaks(1, 1, "bcd", part=2, epoch=NEXT), wire.flush()
+    wire.does(cmd.EndReply(turn=1, part=2, deltas=1), index=2, epoch=NEXT)
+    assert spoken(wire.out) == ["bcd", None]
+
+
+def test_a_reply_whose_end_is_stored_ends_where_all_of_it_has_come() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.speaks(1, 2, "b")
+    out = inherit(wire, stored(cmd.EndReply(turn=1, deltas=2)), 1)
+    assert spoken(out)[-1] is None
+    assert (wire.relay.owner.legacy.text, wire.relay.owner.legacy.unended) == ("ab", 0)
+
+
+def test_of_a_reply_that_is_ended_and_has_not_begun_here_the_next_owner_is_told() -> None:
+    wire = Wire().up()
+    wire.speaks(1, 1, "a"), wire.ends(1, 1)
+    inherit(wire, stored(cmd.EndReply(turn=1, deltas=1), cmd.EndReply(turn=2, deltas=3)), 2)
+    assert wire.relay.owner.legacy.unended == 2
 
 
 def test_after_a_barge_in_nothing_more_of_that_reply_is_spoken() -> None:

@@ -7,8 +7,12 @@ from tests.unit.core.call_log import CallLog
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.decision import Settings
+from unpod.core.local_events import TurnResumed
 from unpod.core.past import Past
-from unpod.core.resume import spoken_of
+from unpod.core.resume import Present, Trace, resume, spoken_of
+from unpod.core.state import SessionState
+from unpod.core.turns import Turn
 
 
 def taken_over(**begins: object) -> tuple[CallLog, Past]:
@@ -47,3 +51,31 @@ def test_a_reply_may_have_been_begun_wherever_the_record_is_unsure_of_it(
     spoken = spoken_of(first, past)
     assert (0 < spoken.turn <= spoken.unsure_until) is unsure
     assert spoken.text == begins.get("text")
+
+
+def cut_by_nobody(**begins: object) -> tuple[cmd.EndReply | None, Turn]:
+    """Return the end of a reply as its fold has it, and the open turn of a new owner, whose brain can go on."""
+    log = CallLog()
+    log.bridge(ev.OwnerChanged(epoch=1))
+    log.bridge(ev.UserText(text="hi"))
+    log.owner(cmd.EndReply(turn=1, deltas=4, chars=8))
+    log.bridge(ev.OwnerChanged(epoch=2, last_owner_index=1, takeover=1, **begins))  # type: ignore[arg-type]
+    past = Past(log.records, 2)
+    trace = Trace(SessionState(), log.records)
+    present = Present(now=10.0, settings=Settings(), has_brain=True, can_continue=True)
+    steps = resume(log.state, trace, past, present).steps
+    (resumed,) = [step for step in steps if isinstance(step, TurnResumed)]
+    return log.state.reply_ends.get(1), resumed.turn
+
+
+def test_a_reply_whose_end_was_not_carried_out_goes_on() -> None:
+    """Pieces of it were lost with its owner, who had ended it: the next one says them, in a part that is new."""
+    end, turn = cut_by_nobody(turn=1, deltas=2, chars=4, text="one ", unended=1)
+    assert end is None
+    assert (turn.phase, turn.part, turn.sent) == ("opened", 2, "one ")
+
+
+def test_a_reply_whose_end_was_carried_out_is_over() -> None:
+    end, turn = cut_by_nobody(turn=1, deltas=2, chars=4, text="one ")
+    assert end is not None
+    assert turn.phase == "ended"
