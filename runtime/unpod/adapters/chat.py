@@ -132,8 +132,9 @@ class ChatAdapter(ABC):
             self._memory.cut(heard)
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
-        """Take up a conversation that another process had."""
+        """Take up a conversation that another process had, with what its tools have returned."""
         self._memory.restore(history)
+        self._call_ids.update(tool["call_id"] for message in history for tool in message.get("tools", ()))
 
     def register_llm_callback(self, fn: Callable[..., object]) -> None:
         """Call `fn` with the figures of each model call (fields as in `LLMCall`) when it is over."""

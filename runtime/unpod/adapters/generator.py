@@ -72,4 +72,4 @@ class GeneratorAdapter:
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Take up a conversation that another process had."""
-        self._memory.restore(history)
+        self._memory.restore(history, tools_as_text=True)

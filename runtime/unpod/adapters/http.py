@@ -121,7 +121,7 @@ class HTTPAdapter:
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Take up a conversation that another process had; the server is sent it with the next text."""
         self._memory.restore(history)
-        self._more["history"] = self._memory.messages
+        self._more["history"] = list(history)
 
     def register_llm_callback(self, fn: Callable[..., object]) -> None:
         """Call `fn` with the times of each request, unless the server has reported its model calls itself."""

@@ -128,7 +128,7 @@ class LangChainAdapter:
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Take up a conversation that another process had."""
-        self._memory.restore(history)
+        self._memory.restore(history, tools_as_text=True)
 
     def register_llm_callback(self, fn: Callable[..., object]) -> None:
         """Call `fn` with the figures of each model call inside (fields as in `LLMCall`)."""

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from unpod.adapters.characters import whole
 from unpod.adapters.chat_stream import Carried
-from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult
+from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult, UsedTool, told
 
 HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
 STILL_RUNNING = "(not finished yet)"
@@ -117,9 +117,25 @@ class Memory:
             kept.append(Said("assistant", rest))
         self.entries[len(self.entries) - len(reply) :] = kept
 
-    def restore(self, history: Sequence[ChatMessage]) -> None:
-        """Begin anew with what was said in another process."""
-        self.entries = [Said(message["role"], message["content"]) for message in history]
+    def restore(self, history: Sequence[ChatMessage], *, tools_as_text: bool = False) -> None:
+        """Begin anew with what was said and done in another process; tools become texts where the brain wants that."""
+        self.entries = []
+        for message in history:
+            if tools_as_text and message.get("tools"):
+                self.add("system", f"On this turn: {told({**message, 'content': ''})}")
+            else:
+                self._use_again(message.get("tools", ()))
+            self.add(message["role"], message["content"])
+
+    def _use_again(self, tools: Sequence[UsedTool]) -> None:
+        calls = [ToolCall(tool["name"], tool["arguments"], tool["call_id"]) for tool in tools]
+        if calls:
+            used = self.use(calls)
+            used.results = {
+                tool["call_id"]: ToolResult(tool["name"], tool["result"], tool["call_id"])
+                for tool in tools
+                if "result" in tool
+            }
 
     def _last_reply(self) -> list[Entry]:
         """Return the entries at the end that are the brain's."""

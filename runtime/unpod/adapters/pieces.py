@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Final, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -67,11 +67,33 @@ Piece: TypeAlias = str | ToolCall | ToolResult | LLMCall
 """What `AdapterView.open` yields."""
 
 
+class UsedTool(TypedDict):
+    """A tool that the brain has used; without `result` where it had not returned."""
+
+    name: str
+    arguments: object
+    call_id: str
+    result: NotRequired[object]
+
+
 class ChatMessage(TypedDict):
-    """One message of a conversation, as `restore(history)` gets them in order."""
+    """One message of a conversation, as `restore(history)` gets them in order.
+
+    An assistant's message names in `tools` what was used for it; its `content` is "" where nothing was said.
+    """
 
     role: Literal["user", "assistant", "system"]
     content: str
+    tools: NotRequired[list[UsedTool]]
+
+
+def told(message: ChatMessage) -> str:
+    """Return a message as a text for a brain that takes no tools' results back."""
+    said = [message["content"]] if message["content"] else []
+    for tool in message.get("tools", ()):
+        came = _json(tool["result"]) if "result" in tool else "nothing yet"
+        said.append(f"[used {tool['name']}({_json(tool['arguments'])}); it returned {came}]")
+    return " ".join(said)
 
 
 def storable(report: ToolCall | ToolResult | LLMCall) -> ToolCall | ToolResult | LLMCall:
@@ -114,6 +136,10 @@ def plain(value: object) -> object:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return f"<{type(value).__name__}>"
     return f"<{type(value).__name__} of {len(data)} bytes>"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _labels(report: ToolCall | ToolResult) -> dict[str, object]:

@@ -19,7 +19,7 @@ from unpod.adapters.call_scope import call_scope
 from unpod.adapters.chat import LANGUAGE
 from unpod.adapters.memory import HEARD_UNKNOWN
 from unpod.adapters.metering import Meter, Price
-from unpod.adapters.pieces import ChatMessage, Piece
+from unpod.adapters.pieces import ChatMessage, Piece, told
 from unpod.adapters.vendors import broken_off, http_error, missing, timed_out, transport_error
 from unpod.errors import AdapterError
 
@@ -112,7 +112,7 @@ class SuperDialogAdapter:
 
     def restore(self, history: Sequence[ChatMessage]) -> None:
         """Take up a conversation that another process had; a machine's node and slots follow with the next text."""
-        self._load([(message["role"], message["content"]) for message in history])
+        self._load([(message["role"], told(message)) for message in history])
 
     def register_llm_callback(self, fn: Callable[..., object]) -> None:
         """Call `fn` with the figures of each model call (fields as in `LLMCall`)."""

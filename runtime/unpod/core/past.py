@@ -58,6 +58,8 @@ class Past:
         self.steps = {record.body.step: record.body for record in owned if isinstance(record.body, StepCompleted)}
         self.tools = _tools(owned)
         """The tools that brains have begun to use, by the cause of the turn; those not kept are left out."""
+        self.used = _used(owned)
+        """The tools that brains have used, by turn, each with what it returned; None where it had not."""
         self.brain_states = [
             (record.envelope.cause, record.body.value)
             for record in owned
@@ -130,6 +132,7 @@ class Past:
     def forget(self) -> None:
         """Let go of the records, once they were gone through; what was done is still known."""
         self.prefix, self.records, self.later = [], [], []
+        self.used.clear()
         self._points.clear()
         self._asked.clear()
 
@@ -149,6 +152,20 @@ def _tools(owned: Sequence[Record]) -> dict[str, list[ToolCalled]]:
     for record in owned:
         if isinstance(record.body, ToolCalled) and not record.body.withheld:
             found.setdefault(record.envelope.cause, []).append(record.body)
+    return found
+
+
+def _used(owned: Sequence[Record]) -> dict[int, list[tuple[ToolCalled, ToolReturned | None]]]:
+    results = {
+        (record.envelope.cause, record.body.call_id): record.body
+        for record in owned
+        if isinstance(record.body, ToolReturned) and not record.body.withheld
+    }
+    found: dict[int, list[tuple[ToolCalled, ToolReturned | None]]] = {}
+    for record in owned:
+        if isinstance(record.body, ToolCalled) and not record.body.withheld:
+            result = results.get((record.envelope.cause, record.body.call_id))
+            found.setdefault(record.body.turn_id, []).append((record.body, result))
     return found
 
 

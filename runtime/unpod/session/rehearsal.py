@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from unpod.adapters.pieces import told
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks
@@ -29,7 +30,7 @@ from unpod.session.scope import Scope
 from unpod.user_code import bounded, is_theirs
 
 if TYPE_CHECKING:
-    from unpod.adapters.pieces import ChatMessage
+    from unpod.adapters.pieces import ChatMessage, UsedTool
     from unpod.adapters.view import AdapterView
     from unpod.session.driver import Driver
 
@@ -233,7 +234,8 @@ class Rehearsal:
         )
         steps = resume(state, self._trace, past, present).steps
         if view is not None:
-            await _restore(view, [*state.history, *_last_words(steps)], state.supervision.notes)
+            history = _messages([*state.history, *_last_words(steps)], past)
+            await _restore(view, history, state.supervision.notes)
         return steps
 
 
@@ -253,9 +255,8 @@ def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
     return []
 
 
-async def _restore(view: AdapterView, history: list[Exchange], notes: Sequence[str]) -> None:
+async def _restore(view: AdapterView, messages: list[ChatMessage], notes: Sequence[str]) -> None:
     """Give the brain its memory back, and what it was told from outside; a failure of its own code is logged."""
-    messages = _messages(history)
     if not messages and not notes:
         return
 
@@ -263,7 +264,7 @@ async def _restore(view: AdapterView, history: list[Exchange], notes: Sequence[s
         if messages and view.has_restore:
             await view.restore(messages)
         elif messages:
-            lines = [f"{message['role']}: {message['content']}" for message in messages]
+            lines = [f"{message['role']}: {told(message)}" for message in messages]
             await view.assist("The conversation so far:\n" + "\n".join(lines))
         for note in notes:
             await view.assist(note)
@@ -276,7 +277,7 @@ async def _restore(view: AdapterView, history: list[Exchange], notes: Sequence[s
         logger.error("the brain could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
 
 
-def _messages(history: list[Exchange]) -> list[ChatMessage]:
+def _messages(history: list[Exchange], past: Past) -> list[ChatMessage]:
     messages: list[ChatMessage] = []
     for exchange in history:
         if exchange.withheld:
@@ -285,6 +286,14 @@ def _messages(history: list[Exchange]) -> list[ChatMessage]:
         if exchange.user and exchange.user.strip():
             messages.append({"role": "user", "content": exchange.user})
         heard = exchange.agent if exchange.heard is None else exchange.heard
-        if heard:
+        tools = [_tool(call, result) for call, result in past.used.get(exchange.turn, ())]
+        if tools:
+            messages.append({"role": "assistant", "content": heard or "", "tools": tools})
+        elif heard:
             messages.append({"role": "assistant", "content": heard})
     return messages
+
+
+def _tool(call: ev.ToolCalled, result: ev.ToolReturned | None) -> UsedTool:
+    used: UsedTool = {"name": call.name, "arguments": call.arguments, "call_id": call.call_id}
+    return used if result is None else {**used, "result": result.result}

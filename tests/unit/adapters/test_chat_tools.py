@@ -191,6 +191,52 @@ async def test_a_takeover_does_not_do_it_twice(at: str) -> None:
     assert shown[0]["tool_calls"][0]["function"]["arguments"] == '{"pizza":"margherita"}'
 
 
+async def test_the_next_runners_brain_knows_what_was_done_on_earlier_turns() -> None:
+    kitchen = Kitchen()
+    again = ToolCall("order", {"pizza": "funghi"}, "c1")
+    model = FakeModel(Answer((ORDER,)), Answer(("Number 1.",)), Answer((again,)), Answer(("Two now.",)))
+    async with (
+        model_behind(model) as (vendor, client),
+        simulate_call(agent(client, kitchen, []), timeout_s=20) as call,
+    ):
+        assert await call.user("a margherita") == "Number 1."
+        await call.crash()
+        assert await call.user("and a funghi") == "Two now."
+        await call.hang_up()
+        messages = vendor.requests[-1]["messages"]
+    assert [message["role"] for message in messages] == [
+        *("user", "assistant", "tool", "assistant"),
+        *("user", "assistant", "tool"),
+    ]
+    assert json.loads(messages[2]["content"]) == {"number": 1}
+    ids = [message["tool_call_id"] for message in messages if message["role"] == "tool"]
+    assert ids[0] == "c1"
+    assert len(set(ids)) == 2, "an id that comes again names another call"
+
+
+async def test_a_brain_that_takes_no_results_back_is_told_in_words() -> None:
+    told: list[object] = []
+
+    async def handle_call(ctx: CallContext) -> None:
+        async def brain(text: str, history: list[dict[str, str]]) -> AsyncGenerator[object, None]:
+            told.append([message["content"] for message in history])
+            if text == "a margherita":
+                yield ToolCall("order", {"pizza": "margherita"}, "c1")
+                yield ToolResult("order", {"number": 1}, "c1")
+            yield "Number 1."
+
+        ctx.session.dialog_machine = brain
+        await ctx.session.run()
+
+    async with simulate_call(handle_call, timeout_s=20) as call:
+        await call.user("a margherita")
+        await call.crash()
+        await call.user("which number")
+        await call.hang_up()
+    used = 'On this turn: [used order({"pizza":"margherita"}); it returned {"number":1}]'
+    assert told[-1] == ["a margherita", used, "Number 1."]
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_a_tools_own_time_out_counts_while_it_runs(crashes: bool) -> None:  # noqa: FBT001
     kitchen, model = Kitchen(), FakeModel(Answer(("Well. ", ORDER)), *[Answer(("Fine.",))] * 2)
