@@ -11,9 +11,12 @@ from tests.contract.places import until
 from tests.contract.test_event_log import ALL, CMD, OTHER, OWN, msg_id, read
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
-from unpod.ports import Fence, Writer
+from unpod.jetstream.writer import OrderedWriter, Record
+from unpod.ports import Fence, Stored, Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tests.contract.places import Client, Place
 
 
@@ -142,3 +145,42 @@ async def test_a_closed_writer_takes_nothing(client: Client) -> None:
     with pytest.raises(LogUnavailable):
         writer.put(CMD, b"", msg_id("1"))
     assert not told
+
+
+class Leaderless:
+    """Three nodes that choose a leader: they take what is sent, and answer nobody (`writer.Sink`)."""
+
+    up = True
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+        return Record(subject, data, b"", len(data), headers["Nats-Msg-Id"], fence)
+
+    def transmit(
+        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None], /
+    ) -> Callable[[], None]:
+        self.waits.append(timeout_s)
+        later = asyncio.get_running_loop().call_later(timeout_s / 100, answer, LogUnavailable("no answer"))
+        return later.cancel
+
+    async def find(self, record: Record) -> Stored | None:
+        raise NotImplementedError
+
+    async def holds(self, record: Record, seq: int) -> bool:
+        raise NotImplementedError
+
+    def when_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+async def test_no_try_is_waited_for_so_long_that_the_end_of_an_election_is_missed() -> None:
+    sink = Leaderless()
+    writer = OrderedWriter(sink)
+    writer.put(OWN, b"", msg_id("1"))
+    async with asyncio.timeout(10):
+        while len(sink.waits) < 8:  # noqa: ASYNC110 - nobody tells of a try
+            await asyncio.sleep(0.01)
+    await writer.close()
+    assert max(sink.waits) <= 1.0

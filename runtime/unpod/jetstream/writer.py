@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _FULL_PAUSE_S: Final = 0.1
-_FIRST_TRY_S: Final = 1.0
-_LONGEST_TRY_S: Final = 5.0
+_FIRST_TRY_S: Final = 0.5
+_LONGEST_TRY_S: Final = 1.0
+"""How long an acknowledgement is waited for: what a node takes with it when it goes is told to nobody.
+
+Three nodes that have lost their leader answer no try until they have another; the next one must not be long in coming.
+"""
 
 
 class Record(Struct, frozen=True):
