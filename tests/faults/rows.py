@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.faults.acts import bridges, consumers, controls, hostile, links, nats, refused, runners, sockets, talk
+from tests.faults.acts import (
+    bridges,
+    consumers,
+    controls,
+    hostile,
+    job_store,
+    links,
+    nats,
+    refused,
+    runners,
+    sockets,
+    talk,
+)
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 49), 52})
+NUMBERS = frozenset({*range(1, 34), *range(36, 51), 52})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -311,6 +323,32 @@ LOG: tuple[Row, ...] = (
     Row(number=26, name="clocks ten minutes apart", act=nats.clocks_apart, within_s=2.0, setup=SKEWED),
 )
 
+JOBS: tuple[Row, ...] = (
+    Row(
+        number=49,
+        name="the job store is full",
+        act=job_store.full,
+        then=job_store.no_job_is_left,
+        within_s=1.0,
+        setup=Setup(max_mb=128),
+    ),
+    Row(
+        number=49,
+        variant="away",
+        name="the job store takes nothing for a while",
+        act=job_store.away,
+        then=job_store.no_job_is_left,
+        within_s=1.0,
+    ),
+    Row(
+        number=50,
+        name="a bridge is killed, and another started, behind many finished jobs",
+        act=job_store.many_finished,
+        within_s=3.0,
+        allow=DROPS,
+    ),
+)
+
 TALK: tuple[Row, ...] = (
     Row(
         number=27,
@@ -469,7 +507,9 @@ REFUSED: tuple[Row, ...] = (
 )
 
 ROWS: tuple[Row, ...] = tuple(
-    sorted((*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *LINKS, *REFUSED, *TALK), key=lambda row: (row.number, row.variant))
+    sorted(
+        (*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *JOBS, *LINKS, *REFUSED, *TALK), key=lambda row: (row.number, row.variant)
+    )
 )
 
 NOT_YET: dict[str, str] = {}
