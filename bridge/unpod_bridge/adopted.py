@@ -94,6 +94,7 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
 
 def _doubt(past: Adopted, call: CallState, now: float) -> None:
     """Ask the owner for all speech that the former bridge has not confirmed, without what it may have handed over."""
+    call.unmet = True
     turn, part, first = call.speech.due
     call.doubt = Doubt(past.line, turn, part, first, within_s=call.settings.unsure_s)
     call.still_since = None if past.still_s is None else now - past.still_s

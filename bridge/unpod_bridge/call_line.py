@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from unpod.core import codec
 from unpod.core import events as ev
-from unpod.core.live import DELTA
+from unpod.core.live import DELTA, SPOKEN, Spoken
 from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.failpoints import armed, reached
@@ -86,6 +86,8 @@ class CallLine:
         self._done: asyncio.Future[LineResult] | None = None
         self._called_off = False
         self._possession = Possession(services, self._settings.relay.buffer_s)
+        self._certain: Spoken | None = None
+        """How far speech had come when it became doubtful whose the line is."""
         self._left: asyncio.Future[None] | None = None  # an idle asyncio.Event is 700 bytes for each call
         self._log_watch = LogWatch(self._relay, self._link, self._settings, services, self._feed)
 
@@ -204,7 +206,7 @@ class CallLine:
         subjects = self._subjects
         if subjects is None:
             return
-        self._possession.hear()
+        self._doubt_what_is_heard()
         if message.subject == subjects.delta:
             try:
                 delta = DELTA.decode(message.data)
@@ -216,6 +218,11 @@ class CallLine:
                 self._succession.on_delta(delta.epoch)
         elif message.subject == subjects.text:
             self._on_record(message)
+        elif message.subject == subjects.spoken:
+            try:
+                self._feed(self._relay.on_spoken(SPOKEN.decode(message.data)))
+            except codec.MALFORMED as error:
+                logger.warning("job %s: a last word cannot be read: %s", self._job.job_id, codec.describe(error))
 
     def _on_record(self, message: Message) -> None:
         if self._subjects is not None and message.subject == self._subjects.ctl:
@@ -225,7 +232,7 @@ class CallLine:
         owned = None if self._reader is None else self._reader.read(message)
         if owned is None:
             return
-        self._possession.hear()
+        self._doubt_what_is_heard()
         if owned.refusal:
             logger.warning(
                 "job %s: command %d of the owner is refused: %s", self._job.job_id, owned.index, owned.refusal
@@ -385,9 +392,25 @@ class CallLine:
     def _is_over(self) -> bool:
         return self._relay.phase == "over"
 
+    def _doubt_what_is_heard(self) -> None:
+        """What is said after a lost connection may be meant for another bridge: nothing of it is carried out before."""
+        if self._possession.hear():
+            self._certain = self._relay.spoken
+
+    def _say_last_word(self) -> None:
+        """Tell who has the line now what was spoken here; the log refuses that. What was held up was not spoken."""
+        spoken = self._certain if self._possession.holding else self._relay.spoken
+        if self._subjects is None or spoken is None:
+            return
+        try:
+            self._services.bus.send(self._subjects.spoken, codec.encode(spoken))
+        except LogError as error:
+            logger.debug("job %s: its last word is lost: %s", self._job.job_id, type(error).__name__)
+
     def _move(self, why: str = "another bridge holds the line") -> None:
         """The call goes on elsewhere: whatever waits to be done here is not, and its socket is let go."""
         logger.warning("job %s: %s; its socket is let go", self._job.job_id, why)
+        self._say_last_word()
         self._possession.end()
         self._link.close(LET_GO)
         self._finish(LineResult(MOVED, self._duration(), connected=True))

@@ -82,6 +82,8 @@ class CallState:
     up: bool = False
     over: bool = False
     shadowed: bool = False
+    unmet: bool = False
+    """Whether our own link has not been up since another bridge had the call: that may tell of itself."""
     doubtful: int = 0
     had_end: int = 0
     paused: bool = False

@@ -399,6 +399,7 @@ class Performer:
             self._call.acknowledge(owned, "unknown")
         self._uncertain.clear()
         read_transfer(self._call, now)
+        self._call.unmet = False
         if self._call.shadowed:
             self._call.shadowed = False
             self._disown()

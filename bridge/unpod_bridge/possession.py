@@ -33,6 +33,11 @@ class Possession:
         """The line is ours from here on."""
         self._subject, self._epoch = subject, epoch
 
+    @property
+    def holding(self) -> bool:
+        """Whether outputs wait."""
+        return self._holding
+
     def is_doubtful(self) -> bool:
         """Whether there is new reason to ask: from here on outputs wait for `settle`."""
         if self._holding or not self._subject or self._look() == self._stops:
@@ -40,11 +45,13 @@ class Possession:
         self._holding = True
         return True
 
-    def hear(self) -> None:
-        """NATS has something to say; it is doubtful for whom, if the connection was lost before."""
+    def hear(self) -> bool:
+        """NATS has something to say; return whether it is doubtful for whom, since the connection was lost before."""
         steadiness = self._services.steadiness
-        if steadiness is not None and steadiness.losses != self._losses:
-            self._losses, self._stops = steadiness.losses, -1
+        if steadiness is None or steadiness.losses == self._losses:
+            return False
+        self._losses, self._stops = steadiness.losses, -1
+        return True
 
     def holds(self, outputs: list[Output]) -> bool:
         """Whether outputs must wait, and have been kept."""

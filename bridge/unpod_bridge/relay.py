@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from unpod.core import events as ev
-from unpod.core.live import Delta
+from unpod.core.live import Delta, Spoken
 from unpod_bridge import frames
 from unpod_bridge.accounts import RECEIPT, Accounts
 from unpod_bridge.adopted import Adopted, restore
@@ -29,7 +29,7 @@ from unpod_bridge.call_state import CallState, RelaySettings, by_of, reason_of
 from unpod_bridge.filler import Filler
 from unpod_bridge.frames import Frame
 from unpod_bridge.outbox import Outbox
-from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned
+from unpod_bridge.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned, Store
 from unpod_bridge.outside import Outside
 from unpod_bridge.performer import DOUBT, LATE, Performer
 from unpod_bridge.redial import HANG_UP, LET_GO, PAIRING_UNKNOWN, PROTOCOL_ERROR, REFUSED_STATUS, Redial
@@ -360,6 +360,20 @@ class Relay:
                 self._performer.pump(now)
             self._spoken(now)
         return self._take()
+
+    def on_spoken(self, spoken: Spoken) -> list[Output]:
+        """Take the last word of a bridge that has lost this call's line to us: it has let go of its socket."""
+        call = self._call
+        if call.unmet and self.phase != "over":
+            call.speech.went_on(spoken)
+            call.out.extend(Store("ack", fact) for fact in call.speech.finished)
+            call.speech.finished.clear()
+        return self._take()
+
+    @property
+    def spoken(self) -> Spoken:
+        """How far speech has come here."""
+        return self._call.speech.spoken
 
     def flush(self, now: float) -> list[Output]:
         """The turn of the event loop is over: send the speech that was joined in it."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from unpod.core.commands import EndReply
 from unpod.core.events import ReplySpoken
-from unpod.core.live import Again, Delta
+from unpod.core.live import Again, Delta, Spoken
 from unpod_bridge import frames
 
 Key = tuple[int, int]
@@ -129,6 +129,27 @@ class Speech:
             self._open = self._last = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
             )
+
+    @property
+    def spoken(self) -> Spoken:
+        """How far it has come."""
+        current = self._open
+        if current is None:
+            return Spoken(self.closed)
+        return Spoken(self.closed, *current.key, current.deltas, current.chars)
+
+    def went_on(self, spoken: Spoken) -> None:
+        """The former bridge says itself how far it has come, beyond what its receipts tell: that is not said again."""
+        while self.closed < spoken.closed:
+            self.had_end(self._open.key if self._open is not None else (self.closed + 1, 0))
+        if spoken.turn <= self.closed:
+            return
+        current = self._opened((spoken.turn, spoken.part))
+        if spoken.deltas > current.taken:
+            current.taken = current.deltas = spoken.deltas
+            current.chars, current.untold = spoken.chars, True
+            for delta in [each for n, each in self._held.get(current.key, {}).items() if n <= current.taken]:
+                self._take(current.key, delta)
 
     @property
     def due(self) -> tuple[int, int, int]:

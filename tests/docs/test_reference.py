@@ -235,7 +235,7 @@ def test_every_subject_that_the_code_can_build_is_described() -> None:
     call = subjects.call("A", "S")
     built = [
         *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.ctl),
-        *(call.delta, call.again, call.seen),
+        *(call.delta, call.again, call.spoken, call.seen),
         *(subjects.runners, subjects.bridges, subjects.probations, subjects.dispatch("A"), subjects.resume("A")),
         *(subjects.queued("A"), subjects.runner("R"), f"{subjects.runner('R')}.ping", subjects.bridge("B")),
     ]

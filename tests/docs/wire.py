@@ -137,6 +137,14 @@ CHANNELS: Final = (
     ),
     Channel("again", f"{LIVE}.again", "bridge", "owner", "Pieces that were missed are asked for again.", [live.Again]),
     Channel(
+        "spoken",
+        f"{LIVE}.spoken",
+        "bridge",
+        "bridge",
+        "A bridge that has lost its line tells the one that has it now how far it has come with speech.",
+        [live.Spoken],
+    ),
+    Channel(
         "seen",
         f"{LIVE}.seen",
         "bridge",

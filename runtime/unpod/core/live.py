@@ -49,6 +49,19 @@ class Again(Struct, frozen=True, array_like=True):
     doubt: Doubt | None = None
 
 
+class Spoken(Struct, frozen=True, array_like=True):
+    """How far a bridge had come with speech when its line was lost, and with it the word of its last receipts.
+
+    `closed` is the last turn whose reply it has ended; the others tell of the reply that was open, if there was one.
+    """
+
+    closed: int
+    turn: int = 0
+    part: int = 0
+    deltas: int = 0
+    chars: int = 0
+
+
 class SeenAsked(Struct, frozen=True, array_like=True):
     """A bridge that takes a call over asks the owner what it has seen of the one before; `line` is its line's epoch.
 
@@ -74,6 +87,7 @@ class SeenAnswer(Struct, frozen=True, array_like=True):
 
 DELTA = msgspec.json.Decoder(Delta)
 AGAIN = msgspec.json.Decoder(Again)
+SPOKEN = msgspec.json.Decoder(Spoken)
 SEEN_ASKED = msgspec.json.Decoder(SeenAsked)
 SEEN_ANSWER = msgspec.json.Decoder(SeenAnswer)
 

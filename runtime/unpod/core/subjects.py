@@ -68,7 +68,22 @@ class Address(Struct, frozen=True):
 class CallSubjects:
     """The subjects of one session, whose agent and id are given as tokens."""
 
-    __slots__ = ("_base", "ack", "again", "agent", "all", "cmd", "ctl", "delta", "line", "live", "own", "seen", "text")
+    __slots__ = (
+        "_base",
+        "ack",
+        "again",
+        "agent",
+        "all",
+        "cmd",
+        "ctl",
+        "delta",
+        "line",
+        "live",
+        "own",
+        "seen",
+        "spoken",
+        "text",
+    )
 
     def __init__(self, prefix: str, agent: str, session: str) -> None:
         tail = f"{agent}.{session}"
@@ -86,6 +101,7 @@ class CallSubjects:
         self.again = f"{live}.again"
         self.text = f"{live}.text"
         self.seen = f"{live}.seen"
+        self.spoken = f"{live}.spoken"
 
     @property
     def evts(self) -> str:

@@ -13,7 +13,7 @@ from tests.unit.bridge.wires import EPOCH, Wire, facts, kinds, outcomes, spoken,
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.live import Again, Doubt
+from unpod.core.live import Again, Doubt, Spoken
 from unpod_bridge import outputs as do
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted import Adopted
@@ -339,6 +339,28 @@ def test_what_comes_before_our_link_is_up_may_have_been_said_by_one_that_is_stil
     wire.lost(None)
     wire.does(cmd.Say(text="z"))
     assert [frame.get("text") for frame in written(wire.back())[1:]] == ["z"]
+
+
+def test_what_the_former_bridge_says_itself_that_it_has_spoken_is_not_said_again() -> None:
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4))
+    book.bridge(ev.UserText(text="and?"))
+    book.owner(cmd.EndReply(turn=1, deltas=4, chars=8))
+    wire = shadowed(book)
+    wire.speaks(1, 3, "", after=0), wire.speaks(1, 4, "four", after=0)
+    for number in range(1, 5):
+        wire.speaks(2, number, f"<{number}>", after=1)
+    out = wire.feed(wire.relay.on_spoken(Spoken(1, 2, 0, 3, 9)))  # it lived, and nobody heard of it
+    assert [(fact.turn, fact.ended) for fact in facts(out) if isinstance(fact, ev.ReplySpoken)] == [(1, True)]
+    wire.back()
+    wire.says("state", state="speaking")
+    assert spoken(wire.out) == ["<4>"]
+    assert spoken(wire.ends(2, 4)) == [None]
+    assert facts(wire.out, ev.ReplySpoken)[-1] == ev.ReplySpoken(turn=2, deltas=4, chars=12, ended=True)
+    assert not wire.relay.on_spoken(Spoken(9))  # our own link is up
+    wire.says("user.text", text="well")
+    assert spoken(wire.speaks(3, 1, "yes")) == ["yes"]
 
 
 # --------------------------------------------------------------------------------------------- what a new owner is told

@@ -14,7 +14,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.envelope import Envelope, to_headers
-from unpod.core.live import AGAIN, Again, SeenRecord
+from unpod.core.live import AGAIN, SPOKEN, Again, SeenRecord, Spoken
 from unpod.errors import LogUnavailable
 from unpod.jetstream.writer import DEFAULT_BOUNDS
 from unpod.ports import Message
@@ -292,6 +292,21 @@ async def test_a_bridge_that_is_alive_and_does_not_know_lets_go_with_1012() -> N
         assert rig.worker.socket.closed == 1012
         await other.end()
         assert not rig.bodies(ev.UserText)
+
+
+async def test_a_bridge_that_lets_go_says_how_far_it_has_come() -> None:
+    async with call() as rig:
+        said: list[Spoken] = []
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        await rig.owner_log.subscribe(subjects.spoken, lambda message: said.append(SPOKEN.decode(message.data)))
+        rig.worker.socket.say("user.text", text="one")
+        await rig.delta(1, 1, "a")
+        await rig.settle()
+        async with heir(rig, deaf_from=NEVER) as other:
+            rig.worker.socket.say("user.text", text="who hears this?")
+            assert (await rig.result()).reason == "moved"
+            assert said == [Spoken(0, 1, 0, 1, 1)]
+            await other.end()
 
 
 async def test_a_log_that_has_nothing_of_the_call() -> None:
