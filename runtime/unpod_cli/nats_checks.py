@@ -28,7 +28,7 @@ from unpod.jetstream import (
     stream_settings,
 )
 from unpod.jetstream.api import call
-from unpod.jetstream.topology import info
+from unpod.jetstream.topology import MIB, info
 from unpod.ports import Message
 from unpod_cli.diagnosis import Finding, in_two
 
@@ -72,14 +72,26 @@ async def _with(
 
 async def _jetstream(nats: Nats) -> Finding:
     try:
-        await call(nats, "INFO")
+        account = await call(nats, "INFO")
     except PermissionDenied:
         return Finding("JetStream", "skipped", "this user may not ask", _GRANT)
     except LogError as error:
         return Finding(
             "JetStream", "wrong", str(error), "start nats-server with a jetstream block, for this user's account too"
         )
-    return Finding("JetStream", "ok", "on for this account")
+    used, limits = account.get("storage", 0), account.get("limits") or account.get("tier", {})
+    most, streams = limits.get("max_storage", -1), limits.get("max_streams", -1)
+    detail = (
+        f"on for this account: {used // MIB} MiB of files of {_bound(most, MIB)}, "
+        f"{account.get('streams', 0)} streams of {_bound(streams, 1)}"
+    )
+    if most > 0 and used >= NEARLY_FULL * most:
+        return Finding("JetStream", "wrong", detail, "raise max_file of this account, or let its streams keep less")
+    return Finding("JetStream", "ok", detail)
+
+
+def _bound(most: int, unit: int) -> str:
+    return f"{most // unit}" if most >= 0 else "any number"
 
 
 async def _streams(nats: Nats, found: Mapping[str, str], wanted: Topology) -> list[Finding]:

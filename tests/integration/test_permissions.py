@@ -21,6 +21,7 @@ from unpod.core.envelope import Letterhead, from_headers
 from unpod.core.ids import message_id, record_id
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
+from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, ensure, info
 from unpod.ports import Message
 from unpod_bridge.orchestrator import LocalOrchestrator
@@ -54,7 +55,7 @@ class Place:
 @asynccontextmanager
 async def place(directory: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     """Run a server with a shipped file, for the agent of the tests, its passwords in the environment."""
-    text = (CONFIGS / name).read_text().replace("my-agent", AGENT)
+    text = (CONFIGS / name).read_text().replace("my-agent", AGENT).replace("max_file: 10GB", "max_file: 200MB")
     for variable in ("RUNNER", "BRIDGE", "OPERATOR", "SETUP", "CONSUMER", "SYSTEM"):
         for account in ("", "A_", "B_"):
             monkeypatch.setenv(f"{account}{variable}_PASSWORD", PASSWORD)
@@ -360,6 +361,16 @@ async def test_an_account_per_agent_serves_calls(accounts: Place, tmp_path: Path
             accounts.variables("a-runner", "_INBOX.runner"),
             accounts.variables("a-operator", "_INBOX.operator"),
         )
+
+
+async def test_one_account_does_not_starve_the_others(accounts: Place) -> None:
+    async with connect(accounts.options("a-operator", "_INBOX.operator")) as ours:
+        limits = (await call(ours, "INFO"))["limits"]
+        assert min(limits[each] for each in ("max_storage", "max_memory", "max_streams", "max_consumers")) > 0
+        with pytest.raises(ConfigurationError, match="cannot be created"):
+            await ensure(ours, topology(max_bytes=1024 * 1024 * MIB).calls)
+    async with connect(accounts.options("b-operator", "_INBOX.operator")) as theirs:
+        await ensure(theirs, SMALL.calls)
 
 
 async def test_row_34_nothing_gets_from_one_account_to_another(accounts: Place) -> None:

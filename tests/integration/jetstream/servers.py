@@ -44,7 +44,7 @@ async def server(directory: Path, config: str, name: str = "n1") -> AsyncIterato
     file = home / "nats.conf"
     file.write_text(
         f'server_name: {name}\nports_file_dir: "{home}"\nlog_file: "{home}/log"\n'
-        f'jetstream {{ store_dir: "{home}/js", max_file_store: 256MB }}\n{config}'
+        f'jetstream {{ store_dir: "{home}/js", max_file_store: 512MB }}\n{config}'
     )
     child = await spawn_child([find_binary(), "-c", str(file)])
     try:
