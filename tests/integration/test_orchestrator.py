@@ -145,7 +145,9 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self.control = await websockets.connect(
-            f"{self.orchestrator.url}/v1/internal/workers", additional_headers={"Authorization": f"Bearer {KEY}"}
+            f"{self.orchestrator.url}/v1/internal/workers",
+            additional_headers={"Authorization": f"Bearer {KEY}"},
+            ping_interval=None,  # its liveness is the heartbeat's
         )
         await self.send(self.registration())
         self.registered = json.loads(await self.control.recv())
@@ -255,7 +257,7 @@ def frames_out(call: Call, event: str) -> list[Frame]:
 
 async def test_a_call_from_placing_to_hanging_up(orchestrator: LocalOrchestrator) -> None:
     async with a_call(orchestrator, metadata={"user_number": "+15551230000"}) as (call, client):
-        assert client.registered == {"type": "registered", "transport_ack": "dial_out", "heartbeat_interval_s": 30}
+        assert client.registered == {"type": "registered", "transport_ack": "dial_out", "heartbeat_interval_s": 10}
         line = client.lines[0]
         assert line.ack["negotiated_verbs"] == list(ALL_VERBS)
         assert line.started["metadata"] == {"user_number": "+15551230000"}
@@ -703,6 +705,20 @@ async def test_a_worker_that_stops_beating_is_forgotten() -> None:
         assert client.control.close_code == 1001
         await call.user("are you there?")  # calls in flight do not notice
         assert await call.reply() == "You said: are you there?"
+
+
+async def test_a_worker_that_beats_as_it_is_told_is_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    ahead, clock = [0.0], loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + ahead[0])
+    async with LocalOrchestrator(ping_interval_s=None) as orchestrator, Client(orchestrator) as client:
+        interval: int = client.registered["heartbeat_interval_s"]
+        for beats in range(2, 6):
+            ahead[0] += 3 * interval  # two beats are lost, and the third is just in time
+            await client.beat()
+            await orchestrator.wait_until(lambda beats=beats: orchestrator.workers[0].heartbeats == beats, "no beat")  # type: ignore[misc]
+        ahead[0] += 4 * interval
+        await orchestrator.wait_until(lambda: not orchestrator.workers, "still known")
 
 
 async def test_calls_do_not_notice_a_lost_control_socket(orchestrator: LocalOrchestrator) -> None:

@@ -27,8 +27,7 @@ from unpod_bridge.orchestrator.wire import GOING_AWAY, PROTOCOL_ERROR
 _log = logging.getLogger("unpod.orchestrator")
 
 _DEFAULT_INTERVAL_S: Final = 30
-_MISSED_BEATS: Final = 3
-_FORGOTTEN_AFTER_S: Final = 30.0
+_BEATS: Final = 3.5  # three, and time for the last of them to come
 _MAX_KEPT: Final = 5_000
 _MAX_VIOLATIONS: Final = 1_000
 
@@ -52,8 +51,7 @@ class ControlDesk:
     @property
     def patience_s(self) -> float:
         """How long a worker may be without a heartbeat before it is forgotten."""
-        interval = _DEFAULT_INTERVAL_S if self.faults.omit_heartbeat_interval else self.heartbeat_interval_s
-        return min(_FORGOTTEN_AFTER_S, _MISSED_BEATS * float(interval))
+        return _BEATS * (_DEFAULT_INTERVAL_S if self.faults.omit_heartbeat_interval else self.heartbeat_interval_s)
 
     def record(self, direction: Literal["in", "out"], name: str, raw: RawFrame) -> None:
         """Keeps a control frame, its token masked."""

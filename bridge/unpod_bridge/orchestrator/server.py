@@ -62,7 +62,7 @@ class LocalOrchestrator:
         offers: Collection[str] = ALL_VERBS,
         speed: float = 1.0,
         chars_per_s: float = 15.0,
-        heartbeat_interval_s: int = 30,
+        heartbeat_interval_s: int = 10,
         pairing_window_s: float = 20.0,
         redial_window_s: float = 60.0,
         cancel_grace_s: float = 5.0,
