@@ -13,6 +13,7 @@ from tests.faults.acts import (
     controls,
     hostile,
     job_store,
+    limits,
     links,
     nats,
     refused,
@@ -23,8 +24,9 @@ from tests.faults.acts import (
 from tests.faults.checks import Allow
 from tests.faults.scene import Row
 from tests.faults.stack import Setup
+from tests.small_disk import NOT_HERE, can_mount
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 51), 52})
+NUMBERS = frozenset({*range(1, 34), *range(36, 53), 56})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -349,6 +351,17 @@ JOBS: tuple[Row, ...] = (
     ),
 )
 
+SHARED: tuple[Row, ...] = (
+    Row(number=51, name="another agent's runner uses up the message ids", act=limits.ids_are_used_up, within_s=2.0),
+    Row(
+        number=56,
+        name="the disk under NATS is full",
+        act=limits.disk_is_full,
+        within_s=2.0,
+        setup=Setup(disk_mb=64),
+    ),
+)
+
 TALK: tuple[Row, ...] = (
     Row(
         number=27,
@@ -508,11 +521,12 @@ REFUSED: tuple[Row, ...] = (
 
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *JOBS, *LINKS, *REFUSED, *TALK), key=lambda row: (row.number, row.variant)
+        (*RUNNERS, *BRIDGES, *SOCKETS, *LOG, *JOBS, *LINKS, *REFUSED, *SHARED, *TALK),
+        key=lambda row: (row.number, row.variant),
     )
 )
 
-NOT_YET: dict[str, str] = {}
+NOT_YET: dict[str, str] = {} if can_mount() else {"56": NOT_HERE}
 """The key of a row, and why it is left out."""
 
 PLAYED: tuple[Row, ...] = tuple(row for row in ROWS if row.key not in NOT_YET)
