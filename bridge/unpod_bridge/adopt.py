@@ -89,6 +89,7 @@ class CallLog:
         self._closed = 0
         self._reply: ev.ReplySpoken | None = None
         self._cut = False
+        self._unread = 0
 
     def take(self, message: Message) -> None:
         """Take the next message."""
@@ -121,6 +122,8 @@ class CallLog:
             case ev.CommandAcknowledged():
                 self._outcomes.pop(body.command, None)
                 self._outcomes[body.command] = body.outcome
+            case ev.ReplySpoken(unread=True):
+                self._unread = body.turn
             case ev.ReplySpoken():
                 self._spoken(body)
             case ev.OwnerChanged():
@@ -132,6 +135,7 @@ class CallLog:
                 self._cut = self._reply is not None
             case ev.HelloAcked() | ev.CallStarted() | ev.CallReattached() | ev.CallEnded():
                 self._facts[ev.tag_of(body)] = body
+                self._unread = 0 if isinstance(body, ev.CallReattached) else self._unread
             case _:
                 pass
 
@@ -212,6 +216,7 @@ class CallLog:
             owner_seq=self._owner_seq,
             outcomes={**dict(list(self._outcomes.items())[-OUTCOMES:]), **dict.fromkeys(lost, "unknown")},
             doubtful=max(doubtful, default=0),
+            unread_end=self._unread,
             owned=tuple(owned for _, owned in unsettled if owned.id not in lost),
             unknown=tuple(unknown),
             paused=paused,

@@ -29,7 +29,8 @@ class Adopted(Struct, frozen=True, kw_only=True):
     `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
     `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
     receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
-    was ended, `doubtful` the last one of whose reply the end is stored and may have been sent. `owned` are the commands
+    was ended, `unread_end` one whose end a socket may have lost, `doubtful` the last one of whose reply the end is
+    stored and may have been sent. `owned` are the commands
     that are to be performed, `unknown` those that may have been; `controls` are those from outside that were answered.
     `ending` is an end, or a cold transfer, that was, or may have been, sent. `finished`: the owner's cleanup is over.
     `clean`: the former bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until
@@ -49,6 +50,7 @@ class Adopted(Struct, frozen=True, kw_only=True):
     turns: int = 0
     closed: int = 0
     doubtful: int = 0
+    unread_end: int = 0
     reply: ev.ReplySpoken | None = None
     cut: bool = False
     own: tuple[Appointment, Appointment] | None = None
@@ -75,7 +77,7 @@ def restore(past: Adopted, call: CallState, performer: Performer, filler: Filler
     call.paused, call.pause_reason = past.paused, past.pause_reason
     call.muted = past.paused and not any(isinstance(owned.command, cmd.PauseRecording) for owned in past.owned)
     call.filler, call.shadowed = past.filler, past.shadowed
-    call.doubtful = past.doubtful
+    call.doubtful, call.unread_end = past.doubtful, past.unread_end
     call.outcomes.update(past.outcomes)
     call.speech.private = past.paused
     strange = 0 if past.clean else past.turns

@@ -13,6 +13,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from unpod.core import commands as cmd
+from unpod.core import events as ev
 from unpod_bridge import frames
 from unpod_bridge.call_state import CallState, command_token, end_token
 from unpod_bridge.command_effects import (
@@ -26,7 +27,7 @@ from unpod_bridge.command_effects import (
     refuse_transfer,
 )
 from unpod_bridge.frames import Ignored
-from unpod_bridge.outputs import Fetch, Owned, Write
+from unpod_bridge.outputs import Fetch, Owned, Store, Write
 from unpod_bridge.speech import Key
 
 _REMEMBERED: Final = 4_096
@@ -387,6 +388,8 @@ class Performer:
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
         self._call.timers.pop(DOUBT, None)
+        if self._call.unread_end:  # another bridge may be the next that dials
+            self._call.out.append(Store("ack", ev.ReplySpoken(turn=self._call.unread_end, unread=True)))
         self._call.pings.clear()
         self._uncertain += self._pending.values()
         self._pending.clear()

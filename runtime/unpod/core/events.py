@@ -203,13 +203,17 @@ class CommandAcknowledged(Fact, frozen=True, tag="command.acknowledged"):
 
 
 class ReplySpoken(Fact, frozen=True, tag="reply.spoken"):
-    """How much of a reply has been handed to the worker, cumulative; `ended` once its end has been sent."""
+    """How much of a reply has been handed to the worker, cumulative; `ended` once its end has been sent.
+
+    With `unread`, no more is said than that the socket was lost before the worker has shown that it had read that end.
+    """
 
     turn: int
     part: int = 0
     deltas: int = 0
     chars: int = 0
     ended: bool = False
+    unread: bool = False
 
 
 class UnsettledCommand(Struct, frozen=True, omit_defaults=True):

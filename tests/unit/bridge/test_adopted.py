@@ -443,6 +443,25 @@ def test_leaving_closes_and_hears_what_is_on_its_way_and_says_how_far_it_was() -
     assert wire.feed(wire.relay.leave(wire.now)) == []
 
 
+@pytest.mark.parametrize("state", ["thinking", "listening"])
+@pytest.mark.parametrize("clean", [False, True])
+def test_an_end_that_a_socket_may_have_lost_is_settled_by_the_next_bridge(state: str, *, clean: bool) -> None:
+    book, wire = Book(), Wire().up()
+    wire.says("user.text", text="hi")
+    book.owner(cmd.EndReply(turn=1, deltas=1))
+    wire.speaks(1, 1, "a"), wire.ends(1, 1)
+    wire.lost(None)
+    wire.feed(wire.relay.leave(wire.now))
+    for store in (output for output in wire.out if isinstance(output, do.Store)):
+        book.bridge(store.body)
+    later = go_on(book.adopted(clean=clean))
+    later.back()
+    assert spoken(later.says("state", state=state, turn_id=1)) == ([None] if state == "thinking" else [])
+    for store in (output for output in later.out if isinstance(output, do.Store)):
+        book.bridge(store.body)
+    assert book.adopted().unread_end == 0
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_one_that_leaves_sends_nothing_more_and_so_acknowledges_nothing(*, back: bool) -> None:
     wire = Wire().up(*VERBS)
