@@ -71,7 +71,11 @@ class BridgeConfig:
             prefix=_prefix(found),
             log_level=log_level(found),
             where=describe(found),
-            serving=serving(found.get("UNPOD_RUNNER_URL", ""), found.get("UNPOD_AGENT_SECRET", "")),
+            serving=serving(
+                found.get("UNPOD_RUNNER_URL", ""),
+                found.get("UNPOD_AGENT_SECRET", ""),
+                found.get("UNPOD_TRANSPORT", "").lower(),
+            ),
             streams=stream_settings(found),
             health_port=health_port(found, port),
         )

@@ -1,4 +1,4 @@
-"""Where workers dial in, on the serve transport: what `UNPOD_RUNNER_URL` says of it. Pure."""
+"""Where workers dial in, on the serve transport: what the environment says of it. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from unpod.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 8765
+TRANSPORTS: Final = ("dial_out", "serve")
 _SCHEMES: Final = ("ws", "wss", "http", "https")
 
 
@@ -23,19 +24,25 @@ class Serving:
     secret: str = field(default="", repr=False)
 
 
-def serving(url: str, secret: str) -> Serving | None:
-    """Return where to listen; None without a URL: then calls are dialled out.
+def serving(url: str, secret: str, transport: str = "") -> Serving | None:
+    """Return where to listen; None where calls are dialled out.
 
-    A literal IP is bound as it is; a name stands for all interfaces, since it may be a proxy's.
+    Workers dial in with `transport` `serve`, or with both a URL and a secret where no transport is named: an address
+    that a host happens to have is no wish. A literal IP is bound as it is; a name stands for all interfaces, since it
+    may be a proxy's.
 
     Raises:
-        ConfigurationError: the URL cannot be used, or a secret is set without one.
+        ConfigurationError: the URL cannot be used, or is missing; there is no such transport.
     """
+    if transport not in {"", *TRANSPORTS}:
+        raise ConfigurationError(f"UNPOD_TRANSPORT is {transport[:40]!r}: give one of {', '.join(TRANSPORTS)}")
+    if transport == "dial_out":
+        return None
     if not url:
-        if secret:
+        if secret or transport:
+            name = "UNPOD_AGENT_SECRET" if secret else "UNPOD_TRANSPORT"
             raise ConfigurationError(
-                "UNPOD_AGENT_SECRET is set, and UNPOD_RUNNER_URL is not: set the URL under which workers dial in, "
-                "or unset the secret"
+                f"{name} is set, and UNPOD_RUNNER_URL is not: set the URL under which workers dial in, or unset {name}"
             )
         return None
     complaint = ConfigurationError("UNPOD_RUNNER_URL is no ws, wss, http or https URL: give ws://host[:port]")
@@ -46,6 +53,8 @@ def serving(url: str, secret: str) -> Serving | None:
         raise complaint from None
     if parts.scheme.lower() not in _SCHEMES or not host or port == 0 or not url.isprintable() or " " in url:
         raise complaint
+    if not (secret or transport):
+        return None
     return Serving(url, _bound(host), DEFAULT_PORT if port is None else port, secret)
 
 

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from unpod.core.events import CallMetric, LLMCalled, TurnCompleted, TurnMetrics
 
@@ -66,6 +66,11 @@ class CallMetrics(Struct, frozen=True):
     def tokens_out(self) -> int:
         """Output tokens so far."""
         return self.tokens.output
+
+    def model_dump(self) -> dict[str, object]:
+        """Return the figures as a dict, with all names that the pydantic model of the Unpod SDK has."""
+        cost = {**asdict(self.cost), "total": self.cost.total}
+        return {**asdict(self), "turns": self.turns, "cost": cost, "tokens": asdict(self.tokens)}
 
 
 class MetricsState(Struct, frozen=True):

@@ -53,6 +53,9 @@ def read_config(
     nats_url: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     port: int | None = None,
+    transport: str | None = None,
+    serving_url: str | None = None,
+    agent_secret: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunnerConfig:
     """Return the configuration; an argument that is given wins over its variable.
@@ -73,6 +76,13 @@ def read_config(
         raise ConfigurationError(
             "UNPOD_API_KEY is not set: export the key of your Unpod account, or pass AgentRunner(api_key=...)"
         )
+    for_bridge = {
+        "UNPOD_API_KEY": key,
+        "UNPOD_ORCHESTRATOR_URL": base_url,
+        "UNPOD_TRANSPORT": transport,
+        "UNPOD_RUNNER_URL": serving_url,
+        "UNPOD_AGENT_SECRET": agent_secret,
+    }
     return RunnerConfig(
         nats=nats,
         prefix=prefix,
@@ -80,7 +90,7 @@ def read_config(
         log_level=_log_level(found),
         streams=stream_settings(found),
         health_port=health_port(found, port),
-        bridge_environment=_bridge_environment(full, key, (base_url or "").strip()) if nats is None else {},
+        bridge_environment=_bridge_environment(full, for_bridge) if nats is None else {},
     )
 
 
@@ -91,10 +101,7 @@ def _log_level(found: Mapping[str, str]) -> str:
     return level
 
 
-def _bridge_environment(full: Mapping[str, str], api_key: str, base_url: str) -> dict[str, str]:
+def _bridge_environment(full: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
     ours = {*NATS_VARIABLES, HEALTH_PORT}
     environment = {name: value for name, value in full.items() if name not in ours}
-    environment["UNPOD_API_KEY"] = api_key
-    if base_url:
-        environment["UNPOD_ORCHESTRATOR_URL"] = base_url
-    return environment
+    return environment | {name: value.strip() for name, value in given.items() if value and value.strip()}

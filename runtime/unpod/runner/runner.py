@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -60,6 +61,10 @@ _FORCED_S: Final = 2.0
 _FAILED: Final = 1
 _USAGE: Final = 2
 _SIGNALLED: Final = 128
+_SERVING_IS_THE_BRIDGES: Final = (
+    "transport, serving_url and agent_secret are deprecated: workers dial a bridge, which reads UNPOD_TRANSPORT, "
+    "UNPOD_RUNNER_URL and UNPOD_AGENT_SECRET; calls are dialled out unless it is told to serve"
+)
 
 
 class AgentRunner:
@@ -78,6 +83,9 @@ class AgentRunner:
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
     runner cut off: `continue`, `apologise` with `resume_apology`, or `repeat`. `on_adapter_error` is the phrase that
     ends a reply whose adapter has failed, or `end`: the call is ended with `error`; None does neither.
+
+    `transport`, `serving_url` and `agent_secret` are deprecated: they are its bridge's, which reads `UNPOD_TRANSPORT`,
+    `UNPOD_RUNNER_URL` and `UNPOD_AGENT_SECRET`.
 
     With `health_port` (else `UNPOD_HEALTH_PORT`; 0 takes a free one) `/healthz` and `/readyz` are answered there.
 
@@ -108,6 +116,9 @@ class AgentRunner:
         on_resume: OnResume = "continue",
         resume_apology: str = RESUME_APOLOGY,
         on_adapter_error: str | None = ADAPTER_APOLOGY,
+        transport: str | None = None,
+        serving_url: str | None = None,
+        agent_secret: str | None = None,
     ) -> None:
         check_entrypoint(entrypoint)
         check_agent_id(agent_id)
@@ -124,8 +135,18 @@ class AgentRunner:
         ):
             if seconds is not None:
                 check_number(name, seconds, zero=False)
-        for name, text in (("api_key", api_key), ("base_url", base_url), ("nats_url", nats_url)):
+        for name, text in (
+            ("api_key", api_key),
+            ("base_url", base_url),
+            ("nats_url", nats_url),
+            ("serving_url", serving_url),
+            ("agent_secret", agent_secret),
+        ):
             check_text(name, text)
+        if transport is not None:
+            check_choice("transport", transport, ("dial_out", "serve"))
+        if transport == "serve" or serving_url or agent_secret:
+            warnings.warn(_SERVING_IS_THE_BRIDGES, DeprecationWarning, stacklevel=2)
         check_choice("drain", drain, ("wait", "handoff"))
         check_choice("on_resume", on_resume, ("continue", "apologise", "repeat"))
         check_text("resume_apology", resume_apology)
@@ -150,6 +171,7 @@ class AgentRunner:
         )
         self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url
         self._data_dir, self._health_port = data_dir, health_port
+        self._transport, self._serving_url, self._agent_secret = transport, serving_url, agent_secret
         self._hooks = RunnerHooks(hook_timeout_s)
         self._last_hour = LastHour()
         self._clock = LogClock()
@@ -170,10 +192,11 @@ class AgentRunner:
         return self._plan.agent_id
 
     def on(self, event: str) -> Callable[[F], F]:
-        """Return a decorator that registers a hook, sync or async: `call_start(ctx)`, `call_end(ctx, final_state)`.
+        """Return a decorator that registers a hook, sync or async.
 
-        `final_state` is `ended` or `failed`. Several per event run in order of registration; one that raises is logged
-        by its name and harms nothing.
+        `call_start(ctx)`; `metric(ctx, metrics)` with the call's `CallMetrics`, whenever the speech worker sends its
+        figures; `call_end(ctx, final_state)`, `ended` or `failed`. Several per event run in order of registration; one
+        that raises is logged by its name and harms nothing.
 
         Raises:
             UnknownEvent: there is no such event; the text lists those there are.
@@ -263,6 +286,9 @@ class AgentRunner:
             nats_url=self._nats_url,
             data_dir=self._data_dir,
             port=self._health_port,
+            transport=self._transport,
+            serving_url=self._serving_url,
+            agent_secret=self._agent_secret,
         )
 
     async def _run(self, config: RunnerConfig, stop: Stop) -> None:

@@ -1,4 +1,4 @@
-"""The runner's own hooks: `call_start(ctx)` and `call_end(ctx, final_state)`."""
+"""The runner's own hooks: `call_start(ctx)`, `metric(ctx, metrics)` and `call_end(ctx, final_state)`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("unpod.runner")
 F = TypeVar("F", bound=HookFunction)
 FinalState = Literal["ended", "failed"]
 
-EVENTS: Final = {"call_start": "(ctx)", "call_end": "(ctx, final_state)"}
+EVENTS: Final = {"call_start": "(ctx)", "metric": "(ctx, metrics)", "call_end": "(ctx, final_state)"}
 
 
 class RunnerHooks:
@@ -42,7 +42,9 @@ class RunnerHooks:
         return self._hooks.on(event)
 
     async def call_start(self, context: CallContext) -> None:
-        """Run the hooks of a call that begins."""
+        """Run the hooks of a call that begins, and have it tell of its figures."""
+        if self._hooks.has("metric"):
+            self._tell_metrics(context)
         await self._fire("call_start", context)
 
     async def call_end(self, context: CallContext, final_state: str) -> None:
@@ -59,6 +61,14 @@ class RunnerHooks:
         for task in tuple(self._running):
             logger.warning("a runner hook has not returned in time and is cancelled")
             task.cancel()
+
+    def _tell_metrics(self, context: CallContext) -> None:
+        session = context.session
+
+        @session.on("metric")
+        async def runner_metric(_: object) -> None:
+            args = (context, session.metrics.live())
+            await self._hooks.fire("metric", args, {}, cause="runner.metric", report=_report)
 
     async def _fire(self, event: str, *args: object) -> None:
         if not self._hooks.has(event):

@@ -7,7 +7,7 @@ rolling and exact: each call is kept until it is an hour old, and nothing older 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Final, NamedTuple
 
@@ -28,6 +28,10 @@ class RunnerStats:
     completed_last_hour: int
     failed_last_hour: int
     mean_call_duration_s: float
+
+    def model_dump(self) -> dict[str, object]:
+        """Return the figures as a dict, as the pydantic model of the Unpod SDK does."""
+        return asdict(self)
 
 
 class _Finished(NamedTuple):

@@ -15,14 +15,14 @@ DEV_SUFFIX = "@dev"
 
 
 def check_entrypoint(entrypoint: object) -> None:
-    """Make sure that the entrypoint is an async callable.
+    """Make sure that the entrypoint is an async callable; of a lambda, nobody can know what it returns.
 
     Raises:
         TypeError: it is not.
     """
     if not callable(entrypoint):
         raise TypeError(f"entrypoint={_shown(entrypoint)}: give the function, as in AgentRunner(handle_call, ...)")
-    if not _is_async(entrypoint):
+    if not (_is_async(entrypoint) or _is_lambda(entrypoint)):
         name = _shown(entrypoint)
         raise TypeError(f"entrypoint={name} is not async: write `async def {name}(ctx)`, without `yield`")
 
@@ -30,6 +30,10 @@ def check_entrypoint(entrypoint: object) -> None:
 def _is_async(function: Callable[..., object]) -> bool:
     candidates = (function, inspect.unwrap(function), getattr(function, "__call__", None))  # noqa: B004 - its own method
     return any(inspect.iscoroutinefunction(candidate) for candidate in candidates)
+
+
+def _is_lambda(function: object) -> bool:
+    return inspect.isfunction(function) and function.__name__ == "<lambda>"
 
 
 def _shown(thing: object) -> str:

@@ -35,6 +35,10 @@ class FrameView(Mapping[str, object]):
                 pass
         return cls({name: getattr(body, name) for name in body.__struct_fields__})
 
+    def model_dump(self) -> dict[str, object]:
+        """Return the fields as a dict of its own, as the pydantic models of the Unpod SDK do."""
+        return dict(self._fields)
+
     def __getitem__(self, name: str) -> object:
         return self._fields[name]
 

@@ -140,8 +140,23 @@ def test_where_workers_dial_in(url: str, host: str | None, port: int) -> None:
     assert "hush" not in repr(config)
 
 
-def test_without_a_runner_url_calls_are_dialled_out() -> None:
-    assert BridgeConfig.from_env(KEY).serving is None
+@pytest.mark.parametrize(
+    ("environment", "serves"),
+    [
+        ({}, False),
+        ({"UNPOD_RUNNER_URL": "ws://x"}, False),
+        ({"UNPOD_RUNNER_URL": "ws://x", "UNPOD_AGENT_SECRET": "hush"}, True),
+        ({"UNPOD_RUNNER_URL": "ws://x", "UNPOD_TRANSPORT": "serve"}, True),
+        ({"UNPOD_RUNNER_URL": "ws://x", "UNPOD_AGENT_SECRET": "hush", "UNPOD_TRANSPORT": "dial_out"}, False),
+    ],
+)
+def test_calls_are_dialled_out_unless_it_is_asked_otherwise(environment: dict[str, str], *, serves: bool) -> None:
+    assert (BridgeConfig.from_env({**KEY, **environment}).serving is not None) == serves
+
+
+def test_a_transport_that_there_is_not() -> None:
+    with pytest.raises(ConfigurationError, match="UNPOD_TRANSPORT is 'telepathy': give one of dial_out, serve"):
+        BridgeConfig.from_env({**KEY, "UNPOD_TRANSPORT": "telepathy"})
 
 
 @pytest.mark.parametrize(
@@ -152,6 +167,7 @@ def test_without_a_runner_url_calls_are_dialled_out() -> None:
         {"UNPOD_RUNNER_URL": "ws://x:99999"},
         {"UNPOD_RUNNER_URL": "ws://x y"},
         {"UNPOD_AGENT_SECRET": "hush"},
+        {"UNPOD_TRANSPORT": "serve"},
     ],
 )
 def test_a_runner_url_that_cannot_be_used(environment: dict[str, str]) -> None:

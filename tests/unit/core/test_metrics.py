@@ -80,3 +80,10 @@ def test_the_voice_share_is_the_workers_last_word() -> None:
         state = on_call_metric(state, ev.CallMetric(cost_usd_so_far=cost, turns=99))
     assert state.cost == Cost(voice=0.25)
     assert state.turns == 0
+
+
+def test_the_figures_become_a_dict_with_all_names() -> None:
+    figures = CallMetrics(turn_count=3, tokens=Tokens(10, 20), cost=Cost(voice=0.25, llm=0.5)).model_dump()
+    assert (figures["turns"], figures["turn_count"], figures["duration_s"]) == (3, 3, 0.0)
+    assert figures["cost"] == {"voice": 0.25, "llm": 0.5, "total": 0.75}
+    assert figures["tokens"] == {"input": 10, "output": 20}

@@ -3,10 +3,11 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from unpod import AgentRunner, CallContext, ConfigurationError, RunnerStats, UnknownEvent
+from unpod import AgentRunner, CallContext, ConfigurationError, RunnerStats, Session, UnknownEvent
 
 
 async def handle_call(ctx: CallContext) -> None:
@@ -40,8 +41,15 @@ def make(**arguments: object) -> AgentRunner:
 
 @pytest.mark.parametrize(
     "entrypoint",
-    [handle_call, Callable_(), Callable_().method, functools.partial(handle_call), wrapped(handle_call)],
-    ids=["function", "object", "method", "partial", "decorated"],
+    [
+        handle_call,
+        Callable_(),
+        Callable_().method,
+        functools.partial(handle_call),
+        wrapped(handle_call),
+        lambda ctx: handle_call(ctx),  # noqa: PLW0108 - the point
+    ],
+    ids=["function", "object", "method", "partial", "decorated", "lambda"],
 )
 def test_any_async_callable_is_an_entrypoint(entrypoint: object) -> None:
     assert make(entrypoint=entrypoint).agent_id == "my-agent"
@@ -51,7 +59,6 @@ def test_any_async_callable_is_an_entrypoint(entrypoint: object) -> None:
     ("entrypoint", "says"),
     [
         (sync_entrypoint, "async def sync_entrypoint"),
-        (lambda ctx: None, "not async"),
         (generator, "without `yield`"),
         (None, "give the function"),
         ("handle_call", "give the function"),
@@ -83,6 +90,8 @@ def test_what_is_no_entrypoint_is_said(entrypoint: object, says: str) -> None:
         ({"hook_timeout_s": 0}, ConfigurationError, "hook_timeout_s"),
         ({"max_call_duration_s": -5}, ConfigurationError, "max_call_duration_s"),
         ({"api_key": b"key"}, TypeError, "api_key is a string"),
+        ({"agent_secret": b"key"}, TypeError, "agent_secret is a string"),
+        ({"transport": "telepathy"}, ConfigurationError, "transport='telepathy': give one of dial_out, serve"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments: dict[str, object], error: type[Exception], says: str) -> None:
@@ -95,6 +104,28 @@ def test_the_arguments_have_the_order_that_users_know() -> None:
     runner = AgentRunner(handle_call, "a", "key", 7, 3, 60, 5, True, "ws://x", "nats://y")  # noqa: FBT003 - the point
     assert runner.stats().capacity == 3
     assert "@dev" in repr(runner)
+
+
+def test_the_serve_transports_arguments_are_taken_and_deprecated() -> None:
+    serving = {"transport": "serve", "serving_url": "ws://me", "agent_secret": "hush"}
+    for arguments in (serving, {"serving_url": "ws://me"}, {"agent_secret": "hush"}):
+        with pytest.warns(DeprecationWarning, match="UNPOD_RUNNER_URL") as warned:
+            runner = make(**arguments, api_key="key")
+        assert "hush" not in f"{runner!r}{warned[0].message}"
+    assert make(transport="dial_out").agent_id == "my-agent"  # its default, and no reason to warn
+
+
+def test_a_context_can_be_made_with_what_a_test_needs() -> None:
+    session = cast("Session", object())
+    ctx = CallContext(call_id="c1", session=session)
+    assert (ctx.session_id, ctx.direction, ctx.user_number, ctx.instructions) == ("c1", "inbound", "", None)
+    ctx.data["customer"] = 7
+    assert CallContext(call_id="c2", session=session).data == {}
+    assert CallContext(call_id="c1", session_id="s1", session=session).session_id == "s1"
+
+
+def test_figures_become_dicts_as_those_of_the_unpod_sdk_do() -> None:
+    assert make().stats().model_dump()["capacity"] == 50
 
 
 def test_max_concurrent_calls_overrides_max_sessions() -> None:

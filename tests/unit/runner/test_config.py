@@ -80,6 +80,14 @@ def test_the_bridge_gets_what_it_needs_and_nothing_of_another_nats() -> None:
         "UNPOD_ORCHESTRATOR_URL": "ws://here:1",
         "HOME": "/h",
     }
+    config = read_config(environment=ALONE, transport="serve", serving_url="ws://me:8765", agent_secret="hush")
+    assert config.bridge_environment == {
+        **ALONE,
+        "UNPOD_TRANSPORT": "serve",
+        "UNPOD_RUNNER_URL": "ws://me:8765",
+        "UNPOD_AGENT_SECRET": "hush",
+    }
+    assert "hush" not in repr(config)
     kept = read_config(environment={**ALONE, "UNPOD_ORCHESTRATOR_URL": "wss://theirs"}).bridge_environment
     assert kept["UNPOD_ORCHESTRATOR_URL"] == "wss://theirs"
 

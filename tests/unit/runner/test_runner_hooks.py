@@ -5,12 +5,13 @@ import logging
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from tests.unit.runner.stage import stage
 
 from unpod.runner.runner_hooks import RunnerHooks
 from unpod.testing.clock import settle
 
 if TYPE_CHECKING:
-    from unpod import CallContext
+    from unpod import CallContext, CallMetrics
 
 
 def context() -> CallContext:
@@ -64,3 +65,22 @@ async def test_hooks_that_never_return_are_cancelled_in_the_end() -> None:
     async with asyncio.timeout(1):
         await hooks.over()
     await settle()
+
+
+async def test_the_figures_of_each_call_are_told_with_its_context() -> None:
+    told = list[tuple[str, float]]()
+
+    async def handle(ctx: CallContext) -> None:
+        await ctx.session.run()
+
+    async with stage(handle) as on:
+
+        @on.hooks.on("metric")
+        async def figures(ctx: CallContext, metrics: CallMetrics) -> None:
+            told.append((ctx.session_id, metrics.cost.voice))
+
+        line = await on.bridge.call("job-1")
+        await line.record({"event": "metric", "turns": 1, "cost_usd_so_far": 0.25}, "metric")
+        await settle(100)
+        assert [cost for _, cost in told] == [0.25]
+        assert [ctx.session_id for ctx in on.service.contexts()] == [session for session, _ in told]

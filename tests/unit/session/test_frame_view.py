@@ -14,6 +14,13 @@ def test_a_frame_has_every_field_that_came() -> None:
     assert (len(view), view["region"], view.region, "region" in view) == (3, "eu", "eu", True)
 
 
+def test_a_frame_becomes_a_dict_of_its_own() -> None:
+    view = FrameView({"event": "metric", "turns": 3})
+    assert view.model_dump() == {"event": "metric", "turns": 3}
+    view.model_dump()["turns"] = 4
+    assert view.turns == 3
+
+
 def test_a_field_that_did_not_come_is_none_as_an_attribute_and_missing_as_an_item() -> None:
     view = FrameView({"turns": 3})
     assert (view.ttfa_ms, view.get("ttfa_ms")) == (None, None)
