@@ -87,6 +87,7 @@ class Line(CallLine):
         patience_s = self._settings.relay.buffer_s
         epoch, first = await appoint(services, subjects, begin, ledger, self._place, after=own, patience_s=patience_s)
         self._feed(self._relay.owner.appoint(epoch))
+        self._feed(self._relay.begin(placed=False))  # a runner may take seconds to answer: nothing waits for that
         started = await self._place.start(session, epoch, first, positions=ledger.chart.pack(epoch, first))
         if self._care is None:
             return started

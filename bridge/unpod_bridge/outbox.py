@@ -1,4 +1,4 @@
-"""What a call's state machine wants done, collected; what is to be stored waits until the call is placed. Pure."""
+"""What a call's state machine wants done, collected; what is to be stored waits until it has an owner. Pure."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ _RECORD: Final = 64
 class Outbox:
     """Collects the outputs of one call."""
 
-    __slots__ = ("_begun", "_call", "_flood", "_unstored", "_unstored_size")
+    __slots__ = ("_begun", "_call", "_flood", "_over", "_placed", "_unstored", "_unstored_size")
 
     def __init__(self, call: CallState) -> None:
         self._call = call
         self._flood = Flood(call.settings)
         self._begun = False
-        self._unstored: list[Store | Over] = []
+        self._unstored: list[Store] = []
+        self._over: list[Over] = []
+        self._placed = False
         self._unstored_size = 0
 
     @property
     def overfull(self) -> bool:
-        """Whether too much waits for the call to be placed."""
+        """Whether too much waits to be stored."""
         return not self._begun and self._unstored_size > self._call.settings.buffer_bytes
 
     def take(self) -> list[Output]:
         """Return what is to be done, in order."""
         out, self._call.out = self._call.out, []
-        if self._begun:
+        if self._placed:
             return out
-        self._unstored += [output for output in out if isinstance(output, (Store, Over))]
-        return [output for output in out if not isinstance(output, (Store, Over))]
+        self._over += [output for output in out if isinstance(output, Over)]
+        if not self._begun:
+            self._unstored += [output for output in out if isinstance(output, Store)]
+        held = Over if self._begun else (Store, Over)
+        return [output for output in out if not isinstance(output, held)]
 
-    def begin(self) -> None:
-        """The call is placed: what has waited can be stored, and all that follows."""
-        self._begun = True
+    def begin(self, *, placed: bool = True) -> None:
+        """What has waited can be stored, and all that follows; a call that is over is told so once it is `placed`."""
+        self._begun, self._placed = True, placed
         held, self._unstored = self._unstored, []
         self._call.out.extend(held)
+        if placed:
+            over, self._over = self._over, []
+            self._call.out.extend(over)
 
     def frame(self, frame: Frame, *, started: bool) -> None:
         """Store a frame, unless it is one of a flood that cannot be taken."""

@@ -309,9 +309,9 @@ class Relay:
 
     # --------------------------------------------------------------------------------------------- to and from the log
 
-    def begin(self) -> list[Output]:
-        """What has happened since `Begin` can be stored, and all that follows."""
-        self._outbox.begin()
+    def begin(self, *, placed: bool = True) -> list[Output]:
+        """What has happened since `Begin` can be stored, and all that follows; `Over` follows once it is `placed`."""
+        self._outbox.begin(placed=placed)
         return self._take()
 
     def stored(self, notify: str, now: float) -> list[Output]:

@@ -142,6 +142,7 @@ class FakePlace:
     runner_id: str = "runner-1"
     waited_s: float | None = None
     willing: bool = True
+    answers: asyncio.Event | None = None
     begun: list[str] = field(default_factory=list)
     started: list[tuple[str, int, int]] = field(default_factory=list)
     positions: bytes = b""
@@ -153,6 +154,8 @@ class FakePlace:
     async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:
         self.started.append((session_id, epoch, until_seq))
         self.positions = positions
+        if self.answers is not None:
+            await self.answers.wait()
         return self.willing
 
     async def release(self, reason: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -600,6 +601,26 @@ async def test_a_hangup_while_the_call_is_placed_is_stored_after_its_start() -> 
     async with call(worker=worker, up=False) as rig:
         assert (await rig.result()).reason == "hangup"
         assert rig.types("evt") == ["hello.ack", "call.started", "user.text", "call.ended"]
+
+
+async def test_what_is_said_first_is_stored_though_the_runner_is_slow_to_answer() -> None:
+    """A bridge that dies meanwhile takes nothing of it with it; the runner is still told before the call is let go."""
+    worker = FakeWorker()
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+        rig.place.answers = asyncio.Event()
+        worker.greet(worker.socket)
+        await rig.settle()
+        worker.socket.say("user.text", text="hello?")
+        await rig.settle()
+        assert rig.types("evt") == ["hello.ack", "call.started", "user.text"]
+        worker.socket.lose(1000)
+        await rig.settle()
+        assert rig.types("evt")[-1] == "call.ended"
+        assert rig.task is not None
+        assert not rig.task.done()
+        rig.place.answers.set()
+        assert (await rig.result()).reason == "hangup"
 
 
 async def test_a_failure_of_ours_is_logged_without_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
