@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from unpod.core import events as ev
 from unpod.core.codec import OWNER_CHANNELS, Record
 from unpod.core.live import DELTA, Delta
 from unpod.core.state import SessionState, fold
+from unpod.errors import SessionClosed
 from unpod.ports import Message
 from unpod.testing import ALL_VERBS, MemoryLog, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
@@ -122,8 +124,11 @@ class Scene:
             await session.recording.resume()
         elif what == "end":
             await session.end("completed")
-        else:
+        elif self.state.ending in (None, "transferred"):
             await session.transfer("+1", mode="warm" if what.startswith("warm") else "cold")
+        else:  # the session has asked for its end, and the reply that is open may come to its own
+            with pytest.raises(SessionClosed):
+                await session.transfer("+1")
 
     async def _by_caller(self, what: str) -> None:
         call = self.call
@@ -170,6 +175,7 @@ async def played(script: list[str], negotiated: tuple[str, ...]) -> tuple[Scene,
 @example(
     ["text", "piece", "speaking", "finish", "turn.metrics", "barge in, heard", "1 s", "barge in, heard"], ALL_VERBS
 )
+@example(["text", "end", "transfer"], ALL_VERBS)
 def test_what_is_promised_of_every_call_holds(script: list[str], negotiated: tuple[str, ...]) -> None:
     scene, records = asyncio.run(played(script, negotiated))
     replies_end_once_and_in_order(scene, records)

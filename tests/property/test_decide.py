@@ -12,6 +12,7 @@ from tests.property.strategies import of_struct
 from tests.unit.core.call_log import CallLog
 
 from unpod.core import commands as cmd
+from unpod.core import controls
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up
@@ -35,11 +36,17 @@ choices = st.builds(
     max_reply_chars=st.integers(0, 20),
     on_adapter_error=st.sampled_from([None, "end", "Sorry."]),
 )
+outside = st.sampled_from(["", "c"])
+"""So few ids that the outcomes of controls meet what was asked for."""
+ends = st.sampled_from([controls.EndSession(), controls.TransferSession(to_type="sip", to_config={"number": "+1"})])
+outcomes = st.sampled_from(["claimed", "refused", "delivered"])
 frames = (
     st.builds(ev.UserText, text=short, is_final=st.booleans(), withheld=st.booleans())
     | st.builds(ev.UserInterrupted, heard_prefix=st.none() | short)
     | st.builds(ev.StateChanged, state=st.sampled_from(["speaking", "listening"]))
     | st.builds(ev.WorkerError, severity=st.sampled_from(["warn", "error", "fatal"]))
+    | st.builds(ev.ControlAnswered, control=outside, outcome=st.just("admitted"), body=ends)
+    | st.builds(ev.CommandAcknowledged, command=outside, verb=st.just("transfer"), outcome=outcomes)
     | st.one_of([of_struct(kind) for kind in FROM_BRIDGE])
 )
 reports = st.one_of([of_struct(kind) for kind in (ev.LLMCalled, ev.ToolCalled, ev.ToolReturned)])

@@ -52,6 +52,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     `turn_id` is the number of a final text, from 1. `asked` are the controls from outside that the bridge has admitted
     and is to carry out; they count once it has. `ending` is the reason with which the session is about to end, since
     the command or control `ender` was given to the worker; the reply to `last_turn` comes to its end before that.
+    `put_off` is the session's own end, as (`ender`, `ending`), while the worker is given one from outside instead.
     `pauser` is the control that has paused the recording, as long as nobody knows whether it can be carried out.
     """
 
@@ -86,6 +87,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     ending: str | None = None
     ender: str = ""
     last_turn: int = 0
+    put_off: tuple[str, str] | None = None
     ended: ev.CallEnded | None = None
     ended_at: float = 0.0
     failed: bool = False
@@ -297,9 +299,14 @@ def _refused(state: SessionState, command: str, at: float) -> SessionState:
     """Go on as if it had not been asked for."""
     if command == state.pauser:
         state = replace(state, paused=False, pauser="")
-    if command == state.ender and state.ending is not None and state.ended is None:
-        return replace(state, ending=None, last_turn=0, quiet_since=at, silences=0)
-    return state
+    if state.ended is not None:
+        return state
+    if state.put_off is not None and command == state.put_off[0]:
+        return replace(state, put_off=None)
+    if command != state.ender or state.ending is None:
+        return state
+    ender, ending = state.put_off or (state.ender, None)
+    return replace(state, ending=ending, ender=ender, last_turn=0, put_off=None, quiet_since=at, silences=0)
 
 
 def _control_answered(state: SessionState, record: Record) -> SessionState:
@@ -341,7 +348,8 @@ def _ended_from_outside(state: SessionState, control_id: str, control: AnyContro
     if state.ended is not None or not ends_session(control):
         return state
     reason = (control.reason or "completed") if isinstance(control, EndSession) else "transferred"
-    return replace(state, ending=reason, ender=control_id, last_turn=0)
+    put_off = state.put_off or (None if state.ending is None else (state.ender, state.ending))
+    return replace(state, ending=reason, ender=control_id, last_turn=0, put_off=put_off)
 
 
 def _control_performed(state: SessionState, record: Record) -> SessionState:

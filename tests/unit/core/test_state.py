@@ -288,6 +288,18 @@ def test_an_end_from_outside_counts_once_the_worker_is_given_it(control: AnyCont
     assert not log.state.over
 
 
+@pytest.mark.parametrize("turn", [0, 1])
+def test_an_end_of_its_own_counts_again_once_one_from_outside_is_refused(turn: int) -> None:
+    log = CallLog()
+    log.bridge(ev.UserText(text="bye"))
+    log.owner(cmd.EndCall(reason="done", turn=turn))
+    log.bridge(ev.ControlAnswered(control="c", outcome="admitted", body=TO_A_NUMBER))
+    log.bridge(ev.CommandAcknowledged(command="c", verb="", outcome="claimed", owner_index=0))
+    assert (log.state.ending, log.state.over) == ("transferred", True)
+    log.bridge(ev.CommandAcknowledged(command="c", verb="transfer", outcome="refused", owner_index=0))
+    assert (log.state.ending, log.state.over) == ("done", True)
+
+
 def test_a_control_that_is_refused_is_as_if_it_had_not_been_asked() -> None:
     log = CallLog()
     log.bridge(ev.ControlAnswered(control="t", outcome="admitted", body=TakeOver(actor="ann")))

@@ -95,7 +95,7 @@ async def test_a_flood_of_phrases_is_said_in_order_and_the_call_goes_on() -> Non
 
         await ctx.session.run()
 
-    async with simulate_call(handle, settings=SessionSettings(hook_timeout_s=30)) as call:
+    async with simulate_call(handle, settings=SessionSettings(hook_timeout_s=30), timeout_s=30) as call:
         assert await call.user("hi") == "yes"
         assert call.said == tuple(str(number) for number in range(3_000))
 
