@@ -133,8 +133,7 @@ class Reception:
         pool, link = await self._pool(agent, until)
         refusal = await self._fullness.refusal(pool.agent)
         if refusal is not None:
-            full = "the event log is full" if refusal == "at_capacity" else "its agent has written more than its share"
-            raise LogUnavailable(full)
+            raise LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {refusal}")
         ask = Ask(guest.job.job_id, pool, until)
         place = await self._dispatcher.find(ask)
         if not isinstance(place, RunnerPlace):

@@ -11,13 +11,16 @@ import pytest
 from tests.unit.bridge.call_rig import FakeSocket, FakeWorker
 from tests.unit.bridge.test_jobs import SUBJECTS, Bench, until
 
+from unpod.errors import LogUnavailable
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
+from unpod_bridge.control import ControlLink
 from unpod_bridge.dispatch import Dispatcher
+from unpod_bridge.fleet import Pool
 from unpod_bridge.fullness import Fullness
 from unpod_bridge.placing import LineServices
 from unpod_bridge.porch import Porch
-from unpod_bridge.reception import Reception
+from unpod_bridge.reception import Guest, Reception
 from unpod_bridge.serving import Serving
 from unpod_bridge.sockets import Receiver
 from unpod_bridge.succession import Care
@@ -63,7 +66,7 @@ class Door:
             dispatcher=Dispatcher(log, SUBJECTS, "bridge-1"),
             services=services,
             care=cast("Care", None),
-            links=dict,
+            links=lambda: {Pool("agent-1"): cast("ControlLink", None)},
         )
 
     def comes(self, session: str = "session-1", job: str = "job-1") -> Visitor:
@@ -102,3 +105,9 @@ async def test_calls_without_ids_are_calls_of_their_own(door: Door) -> None:
     visitors = [door.comes("", ""), door.comes("", "")]
     await until(lambda: all(visitor.socket is not None for visitor in visitors))
     assert door.bench.jobs.calls == 2
+
+
+async def test_a_call_that_is_not_taken_says_why(door: Door) -> None:
+    door.bench.usage = 0.95
+    with pytest.raises(LogUnavailable, match="log_full"):
+        await door.reception.place(Guest(door.reception, "job-1", "session-1"), "agent-1")
