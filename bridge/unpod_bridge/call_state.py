@@ -111,11 +111,6 @@ class CallState:
     """What became of the newest commands, by their ids."""
 
     @property
-    def ending(self) -> str | None:
-        """The reason with which the call ends once the worker closes it as it was asked to; None where it was not."""
-        return None if self.leaving is None else reason_of(self.leaving)
-
-    @property
     def transferring(self) -> bool:
         """Whether the worker was sent a cold transfer, and may have refused it."""
         return self.leaving is not None and isinstance(self.leaving.command, cmd.Transfer)

@@ -52,8 +52,8 @@ class Filler:
         while self._served < self._heard and speech.spoke(self._served + 1):
             self._served += 1
             timers.pop(TIMER, None)
-        waits = self._served < self._heard and speech.open_key is None and call.up and call.ending is None
-        if not waits or not call.filler or "agent.filler" in call.verbs:
+        filler = call.filler and "agent.filler" not in call.verbs
+        if not (filler and self._served < self._heard and speech.open_key is None and call.up and call.leaving is None):
             timers.pop(TIMER, None)
         elif TIMER not in timers:
             timers[TIMER] = now + call.settings.filler_after_s

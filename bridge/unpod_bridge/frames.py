@@ -99,9 +99,10 @@ def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:  # noqa: PL
     event_type = str(body.__struct_config__.tag)
     if too_deep(data):
         return rejected(data, TOO_DEEP, event_type)
-    if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
-        return rejected(data, _NO_TEXT, event_type)
-    if figures.impossible(body):
+    if isinstance(body, ev.UserText):
+        if not body.text and b'"text"' not in data:
+            return rejected(data, _NO_TEXT, event_type)
+    elif figures.impossible(body):
         return _mended(data) or rejected(data, f"{event_type}: figures that cannot be", event_type)
     return Frame(event_type, body, data)
 

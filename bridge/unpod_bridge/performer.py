@@ -375,9 +375,10 @@ class Performer:
                 if owned is self._call.leaving:
                     read_transfer(self._call, now)
 
-    def heard(self, now: float) -> None:
-        """The caller has said something to the worker, which still has the call: a cold transfer was refused."""
-        if now > self._call.read_at + self._call.settings.transferred_s:
+    def heard(self, body: ev.CallerEvent, now: float) -> None:
+        """Where the caller says something to the worker, that still has the call: a cold transfer was refused."""
+        said = isinstance(body, ev.UserText) and body.is_final
+        if said and now > self._call.read_at + self._call.settings.transferred_s:
             self.not_transferred(now)
 
     def not_transferred(self, now: float) -> None:

@@ -213,13 +213,8 @@ class Relay:
         """Take one frame of the worker."""
         body = frame.body
         if self.phase in ("open", "leaving"):
-            if (
-                isinstance(body, ev.UserText)
-                and body.is_final
-                and self._call.leaving is not None
-                and self.phase == "open"
-            ):
-                self._performer.heard(now)
+            if self._call.leaving is not None and self.phase == "open":
+                self._performer.heard(body, now)
             if isinstance(body, (ev.HelloAcked, ev.CallStarted)):
                 frame = frames.rejected(frame.data, f"a second {frame.type} on one socket", frame.type)
             self._evt(frame, now)
@@ -355,7 +350,8 @@ class Relay:
         if self.phase == "over" or delta.epoch != call.epoch or not call.speech.offer(delta):
             return []
         if call.up:
-            call.write(call.speech.advance(self._performer.performed))
+            if written := call.speech.advance(self._performer.performed):  # not so where it is joined
+                call.write(written)
             if self._performer.waits or call.speech.waiting:
                 self._performer.pump(now)
             self._spoken(now)

@@ -72,4 +72,4 @@ class Vacancy:
 
     @property
     def _waits(self) -> bool:
-        return self._call.up and self._call.ending is None and self._filler.owed
+        return self._call.up and self._call.leaving is None and self._filler.owed

@@ -259,13 +259,13 @@ def _worker(session: SessionState, record: Record, turn: TurnMetrics) -> list[Va
     return [
         _value(session, record, instrument, figure / _MS, span="turn")
         for instrument, figure in figures
-        if figure is not None and is_stage_ms(figure)
+        if is_stage_ms(figure)
     ]
 
 
 def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
     values: list[Value] = []
-    if turn.llm_ttft_ms is not None and is_stage_ms(turn.llm_ttft_ms):  # of the worker, or else of the runner
+    if is_stage_ms(turn.llm_ttft_ms):  # of the worker, or else of the runner
         values.append(_value(session, record, instruments.TTFT, turn.llm_ttft_ms / _MS, span="turn"))
     if turn.interrupted:
         values.append(_value(session, record, instruments.INTERRUPTIONS, 1, span="turn"))

@@ -257,7 +257,7 @@ def _said(name: str, text: str | None) -> dict[str, Attribute]:
 
 
 def _seconds(figure_ms: float | None) -> float:
-    return figure_ms / _MS if figure_ms is not None and is_stage_ms(figure_ms) else 0.0
+    return figure_ms / _MS if is_stage_ms(figure_ms) else 0.0
 
 
 def _json(value: object) -> str:

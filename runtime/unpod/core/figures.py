@@ -8,7 +8,8 @@ sent contradicts that, its ids say nothing, and figures belong to the turn that 
 
 from __future__ import annotations
 
-from typing import Final
+from operator import attrgetter
+from typing import Final, TypeGuard
 
 from msgspec import Struct
 
@@ -20,28 +21,33 @@ MOST: Final = 1_000_000.0
 """Of turns, of model calls in one of them, and of US dollars for a call."""
 
 
-def _bounds(kind: type[Struct], *others: str) -> tuple[tuple[str, float], ...]:
-    stages = tuple((name, MOST_MS) for name in kind.__struct_fields__ if name.endswith("_ms"))
-    return (*stages, *((name, MOST) for name in others))
+def _bounds(kind: type[Struct], *others: str) -> dict[str, float]:
+    stages = {name: MOST_MS for name in kind.__struct_fields__ if name.endswith("_ms")}
+    return {**stages, **dict.fromkeys(others, MOST)}
 
 
-_BOUNDS: Final[dict[type[Struct], tuple[tuple[str, float], ...]]] = {
+_BOUNDS: Final[dict[type[Struct], dict[str, float]]] = {
     CallMetric: _bounds(CallMetric, "turns", "cost_usd_so_far"),
     TurnMetrics: _bounds(TurnMetrics, "llm_call_count"),
 }
+_FIGURES: Final = {kind: attrgetter(*bounds) for kind, bounds in _BOUNDS.items()}
 
 
 def impossible(body: Struct) -> list[str]:
     """Return the names of the worker's figures in a fact that cannot be: negative, or beyond all bounds."""
-    found: list[str] = []
-    for name, most in _BOUNDS.get(type(body), ()):
-        figure: float | None = getattr(body, name)
-        if figure is not None and not 0.0 <= figure <= most:
-            found.append(name)
-    return found
+    figures = _FIGURES.get(type(body))
+    if figures is None:
+        return []
+    for figure in figures(body):
+        if figure is not None and not 0.0 <= figure <= MOST:  # what is within the least bound is within each
+            break
+    else:
+        return []
+    bounds = _BOUNDS[type(body)].items()
+    return [name for name, most in bounds if not (getattr(body, name) is None or 0.0 <= getattr(body, name) <= most)]
 
 
-def is_stage_ms(figure: float | None) -> bool:
+def is_stage_ms(figure: float | None) -> TypeGuard[float]:
     """Whether a part of a turn can have taken so many milliseconds; None is no figure, and neither is what is none."""
     return figure is not None and 0.0 <= figure <= MOST_MS
 
