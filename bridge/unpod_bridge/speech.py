@@ -24,7 +24,11 @@ Key = tuple[int, int]
 _FRAME_CHARS: Final = 64 * 1024
 """Joined pieces leave in frames of at most this many characters."""
 _KEPT_CHARS: Final = 100_000
-"""Of what was spoken of a reply so much is known still, its end: a new owner is told in one record of the log."""
+"""Of what was spoken of the last reply so much is known still, its end: one record of the log tells a new owner."""
+_KEPT_EARLIER: Final = 20_000
+"""The same for each reply before it."""
+_KEPT_REPLIES: Final = 3
+"""Of so many replies what was spoken is known still: a turn may be over before its row is in the log."""
 _OVERHEAD: Final = 64
 """What a piece that waits costs beside its text, in bytes."""
 
@@ -52,16 +56,16 @@ class Open(Struct):
         """What is known of the text."""
         return "".join(self.text)
 
-    def forget(self) -> None:
+    def forget(self, kept: int) -> None:
         """Know no more of the text than its end."""
-        self.text = [self.known[-_KEPT_CHARS:]]
+        self.text = [self.known[-kept:]]
 
 
 class Speech:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
     __slots__ = (
-        "_held", "_held_size", "_joined", "_last", "_max_held", "_open", "closed", "finished", "private", "strange",
+        "_held", "_held_size", "_joined", "_max_held", "_open", "closed", "finished", "private", "replies", "strange",
     )  # fmt: skip
 
     def __init__(self, max_held: int) -> None:
@@ -70,7 +74,6 @@ class Speech:
         self._held_size = 0
         self._joined: list[str] = []
         self._open: Open | None = None
-        self._last: Open | None = None
         self.closed = 0
         """The last turn whose reply has been ended."""
         self.strange = 0
@@ -80,6 +83,8 @@ class Speech:
         """
         self.private = False
         """Whether what is handed over now is not to be kept."""
+        self.replies: list[Open] = []
+        """The replies that were spoken last, in order, the open one, too."""
         self.finished: list[ReplySpoken] = []
         """The last receipts of replies that have been ended; whoever stores them clears this."""
 
@@ -87,11 +92,6 @@ class Speech:
     def open_key(self) -> Key | None:
         """The reply that is open, or None."""
         return None if self._open is None else self._open.key
-
-    @property
-    def last(self) -> Open | None:
-        """The reply that was spoken last, open or not."""
-        return self._last
 
     @property
     def joined(self) -> bool:
@@ -126,9 +126,10 @@ class Speech:
         """
         self.closed, self.strange = closed, strange
         if reply is not None:
-            self._open = self._last = Open(
+            self._open = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
             )
+            self.replies = [self._open]
 
     @property
     def spoken(self) -> Spoken:
@@ -212,7 +213,7 @@ class Speech:
         current.chars += len(text)
         current.text.append(text)
         if current.chars > _KEPT_CHARS:
-            current.forget()
+            current.forget(_KEPT_CHARS)
         current.private = current.private or self.private
         return [frames.text_delta(text[at : at + _FRAME_CHARS]) for at in range(0, len(text), _FRAME_CHARS)]
 
@@ -308,7 +309,10 @@ class Speech:
     def _opened(self, key: Key) -> Open:
         current = self._open
         if current is None or current.key[0] != key[0]:
-            current = self._open = self._last = Open(key, untold=key[1] > 0)
+            if self.replies:
+                self.replies[-1].forget(_KEPT_EARLIER)
+            current = self._open = Open(key, untold=key[1] > 0)
+            self.replies = [*self.replies[1 - _KEPT_REPLIES :], current]
         elif current.key != key:
             current.key, current.taken, current.deltas, current.reported = key, 0, 0, 0
         return current

@@ -168,6 +168,7 @@ def owner_changed(owner: Owner, last_owner_index: int, legacy: Legacy, skip: str
         text=legacy.text,
         unsure_until=legacy.unsure_until,
         unended=legacy.unended,
+        earlier=legacy.earlier,
         unsettled=tuple(ev.UnsettledCommand(command, outcome) for command, outcome in newest.items()),
         skip=skip,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unpod.core import events as ev
 from unpod_bridge.call_state import CallState
 from unpod_bridge.outbox import Outbox
 from unpod_bridge.outputs import Fetch, Output, Owned
 from unpod_bridge.performer import Performer
+from unpod_bridge.speech import Open
 from unpod_bridge.vacancy import Vacancy
 
 
@@ -19,7 +21,7 @@ class Legacy(Struct, frozen=True, kw_only=True):
 
     `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept, or was
     said by another bridge; of the replies up to `unsure_until` that may have said more, and nobody knows. From the turn
-    `unended` on, ends of replies that are stored are not carried out.
+    `unended` on, ends of replies that are stored are not carried out. `earlier` are the replies before that one.
     """
 
     turn: int = 0
@@ -30,6 +32,7 @@ class Legacy(Struct, frozen=True, kw_only=True):
     unsure_until: int = 0
     private: bool = False
     unended: int = 0
+    earlier: tuple[ev.EarlierReply, ...] = ()
     unlogged: tuple[str, ...] = ()
     outcomes: dict[str, ev.CommandOutcome] = {}
 
@@ -116,22 +119,32 @@ class Tenure:
     @property
     def legacy(self) -> Legacy:
         """What a new owner has to know."""
-        speech, outcomes = self._call.speech, self._call.outcomes
-        reply, unlogged, unsure = speech.last, tuple(self._unlogged), speech.unsure_until
-        if reply is None or (unsure and reply.key[0] <= speech.closed):
-            turn = speech.closed + 1 if unsure else 0
-            unended = self._performer.unended
-            return Legacy(turn=turn, unsure_until=unsure, unended=unended, unlogged=unlogged, outcomes=outcomes)
-        private = reply.private or self._call.paused
-        return Legacy(
-            turn=reply.key[0],
-            part=reply.key[1],
-            deltas=reply.deltas,
-            chars=reply.chars,
-            text=None if private or reply.untold else reply.known,
+        speech, unsure = self._call.speech, self._call.speech.unsure_until
+        earlier = list(speech.replies)
+        last = earlier.pop() if earlier and not (unsure and earlier[-1].key[0] <= speech.closed) else None
+        told = Legacy(
+            turn=speech.closed + 1 if unsure else 0,
             unsure_until=unsure,
-            private=private,
             unended=self._performer.unended,
-            unlogged=unlogged,
-            outcomes=outcomes,
+            earlier=tuple(map(self._told, earlier)),
+            unlogged=tuple(self._unlogged),
+            outcomes=self._call.outcomes,
         )
+        if last is None:
+            return told
+        spoken, private = self._told(last), last.private or self._call.paused
+        return replace(
+            told,
+            turn=spoken.turn,
+            part=spoken.part,
+            deltas=last.deltas,
+            chars=spoken.chars,
+            text=None if private else spoken.text,
+            private=private,
+        )
+
+    def _told(self, reply: Open) -> ev.EarlierReply:
+        """Return what was spoken of a reply; of one that is over, the end of the text is better than nothing."""
+        known = None if reply.private or (reply.untold and reply.key[0] > self._call.speech.closed) else reply.known
+        turn, part = reply.key
+        return ev.EarlierReply(turn=turn, part=part, chars=reply.chars, text=known or None if reply.untold else known)

@@ -223,6 +223,15 @@ class UnsettledCommand(Struct, frozen=True, omit_defaults=True):
     outcome: CommandOutcome | Literal["none"]
 
 
+class EarlierReply(Struct, frozen=True, omit_defaults=True):
+    """What was spoken of a reply before the last one; `text` as in `OwnerChanged`."""
+
+    turn: int
+    part: int = 0
+    chars: int = 0
+    text: str | None = None
+
+
 class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     """A new owner's starting point.
 
@@ -235,6 +244,8 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
 
     From the turn `unended` on, ends of replies that are stored were not carried out, and will not be: pieces of them
     were missing. 0: there is none.
+
+    `earlier` are the replies before that one whose turns may not be completed in the log.
     """
 
     epoch: int
@@ -248,6 +259,7 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     text: str | None = None
     unsure_until: int = 0
     unended: int = 0
+    earlier: tuple[EarlierReply, ...] = ()
     unsettled: tuple[UnsettledCommand, ...] = ()
     skip: str = ""
     withheld: bool = False

@@ -164,7 +164,9 @@ def spoken_of(pending: PendingTurn, past: Past) -> ev.OwnerChanged:
         return ev.OwnerChanged(epoch=0)
     if takeover.turn == pending.number:
         return takeover
-    return ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until, unended=takeover.unended)
+    spoken = ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until, unended=takeover.unended)
+    earlier = next((reply for reply in takeover.earlier if reply.turn == pending.number), None)
+    return spoken if earlier is None else replace(spoken, part=earlier.part, chars=earlier.chars, text=earlier.text)
 
 
 def _part(pending: PendingTurn, spoken: ev.OwnerChanged) -> int:
@@ -180,7 +182,7 @@ def _is_begun(spoken: ev.OwnerChanged) -> bool:
 def _is_untold(spoken: ev.OwnerChanged, end: cmd.EndReply | None) -> bool:
     """Whether something of a reply was spoken, or may have been, and nobody knows its words; of a long one, not all."""
     if spoken.text is not None:
-        return len(spoken.text) < spoken.chars
+        return len(spoken.text) < max(spoken.chars, 0 if end is None else end.chars)
     return _is_begun(spoken) if end is None else end.chars > 0 or end.part > 0
 
 

@@ -24,7 +24,7 @@ _STRIP: dict[type[object], dict[str, object]] = {
     ev.ToolCalled: {"arguments": None},
     ev.ToolReturned: {"result": None},
     ev.StepCompleted: {"value": None, "error": None},
-    ev.OwnerChanged: {"text": None},
+    ev.OwnerChanged: {"text": None, "earlier": ()},
     cmd.Say: {"text": None},
     cmd.SetFiller: {"text": None},
 }

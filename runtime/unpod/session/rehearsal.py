@@ -51,8 +51,9 @@ class Rehearsal:
         self._length = len(past.prefix) + len(past.records)
         self._trace = Trace(driver.state, past.records)
         self._texts = dict(self._trace.texts)
-        if past.takeover is not None and past.takeover.text:
-            self._texts.setdefault(past.takeover.turn, past.takeover.text)
+        if (takeover := past.takeover) is not None:
+            told = {takeover.turn: takeover.text, **{reply.turn: reply.text for reply in takeover.earlier}}
+            self._texts = {**{turn: text for turn, text in told.items() if text}, **self._texts}
         self._pending: list[Record] = []
         self._opened: set[int] = set()
         self._scopes = [driver.main]

@@ -207,6 +207,9 @@ def the_fold_is_what_was_heard(seen: Harmed) -> Iterator[str]:
             until = ours.done_at or math.inf
             drops = sum(ours.asked_at - 0.1 <= down <= until + 1.0 for down in seen.caller.downs)
             bound = drops * _unsure_words(seen.harmed_s(ours.asked_at - 1.0, until, NATS, ROUTE, RUNNER))
+        if turn.heard_text is None and min(len(seen.holders(BRIDGE)), len(seen.holders(RUNNER))) > 1:
+            seen.excepted.note("words unknown to a row since both were lost", 1, f"{seen.name}, {ours.question.name}")
+            unsure = True
         if unsure or ours.question.name in seen.talk.interrupted:
             bound = ours.length
         for what, words in (("marked, and never heard", logged - heard), ("heard, and not marked", heard - logged)):

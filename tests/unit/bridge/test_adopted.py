@@ -373,6 +373,16 @@ def test_a_new_owner_hears_how_far_a_reply_was_spoken_and_that_nobody_knows_the_
     assert not legacy.private
 
 
+def test_of_a_reply_that_is_over_a_new_owner_hears_what_was_said_here() -> None:
+    wire = go_on(spoken_until(2, 4))
+    wire.back()
+    wire.speaks(1, 3, "rest "), wire.flush()
+    assert wire.relay.owner.legacy.text is None  # it may be gone on with: half of it is not enough for that
+    wire.ends(1, 3)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.chars, legacy.text) == (1, 9, "rest ")
+
+
 def test_a_new_owner_must_not_begin_a_reply_that_may_have_been_begun() -> None:
     book = Book()
     book.bridge(ev.UserText(text="hi"))

@@ -125,6 +125,31 @@ def test_of_a_reply_that_is_ended_and_has_not_begun_here_the_next_owner_is_told(
     assert wire.relay.owner.legacy.unended == 2
 
 
+def test_what_earlier_replies_have_said_is_told_too() -> None:
+    """Their turns may be over and not completed in the log, and the next has begun: the text is known here only."""
+    wire = Wire().up()
+    for turn in (1, 2, 3):
+        wire.speaks(turn, 1, f"all of {turn}", after=turn - 1), wire.ends(turn, 1)
+    wire.speaks(4, 1, "a", after=3)
+    inherit(wire, stored(cmd.EndReply(turn=3, deltas=1), first=3), 3)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.text) == (4, "a")
+    assert legacy.earlier == tuple(ev.EarlierReply(turn=turn, chars=8, text=f"all of {turn}") for turn in (2, 3))
+    assert owner_changed(Owner("r", 9, 1), 3, legacy).earlier == legacy.earlier
+
+
+def test_of_an_earlier_reply_that_was_not_to_be_kept_no_text_is_told() -> None:
+    wire = Wire().up()
+    wire.does(cmd.PauseRecording())
+    wire.speaks(1, 1, "4111", after=1), wire.ends(1, 1)
+    wire.does(cmd.ResumeRecording())
+    wire.speaks(2, 1, "a", after=3)
+    inherit(wire, [], 3)
+    legacy = wire.relay.owner.legacy
+    assert (legacy.turn, legacy.text) == (2, "a")
+    assert legacy.earlier == (ev.EarlierReply(turn=1, chars=4),)
+
+
 def test_after_a_barge_in_nothing_more_of_that_reply_is_spoken() -> None:
     wire = Wire().up()
     wire.speaks(1, 1, "a")

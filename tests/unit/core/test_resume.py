@@ -53,6 +53,14 @@ def test_a_reply_may_have_been_begun_wherever_the_record_is_unsure_of_it(
     assert spoken.text == begins.get("text")
 
 
+def test_an_earlier_reply_that_is_not_completed_keeps_its_text() -> None:
+    """Its owner died before it had stored the turn's row, and another reply has begun."""
+    earlier = (ev.EarlierReply(turn=2, part=1, chars=5, text="whole"),)
+    log, past = taken_over(turn=3, chars=1, text="a", earlier=earlier)
+    spoken = spoken_of(log.state.queue[0], past)
+    assert (spoken.turn, spoken.part, spoken.chars, spoken.text) == (2, 1, 5, "whole")
+
+
 def cut_by_nobody(**begins: object) -> tuple[cmd.EndReply | None, Turn]:
     """Return the end of a reply as its fold has it, and the open turn of a new owner, whose brain can go on."""
     log = CallLog()
@@ -78,4 +86,10 @@ def test_a_reply_whose_end_was_not_carried_out_goes_on() -> None:
 def test_a_reply_whose_end_was_carried_out_is_over() -> None:
     end, turn = cut_by_nobody(turn=1, deltas=2, chars=4, text="one ")
     assert end is not None
-    assert turn.phase == "ended"
+    assert (turn.phase, turn.untold) == ("ended", True)
+
+
+def test_of_a_reply_that_is_over_its_end_is_kept_where_nobody_knows_more() -> None:
+    """Another bridge has said the beginning."""
+    _, turn = cut_by_nobody(turn=1, chars=8, text="word")
+    assert (turn.phase, turn.sent, turn.untold) == ("ended", "word", True)
