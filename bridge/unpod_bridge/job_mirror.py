@@ -151,6 +151,8 @@ class JobMirror(Generic[T]):
                     found[change.key] = Kept(record, change.revision)
                 elif change.stays and len(markers) < _MOST_TIDIED:
                     markers.append(change)
+            for key in [key for key, kept in self._records.items() if key not in found and kept.revision > newest]:
+                await self.correct(key)  # the replica lags, or it is over, and its marker is gone as well
         except BaseException:
             self._whole = True
             raise

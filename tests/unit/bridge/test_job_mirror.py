@@ -139,6 +139,15 @@ async def test_after_a_lost_connection_all_is_read_again(world: World) -> None:
     assert world.heard[-2:] == [("a", None), ("b", "3")]
 
 
+async def test_what_is_over_is_forgotten_though_its_marker_is_gone(world: World) -> None:
+    revision = await world.theirs.create("d", b"1")
+    await world.until(lambda: world.mirror.get("d"))
+    broker = world.log.broker
+    del broker._newest[broker.records[revision - 1].subject], broker.records[revision - 1 :]  # the newest of all
+    world.mirror.reload()
+    await world.until(lambda: world.known() == {"a": "1"})
+
+
 async def test_what_we_know_is_not_taken_back_by_a_replica_that_lags(world: World) -> None:
     revision = await world.theirs.create("d", b"1")
     await world.until(lambda: world.mirror.get("d"))
