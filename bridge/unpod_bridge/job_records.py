@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 PAUSE_S = 0.2
 """How long after an answer that settles nothing a record is written again."""
+MOST_WAITING = 1_000
+"""For how many claims the store may owe an answer: each is asked about until there is one."""
 
 
 class JobRecord(Struct, frozen=True, kw_only=True):
@@ -114,8 +116,11 @@ class Claim:
 class Records:
     """The job store as one bridge uses it; `alive` tells whether another bridge is."""
 
-    def __init__(self, store: JobStore, bridge_id: str, alive: Callable[[str], bool]) -> None:
+    def __init__(
+        self, store: JobStore, bridge_id: str, alive: Callable[[str], bool], *, most_waiting: int = MOST_WAITING
+    ) -> None:
         self._store = store
+        self._most_waiting = most_waiting
         self._mirror = JobMirror(store, _read)
         self._bridge_id = bridge_id
         self._alive = alive
@@ -163,6 +168,8 @@ class Records:
 
         Who waits for it no longer need not care: what is stored after all is taken back.
         """
+        if len(self._tasks) >= self._most_waiting:
+            raise LogUnavailable("the job store owes too many answers")
         claiming = self._spawn(self._claim(record))
         try:
             return await asyncio.shield(claiming)

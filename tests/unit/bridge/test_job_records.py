@@ -183,6 +183,22 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_taken_back() -> None:
     assert store.entry is None
 
 
+async def test_a_store_that_stays_away_does_not_gather_claims_without_end() -> None:
+    store = Store()
+    store.refuses = LogUnavailable("no answer")
+    ours = Records(store, "bridge-1", lambda _: False, most_waiting=2)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await ours.claim(RECORD)
+    with pytest.raises(LogUnavailable, match="too many answers"):
+        await ours.claim(RECORD)
+    store.refuses = None
+    async with asyncio.timeout(5):
+        while ours._tasks:  # noqa: ASYNC110 - what was asked is answered, and taken back
+            await asyncio.sleep(0.001)
+    assert await ours.claim(RECORD) is not None
+
+
 async def test_somebody_who_was_quicker_has_it() -> None:
     store = Store(b"another's")
     assert await records(store).take(Kept(RECORD, 0)) is None
