@@ -99,11 +99,10 @@ def read_frame(data: bytes | str, *, binary: bool = False) -> Frame:  # noqa: PL
     event_type = str(body.__struct_config__.tag)
     if too_deep(data):
         return rejected(data, TOO_DEEP, event_type)
-    if isinstance(body, ev.UserText):
-        if not body.text and b'"text"' not in data:
-            return rejected(data, _NO_TEXT, event_type)
-    elif figures.impossible(body):
-        return _mended(data) or rejected(data, f"{event_type}: figures that cannot be", event_type)
+    if isinstance(body, ev.UserText) and not body.text and b'"text"' not in data:
+        return rejected(data, _NO_TEXT, event_type)
+    if body.flaws or body.as_sent or figures.impossible(body):
+        return _mended(data) or rejected(data, f"{event_type}: what it says cannot be", event_type)
     return Frame(event_type, body, data)
 
 
@@ -169,6 +168,9 @@ def _mended(data: bytes) -> Frame | None:
         return None
     if event_type not in _TAGS:
         return _unknown(event_type, found, tuple(flaws), as_sent)
+    for ours in ("flaws", "as_sent"):  # they are told in logs, and quote nothing
+        if found.pop(ours, None):
+            flaws[f"{ours} is not a worker's field"] = None
     while wrong := _wrong(found):
         field, flaw = wrong
         # Of a text or a call without its own field nothing is left; what a worker can do is not to be guessed.

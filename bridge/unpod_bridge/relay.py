@@ -360,7 +360,8 @@ class Relay:
     def on_spoken(self, spoken: Spoken) -> list[Output]:
         """Take the last word of a bridge that has lost this call's line to us: it has let go of its socket."""
         call = self._call
-        if call.unmet and self.phase != "over":
+        most = call.speech.closed + call.settings.max_waiting  # no bridge has ended more replies than may wait
+        if call.unmet and self.phase != "over" and spoken.closed <= most:
             call.speech.went_on(spoken)
             call.out.extend(Store("ack", fact) for fact in call.speech.finished)
             call.speech.finished.clear()

@@ -351,6 +351,7 @@ def test_what_the_former_bridge_says_itself_that_it_has_spoken_is_not_said_again
     wire.speaks(1, 3, "", after=0), wire.speaks(1, 4, "four", after=0)
     for number in range(1, 5):
         wire.speaks(2, number, f"<{number}>", after=1)
+    assert not wire.relay.on_spoken(Spoken(10**12))  # no bridge says that
     out = wire.feed(wire.relay.on_spoken(Spoken(1, 2, 0, 3, 9)))  # it lived, and nobody heard of it
     assert [(fact.turn, fact.ended) for fact in facts(out) if isinstance(fact, ev.ReplySpoken)] == [(1, True)]
     wire.back()

@@ -211,6 +211,13 @@ def test_a_frame_with_flaws_counts_for_the_rest(data: bytes, body: ev.WorkerFact
     assert flawed(data) == msgspec.structs.replace(body, flaws=flaws, as_sent=as_sent)
 
 
+@pytest.mark.parametrize(("name", "value"), [("flaws", ["a secret"]), ("as_sent", "a secret"), ("flaws", "a secret")])
+def test_what_was_wrong_with_a_frame_is_not_for_its_sender_to_say(name: str, value: object) -> None:
+    data = msgspec.json.encode({"event": "user.text", "text": "hi", name: value})
+    flaws = (f"{name} is not a worker's field",)
+    assert flawed(data) == ev.UserText(text="hi", flaws=flaws, as_sent=data.decode())
+
+
 def test_a_frame_of_another_type_with_flaws_is_kept_with_them() -> None:
     data = b'{"event":"wave","x":[NaN,"a"]}'
     assert flawed(data) == ev.FrameUnknown(
