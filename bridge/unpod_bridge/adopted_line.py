@@ -163,6 +163,7 @@ class AdoptedLine(CallLine):
     async def _read(self, subjects: CallSubjects, until_seq: int) -> tuple[CallLog, Chart]:
         services = self._services
         log, chart = CallLog(services.subjects, subjects, self._predecessor.session_id), Chart(services.horizon)
+        self._found = 0  # a former try may have come to nothing
         async for message in services.log.read(subjects.all, until_seq=until_seq):
             log.take(message)
             self._found += OVERHEAD + len(message.data)

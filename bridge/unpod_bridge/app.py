@@ -215,8 +215,7 @@ class Bridge:
             front.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
-            watching.cancel()
-            await self._end(keeping, hearing, subscriptions)
+            await self._end({keeping, watching, hearing}, subscriptions)
         return 1 if self._failed.is_set() or stop.now.is_set() else 0
 
     async def _drain(self) -> None:
@@ -238,18 +237,16 @@ class Bridge:
         if self._runs:
             await asyncio.wait(tuple(self._runs.values()))
 
-    async def _end(
-        self, keeping: asyncio.Task[None], hearing: asyncio.Task[None], subscriptions: Sequence[Subscription]
-    ) -> None:
-        keeping.cancel()
-        hearing.cancel()
+    async def _end(self, tasks: set[asyncio.Task[None]], subscriptions: Sequence[Subscription]) -> None:
+        for task in tasks:
+            task.cancel()
         await self._jobs.leave(LEAVE_S)
         await self._jobs.abandon(ABANDON_S)
         if self._reception is not None:
             await self._reception.close()
         for run in self._runs.values():
             run.cancel()
-        await asyncio.wait({keeping, hearing, *self._runs.values()}, timeout=ABANDON_S)
+        await asyncio.wait({*tasks, *self._runs.values()}, timeout=ABANDON_S)
         await self._community.close()
         await self._records.close()
         self._announce(gone=True)

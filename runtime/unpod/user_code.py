@@ -53,6 +53,7 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, name: str) -> T:
         TimedOut: it has not returned within `seconds`.
     """
     task = asyncio.get_running_loop().create_task(_outcome(work), name=name)
+    task.add_done_callback(lambda _: work.close())  # one that is cancelled before it began is never awaited
     if (parent := asyncio.current_task()) is not None and (owner := owners.get(parent)) is not None:
         owners[task] = owner
     try:

@@ -146,8 +146,8 @@ class PulseThread:
             subscription = await nats.subscribe(self._subject, lambda message: self._on_ping(nats, message))
             lost: asyncio.Future[LogUnavailable] = asyncio.get_running_loop().create_future()
             nats.on_given_up(lost.set_result)
-            self._started.set()
             nats.on_given_up(lambda _: stop.set())
+            self._started.set()
             await stop.wait()
             if lost.done():
                 raise lost.result()
