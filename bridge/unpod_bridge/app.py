@@ -124,7 +124,12 @@ class Bridge:
             dialer=porch,
             steadiness=self._steadiness,
         )
-        self._dispatcher = Dispatcher(nats, self._subjects, self.bridge_id)
+        self._dispatcher = Dispatcher(
+            nats,
+            self._subjects,
+            self.bridge_id,
+            unheard=lambda pool: self._fleet.standings().get(pool, Standing()).closed_for,
+        )
         self._owners = Owners(nats, self._services, self._dispatcher, self._on_dead)
         self._departures = Departures(config.system, self._on_departed)
         peers = Peers(self._loop.time(), self.bridge_id)

@@ -234,12 +234,15 @@ class Queue:
 
 
 class Dispatcher:
-    """Asks the runners."""
+    """Asks the runners; `unheard` says why nobody of a pool listens: those without room or permits do not."""
 
-    def __init__(self, bus: Bus, subjects: Subjects, bridge_id: str) -> None:
+    def __init__(
+        self, bus: Bus, subjects: Subjects, bridge_id: str, unheard: Callable[[Pool], Reason] = lambda _: "at_capacity"
+    ) -> None:
         self.bus = bus
         self.subjects = subjects
         self.bridge_id = bridge_id
+        self._unheard = unheard
         self._resuming: Counter[Pool] = Counter()
         self._turns: dict[Pool, asyncio.Semaphore] = {}
         self._change = asyncio.Event()
@@ -274,7 +277,7 @@ class Dispatcher:
                 if found == "later":
                     await _until(change, min(random.uniform(*PAUSE_S), ask.until - loop.time()))  # noqa: S311 - spreads load
                 if loop.time() >= ask.until:
-                    return _reason(heard)
+                    return _reason(heard) if heard else self._unheard(ask.pool)
                 change = self._change
                 found = await self._try(ask, heard)
                 if isinstance(found, RunnerPlace):

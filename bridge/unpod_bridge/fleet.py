@@ -37,17 +37,20 @@ class Standing:
     """What the runners of a pool amount to.
 
     The places that a draining runner still fills count as capacity, since its calls count as active jobs: what is left
-    between the two numbers is the room.
+    between the two numbers is the room. `held_back` are those of the serving that have room, and no permit for a call.
     """
 
     capacity: int = 0
     serving: int = 0
     draining: int = 0
+    held_back: int = 0
 
     @property
     def closed_for(self) -> Reason:
-        """Why a job would be refused without asking anybody."""
-        return "draining" if self.draining and not self.serving else "at_capacity"
+        """Why a job is refused without asking anybody, or where nobody hears the question."""
+        if self.draining and not self.serving:
+            return "draining"
+        return "rate_limited" if self.held_back else "at_capacity"
 
 
 def share(standing: Standing, bridge: str, others: Iterable[str]) -> Standing:
@@ -105,9 +108,14 @@ class Fleet:
             sum_ = found.get(pool, Standing())
             if said.draining:
                 filled = max(min(said.in_flight, said.capacity), 0)
-                found[pool] = Standing(sum_.capacity + filled, sum_.serving, sum_.draining + 1)
+                found[pool] = replace(sum_, capacity=sum_.capacity + filled, draining=sum_.draining + 1)
             else:
-                found[pool] = Standing(sum_.capacity + max(said.capacity, 0), sum_.serving + 1, sum_.draining)
+                found[pool] = replace(
+                    sum_,
+                    capacity=sum_.capacity + max(said.capacity, 0),
+                    serving=sum_.serving + 1,
+                    held_back=sum_.held_back + said.held_back,
+                )
         return found
 
 

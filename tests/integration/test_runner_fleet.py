@@ -108,13 +108,17 @@ async def test_a_call_that_never_came_about_fires_no_hook_and_frees_its_place(
 async def test_permits_limit_how_fast_calls_are_taken(tmp_path: Path, orchestrator: LocalOrchestrator) -> None:
     async with (
         fleet(tmp_path, orchestrator) as url,
-        running(joined(url, permits_per_minute=2)),
+        running(joined(url, max_sessions=2, permits_per_minute=0.1)) as runner,
     ):
         await orchestrator.wait_for_worker(AGENT, 10)
-        for _ in range(2):
-            await orchestrator.place_call(AGENT)
-        with pytest.raises(CallRefused):
+        for number in range(2):  # what it has room for passes at once
+            call = await orchestrator.place_call(AGENT)
+            await talks(call)
+            await call.hang_up()
+            await counted(runner, number + 1)
+        with pytest.raises(CallRefused) as refused:
             await orchestrator.place_call(AGENT, deadline_ms=400)
+        assert refused.value.reasons == ("rate_limited",) * 3
 
 
 async def test_dev_mode_registers_in_a_pool_of_its_own(tmp_path: Path, orchestrator: LocalOrchestrator) -> None:

@@ -38,7 +38,10 @@ PROBATION_S: Final = 2.0
 
 
 class RunnerAnnounced(Struct, frozen=True, kw_only=True):
-    """A runner says that it is there: at its start, at each change, and each second."""
+    """A runner says that it is there: at its start, at each change, and each second.
+
+    `held_back`: it has a place for a new call, and no permit yet.
+    """
 
     runner: str
     agent: str
@@ -47,6 +50,7 @@ class RunnerAnnounced(Struct, frozen=True, kw_only=True):
     queued: int = 0
     dev: bool = False
     draining: bool = False
+    held_back: bool = False
     gone: bool = False
     version: str = ""
 

@@ -4,10 +4,10 @@ A place goes through `offered` (we have answered `taken`, and wait for the bridg
 our promise) and `running`. All three count: there are never more than `limit`. A place whose bridge has fallen silent
 is forgotten, after a second where it was offered, after `HELD_S` where it was held.
 
-Permits are a token bucket: it is full at the start, holds `per_minute` permits (so that many calls may come at once),
-and refills evenly. A permit is spent when the bridge confirms the place. Until then it is set aside *inside* the
-bucket, so in any span of time no more are spent than the bucket holds plus what flows in during it. `per_minute` None
-is no limit, 0 lets nothing through.
+Permits are a token bucket: it is full at the start, holds `per_minute` permits, or as many as there are places where
+those are more (so a runner that was idle may be filled at once), and refills evenly. A permit is spent when the bridge
+confirms the place. Until then it is set aside *inside* the bucket, so in any span of time no more are spent than the
+bucket holds plus what flows in during it. `per_minute` None is no limit, 0 lets nothing through.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Started = Literal["begin", "again", "unknown"]
 
 
 class Permits:
-    """A token bucket in which permits can be set aside before they are spent."""
+    """A token bucket in which permits can be set aside before they are spent; `burst` is what it holds at least."""
 
-    def __init__(self, per_minute: float | None, now: float) -> None:
+    def __init__(self, per_minute: float | None, now: float, burst: int = 1) -> None:
         self._rate = None if per_minute is None else per_minute / 60
-        self._size = 0.0 if not per_minute else max(1.0, per_minute)
+        self._size = 0.0 if not per_minute else max(1.0, per_minute, burst)
         self._level = self._size
         self._aside = 0
         self._at = now
@@ -99,7 +99,7 @@ class Capacity:
 
     def __init__(self, limit: int, per_minute: float | None, now: float) -> None:
         self.limit = limit
-        self._permits = Permits(per_minute, now)
+        self._permits = Permits(per_minute, now, limit)
         self._waiting: dict[str, _Place] = {}
         self._running: dict[str, int] = {}
         self._finished: OrderedDict[str, int] = OrderedDict()
@@ -125,6 +125,10 @@ class Capacity:
     def room(self, now: float) -> bool:
         """Whether a new call could be taken now."""
         return self.has_place and self._permits.available(now)
+
+    def held_back(self, now: float) -> bool:
+        """Whether a new call would have a place, and no permit."""
+        return self.has_place and not self._permits.available(now)
 
     def next_change_in(self, now: float) -> float | None:
         """Return the seconds until time alone changes something: a place is forgotten, a permit flows in; else None."""

@@ -71,6 +71,7 @@ class Dispatch:
         self._loop: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._told_of_permits = False
         self.draining = False
 
     @property
@@ -140,9 +141,19 @@ class Dispatch:
         """New calls need a place and a permit, a call that another runner had needs a place."""
         async with self._listening:
             new = not self.draining and self._capacity.room(self._clock.now())
+            self._tell_of_permits()
             self._offers = await self._listen(self._offers, self._offers_on, wanted=new)
             resumed = not self.draining and self._capacity.has_place
             self._resumes = await self._listen(self._resumes, self._resumes_on, wanted=resumed)
+
+    def _tell_of_permits(self) -> None:
+        if self._told_of_permits or self.draining or not self._capacity.held_back(self._clock.now()):
+            return
+        self._told_of_permits = True
+        logger.warning(
+            "there is room, and new calls are refused: AgentRunner(permits_per_minute=...) limits how many may begin "
+            "in a minute; None is no limit (this is said once)"
+        )
 
     async def _listen(self, current: Subscription | None, subject: str, *, wanted: bool) -> Subscription | None:
         if wanted and current is None:

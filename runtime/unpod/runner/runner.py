@@ -74,10 +74,10 @@ class AgentRunner:
     is a whole system: it starts a NATS server (data under `data_dir`, `UNPOD_DATA_DIR`, else `.unpod`) and a bridge,
     which registers with `api_key` (else `UNPOD_API_KEY`) at `base_url` (else `UNPOD_ORCHESTRATOR_URL`).
 
-    `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is a token bucket of that size; None is no
-    limit, and 0 takes no call. `silence_timeout_s` and `max_call_duration_s` hold for each session (None: none);
-    `hook_timeout_s` is how long a call waits for the hooks of one event (None: 10 for `call_start` and `user_turn`, 1
-    for the others). Times in seconds.
+    `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is how many new calls may begin in a minute,
+    but a runner that was idle may be filled at once; None is no limit, and 0 takes no call. `silence_timeout_s` and
+    `max_call_duration_s` hold for each session (None: none); `hook_timeout_s` is how long a call waits for the hooks of
+    one event (None: 10 for `call_start` and `user_turn`, 1 for the others). Times in seconds.
 
     `drain` says what SIGTERM does to calls in progress: `wait` for their end for `drain_timeout_s` and hand the rest
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another

@@ -200,6 +200,7 @@ class Service:
             queued=self._bridges.queued(self._ground.clock.now()),
             dev=self.plan.dev,
             draining=self._dispatch.draining,
+            held_back=self._capacity.held_back(self._ground.clock.now()),
             gone=gone,
             version=self.plan.version,
         )

@@ -171,6 +171,11 @@ async def test_nobody_there(dispatcher: Dispatcher) -> None:
     assert 0.1 <= asyncio.get_running_loop().time() - began < 5.0
 
 
+async def test_who_has_no_permits_does_not_listen_and_the_reason_is_told_all_the_same(broker: MemoryBroker) -> None:
+    dispatcher = Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", unheard=lambda _: "rate_limited")
+    assert await dispatcher.find(ask(0.1)) == "rate_limited"
+
+
 async def test_a_deadline_that_is_over_asks_nobody(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
     runner = await Runner(broker).listen()
     assert await dispatcher.find(ask(-1)) == "at_capacity"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from unpod.core.fleet import RunnerAnnounced
 from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, share
 
@@ -75,6 +77,15 @@ def test_the_places_that_a_draining_runner_fills_still_count() -> None:
     fleet.hear(said("r2", capacity=6), 0.0)
     assert fleet.standings() == {AGENT: Standing(10, serving=1, draining=1)}
     assert fleet.standings()[AGENT].closed_for == "at_capacity"
+
+
+def test_runners_with_room_and_no_permits_are_told_from_full_ones() -> None:
+    fleet = Fleet()
+    fleet.hear(said("r1", in_flight=10), 0.0)
+    assert fleet.standings()[AGENT].closed_for == "at_capacity"
+    fleet.hear(replace(said("r2"), held_back=True), 0.0)
+    assert fleet.standings() == {AGENT: Standing(20, serving=2, held_back=1)}
+    assert fleet.standings()[AGENT].closed_for == "rate_limited"
 
 
 def test_numbers_that_make_no_sense() -> None:

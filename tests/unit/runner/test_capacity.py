@@ -111,14 +111,27 @@ def test_a_bucket_starts_full_and_refills_evenly() -> None:
 
 
 def test_a_permit_that_was_not_needed_comes_back() -> None:
-    capacity = Capacity(5, 1, 0.0)
+    capacity = Capacity(1, 1, 0.0)
     assert capacity.offer("a", 0.0) == "taken"
-    assert capacity.offer("b", 0.0) == "rate_limited"
     capacity.release("a")
     assert capacity.offer("b", 0.0) == "taken"
     capacity.hold("b", 0.0)
     capacity.release("b")  # the call failed, but it was put through
     assert capacity.offer("c", 0.0) == "rate_limited"
+
+
+@given(limit=st.integers(1, 300), per_minute=st.integers(1, 300))
+def test_a_runner_that_was_idle_may_be_filled_at_once(limit: int, per_minute: int) -> None:
+    capacity = Capacity(limit, per_minute, 0.0)
+    for number in range(limit):
+        assert capacity.offer(f"{number}", 0.0) == "taken"
+        assert capacity.start(f"{number}", 1, 0.0) == "begin"
+    assert not capacity.held_back(0.0)  # it is full: no permit would help
+    for number in range(limit):
+        capacity.finish(f"{number}", 1)
+    left = sum(capacity.offer(f"{limit + number}", 0.0) == "taken" for number in range(limit))
+    assert left == min(limit, max(0, per_minute - limit))  # new calls are limited, whatever became of the others
+    assert capacity.held_back(0.0) == (left < limit)
 
 
 def test_a_call_that_another_runner_had_needs_no_permit() -> None:

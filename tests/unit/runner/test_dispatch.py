@@ -198,16 +198,19 @@ async def test_a_start_for_another_agent_or_an_unusable_session_is_refused() -> 
         await on.bridge.promised("job-2")
 
 
-async def test_permits_are_spent_and_flow_in_again() -> None:
-    async with stage(until_the_end, capacity=10, permits=2) as on:
+async def test_permits_are_spent_and_flow_in_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with stage(until_the_end, capacity=2, permits=2) as on:
         for job in ("job-1", "job-2"):
             await (await on.bridge.call(job)).end("hangup")
             await settle()
         assert await on.bridge.offer("job-3") is None
+        assert on.bridge.heard[-1].held_back
         await on.clock.advance(29)
         assert await on.bridge.offer("job-3") is None
         await on.clock.advance(1.5)
+        assert not on.bridge.heard[-1].held_back
         await on.bridge.promised("job-3")
+    assert caplog.text.count("permits_per_minute") == 1
 
 
 async def test_dev_runners_and_others_do_not_mix() -> None:
