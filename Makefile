@@ -18,7 +18,7 @@ IMAGE_LOCK := requirements/image.txt
 SUPERDIALOG_LOCK := requirements/superdialog.txt
 
 # All extras but superdialog, which holds back others: it has a lock and an environment of its own.
-EXTRAS := embedded dev fast anthropic langchain langgraph mcp openai prices consumers analytics
+EXTRAS := embedded dev fast anthropic langchain langgraph mcp openai prices dotenv consumers analytics
 
 # `make setup PYTHON=/path/to/python` takes that one; otherwise the first of these that is new enough and can make a venv.
 PYTHON ?=

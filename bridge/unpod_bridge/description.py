@@ -19,9 +19,11 @@ REGIONS: Final = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "GOOGLE_CLOUD_REGION",
+    "CLOUD_RUN_REGION",
     "FUNCTION_REGION",
     "FLY_REGION",
     "RAILWAY_REPLICA_REGION",
+    "RAILWAY_REGION",
     "REGION",
 )
 """Where platforms say in which region a process runs; the first that is set counts."""
@@ -35,6 +37,7 @@ CLOUDS: Final = (
     "K_SERVICE",  # Cloud Run
     "CLOUD_RUN_JOB",
     "GAE_SERVICE",
+    "GAE_ENV",
     "FLY_APP_NAME",
     "FLY_MACHINE_ID",
     "RAILWAY_ENVIRONMENT",
@@ -44,6 +47,9 @@ CLOUDS: Final = (
     "DYNO",  # Heroku
     "WEBSITE_INSTANCE_ID",  # Azure App Service
     "CONTAINER_APP_NAME",  # Azure Container Apps
+    "MODAL_TASK_ID",
+    "CEREBRIUM_DEPLOYMENT_ID",
+    "BASETEN_DEPLOYMENT_ID",
 )
 """Variables that only a platform sets."""
 

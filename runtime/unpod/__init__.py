@@ -5,6 +5,7 @@ The public names. Each is loaded at its first use, so `import unpod` costs nothi
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,8 @@ _HOMES = {
     "unpod.runner.stats": ("RunnerStats",),
     "unpod.session.session": ("MetricsTracker", "Session"),
 }
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library prints nothing that nobody asked for
+
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

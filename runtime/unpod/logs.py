@@ -1,7 +1,8 @@
 """Logging for those who ask for it: one handler on the `unpod` logger, and nothing secret in what it writes.
 
-The library itself adds no handler. Whoever has logging set up already does not need this, but should know that
-`redact_url` is applied where unpod logs a URL, and the rest of the redaction only by this handler.
+The library itself writes nothing: its own handler, of the package, is a `NullHandler`. Whoever has logging set up
+already does not need this, but should know that `redact_url` is applied where unpod logs a URL, and the rest of the
+redaction only by this handler.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from typing import TextIO
 from urllib.parse import unquote_plus
 
 from unpod.errors import ConfigurationError
@@ -40,8 +42,8 @@ _IN_TEXT = (
 )
 
 
-def enable_logging(level: str | int = "INFO") -> None:
-    """Write unpod's log to standard error from `level` on; called again, it only changes the level.
+def enable_logging(level: str | int = "INFO", stream: TextIO | None = None) -> None:
+    """Write unpod's log from `level` on, to `stream` or standard error; called again, it changes these two.
 
     Raises:
         ConfigurationError: there is no such level.
@@ -53,12 +55,18 @@ def enable_logging(level: str | int = "INFO") -> None:
     logger.setLevel(wanted)
     for handler in logger.handlers:
         if handler.get_name() == _MARK and isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
+            handler.setStream(stream or sys.stderr)
             return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.set_name(_MARK)
     handler.setFormatter(_RedactingFormatter(_FORMAT))
     logger.addHandler(handler)
+
+
+def is_set_up() -> bool:
+    """Return whether somebody reads unpod's log: a handler of the program's, or that of `enable_logging`."""
+    loggers = (logging.getLogger("unpod"), logging.getLogger())
+    return any(not isinstance(handler, logging.NullHandler) for logger in loggers for handler in logger.handlers)
 
 
 def redact_url(url: object) -> str:

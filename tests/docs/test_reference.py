@@ -189,7 +189,7 @@ def test_every_adapter_is_told_of() -> None:
     reports = {"ChatMessage", "LLMCall", "Pause", "Piece", "Rule", "ToolCall", "ToolResult"}
     assert set(adapters.__all__) - reports <= told
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) - {"analytics", "consumers", "dev", "embedded", "fast"} - told <= {"prices"}
+    assert set(extras) - {"analytics", "consumers", "dev", "dotenv", "embedded", "fast"} - told <= {"prices"}
 
 
 def test_what_a_simulated_call_can() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -25,7 +28,21 @@ def test_the_library_adds_no_handler_by_itself(logger: logging.Logger) -> None:
     import unpod.adapters  # noqa: PLC0415 - importing is what is tested
     import unpod.management  # noqa: F401, PLC0415
 
-    assert logger.handlers == []
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+
+
+def test_an_unconfigured_library_prints_nothing() -> None:
+    code = "import logging, unpod; logging.getLogger('unpod.area').error('a line')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_stream_of_the_users_own() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    for stream in (first, second):
+        enable_logging("INFO", stream)
+        logging.getLogger("unpod.area").info("token=secret")
+    assert first.getvalue().count("***") == second.getvalue().count("***") == 1
 
 
 def test_twice_logs_once(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +50,7 @@ def test_twice_logs_once(logger: logging.Logger, capsys: pytest.CaptureFixture[s
     enable_logging()
     logging.getLogger("unpod.area").info("a line")
     assert capsys.readouterr().err.count("a line") == 1
-    assert len(logger.handlers) == 1
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler, logging.StreamHandler]
 
 
 def test_a_handler_of_the_users_own_is_left_alone(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:

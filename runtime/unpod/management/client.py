@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal, Self
 
+from unpod.dot_env import environment
 from unpod.management.background import Background
 from unpod.management.blocking import BlockingSessions
 from unpod.management.fleet import Fleet, fleet_settings
@@ -39,14 +39,15 @@ class AsyncClient:
         actor: str = "",
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        fleet = None if nats_url is False else fleet_settings(os.environ, nats_url, actor)
+        variables = environment()
+        fleet = None if nats_url is False else fleet_settings(variables, nats_url, actor)
         self.sessions: Sessions
         self._way: Fleet | HttpTransport
         if fleet is not None:
             self._way = Fleet(fleet)
             self.sessions = FleetSessions(self._way)
         else:
-            settings = resolve(api_key, base_url, orchestrator_base_url, os.environ)
+            settings = resolve(api_key, base_url, orchestrator_base_url, variables)
             self._way = HttpTransport(settings.headers, timeout_s)
             self.sessions = RestSessions(self._way, settings)
 

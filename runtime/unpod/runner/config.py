@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
+from unpod.dot_env import environment as process_environment
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream.environment import NATS_VARIABLES, nats_options
 from unpod.jetstream.options import NatsOptions
@@ -63,7 +64,7 @@ def read_config(
     Raises:
         ConfigurationError: something is missing or cannot be used; nothing has been started.
     """
-    full = os.environ if environment is None else environment
+    full = process_environment() if environment is None else environment
     found = {name: value.strip() for name, value in full.items() if value.strip()}
     prefix = found.get("UNPOD_SUBJECT_PREFIX", DEFAULT_PREFIX)
     try:

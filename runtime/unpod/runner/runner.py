@@ -27,7 +27,7 @@ from unpod.jetstream.event_log import open_log
 from unpod.jetstream.options import NatsOptions
 from unpod.jetstream.rights import check_rights
 from unpod.jetstream.topology import embedded_topology, ensure, info
-from unpod.logs import enable_logging
+from unpod.logs import enable_logging, is_set_up
 from unpod.runner.calls import Inside
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
@@ -218,7 +218,8 @@ class AgentRunner:
     def start(self) -> None:
         """Run until SIGTERM or SIGINT, and drain; a second signal ends the process at once (status 128 + signal).
 
-        What stops it from running is told in one line on stderr, with exit status 1, or 2 where a setting is wrong.
+        Where the program has set up no logging, warnings go to stderr. What stops it from running is told in one line
+        on stderr, with exit status 1, or 2 where a setting is wrong.
 
         Raises:
             ConfigurationError: called within a running event loop.
@@ -252,8 +253,8 @@ class AgentRunner:
         if self._stop is not None:
             raise ConfigurationError(f"{self!r} runs already")
         config = self._configuration()
-        if config.log_level and self._owns_process:
-            enable_logging(config.log_level)
+        if self._owns_process and (config.log_level or not is_set_up()):
+            enable_logging(config.log_level or "WARNING")
         self._stop = stop = Stop()
         self._signals.clear()
         try:

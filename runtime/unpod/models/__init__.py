@@ -1,0 +1,1 @@
+"""Import paths of the Unpod SDK: see docs/reference/compatibility.md."""
