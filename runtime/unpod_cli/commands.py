@@ -277,16 +277,24 @@ def _moment(text: str | None) -> float:
 @click.option("--advertise", metavar="HOST", help="The host under which bridges reach it, where that is another.")
 @click.option("--port", type=_PORTS, default=9000, show_default=True, help="The port; 0 takes a free one.")
 @click.option("--key", default="sk_local", show_default=True, help="The API key that it accepts.")
+@click.option(
+    "--agent-secret",
+    metavar="TEXT",
+    envvar="UNPOD_AGENT_SECRET",
+    help="Signs the URLs of bridges that serve; else UNPOD_AGENT_SECRET.",
+)
 @click.option("--speed", type=_SPEEDS, default=1.0, show_default=True, help="How much faster than real speech is.")
 @_json
-def orchestrator(*, host: str, advertise: str | None, port: int, key: str, speed: float, as_json: bool) -> None:
+def orchestrator(
+    *, host: str, advertise: str | None, port: int, key: str, agent_secret: str | None, speed: float, as_json: bool
+) -> None:
     """Run the local orchestrator with its speech worker: the other side, for development.
 
     It prints the environment that points a runner at it, and serves until Ctrl-C. Calls are placed over HTTP.
     """
     with extras():
         from unpod_cli.orchestrator import serve  # noqa: PLC0415 - slow to import
-    serve(host=host, advertise=advertise, port=port, key=key, speed=speed, as_json=as_json)
+    serve(host=host, advertise=advertise, port=port, key=key, agent_secret=agent_secret, speed=speed, as_json=as_json)
 
 
 def _log_level() -> str:

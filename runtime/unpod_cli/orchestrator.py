@@ -15,7 +15,9 @@ from unpod_cli import loop
 from unpod_cli.failure import INTERRUPTED, TERMINATED, Failure
 
 
-def serve(*, host: str, advertise: str | None, port: int, key: str, speed: float, as_json: bool) -> None:
+def serve(
+    *, host: str, advertise: str | None, port: int, key: str, agent_secret: str | None, speed: float, as_json: bool
+) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:
@@ -25,6 +27,8 @@ def serve(*, host: str, advertise: str | None, port: int, key: str, speed: float
 
     def ready(orchestrator: LocalOrchestrator) -> None:
         environment = {"UNPOD_ORCHESTRATOR_URL": orchestrator.url, "UNPOD_API_KEY": key}
+        if agent_secret:
+            environment["UNPOD_AGENT_SECRET"] = agent_secret
         if as_json:
             click.echo(json.dumps({"port": orchestrator.port, "http_url": orchestrator.http_url, **environment}))
         else:
@@ -33,7 +37,15 @@ def serve(*, host: str, advertise: str | None, port: int, key: str, speed: float
 
     try:
         loop.run(
-            lambda: serve_forever(host, port, advertised_host=advertise, api_keys={key}, speed=speed, on_ready=ready)
+            lambda: serve_forever(
+                host,
+                port,
+                advertised_host=advertise,
+                api_keys={key},
+                agent_secret=agent_secret,
+                speed=speed,
+                on_ready=ready,
+            )
         )
     except OSError as error:
         raise Failure(_complaint(error, host, port)) from None

@@ -64,10 +64,11 @@ async def test_an_orchestrator_and_a_runner_that_is_pointed_at_it(tmp_path: Path
 
 
 async def test_an_orchestrator_for_programs_that_is_interrupted() -> None:
-    async with await Piped.start("orchestrator", "--port", "0", "--json") as orchestrator:
+    async with await Piped.start("orchestrator", "--port", "0", "--json", "--agent-secret", "hush") as orchestrator:
         shown = await orchestrator.until("}")
         told = json.loads(next(line for line in shown.splitlines() if line.startswith("{")))
         assert told["UNPOD_ORCHESTRATOR_URL"] == f"ws://127.0.0.1:{told['port']}"
+        assert told["UNPOD_AGENT_SECRET"] == "hush"
         orchestrator.process.send_signal(signal.SIGINT)
         done = await orchestrator.ended()
         assert done.status == 0

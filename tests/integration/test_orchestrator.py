@@ -735,13 +735,13 @@ async def test_calls_do_not_notice_a_lost_control_socket(orchestrator: LocalOrch
 
 
 async def test_keys_are_checked(orchestrator: LocalOrchestrator) -> None:
-    assert await upgrade_fails(orchestrator, "wrong") == 401
-    orchestrator.faults.refuse_key = "http_403"
-    assert await upgrade_fails(orchestrator, KEY) == 403
-    for fault, code in (("close_4001", 4001), ("close_1008", 1008)):
+    for fault, status in (("http_401", 401), ("http_403", 403)):
+        orchestrator.faults.refuse_key = fault  # type: ignore[assignment]
+        assert await upgrade_fails(orchestrator, KEY) == status
+    for fault, key, code in ((None, "wrong", 4001), ("close_4001", KEY, 4001), ("close_1008", KEY, 1008)):
         orchestrator.faults.refuse_key = fault  # type: ignore[assignment]
         control = await websockets.connect(
-            f"{orchestrator.url}/v1/internal/workers", additional_headers={"Authorization": f"Bearer {KEY}"}
+            f"{orchestrator.url}/v1/internal/workers", additional_headers={"Authorization": f"Bearer {key}"}
         )
         await control.wait_closed()
         assert control.close_code == code
@@ -786,8 +786,9 @@ async def test_sessions_can_be_listed_shown_and_ended(
         assert (shown["status"], shown["ended_at"], shown["end_reason"]) == ("active", None, None)
         assert [(line["role"], line["content"]) for line in shown["transcript"]] == [
             ("user", "hi"),
-            ("assistant", "You said: hi"),
+            ("agent", "You said: hi"),
         ]
+        assert isinstance(shown["duration_s"], int)
         assert [row["session_id"] for row in (await http.get("/platform/v1/sessions")).json()] == [call.session_id]
         ended = await http.post(f"/orchestrator/v1/sessions/{call.session_id}/end")
         assert ended.json()["session_id"] == call.session_id
@@ -829,6 +830,7 @@ async def test_rest_merges(orchestrator: LocalOrchestrator, http: httpx2.AsyncCl
         await primary.connected()
         await secondary.connected()
         body = {
+            "drop_participants": [{"participant_id": "agent"}, "nobody"],
             "primary_session_id": primary.session_id,
             "secondary_session_ids": [secondary.session_id, primary.session_id, "nobody"],
         }
@@ -837,6 +839,8 @@ async def test_rest_merges(orchestrator: LocalOrchestrator, http: httpx2.AsyncCl
         assert merged["outcomes"][0]["moved_participant_ids"] == ["caller"]
         assert (await secondary.ended()).reason == "transferred"
         assert primary.merged == [secondary.session_id]
+        assert "agent" not in primary.participants
+        assert (await http.post("/v1/sessions/merge", json={**body, "drop_participants": [{}]})).status_code == 422
         assert (await http.post("/v1/sessions/merge", json={**body, "secondary_session_ids": []})).status_code == 422
 
 
@@ -891,6 +895,8 @@ async def test_a_call_can_be_driven_from_another_process(
         call = orchestrator.call(session_id)
         assert call is not None
         await call.ended()
+        listed = (await http.get("/_local/calls")).json()["calls"]
+        assert [(each["session_id"], each["outcome"]["reason"]) for each in listed] == [(session_id, "hangup")]
         shown = (await http.get(f"/_local/calls/{session_id}")).json()
         assert shown["script"] == {"ok": True, "failures": []}
         assert shown["outcome"]["reason"] == "hangup"

@@ -1,6 +1,7 @@
 """The development API, `/_local`: for driving calls from another process. Local only, and no part of the wire.
 
 POST /_local/calls       {"agent_id", "metadata", "session_id", "pool", "script": [steps]}   places a call
+GET  /_local/calls                                                                        the calls that it knows
 GET  /_local/calls/{id}                                                                   its state and frames
 POST /_local/calls/{id}/script   {"script": [steps]}                                      plays more steps
 GET  /_local/workers                                                                      who is registered
@@ -54,6 +55,7 @@ class LocalApi:
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Adds the endpoints."""
         router.add_get("/_local/workers", guarded(self._keys, self._workers))
+        router.add_get("/_local/calls", guarded(self._keys, self._list))
         router.add_post("/_local/calls", guarded(self._keys, self._place))
         router.add_get("/_local/calls/{id:[^/]+}", guarded(self._keys, self._show))
         router.add_post("/_local/calls/{id:[^/]+}/script", guarded(self._keys, self._play_more))
@@ -78,6 +80,21 @@ class LocalApi:
             for worker in self._orchestrator.workers
         ]
         return json_response(200, {"workers": workers})
+
+    async def _list(self, _request: web.Request) -> web.Response:
+        calls = [
+            {
+                "session_id": call.session_id,
+                "job_id": call.job_id,
+                "agent_id": call.agent_id,
+                "worker_id": call.worker_id,
+                "live": call.live,
+                "state": call.state,
+                "outcome": call.outcome,
+            }
+            for call in self._orchestrator.calls
+        ]
+        return json_response(200, {"calls": calls})
 
     async def _place(self, request: web.Request) -> web.Response:
         body = await read_body(request, PlaceBody)

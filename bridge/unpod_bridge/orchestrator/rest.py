@@ -21,7 +21,7 @@ _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _BASES: Final = ("", "/platform", "/orchestrator")
-_ROLES: Final[dict[Role, str]] = {"caller": "user", "agent": "assistant", "worker": "assistant"}
+_ROLES: Final[dict[Role, str]] = {"caller": "user", "agent": "agent", "worker": "agent"}
 _MAX_BODY: Final = 1 << 20
 
 
@@ -41,12 +41,18 @@ class TransferBody(msgspec.Struct, frozen=True):
     drop_participant_id: str | None = None
 
 
+class DroppedParticipant(msgspec.Struct, frozen=True):
+    """Somebody who leaves the primary session, as the Unpod SDK's clients name them."""
+
+    participant_id: str
+
+
 class MergeBody(msgspec.Struct, frozen=True):
     """The body of a merge."""
 
     primary_session_id: str
     secondary_session_ids: Annotated[list[str], msgspec.Meta(min_length=1)]
-    drop_participants: list[str] | bool | None = None
+    drop_participants: list[str | DroppedParticipant] | bool | None = None
 
 
 class RestError(Exception):
@@ -141,8 +147,8 @@ class Rest:
         primary = self._living(body.primary_session_id)
         outcomes = [self._merge_one(primary, session_id) for session_id in body.secondary_session_ids]
         dropped = body.drop_participants if isinstance(body.drop_participants, list) else []
-        for participant_id in dropped:
-            primary.remove_participant(participant_id)
+        for participant in dropped:
+            primary.remove_participant(participant if isinstance(participant, str) else participant.participant_id)
         return self._wrap({"primary_session_id": primary.session_id, "outcomes": outcomes})
 
     def _merge_one(self, primary: Call, session_id: str) -> RawFrame:
@@ -195,7 +201,7 @@ def _summary(call: Call) -> RawFrame:
         "status": "ended" if call.over else "active" if call.live else "connecting",
         "started_at": call.placed_at.isoformat(),
         "ended_at": None if ended_at is None else ended_at.isoformat(),
-        "duration_s": round((until - call.placed_at).total_seconds(), 3),
+        "duration_s": round((until - call.placed_at).total_seconds()),
         "end_reason": None if call.outcome is None else call.outcome.reason,
         "transcript": [
             {

@@ -353,8 +353,10 @@ class LocalOrchestrator:
         refusal = self.faults.refuse_key
         if refusal == "http_403":
             raise web.HTTPForbidden(text="the key may not be used for this")
-        if refusal == "http_401" or not self._keys.admits_worker(request):
+        if refusal == "http_401":
             raise web.HTTPUnauthorized(text="the key is unknown")
+        if refusal is None and not self._keys.admits_worker(request):
+            refusal = "close_4001"  # the Unpod SDK tries again for ever after anything else
         socket = new_socket(self._ping_interval_s)
         await socket.prepare(request)
         if refusal is not None:
@@ -394,6 +396,7 @@ async def serve_forever(
     *,
     advertised_host: str | None = None,
     api_keys: Collection[str] = frozenset({"sk_local"}),
+    agent_secret: str | None = None,
     speed: float = 1.0,
     on_ready: Callable[[LocalOrchestrator], None] | None = None,
 ) -> None:
@@ -402,7 +405,12 @@ async def serve_forever(
     `advertised_host` stands in the URLs that workers are given, where it is not `host` that they reach it under.
     """
     orchestrator = LocalOrchestrator(
-        host=host, port=port, advertised_host=advertised_host, api_keys=api_keys, speed=speed
+        host=host,
+        port=port,
+        advertised_host=advertised_host,
+        api_keys=api_keys,
+        agent_secret=agent_secret,
+        speed=speed,
     )
     async with orchestrator:
         if on_ready is not None:

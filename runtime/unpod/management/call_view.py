@@ -45,12 +45,12 @@ def transcript(merged: Sequence[Record]) -> Iterator[TranscriptLine]:
             case ev.UserText(is_final=True) as body:
                 yield _line("user", None if body.withheld else body.text, at)
             case cmd.Say() as body:
-                yield _line("assistant", body.text, at)
+                yield _line("agent", body.text, at)
             case ev.ControlAnswered(outcome="admitted", body=SaySomething() as said):
                 yield _line("supervisor", said.text, at)
             case ev.TurnCompleted() as body if body.withheld or body.agent_text:
                 heard = body.agent_text if body.heard_text is None else body.heard_text
-                yield _line("assistant", None if body.withheld else heard, at)
+                yield _line("agent", None if body.withheld else heard, at)
             case _:
                 continue
 
