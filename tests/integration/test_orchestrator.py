@@ -43,6 +43,7 @@ from unpod_bridge.orchestrator import (
     Waits,
     serve_forever,
 )
+from unpod_bridge.orchestrator.faults import KeyRefusal
 
 KEY = "sk_local"
 AGENT = "front-desk"
@@ -738,8 +739,13 @@ async def test_keys_are_checked(orchestrator: LocalOrchestrator) -> None:
     for fault, status in (("http_401", 401), ("http_403", 403)):
         orchestrator.faults.refuse_key = fault  # type: ignore[assignment]
         assert await upgrade_fails(orchestrator, KEY) == status
-    for fault, key, code in ((None, "wrong", 4001), ("close_4001", KEY, 4001), ("close_1008", KEY, 1008)):
-        orchestrator.faults.refuse_key = fault  # type: ignore[assignment]
+    refusals: list[tuple[KeyRefusal | None, str, int]] = [
+        (None, "wrong", 4001),
+        ("close_4001", KEY, 4001),
+        ("close_1008", KEY, 1008),
+    ]
+    for refusal, key, code in refusals:
+        orchestrator.faults.refuse_key = refusal
         control = await websockets.connect(
             f"{orchestrator.url}/v1/internal/workers", additional_headers={"Authorization": f"Bearer {key}"}
         )
