@@ -25,10 +25,13 @@ from unpod.adapters.scripted import ScriptedAdapter
 from unpod.adapters.tools import THREADS as TOOL_THREADS
 from unpod.adapters.tools import Tool, ToolSet
 from unpod.core.resume import OnResume
+from unpod.core.subjects import Subjects
+from unpod.jetstream import connect, nats_options, open_log, topology
 
 BURN_S = float(os.environ.get("UNPOD_FAULTS_BURN_S", "1"))
 FLOOD = int(os.environ.get("UNPOD_FAULTS_FLOOD", "300"))
 POURED, POURED_CHARS = 200, 60_000
+SPAM_CHARS = 4_000
 HUGE = 10 * 1024 * 1024
 LENGTH = int(os.environ.get("UNPOD_FAULTS_WORDS", str(WORDS)))
 PIECE_S = float(os.environ.get("UNPOD_FAULTS_PIECE_S", "0.01"))
@@ -151,6 +154,37 @@ async def _pour(session: Session, asked: Question) -> None:
         await asyncio.sleep(0.005)
 
 
+async def _spam(session: Session, asked: Question) -> None:
+    """Flood beside the call, where no hook's time ends it, until the caller has had enough."""
+
+    async def spam() -> None:
+        number = 0
+        while not session.data.get("enough"):
+            number += 1
+            await session.say(f"spam {asked.name} {number} ".ljust(SPAM_CHARS, "x"))
+
+    _ = session.spawn("spam", spam())
+
+
+async def _enough(session: Session, _: Question) -> None:
+    session.data["enough"] = True
+
+
+async def _litter(session: Session, __: Question) -> None:
+    """Write what nobody has asked for into the call's part of the log, past the runtime, as long as there is a call."""
+
+    async def litter() -> None:
+        options = nats_options(os.environ)
+        assert options is not None
+        subject = Subjects().call("agent", session.session_id).run("litter")
+        async with connect(options) as nats:
+            log = await open_log(nats, topology().calls)
+            while True:
+                await log.append(subject, b"x" * SPAM_CHARS, {})
+
+    _ = session.spawn("litter", litter())
+
+
 async def _kill(_: Session, __: Question) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -183,6 +217,7 @@ ORDERS: dict[str, Act] = {
     "say": _say, "count": _count, "step": _step, "stall": _stall, "hang": _hang, "raise": _raise, "burn": _burn,
     "flood": _flood, "pour": _pour, "kill": _kill, "exit": _exit, "transfer": _transfer, "pause": _pause,
     "resume": _resume, "end": _end, "twice": _twice, "doom": _doom, "threads": _threads, "refer": _refer,
+    "spam": _spam, "enough": _enough, "litter": _litter,
 }  # fmt: skip
 
 

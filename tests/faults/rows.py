@@ -26,7 +26,7 @@ from tests.faults.scene import Row
 from tests.faults.stack import Setup
 from tests.small_disk import NOT_HERE, can_mount
 
-NUMBERS = frozenset({*range(1, 34), *range(36, 53), 56})
+NUMBERS = frozenset({*range(1, 34), *range(36, 53), 55, 56})
 """Those that are played here; 34 and 35 are about who may do what: `tests/integration/test_permissions.py`. 53 is
 `tests/faults/soak.py`, and 54 all that is in `tests/faults/chaos`."""
 
@@ -353,6 +353,29 @@ JOBS: tuple[Row, ...] = (
 
 SHARED: tuple[Row, ...] = (
     Row(number=51, name="another agent's runner uses up the message ids", act=limits.ids_are_used_up, within_s=2.0),
+    Row(
+        number=55,
+        name="one call's code floods `say`",
+        act=limits.one_floods,
+        within_s=5.0,  # what the call itself has to say waits behind its flood
+        setup=Setup(max_mb=64),
+    ),
+    Row(
+        number=55,
+        variant="ended",
+        name="the same, beyond its share of a small log",
+        act=limits.one_floods_a_small_log,
+        within_s=2.0,
+        setup=Setup(max_mb=16),
+    ),
+    Row(
+        number=55,
+        variant="litter",
+        name="one call's code writes garbage past the runtime",
+        act=limits.one_litters,
+        within_s=2.0,
+        setup=Setup(max_mb=64),
+    ),
     Row(
         number=56,
         name="the disk under NATS is full",

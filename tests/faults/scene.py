@@ -58,6 +58,8 @@ class Scene:
         self.spans: set[tuple[str, str, str]] = set()
         """Trace, span and name of what a collector has been sent."""
         self.expected_deaths: set[Process] = set()
+        self.allow: dict[Caller, Allow] = {}
+        """What the fault may cost some of the calls, and not the others."""
         self.told: dict[str, str] = {}
         """What was said from outside, and what became of it as far as its sender was told."""
 
@@ -248,7 +250,8 @@ async def _look(row: Row, scene: Scene, findings: Findings) -> None:
             findings.wrong.append(f"{process!r} has died: {process.text[-300:]}")
         findings.wrong += [f"{process!r} has logged: {trace[-1200:]}" for trace in _tracebacks(process.text, row.allow)]
     for caller in scene.load.callers:
-        findings.add(look(caller, await scene.stack.records(caller.session), row.allow))
+        allow = scene.allow.get(caller, row.allow)
+        findings.add(look(caller, await scene.stack.records(caller.session), allow))
 
 
 def _tracebacks(text: str, allow: Allow) -> list[str]:

@@ -54,14 +54,14 @@ async def frames(scene: Scene) -> None:
     """One worker sends every frame that it should not, while the others talk."""
     victim, *others = scene.load.callers
     await scene.load.answers(1)
-    calm = _longest_gap(others, 0.0)
+    calm = longest_gap(others, 0.0)
     scene.mark()
     for name, bomb in BOMBS.items():
         await victim.call.connected(PATIENCE_S)
         victim.call.send_raw(bomb)
         before = victim.answered
         await scene.load.news.until(partial(_answers_more, victim, before), f"an answer after: {name}")
-    felt = _longest_gap(others, scene.marked_at) - calm
+    felt = longest_gap(others, scene.marked_at) - calm
     scene.figures["felt_s"] = felt
     limit = FELT_S if scene.bounds.whole else SHARED_S
     scene.expect(felt < limit, f"other calls waited {felt * 1000:.0f} ms longer between two words")
@@ -79,7 +79,7 @@ def _answers_more(caller: Caller, before: int) -> bool:
     return caller.answered > before
 
 
-def _longest_gap(callers: list[Caller], since: float) -> float:
+def longest_gap(callers: list[Caller], since: float) -> float:
     """Return the longest time between two words of one reply."""
     gaps = [
         later - earlier
