@@ -285,6 +285,8 @@ class Call:
         except BaseException as error:
             if not is_theirs(error):
                 raise
+            if error is self._driver.ending.lost:  # its clean-up has used a step: what was lost is told already
+                return error
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",
                 context.session_id,

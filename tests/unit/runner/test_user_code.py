@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from tests.unit.runner.stage import stage
 
 from unpod import CallContext
@@ -92,3 +93,22 @@ async def test_hooks_and_tasks_that_swallow_their_cancellation_are_not_waited_fo
         await call.hang_up()
     assert call.reason == "hangup"
     over.set()
+
+
+async def test_a_step_in_the_clean_up_of_a_call_that_has_moved_is_no_failure_of_its_code(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(ctx: CallContext) -> None:
+        try:
+            await ctx.session.run()
+        finally:
+            await ctx.session.step("note", lambda: None)
+
+    async with stage(handle) as on:
+        line = await on.bridge.call("job-1")
+        await settle()
+        await line.takeover()
+        await settle(100)
+        assert on.service.stats().in_flight == 0
+    assert "another runner owns it now" in caplog.text
+    assert "the entrypoint raised" not in caplog.text
