@@ -383,6 +383,15 @@ SHARED: tuple[Row, ...] = (
         within_s=2.0,
         setup=Setup(disk_mb=64),
     ),
+    Row(
+        number=56,
+        variant="one",
+        name="the disk under one NATS node of three is full",
+        act=limits.disk_of_one_is_full,
+        within_s=10.0,
+        setup=Setup(cluster=True, disk_mb=64),
+        slow=True,
+    ),
 )
 
 TALK: tuple[Row, ...] = (
@@ -549,7 +558,7 @@ ROWS: tuple[Row, ...] = tuple(
     )
 )
 
-NOT_YET: dict[str, str] = {} if can_mount() else {"56": NOT_HERE}
+NOT_YET: dict[str, str] = {} if can_mount() else {"56": NOT_HERE, "56-one": NOT_HERE}
 """The key of a row, and why it is left out."""
 
 PLAYED: tuple[Row, ...] = tuple(row for row in ROWS if row.key not in NOT_YET)

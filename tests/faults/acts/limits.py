@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+from tests.cluster import NODES, leader_of
 from tests.faults.acts.hostile import longest_gap
 from tests.faults.checks import Allow
 from tests.faults.load import PATIENCE_S, Caller
-from tests.faults.process import until
+from tests.faults.process import eventually, until
 from tests.faults.scene import Scene
 from tests.faults.stack import SUBJECTS
 
@@ -15,6 +17,7 @@ from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS
 from unpod.core.envelope import OVERHEAD
 from unpod.core.ids import WriterName, message_id, record_id
 from unpod.session.pace import BURST, PER_S
+from unpod_cli.nats_checks import look_at_nats
 
 TAKEN = 40
 """How many of the next ids of each writer of each call are used up."""
@@ -127,3 +130,26 @@ async def disk_is_full(scene: Scene) -> None:
     stack.disk.free()
     await stack.server.restart()
     scene.mark()
+
+
+async def disk_of_one_is_full(scene: Scene) -> None:
+    """The disk under one node of three is full: the others go on, doctor says which does not, the runbook mends it."""
+    stack = scene.stack
+    await scene.some_words()
+    led = await leader_of(stack.nats, stack.log.spec.name) == NODES[0]
+    scene.figures["led"] = float(led)
+    scene.mark()
+    stack.disk.fill()
+    await eventually(partial(_doctor_sees, scene, f"not up to date: {NODES[0]}"), "doctor sees it", NOTICED_S)
+    await scene.load.answers(3)
+    silent = [process for process in (*stack.runners, *stack.bridges) if "acknowledges nothing" in process.text]
+    scene.expect(not silent, f"not ready though two nodes store: {silent}")
+    stack.disk.free()
+    await stack.cluster.terminate(NODES[0])
+    await stack.cluster.start(NODES[0])
+    await eventually(partial(_doctor_sees, scene, f"{len(NODES)} up to date"), "all replicas keep up", NOTICED_S)
+
+
+async def _doctor_sees(scene: Scene, text: str) -> bool:
+    findings = await look_at_nats({}, scene.stack.cluster.url, "")
+    return any(f"{each.name}: {each.detail}".startswith(f"replicas of UNPOD_CALLS: {text}") for each in findings)
