@@ -77,6 +77,8 @@ class Steps:
                 if not is_theirs(error):
                     raise
                 driver = self._driver
+                if error is driver.ending.lost:  # told already
+                    raise
                 logger.error(  # noqa: TRY400 - what was said while the recording is paused stays out of the log
                     "session %s: task %s raised %s",
                     driver.seat.session_id,

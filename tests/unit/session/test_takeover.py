@@ -191,7 +191,7 @@ async def test_a_runner_that_starts_too_late_leaves_the_call_alone() -> None:
         assert call.said == ("Hello!",)
 
 
-async def test_a_step_of_a_runner_that_has_lost_the_call_is_not_run() -> None:
+async def test_a_step_of_a_runner_that_has_lost_the_call_is_not_run(caplog: pytest.LogCaptureFixture) -> None:
     ran: list[str] = []
     gate = asyncio.Event()
 
@@ -210,6 +210,25 @@ async def test_a_step_of_a_runner_that_has_lost_the_call_is_not_run() -> None:
         gate.set()
         assert (await former.task).reason == "moved"
         assert ran == []
+        assert "task later raised" not in caplog.text
         call._kill()
         await call.hang_up()
         assert ran == [call.line.session_id]
+
+
+async def test_that_a_clean_up_can_do_no_step_in_a_lost_call_is_no_failure_of_its_code(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(ctx: CallContext) -> None:
+        try:
+            await ctx.session.run()
+        finally:
+            await ctx.session.step("clean", lambda: 1)
+
+    async with simulate_call(handle) as call:
+        former = call._runner
+        await call.line.takeover()
+        assert (await former.task).reason == "moved"
+        assert "raised" not in caplog.text
+        call._kill()
+        await call.hang_up()
