@@ -77,6 +77,7 @@ class CallLog:
         self._finished = False
         self._evt = call.evt("x")[:-1]
         self._index = 0
+        self._written = 0
         self._facts: dict[str, object] = {}
         self._outcomes: dict[str, ev.CommandOutcome] = {}
         self._owned: dict[int, tuple[Message, Owned]] = {}
@@ -99,6 +100,7 @@ class CallLog:
             except ProtocolViolation:
                 return
             self._record(record, message)
+            self._written = message.seq
             return
         self._finished = self._finished or message.subject == self._finished_on
         owned = self._reader.read(message)
@@ -159,6 +161,10 @@ class CallLog:
     def index(self) -> int:
         """The bridges' last index."""
         return self._index
+
+    def hearing(self, known: Hearing) -> Hearing:
+        """Return what the former bridge can have heard: one that has written since it was deaf is there again."""
+        return known if self._written < known.until_seq else Hearing()
 
     def add(self, message: Message) -> Store | None:
         """Take a record that the log has refused, and return how to store it; None where it does not come next."""

@@ -138,8 +138,11 @@ class AdoptedLine(CallLine):
         (log, chart), seen = await asyncio.gather(reading, self._seen(subjects, writing.epoch, asks=not clean))
         index = log.index
         refused = [store for message in seen if (store := log.add(message)) is not None]
-        past = log.adopted(self._hearing(writing), clean=clean)
-        past = structs.replace(past, line=writing.epoch, still_s=self._ago(self._still_since))
+        known = self._hearing(writing)
+        hearing = log.hearing(known)
+        past = log.adopted(hearing, clean=clean)
+        still_s = self._ago(self._still_since) if hearing == known else None
+        past = structs.replace(past, line=writing.epoch, still_s=still_s)
         if not past.started:
             return None
         chart.searched((), past.owner_index, writing.epoch)

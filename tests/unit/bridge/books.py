@@ -72,4 +72,4 @@ class Book:
         log = CallLog(SUBJECTS, CALL, "s")
         for message in self.messages:
             log.take(message)
-        return log.adopted(Hearing(deaf_from or self.seq + 1), clean=clean)
+        return log.adopted(log.hearing(Hearing(deaf_from or self.seq + 1)), clean=clean)

@@ -215,3 +215,15 @@ def test_the_first_record_of_an_index_counts() -> None:
     book.bridge(ev.UserText(text="a"))
     book.messages.append(book.messages[-1])
     assert book.adopted().turns == 1
+
+
+def test_a_bridge_that_has_written_since_it_was_deaf_has_heard_what_it_was_told() -> None:
+    """It was cut off, and is back: what it has done last may be in no receipt, since its line was taken then."""
+    book = Book()
+    deaf_from = book.seq + 1
+    book.owner(cmd.Say(text="a"), "a")
+    book.owner(cmd.Say(text="b"), "b")
+    assert [owned.id for owned in book.adopted(deaf_from=deaf_from).owned] == ["a", "b"]
+    book.acks("a", "written")
+    past = book.adopted(deaf_from=deaf_from)
+    assert (past.owned, [owned.id for owned in past.unknown], past.shadowed) == ((), ["b"], True)
