@@ -60,6 +60,7 @@ class Community:
         self._loop = asyncio.get_running_loop()
         self._subjects = services.subjects
         self._own_link = own_link
+        self._server_answered = care.watch.server_answered
         heirs = self._heirs = Heirs(
             services.bridge_id,
             records,
@@ -93,10 +94,11 @@ class Community:
         given_back = f"{self._subjects.bridge(self._bridge_id)}.worker"
         self._subscription = await self._nats.subscribe(given_back, self._on_given_back)
         self._stop_listening = self._nats.on_state(self._neighbours.connected)
+        heard = self._peers.server_answered, self._server_answered
         self._tasks = [
             asyncio.create_task(self._neighbours.run(), name="unpod-neighbours"),
             asyncio.create_task(self._heirs.run(), name="unpod-heirs"),
-            asyncio.create_task(keep_hearing(self._nats, self._peers), name="unpod-hearing"),
+            asyncio.create_task(keep_hearing(self._nats, *heard), name="unpod-hearing"),
         ]
 
     def hear(self, said: BridgeAnnounced) -> bool:
@@ -150,13 +152,18 @@ class Community:
         return int(found["state"]["last_seq"])
 
 
-async def keep_hearing(nats: Nats, peers: Peers, *, every_s: float = HEAR_S) -> None:
-    """Ask the server for a word, until cancelled: what we say ourselves does not come back to us (`no_echo`)."""
+async def keep_hearing(nats: Nats, *heard: Callable[[float], None], every_s: float = HEAR_S) -> None:
+    """Ask the server for a word, until cancelled: what we say ourselves does not come back to us (`no_echo`).
+
+    Each of `heard` is told when it has answered, in the event loop's time.
+    """
     while True:
         try:
             await nats.flush(timeout_s=every_s)
         except LogError as error:
             logger.debug("NATS is not heard: %s", type(error).__name__)
         else:
-            peers.server_answered(asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            for tell in heard:
+                tell(now)
         await asyncio.sleep(every_s)

@@ -35,6 +35,8 @@ NOBODY: Final = 2
 NOBODY_PAUSE_S: Final = 0.15
 RECONNECTED_S: Final = 2.0
 """For how long after a loss of our own connection nobody's being there counts for nothing: they had the same loss."""
+DEAF_S: Final = 2.0
+"""For how long the server may not have answered us, that silence counts: it is asked each second, too."""
 PROBES: Final = 10
 PROBE_S: Final = 0.03
 AT_ONCE: Final = 16
@@ -145,6 +147,7 @@ class Watch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._up = True
         self._connected_at = float("-inf")
+        self._heard_at = float("inf")
 
     # ------------------------------------------------------------------------------------------------ what is watched
 
@@ -192,6 +195,15 @@ class Watch:
             self._connected_at = self._clock.now()
             for runner_id in tuple(self._runners):
                 self._ask(runner_id)
+
+    def server_answered(self, _now: float = 0.0) -> None:
+        """Runners could be heard, had they said anything; after a silence of the server they may have to come back."""
+        if not self._hears():
+            self._connected_at = self._clock.now()
+        self._heard_at = self._clock.now()
+
+    def _hears(self) -> bool:
+        return self._clock.now() - self._heard_at < DEAF_S
 
     def said_gone(self, runner_id: str) -> None:
         """A runner is said to have gone, by itself or by the server: look at once, though it may have no session."""
@@ -251,7 +263,8 @@ class Watch:
         if not isinstance(error, LogUnavailable):
             logger.error("runners cannot be asked how they are: %s", error)
             return False
-        return self._up and after_s >= ANSWER_S / 2 and self._clock.now() - self._connected_at >= PING_S
+        heard = self._up and self._hears()
+        return heard and after_s >= ANSWER_S / 2 and self._clock.now() - self._connected_at >= PING_S
 
     async def _probe(self, runner_id: str) -> None:
         """Ask one that is said to have gone, in short tries: what it was asked while it died has no answer."""

@@ -25,7 +25,7 @@ async def test_nobody_is_taken_for_silent_while_nats_stands_still(tmp_path: Path
         patient = replace(server.connection("bridge-1"), no_echo=True, ping_interval_s=60.0)
         async with connect(patient) as nats:
             peers = Peers(now())
-            hearing = asyncio.create_task(keep_hearing(nats, peers, every_s=0.2))
+            hearing = asyncio.create_task(keep_hearing(nats, peers.server_answered, every_s=0.2))
             try:
                 await nats.flush(timeout_s=5)
                 os.kill(server.pid, signal.SIGSTOP)

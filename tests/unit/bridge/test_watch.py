@@ -178,6 +178,31 @@ async def test_three_pings_without_answer(post: Post) -> None:
     assert post.session.told[1:] == ["found", "heard 0"]
 
 
+async def test_no_runner_is_lost_for_a_silence_of_the_server(post: Post) -> None:
+    runner = await post.runner()
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.server_answered()
+    runner.mute = True
+    await post.clock.advance(watching.DEAF_S)
+    await post.second(4)
+    assert post.session.told == []
+    for _ in range(2):
+        post.watch.server_answered()
+        await post.second()
+    assert post.session.told == ["lost: does not answer for it, and succeeded"]
+
+
+async def test_after_a_silence_of_the_server_a_runner_has_time_to_come_back(post: Post) -> None:
+    post.watch.server_answered()
+    await post.clock.advance(watching.DEAF_S)
+    post.watch.add(post.session, "runner-1", 5)
+    post.watch.server_answered()
+    await post.clock.advance(watching.PING_S + 0.5)
+    assert post.watch.holds(post.session)
+    await post.clock.advance(3.0)
+    assert post.session.told == ["lost: is gone, and succeeded"]
+
+
 @pytest.mark.parametrize("trouble", ["none", "lag", "silence"])
 async def test_an_answer_says_nothing_of_one_that_has_come_to_another_meanwhile(post: Post, trouble: str) -> None:
     runner = await post.runner()
