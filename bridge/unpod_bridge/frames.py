@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final, get_args
+from typing import Final, TypeGuard, get_args
 
 import msgspec
 from msgspec import Raw, Struct
@@ -110,6 +110,11 @@ def rejected(data: bytes, reason: str, event_type: str = "") -> Frame:
     """Return the frame as one that could not be taken, for a reason that quotes nothing of it."""
     fact = ev.FrameRejected(reason=reason, size=len(data), head=head_of(data))
     return Frame(event_type, fact, _encode(fact))
+
+
+def is_beyond_bounds(body: object) -> TypeGuard[ev.FrameRejected]:
+    """Whether a frame could not be taken for its size or its depth, which it would have each time."""
+    return isinstance(body, ev.FrameRejected) and (body.size > MAX_FRAME or body.reason == TOO_DEEP)
 
 
 def problem_of(body: ev.FrameRejected | ev.WorkerFact) -> str:

@@ -254,6 +254,10 @@ class Relay:
                 self._reattach(body, frame, now)
             else:
                 self._first(body, hello, frame, now)
+        elif self.phase == "acked" and not self.started and frames.is_beyond_bounds(body):
+            self._evt(frame, now)
+            self._call.out.append(Close(PROTOCOL_ERROR))  # with what the call began with, it would come again
+            self._fail(f"the call cannot begin: {frames.problem_of(body)}")
         elif frame.type in ("hello.ack", "call.started"):  # in the wrong order, or ill-typed
             self._evt(frames.out_of_order(frame), now)
             self._wrong(now)

@@ -8,7 +8,7 @@ from unpod.core import events as ev
 from unpod.core.live import Again
 from unpod_bridge import outputs as do
 from unpod_bridge.call_state import RelaySettings
-from unpod_bridge.frames import VERBS
+from unpod_bridge.frames import MAX_FRAME, VERBS
 
 NINE = VERBS
 IRREVERSIBLE = [
@@ -123,6 +123,25 @@ def test_a_call_without_a_session_id_is_no_call() -> None:
     wire = Wire()
     wire.start(), wire.opened(), wire.acks()
     assert kinds(wire.says("call.started", session_id="")) == ["Close", "Failed"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        (b'"' + b"x" * MAX_FRAME + b'"', "over 1048576 bytes"),
+        (b"[" * 200 + b"]" * 200, "nested too deeply"),
+        (b"[" * 5_000 + b"]" * 5_000, "nested too deeply"),
+    ],
+)
+def test_a_call_that_begins_with_more_than_can_be_taken_is_refused_at_once(metadata: bytes, why: str) -> None:
+    wire = Wire()
+    wire.start(), wire.opened(), wire.acks()
+    *_, close, failed = wire.raw(b'{"event":"call.started","session_id":"s","metadata":{"x":' + metadata + b"}}")
+    assert close == do.Close(1002)
+    assert isinstance(failed, do.Failed)
+    assert failed.reason.startswith("the call cannot begin: ")
+    assert failed.reason.endswith(why)
+    assert wire.passes(60) == []
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unpod_bridge.shares import CALLS, SLOT_S, SLOTS, Shares
@@ -74,6 +74,7 @@ def test_a_log_without_a_bound_has_room_for_all() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.sampled_from([512, 8192]), st.floats(0.1, 1.0))
+@example(183, 512, 1.0)
 def test_calls_that_say_little_outlive_any_number_of_floods(flooders: int, mib: int, share: float) -> None:
     """Whatever so many calls pour in, each is ended before those that say little have no room."""
     shares, quiet = Shares(), Call("b", volume=20_000)
