@@ -92,6 +92,10 @@ class Writer(Protocol):
         """
         ...
 
+    def amend(self, change: Callable[[Message], bytes]) -> None:
+        """Store what `change` returns in place of the payload of each record that is queued and was not sent yet."""
+        ...
+
     async def flush(self) -> None:
         """Return once everything put so far is acknowledged.
 

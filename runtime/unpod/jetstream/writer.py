@@ -16,8 +16,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
-from unpod.jetstream.wire import with_msg_id
-from unpod.ports import Stored
+from unpod.jetstream.wire import decode_headers, with_msg_id
+from unpod.ports import Message, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -347,6 +347,14 @@ class OrderedWriter:
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(record)
+
+    def amend(self, change: Callable[[Message], bytes]) -> None:
+        """Change what is queued and was not sent yet (`Writer.amend`)."""
+        for position, record in enumerate(self._queue or ()):
+            data = change(Message(record.subject, record.data, decode_headers(record.block)))
+            more = len(data) - len(record.data)
+            self._bytes += more
+            self._queue[position] = replace(record, data=data, size=record.size + more)  # type: ignore[index]
 
     async def flush(self) -> None:
         """Return once everything put so far is acknowledged (`Writer.flush`)."""

@@ -326,10 +326,12 @@ class Driver:
                 self._take(record)
 
     def _take(self, record: Record) -> None:
-        turns = self.state.turn_count
+        turns, paused = self.state.turn_count, self.state.paused
         point = Point(record.envelope.index)
         self.settling.begin(point)  # until the hooks that it is due to are in line
         self.state = evolve(self.state, record)
+        if self.state.paused and not paused:  # from outside; what waits for the log was written before that
+            self.journal.withhold_waiting()
         if self.state.turn_count > turns:
             self._agenda.await_turn(self.state.turn_count, point)
         self.decide(record, record.envelope.id)

@@ -16,7 +16,7 @@ from unpod.core.subjects import Channel
 from unpod.core.withhold import withhold
 from unpod.errors import LogError, RecordTooLarge
 from unpod.failpoints import reached
-from unpod.ports import Fence
+from unpod.ports import Fence, Message
 from unpod.session.receipts import Receipts
 from unpod.session.seat import Seat
 
@@ -40,6 +40,7 @@ class Journal:
         self._bus = seat.bus
         self._clock = seat.clock
         self._subjects = subjects
+        self._all_subjects = seat.subjects
         self._session = seat.session_id
         self._epoch = seat.epoch
         self._source = source("runner", seat.runner_id)
@@ -157,6 +158,18 @@ class Journal:
         except LogError as error:
             if not self._closed:
                 self._on_failure(error)
+
+    def withhold_waiting(self) -> None:
+        """Take the texts out of what waits for the log: from now on none may be stored."""
+        self._writer.amend(self._withheld)
+
+    def _withheld(self, message: Message) -> bytes:
+        record = codec.read(self._all_subjects, message.subject, message.headers, message.data)
+        kept = withhold(record.body)
+        if kept == record.body:
+            return message.data
+        self._live(self._subjects.text, message.data, {**to_headers(record.envelope), LIVE_SUBJECT: message.subject})
+        return codec.encode(kept)
 
     def delta(self, turn: int, part: int, n: int, text: str) -> Delta:
         """Send one piece of a reply and return it, to be kept until the bridge has it."""

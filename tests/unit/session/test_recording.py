@@ -11,6 +11,7 @@ from tests.unit.session.rig import Brain, Ear, Plain, agent
 from unpod import CallContext, LLMCall, Session, ToolCall, ToolResult
 from unpod.core import commands as cmd
 from unpod.core import events as ev
+from unpod.core.controls import PauseSessionRecording
 from unpod.testing import ALL_VERBS, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
@@ -290,3 +291,19 @@ async def test_a_second_pause_before_the_resume_has_arrived_goes_on() -> None:
         await call.user(SECRET)
         await call.advance(1)
         assert SECRET.encode() not in stored(call)
+
+
+async def test_a_pause_from_outside_takes_the_texts_out_of_what_waits_for_the_log() -> None:
+    phrases = [*(f"phrase {number}" for number in range(100)), f"I repeat: {SECRET}"]
+    async with simulate_call(agent()) as call:
+        for phrase in phrases:
+            await session_of(call).say(phrase)
+        await call.control(PauseSessionRecording())
+        await settle(500)
+        assert call.said == tuple(phrases)  # the caller hears it all the same
+        assert b"phrase 0" in stored(call)  # it was on its way
+        assert SECRET.encode() not in stored(call)
+        records = await call.records()
+        said = [record for record in records if isinstance(record.body, cmd.Say)]
+        assert [record.envelope.index for record in said] == sorted(record.envelope.index for record in said)
+        assert said[-1].body == cmd.Say(text=None, withheld=True)
