@@ -89,6 +89,7 @@ class Ledger:
         self._paused: list[Store | _Awaited] = []  # an empty deque is 600 bytes for each call
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
+        self._is_closed = False
         self._put = 0
         self._acked = 0
         self._heard_at = 0.0
@@ -128,7 +129,7 @@ class Ledger:
         else:
             self._index += 1
             self._write(store, self._index, store.data or encode(store.body))
-        if self._timer is None:
+        if self._timer is None and not self._is_closed:
             self._heard_at = self._clock.now()
             self._timer = self._clock.call_later(_LOOK_S, self._look)
 
@@ -201,11 +202,12 @@ class Ledger:
 
     async def close(self) -> None:
         """Stop writing; `flush` first."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
         await self._writer.close()
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     # ---------------------------------------------------------------------------------------------------------- write
 
@@ -304,7 +306,7 @@ class Ledger:
             self._acked, self._heard_at, self.unstored_bytes = acked, now, 0
         self._timer = None
         self._on_state(now - self._heard_at > _SILENT_S)
-        if self.backlog and self._writer.failure is None:
+        if self.backlog and self._writer.failure is None and not self._is_closed:
             busy = self.backlog > self._busy
             self._timer = self._clock.call_later(_LOOK_BUSY_S if busy else _LOOK_S, self._look)
 

@@ -1,9 +1,10 @@
 """How the calls of a bridge share the log: one call's flood, or one agent's, must not be the end of others. Pure.
 
-A call may have written as much as an eighth of what is free, and is ended beyond that: the fuller the log, the less a
-flood may hold of it, and a call that says little never comes near. An agent may have written as much within the hour as
-is free, or new calls of its are refused: it would fill the log within the next one. That counts only where other
-agents are served, too: an agent that is alone takes room from nobody.
+A call may have written as much as an eighth of what is free, and is ended if it then writes on: the fuller the log,
+the less a flood may hold of it, and a call that says little never comes near, one that is silent never at all. Where
+nothing is left to share, nobody is ended for it, since that frees nothing: the log itself refuses who writes. An agent
+may have written as much within the hour as is free, or new calls of its are refused: it would fill the log within the
+next one. That counts only where other agents are served, too: an agent that is alone takes room from nobody.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final, Protocol
 
 CALLS: Final = 8
 """How many calls that write all that they may would fill what is free."""
+FULL: Final = 64 * 1024
+"""With less than this many bytes free, the log is as good as full."""
 SLOT_S: Final = 300.0
 SLOTS: Final = 12
 
@@ -68,7 +71,7 @@ class Shares:
             volume = call.volume
             self._seen[call] = volume
             self._count(call.agent_id, volume - seen)
-            if volume * CALLS > free:
+            if volume > seen and volume * CALLS > free > FULL:
                 call.overrun()
         for agent, slots in tuple(self._hours.items()):
             while slots and slots[0][0] < now - SLOT_S * SLOTS:

@@ -49,6 +49,7 @@ async def test_it_is_seen_and_told_and_the_runbook_mends_it(world: Stack) -> Non
     async with httpx.AsyncClient() as http:
         for process in (bridge, runner):
             await becomes(http, process, 503, "the event log acknowledges nothing")
+            await call.user("and another text: say")  # whoever has nothing to store cannot know
             await told_once(process, "is the disk of nats-server full?")
         status, fix = (await doctor(world))["write"]
         assert status == "wrong"

@@ -101,16 +101,16 @@ def plan(seed: int, seconds: float, strength: Strength) -> list[Fault]:
         (name,) = rng.choices(wanted, weights)
         kind, _, role = name.partition("-")
         lasts, luck, pick = round(rng.uniform(*KINDS[kind][1]), 2), rng.random(), rng.random()
-        running = [end for end in running if end > at]
+        running = [end for end in running if end >= at]
         whose = NATS if role == ROUTE else role  # a node without its routes is as good as none
         free = [slot for slot in range(strength.slots(role)) if free_at.get((whose, slot), 0.0) <= at]
         if _may(role, free, strength) and len(running) < strength.at_once and at + lasts <= seconds:
             slot = free[int(pick * len(free))]
-            faults.append(Fault(round(at, 2), kind, role, slot, lasts, luck))
+            faults.append(Fault(at, kind, role, slot, lasts, luck))
             recovers = ELECTION_S if whose == NATS and strength.nodes > 1 else RECOVERS_S[role]
             free_at[whose, slot] = at + lasts + recovers
-            running.append(at + lasts + (recovers if strength.at_once == 1 else 0.0))
-        at += rng.uniform(*strength.apart_s)
+            running.append(round(at + lasts + (recovers if strength.at_once == 1 else 0.0), 2))
+        at = round(at + rng.uniform(*strength.apart_s), 2)
     return faults
 
 

@@ -12,6 +12,7 @@ from unpod.core import codec
 from unpod.core.events import CallEnded, CallStarted, TurnCompleted
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log
 from unpod.jetstream.topology import MIB, topology
+from unpod_consumers import reading
 from unpod_consumers.projections.sampling import Sampling
 from unpod_consumers.projections.traces import spans_of_log
 from unpod_consumers.trace_reader import TraceReader
@@ -40,7 +41,8 @@ async def stored(log: JetStreamLog, session: str) -> list[Message]:
 
 
 def records_of(messages: list[Message]) -> list[codec.Record]:
-    return [codec.read(SUBJECTS, one.subject, one.headers, one.data, one.seq) for one in messages]
+    """Return the records as a consumer reads them: these are old, so their time is the log's."""
+    return [reading.read(SUBJECTS, one)[0] for one in messages]
 
 
 def triggers_of(messages: list[Message]) -> list[Message]:

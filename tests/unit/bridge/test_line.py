@@ -449,8 +449,11 @@ async def test_a_call_that_takes_more_than_its_share_of_the_log_is_ended_and_say
         assert 20_000 < rig.line.volume - before < 24_000
         assert stored < rig.line.volume < stored + 600 * len(rig.broker.records)
         shares.look(rig.line.volume * 8.0, 0.0, agents=1, bridges=1)
-        assert not rig.bodies(ev.CallEnded)
         shares.look(rig.line.volume * 7.9, 1.0, agents=1, bridges=1)
+        assert not rig.bodies(ev.CallEnded), "it is silent"
+        rig.worker.socket.say("user.text", text="and more")
+        await rig.settle()
+        shares.look(rig.line.volume * 7.9, 2.0, agents=1, bridges=1)
         assert (await rig.result()).reason == "error"
         assert rig.worker.socket.closed == 1000
         (ended,) = rig.bodies(ev.CallEnded)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unpod_bridge.shares import CALLS, SLOT_S, SLOTS, Shares
+from unpod_bridge.shares import CALLS, FULL, SLOT_S, SLOTS, Shares
 
 MIB = 1024 * 1024
 HOUR_S = SLOT_S * SLOTS
@@ -38,8 +38,20 @@ def test_a_call_may_hold_an_eighth_of_what_is_free() -> None:
     assert not large.over
     assert shares.room() == {"a": 0.0}
     shares.look(15 * MIB, 1.0, agents=1, bridges=1)
+    assert not large.over, "it is silent: others have filled the log"
+    large.volume += 1
+    shares.look(15 * MIB, 2.0, agents=1, bridges=1)
     assert (small.over, large.over) == (False, True)
     assert shares.room() == {"a": 1 - 8 / 15}
+
+
+def test_in_a_full_log_nobody_is_ended_for_what_there_is_not() -> None:
+    shares, call = Shares(), Call()
+    entered(shares, call)
+    for free in (FULL, 0):
+        call.volume += 100_000
+        shares.look(free, 0.0, agents=1, bridges=1)
+        assert not call.over
 
 
 def test_an_agent_may_write_within_the_hour_what_is_free_where_there_are_others() -> None:
