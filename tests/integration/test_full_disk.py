@@ -40,16 +40,17 @@ async def test_it_is_seen_and_told_and_the_runbook_mends_it(world: Stack) -> Non
     runner, bridge = world.runners[0], world.bridges[0]
     assert (await doctor(world))["write"][0] == "ok"
     assert not [m async for m in world.log.read("unpod.call.doctor.>")]  # it takes away what it writes
-    call = await world.orchestrator.place_call("agent")
-    await call.connected()
-    await call.user("call 1 turn 1: say")
-    assert "c1t1w8" in await call.reply()
+    calls = [await world.orchestrator.place_call("agent") for _ in range(3)]
+    for number, call in enumerate(calls, 1):
+        await call.connected()
+        await call.user(f"call {number} turn 1: say")
+        assert f"c{number}t1w8" in await call.reply()
     world.disk.fill()
-    await call.user("call 1 turn 2: say")
+    for number, call in enumerate(calls, 1):  # whoever has nothing to store cannot know
+        await call.user(f"call {number} turn 2: say")
     async with httpx.AsyncClient() as http:
         for process in (bridge, runner):
             await becomes(http, process, 503, "the event log acknowledges nothing")
-            await call.user("and another text: say")  # whoever has nothing to store cannot know
             await told_once(process, "is the disk of nats-server full?")
         status, fix = (await doctor(world))["write"]
         assert status == "wrong"
@@ -62,7 +63,8 @@ async def test_it_is_seen_and_told_and_the_runbook_mends_it(world: Stack) -> Non
             await becomes(http, process, 200)
             await told_once(process, "acknowledges again")
     assert (await doctor(world))["write"][0] == "ok"
-    await call.user("call 1 turn 3: say")
-    while "c1t3w8" not in await call.reply():
-        pass
-    await call.hang_up()
+    for number, call in enumerate(calls, 1):
+        await call.user(f"call {number} turn 3: say")
+        while f"c{number}t3w8" not in await call.reply():
+            pass
+        await call.hang_up()
