@@ -103,7 +103,7 @@ async def test_who_is_not_believed_is_not_talked_to(directory: Path, files: File
         ):
             text = await refused(NatsOptions((address,), credentials=credentials, connect_timeout_s=0.5))
             assert kind in text
-        async with connect(NatsOptions((url,), credentials=files.client, connect_timeout_s=0.5)):
+        async with connect(NatsOptions((url,), credentials=files.client, connect_timeout_s=5.0)):
             pass
 
 
