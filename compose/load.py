@@ -23,7 +23,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from unpod_bridge.orchestrator import (
+from unpod_cli.demo.calls import CALLS
+from unpod_orchestrator import (
     AnyStep,
     ExpectsEnd,
     ExpectsRecording,
@@ -32,7 +33,6 @@ from unpod_bridge.orchestrator import (
     HearsReply,
     HearsSpeech,
 )
-from unpod_cli.demo.calls import CALLS
 
 DEMO = "pizzeria"
 REPORT_S = 10.0

@@ -10,9 +10,9 @@ import os
 import click
 
 from unpod.logs import enable_logging
-from unpod_bridge.orchestrator import LocalOrchestrator, serve_forever
 from unpod_cli import loop
 from unpod_cli.failure import INTERRUPTED, TERMINATED, Failure
+from unpod_orchestrator import LocalOrchestrator, serve_forever
 
 
 def serve(

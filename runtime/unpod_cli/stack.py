@@ -23,11 +23,11 @@ from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, conne
 from unpod.logs import redact
 from unpod.ports import Message
 from unpod.runner.stats import RunnerStats
-from unpod_bridge.orchestrator import LocalOrchestrator
 from unpod_cli.agent_process import REPORT, Finished, Loaded, Unusable
 from unpod_cli.failure import Failure
 from unpod_cli.loop import unless
 from unpod_cli.processes import Process
+from unpod_orchestrator import LocalOrchestrator
 
 OutputHandler = Callable[[str, str], None]
 """Told who wrote (`bridge`, or the agent's name) and the line."""

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unpod_bridge.orchestrator import (
+from unpod_orchestrator import (
     AnyHappening,
     CallerSaid,
     Connected,

@@ -52,7 +52,7 @@ def test_the_files_that_the_image_gets_are_enough_to_build_unpod(tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     packages = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {"unpod", "unpod_bridge", "unpod_cli", "unpod_consumers"} <= packages
+    assert {"unpod", "unpod_bridge", "unpod_cli", "unpod_consumers", "unpod_orchestrator"} <= packages
 
 
 # -------------------------------------------------------------------------------------------------------------- health

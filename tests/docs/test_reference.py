@@ -29,7 +29,12 @@ from unpod_bridge.description import CLOUDS, REGIONS
 from unpod_cli.dev.talk import HELP
 
 REFERENCE = ROOT / "docs" / "reference"
-PACKAGES = [ROOT / "runtime" / "unpod", ROOT / "runtime" / "unpod_cli", ROOT / "bridge" / "unpod_bridge"]
+PACKAGES = [
+    ROOT / "runtime" / "unpod",
+    ROOT / "runtime" / "unpod_cli",
+    ROOT / "bridge" / "unpod_bridge",
+    ROOT / "bridge" / "unpod_orchestrator",
+]
 CODE = re.compile(r"`([^`]+)`")
 
 

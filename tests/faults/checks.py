@@ -23,7 +23,7 @@ from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
-from unpod_bridge.orchestrator import Frame
+from unpod_orchestrator import Frame
 
 HANDSHAKE = frozenset({"hello.ack", "call.started"})
 MADE_BY_THE_BRIDGE = HANDSHAKE | {"call.reattached", "call.ended", "rejected", "unknown"}

@@ -11,7 +11,7 @@ from typing import Final
 
 from tests.faults.words import WORDS, Question, words_in
 
-from unpod_bridge.orchestrator import (
+from unpod_orchestrator import (
     Call,
     CallOverError,
     Connected,

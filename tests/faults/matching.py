@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from unpod_bridge.orchestrator import Frame
+from unpod_orchestrator import Frame
 
 Payload: TypeAlias = Mapping[str, object]
 FIGURES: Final = frozenset({"metric", "turn.metrics", "state"})

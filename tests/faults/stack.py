@@ -35,7 +35,7 @@ from unpod.jetstream import (
     open_log,
     topology,
 )
-from unpod_bridge.orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalOrchestrator
 
 SUBJECTS: Final = Subjects()
 KEY: Final = "sk_local"

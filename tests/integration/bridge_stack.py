@@ -43,7 +43,7 @@ from unpod.jetstream import (
 )
 from unpod.jetstream.topology import Topology
 from unpod.ports import Fence, Message
-from unpod_bridge.orchestrator import Call, LocalOrchestrator
+from unpod_orchestrator import Call, LocalOrchestrator
 
 SUBJECTS = Subjects()
 KEY = "sk_local"

@@ -17,7 +17,7 @@ from typing import Any
 from unpod import AgentRunner, CallContext, EchoAdapter
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
 from unpod.runner.call import Entrypoint
-from unpod_bridge.orchestrator import Call, LocalOrchestrator
+from unpod_orchestrator import Call, LocalOrchestrator
 
 KEY = "sk_local"
 AGENT = "my-agent"

@@ -14,7 +14,7 @@ from tests.pages import ROOT, Block, blocks, run
 
 from unpod import AgentRunner, CallContext, LLMCall, ScriptedAdapter
 from unpod.adapters.scripted import Rule
-from unpod_bridge.orchestrator import Call, CallFaults, LocalOrchestrator, TransferRecord
+from unpod_orchestrator import Call, CallFaults, LocalOrchestrator, TransferRecord
 
 PAGES = ROOT / "tests" / "seed_pages"
 AGENT_RUNNER = PAGES / "agent-runner.md"

@@ -11,7 +11,7 @@ from tests.faults.stack import Setup, Stack, stack
 from tests.faults.words import Question
 
 from unpod.core import events as ev
-from unpod_bridge.orchestrator import Call
+from unpod_orchestrator import Call
 
 NOTHING: Mapping[str, str] = {}
 SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}

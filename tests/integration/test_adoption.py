@@ -16,7 +16,7 @@ from tests.faults.stack import Setup, Stack, stack
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, Record
 from unpod.jetstream import JobStore, open_jobs, topology
-from unpod_bridge.orchestrator import CallFaults
+from unpod_orchestrator import CallFaults
 
 pytestmark = pytest.mark.integration
 

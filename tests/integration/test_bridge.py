@@ -15,8 +15,8 @@ from unpod.core.envelope import Envelope, to_headers
 from unpod.core.fleet import Release
 from unpod.jetstream import topology
 from unpod.jetstream.topology import MIB
-from unpod_bridge.orchestrator import CallFaults, CallRefused
-from unpod_bridge.orchestrator.faults import KeyRefusal
+from unpod_orchestrator import CallFaults, CallRefused
+from unpod_orchestrator.faults import KeyRefusal
 
 pytestmark = pytest.mark.integration
 

@@ -29,7 +29,7 @@ from unpod.core.envelope import from_headers
 from unpod.core.subjects import Subjects
 from unpod.jetstream import NatsOptions, connect, embedded_topology, ensure, open_log
 from unpod.jetstream.embedded import find_binary
-from unpod_bridge.orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = [pytest.mark.integration, pytest.mark.docker]
 

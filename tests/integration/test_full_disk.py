@@ -12,8 +12,8 @@ from tests.faults.stack import Setup, Stack, stack
 from tests.integration.test_ops import becomes
 from tests.small_disk import NOT_HERE, can_mount
 
-from unpod_bridge.orchestrator import CallRefused
 from unpod_cli.nats_checks import look_at_nats
+from unpod_orchestrator import CallRefused
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not can_mount(), reason=NOT_HERE)]
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from unpod.management import APIError, AsyncClient, SessionTransferred
-from unpod_bridge.orchestrator import ALL_VERBS, LocalOrchestrator
+from unpod_orchestrator import ALL_VERBS, LocalOrchestrator
 
 KEY = "sk_local"
 HELLO = {

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import websockets
 
-from unpod_bridge.orchestrator import (
+from unpod_orchestrator import (
     ALL_VERBS,
     EVENTS,
     WIRE_VERBS,
@@ -43,7 +43,7 @@ from unpod_bridge.orchestrator import (
     Waits,
     serve_forever,
 )
-from unpod_bridge.orchestrator.faults import KeyRefusal
+from unpod_orchestrator.faults import KeyRefusal
 
 KEY = "sk_local"
 AGENT = "front-desk"

@@ -24,7 +24,7 @@ from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, co
 from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, ensure, info
 from unpod.ports import Message
-from unpod_bridge.orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 

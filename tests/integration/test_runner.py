@@ -22,7 +22,7 @@ from tests.integration.runner_rig import (
     until_gone,
 )
 
-from unpod_bridge.orchestrator import CallRefused, LocalOrchestrator
+from unpod_orchestrator import CallRefused, LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 

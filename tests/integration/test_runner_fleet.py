@@ -20,7 +20,7 @@ from tests.integration.runner_rig import (
 )
 
 from unpod import AgentRunner, CallContext, ConfigurationError, RunnerAuthError
-from unpod_bridge.orchestrator import CallFaults, CallRefused, LocalOrchestrator
+from unpod_orchestrator import CallFaults, CallRefused, LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 

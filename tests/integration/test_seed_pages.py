@@ -36,7 +36,7 @@ from tests.integration.seed_stage import (
 from tests.pages import blocks, run, table
 
 from unpod import CallContext, RunnerStats
-from unpod_bridge.orchestrator import Call, CallRefused, LocalOrchestrator
+from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

@@ -31,7 +31,7 @@ from tests.pages import run, table
 
 from unpod import CallContext, CallMetrics, MetricsTracker, ScriptedAdapter, Session
 from unpod.adapters.scripted import Pause
-from unpod_bridge.orchestrator import WIRE_VERBS
+from unpod_orchestrator import WIRE_VERBS
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

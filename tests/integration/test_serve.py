@@ -14,8 +14,8 @@ import pytest
 from tests.integration.bridge_stack import BridgeProcess, FakeRunner, Stack
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology
-from unpod_bridge.orchestrator import Call, CallRefused, LocalOrchestrator
-from unpod_bridge.orchestrator.dial_in import signed_url
+from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
+from unpod_orchestrator.control.dial_in import signed_url
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from tests.integration.runner_rig import AGENT, fleet, joined, running
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect
 from unpod.jetstream.api import call
-from unpod_bridge.orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from tests.integration.pty_rig import Piped, environment, run
 from tests.integration.runner_rig import parents, until_gone
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
-from unpod_bridge.orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 

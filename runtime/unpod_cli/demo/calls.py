@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from unpod.core.codec import Record
 from unpod.core.events import TurnCompleted
 from unpod.core.state import SessionState, fold
-from unpod_bridge.orchestrator import (
+from unpod_orchestrator import (
     AnyStep,
     BargesIn,
     ExpectsEnd,

@@ -15,7 +15,6 @@ from typing import Final
 
 from unpod.core.codec import Record
 from unpod.runner.stats import RunnerStats
-from unpod_bridge.orchestrator import Call, CallRefused, LocalOrchestrator
 from unpod_cli import call_log, figures, loop
 from unpod_cli.agent_file import readable
 from unpod_cli.console import make_console
@@ -25,6 +24,7 @@ from unpod_cli.failure import FAILED, Failure
 from unpod_cli.stack import Agent, Stack
 from unpod_cli.transcript import Spoken, Transcriber
 from unpod_cli.waterfall import spans_of
+from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
 
 AGENT_FILE: Final = Path(__file__).with_name("pizzeria.py")
 

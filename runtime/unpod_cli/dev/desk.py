@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
-from unpod_bridge.orchestrator import Call, CallOverError, CallRefused
 from unpod_cli import call_log, figures
 from unpod_cli.agent_file import split_target
 from unpod_cli.dev.screen import Screen
@@ -16,6 +15,7 @@ from unpod_cli.dev.watch import Watch
 from unpod_cli.failure import Failure
 from unpod_cli.stack import Agent, AgentUnusable, Stack
 from unpod_cli.transcript import Over, Transcriber
+from unpod_orchestrator import Call, CallOverError, CallRefused
 
 _DEADLINE_MS: Final = 5_000
 _LEAVE_S: Final = 5.0

@@ -8,11 +8,11 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Final
 
-from unpod_bridge.orchestrator import CallOverError
 from unpod_cli.dev.desk import Desk
 from unpod_cli.dev.screen import Screen
 from unpod_cli.dev.talk import Commands
 from unpod_cli.failure import FAILED, Failure
+from unpod_orchestrator import CallOverError
 
 _ANSWER_S: Final = 120.0
 _GREETING_S: Final = 1.0

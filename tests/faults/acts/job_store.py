@@ -14,7 +14,7 @@ from unpod.errors import LogFull
 from unpod.jetstream import JetStreamLog, JobStore, open_log, topology
 from unpod.jetstream.api import call as api
 from unpod.jetstream.topology import info
-from unpod_bridge.orchestrator import CallRefused
+from unpod_orchestrator import CallRefused
 
 FILL_BYTES: Final = 200_000
 FINISHED: Final = 5_000

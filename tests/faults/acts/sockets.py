@@ -8,8 +8,8 @@ from tests.faults.load import PATIENCE_S
 from tests.faults.process import until
 from tests.faults.scene import Scene
 
-from unpod_bridge.orchestrator import CallRefused, ControlFaults, LocalOrchestrator
-from unpod_bridge.orchestrator.faults import KeyRefusal
+from unpod_orchestrator import CallRefused, ControlFaults, LocalOrchestrator
+from unpod_orchestrator.faults import KeyRefusal
 
 NOTICED_S = 15.0
 """A bridge gives a socket of which it hears nothing up after 9 s (`websocket.SocketSettings`), and dials at once."""

@@ -26,7 +26,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.controls import DEADLINE_S
-from unpod_bridge.orchestrator import Frame
+from unpod_orchestrator import Frame
 
 RECEIPT_S: Final = 0.25
 """What a bridge has written since its last receipt may be unsure: so much of the owner's speech."""

@@ -18,7 +18,7 @@ from tests.faults.wire import BOTH, Way, Wire
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from unpod_bridge.orchestrator import Call
+    from unpod_orchestrator import Call
 
 SLOW_S: Final = 0.2
 TRICKLE_BYTES: Final = 400

@@ -16,7 +16,7 @@ from tests.faults.load import SETTLED_S, Caller, Load, Turn
 
 from unpod import AsyncClient, ControlRefused
 from unpod.errors import SessionClosed, SessionUnknown, UnpodError
-from unpod_bridge.orchestrator import CallOverError, CallRefused
+from unpod_orchestrator import CallOverError, CallRefused
 
 WORDS: Final = 40
 PIECE_S: Final = 0.03

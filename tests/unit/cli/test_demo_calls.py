@@ -7,11 +7,11 @@ from rich.console import Console
 
 from unpod.core.codec import Record
 from unpod.testing import SimulatedCall, simulate_call
-from unpod_bridge.orchestrator import ExpectsEnd, HangsUp, Outcome, Says
 from unpod_cli.demo.calls import CALLS, CARD_NUMBER, PATIENCE_S, DemoCall
 from unpod_cli.demo.pizzeria import handle_call
 from unpod_cli.demo.show import Show
 from unpod_cli.transcript import Done, Over, Speaking, Spoken
+from unpod_orchestrator import ExpectsEnd, HangsUp, Outcome, Says
 
 
 def demo(caller: str) -> DemoCall:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from unpod_bridge.orchestrator import (
+from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken, Transcriber
+from unpod_orchestrator import (
     AnyHappening,
     CallerSaid,
     Connected,
@@ -17,7 +18,6 @@ from unpod_bridge.orchestrator import (
     VerbDone,
     Violated,
 )
-from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken, Transcriber
 
 
 def heard(text: str, *, done: bool = True) -> SpeechProgress:

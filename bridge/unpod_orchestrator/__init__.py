@@ -1,0 +1,98 @@
+"""A local orchestrator with its speech worker: the other side of the wire, for development, demos and tests."""
+
+from unpod_orchestrator.calls.call import Call, CallOverError
+from unpod_orchestrator.calls.subscription import Subscription
+from unpod_orchestrator.control.dispatch import CallRefused
+from unpod_orchestrator.faults import CallFaults, ControlFaults
+from unpod_orchestrator.script.scenario import Scenario, ScenarioResult
+from unpod_orchestrator.script.steps import (
+    AnyStep,
+    BargesIn,
+    Drops,
+    ExpectsEnd,
+    ExpectsRecording,
+    ExpectsRecordingPaused,
+    ExpectsRecordingResumed,
+    ExpectsTransfer,
+    HangsUp,
+    HearsAll,
+    HearsReply,
+    HearsSpeech,
+    Says,
+    Sends,
+    StepFailed,
+    Waits,
+)
+from unpod_orchestrator.server import LocalOrchestrator, serve_forever
+from unpod_orchestrator.wire.constants import ALL_VERBS, EVENTS, OWN_VERBS, WIRE_VERBS
+from unpod_orchestrator.worker.conversation import HeardPrefix
+from unpod_orchestrator.worker.happenings import (
+    AnyHappening,
+    CallerSaid,
+    Connected,
+    DeltaCame,
+    Ended,
+    Frame,
+    Interrupted,
+    LineDropped,
+    Outcome,
+    ReplyEnded,
+    SpeechProgress,
+    StateChanged,
+    TranscriptLine,
+    Transferred,
+    VerbDone,
+    Violated,
+)
+from unpod_orchestrator.worker.transfers import TransferRecord
+
+__all__ = [
+    "ALL_VERBS",
+    "EVENTS",
+    "OWN_VERBS",
+    "WIRE_VERBS",
+    "AnyHappening",
+    "AnyStep",
+    "BargesIn",
+    "Call",
+    "CallFaults",
+    "CallOverError",
+    "CallRefused",
+    "CallerSaid",
+    "Connected",
+    "ControlFaults",
+    "DeltaCame",
+    "Drops",
+    "Ended",
+    "ExpectsEnd",
+    "ExpectsRecording",
+    "ExpectsRecordingPaused",
+    "ExpectsRecordingResumed",
+    "ExpectsTransfer",
+    "Frame",
+    "HangsUp",
+    "HeardPrefix",
+    "HearsAll",
+    "HearsReply",
+    "HearsSpeech",
+    "Interrupted",
+    "LineDropped",
+    "LocalOrchestrator",
+    "Outcome",
+    "ReplyEnded",
+    "Says",
+    "Scenario",
+    "ScenarioResult",
+    "Sends",
+    "SpeechProgress",
+    "StateChanged",
+    "StepFailed",
+    "Subscription",
+    "TranscriptLine",
+    "TransferRecord",
+    "Transferred",
+    "VerbDone",
+    "Violated",
+    "Waits",
+    "serve_forever",
+]

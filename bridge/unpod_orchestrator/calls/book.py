@@ -1,0 +1,58 @@
+"""The calls that the orchestrator knows: the living, and so many of the dead."""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from unpod_orchestrator.calls.call import Call
+
+
+class CallBook:
+    """Calls by session, by job, and by the key in their bridge URL, which says nothing of either."""
+
+    def __init__(self, keep_ended: int) -> None:
+        self._keep_ended = keep_ended
+        self._by_session: dict[str, Call] = {}
+        self._by_job: dict[str, Call] = {}
+        self._by_key: dict[str, Call] = {}
+        self._keys: dict[str, str] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(list(self._by_session.values()))
+
+    def add(self, call: Call) -> str:
+        """Adds a call and returns its key; `ValueError` for a session that is there."""
+        if call.session_id in self._by_session:
+            raise ValueError("there is a call with this session_id")
+        key = secrets.token_hex(8)
+        self._by_session[call.session_id] = call
+        self._by_job[call.job_id] = call
+        self._by_key[key] = call
+        self._keys[call.session_id] = key
+        return key
+
+    def ended(self, call: Call) -> None:
+        """The call is over; the one that ended first is forgotten when too many are kept."""
+        self._ended[call.session_id] = None
+        if len(self._ended) > self._keep_ended:
+            session_id, _ = self._ended.popitem(last=False)
+            forgotten = self._by_session.pop(session_id)
+            del self._by_job[forgotten.job_id]
+            del self._by_key[self._keys.pop(session_id)]
+
+    def session(self, session_id: str) -> Call | None:
+        """The call of a session."""
+        return self._by_session.get(session_id)
+
+    def job(self, job_id: str) -> Call | None:
+        """The call of a job."""
+        return self._by_job.get(job_id)
+
+    def key(self, key: str) -> Call | None:
+        """The call that a bridge URL's key belongs to."""
+        return self._by_key.get(key)
+
+    def key_of(self, call: Call) -> str:
+        """The key in a call's bridge URL."""
+        return self._keys[call.session_id]

@@ -1,0 +1,328 @@
+"""A placed call, for whoever plays its caller: the shell around `SpeechWorker`, with its one timer."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from unpod_orchestrator.calls.call_view import CallView
+from unpod_orchestrator.calls.subscription import Subscription
+from unpod_orchestrator.pulse import Pulse
+from unpod_orchestrator.socket_link import SocketLink
+from unpod_orchestrator.wire import outgoing
+from unpod_orchestrator.wire.call_frames import RawFrame
+from unpod_orchestrator.worker.conversation import HeardPrefix
+from unpod_orchestrator.worker.happenings import AnyHappening, Ended, Outcome, Role
+from unpod_orchestrator.worker.replies import Reply
+from unpod_orchestrator.worker.speech_worker import AbortLine, CloseLine, SpeechWorker, Transmit
+from unpod_orchestrator.worker.transfers import TransferRecord
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 10.0
+"""How long the waiting methods wait unless told otherwise, in real time."""
+
+_PROGRESS_INTERVAL_S: Final = 0.1
+_SHOWN_CHARS: Final = 60
+
+
+class CallOverError(Exception):
+    """The call ended while something else was awaited of it; `outcome` says how."""
+
+    def __init__(self, outcome: Outcome, awaited: str) -> None:
+        super().__init__(f"the call ended ({outcome}) before {awaited}")
+        self.outcome = outcome
+
+
+class Call(CallView):
+    """One call, from its placing to its outcome and beyond; what waits raises `TimeoutError` or `CallOverError`."""
+
+    def __init__(self, worker: SpeechWorker, *, agent_id: str, pool: str, on_over: "Callable[[Call], None]") -> None:
+        super().__init__(worker, agent_id=agent_id, pool=pool)
+        self._on_over = on_over
+        self._loop = asyncio.get_running_loop()
+        self._link: SocketLink | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._pulse = Pulse()
+        self._subscriptions: set[Subscription] = set()
+        self._replies_taken = 0
+
+    # ---- the caller's part
+
+    async def connected(self, timeout_s: float = PATIENCE_S) -> None:
+        """Returns when `call.started` has been sent and the line is up."""
+        await self._until(lambda: self.live or None, "the call was connected", timeout_s)
+
+    async def user(
+        self, text: str, *, language: str | None = None, extra: RawFrame | None = None, timeout_s: float = PATIENCE_S
+    ) -> int:
+        """The caller says `text`; returns the turn's id. Waits for a line that is down. `ValueError` over 1 MiB."""
+        await self.connected(timeout_s)
+        return self._do(lambda now: self._worker.caller_says(text, final=True, language=language, extra=extra, now=now))
+
+    async def partial(self, text: str, *, language: str | None = None, timeout_s: float = PATIENCE_S) -> None:
+        """The caller is saying `text`, and has not finished."""
+        await self.connected(timeout_s)
+        self._do(lambda now: self._worker.caller_says(text, final=False, language=language, extra=None, now=now))
+
+    async def barge_in(
+        self,
+        text: str | None = None,
+        *,
+        language: str | None = None,
+        heard_prefix: str | HeardPrefix | None = HeardPrefix.AUTOMATIC,
+        timeout_s: float = PATIENCE_S,
+    ) -> str | None:
+        """The caller cuts in, and says `text` unless it is None; returns the `heard_prefix` that was sent."""
+        await self.connected(timeout_s)
+        heard = self._do(lambda now: self._worker.caller_interrupts(heard_prefix, now))
+        if text is not None:
+            await self.user(text, language=language, timeout_s=timeout_s)
+        return heard
+
+    async def reply(self, timeout_s: float = PATIENCE_S) -> str:
+        """The next complete reply's text, skipping those that the caller cut off; one that nobody took yet counts."""
+        return (await self._until(self._next_reply, "a complete reply", timeout_s)).text
+
+    async def spoken(self, chars: int, timeout_s: float = PATIENCE_S) -> None:
+        """Returns when so many characters have been heard from the agent since the caller's last final words."""
+        await self._until(
+            lambda: self._worker.talk.spoken_this_turn(self._loop.time()) >= chars or None,
+            f"{chars} characters were spoken",
+            timeout_s,
+            due=lambda: self._worker.talk.when_spoken_this_turn(chars),
+        )
+
+    async def silence(self, timeout_s: float = PATIENCE_S) -> None:
+        """Returns when nothing is being said, nothing waits to be, and no reply is owed."""
+        await self._until(
+            lambda: (self._worker.voice.silent and not self.ends_owed) or None, "the agent fell silent", timeout_s
+        )
+
+    async def heard(self, text: str, *, role: Role = "agent", timeout_s: float = PATIENCE_S) -> None:
+        """Returns when something that contains `text` stands in the transcript under `role`."""
+        await self.observed(
+            lambda call: any(line.role == role and text in line.text for line in call.transcript),
+            f"{role} says {text[:_SHOWN_CHARS]!r}",
+            timeout_s=timeout_s,
+        )
+
+    async def observed(self, holds: "Callable[[Call], bool]", awaited: str, *, timeout_s: float = PATIENCE_S) -> None:
+        """Returns when something about the call holds, looked at whenever the call changes."""
+        await self._until(lambda: holds(self) or None, awaited, timeout_s)
+
+    async def hang_up(self) -> None:
+        """The caller hangs up: the socket is closed with 1000."""
+        self._do(self._worker.hang_up)
+
+    async def ended(self, timeout_s: float = PATIENCE_S) -> Outcome:
+        """The call's outcome, as soon as there is one."""
+        return await self._until(lambda: self.outcome, "the call's end", timeout_s)
+
+    def subscribe(self) -> Subscription:
+        """What happens from now on, as an async iterator that ends with the call."""
+        subscription = Subscription(self._subscriptions.discard)
+        if self.outcome is not None:
+            subscription.put(Ended(self.outcome))
+        else:
+            self._subscriptions.add(subscription)
+            self._reschedule()
+        return subscription
+
+    # ---- the worker's part
+
+    def send_metric(self) -> None:
+        """Sends a `metric` frame now."""
+        self._do(lambda _: self._worker.talk.metric())
+
+    def send_error(self, severity: str, source: str = "stt", code: str = "simulated", message: str = "") -> None:
+        """Sends an `error` frame."""
+        self._do(lambda now: self._worker.send_event(outgoing.error(severity, source, code, message), now))
+
+    def send_frame(self, frame: RawFrame) -> None:
+        """Sends any frame as JSON, the way it stands."""
+        self.send_raw(outgoing.encode(frame))
+
+    def send_raw(self, payload: str | bytes, *, text: bool | None = None) -> None:
+        """Sends any text (a text frame) or bytes (a binary one; as a text frame with `text=True`), valid or not."""
+        as_text = isinstance(payload, str) if text is None else text
+        self._do(lambda now: self._worker.send_raw(payload, text=as_text, now=now))
+
+    def close(self, code: int) -> None:
+        """Closes the socket with any code: 1000 and 1001 end the call, after another one it can be dialled again."""
+        self._do(lambda now: self._worker.close_line(code, now))
+
+    def drop(self, *, for_good: bool = False) -> None:
+        """Cuts the TCP connection without a close frame; `for_good` ends the call and refuses redials with 4003."""
+        self._do(lambda now: self._worker.drop(now, for_good=for_good))
+
+    def pause_reading(self) -> None:
+        """Stops reading the socket: half-open, until `resume_reading` or the end."""
+        if self._link is not None:
+            self._link.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        if self._link is not None:
+            self._link.resume_reading()
+
+    def end_when_spoken(self, detail: str) -> None:
+        """Ends the call from outside, when what is being said is said."""
+        self._do(lambda _: self._worker.performer.end_when_spoken(detail))
+
+    def transfer(self, transfer: TransferRecord, handoff_s: float) -> str:
+        """Transfers the caller from outside; returns the new participant's id."""
+
+        def begin(now: float) -> str:
+            participant_id = self._worker.performer.add_participant(transfer.transfer_type)
+            self._worker.performer.transfer_to(transfer, None, handoff_s, now)
+            return participant_id
+
+        return self._do(begin)
+
+    def merge_into(self, primary: "Call") -> list[str]:
+        """Moves everybody but this call's agent to `primary` and ends this call; returns the ids that moved."""
+        moved = [participant_id for participant_id in self.participants if participant_id != "agent"]
+        primary.admit(self.session_id, len(moved))
+        self._do(lambda _: self._worker.over("transferred", "merged into another session"))
+        return moved
+
+    def admit(self, session_id: str, count: int) -> None:
+        """So many participants of another session join this one."""
+        self._worker.performer.merged.append(session_id)
+        for _ in range(count):
+            self._worker.performer.add_participant("merged")
+
+    def remove_participant(self, participant_id: str) -> bool:
+        """Somebody leaves; false where nobody of that id takes part."""
+        return self._worker.performer.participants.pop(participant_id, None) is not None
+
+    # ---- the orchestrator's part
+
+    def dispatched_now(self) -> None:
+        """The job is being offered to a client."""
+        self._do(self._worker.dispatched)
+
+    def cancel(self) -> None:
+        """`job.cancel` has been sent: the client closes with 1000, or the worker after a grace."""
+        self._do(self._worker.cancel)
+
+    def refused(self, reason: str) -> None:
+        """Nobody took the job."""
+        self._do(lambda _: self._worker.over("failed", reason))
+
+    def stop(self) -> None:
+        """The orchestrator stops."""
+        self._do(self._worker.hang_up)
+
+    def dialled(self, token: str) -> int | None:
+        """Somebody dials: None lets them in, and `serve` must follow at once; a close code refuses them."""
+        return self._do(lambda now: self._worker.dialled(token, now))
+
+    async def serve(self, link: SocketLink) -> None:
+        """Talks to a client that was let in, until its socket ends."""
+        self._link = link
+        code: int | None = None
+        try:
+            code = await link.run(
+                lambda data: self._from(link, lambda now: self._worker.received(data, now)),
+                lambda what: self._from(link, lambda now: self._worker.received_nonsense(what, now)),
+            )
+        finally:
+            self._from(link, lambda now: self._worker.line_lost(code, now))
+            if self._link is link:
+                self._link = None
+
+    def _from(self, link: SocketLink, act: Callable[[float], None]) -> None:
+        if self._link is link:
+            self._do(act)
+
+    def _do(self, act: Callable[[float], T]) -> T:
+        try:
+            return act(self._loop.time())
+        finally:
+            self._flush()
+
+    def _flush(self) -> None:
+        for effect in self._worker.take_effects():
+            match effect:
+                case Transmit(data, text):
+                    if self._link is not None:
+                        self._link.send(data, text=text)
+                case CloseLine(code, reason):
+                    self._let_go(partial(SocketLink.close, code=code, reason=reason))
+                case AbortLine():
+                    self._let_go(SocketLink.abort)
+                case _:
+                    self._publish(effect)
+        self._reschedule()
+        self._pulse.beat()
+
+    def _let_go(self, farewell: Callable[[SocketLink], None]) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            farewell(link)
+
+    def _publish(self, happening: AnyHappening) -> None:
+        for subscription in tuple(self._subscriptions):
+            subscription.put(happening)
+        if isinstance(happening, Ended):
+            self.ended_at = dt.datetime.now(dt.UTC)
+            self._subscriptions.clear()
+            self._on_over(self)
+
+    def _reschedule(self) -> None:
+        at = self._worker.next_wakeup()
+        if at is not None and self._subscriptions and self._worker.voice.speaking:
+            at = min(at, self._loop.time() + _PROGRESS_INTERVAL_S)
+        if self._timer is not None:
+            if at is not None and self._timer_at <= at:
+                return  # it comes early, finds nothing, and is set again: cheaper than a new one for every frame
+            self._timer.cancel()
+        self._timer = None
+        if at is not None:
+            self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self._worker.tick(now)
+        if self._subscriptions and (progress := self._worker.talk.progress(now)):
+            self._publish(progress)
+        self._flush()
+
+    def _next_reply(self) -> Reply | None:
+        replies = self._worker.talk.replies
+        while self._replies_taken < replies.completed_total:
+            oldest = replies.completed_total - len(replies.completed)
+            self._replies_taken = max(self._replies_taken, oldest)
+            reply = replies.completed[self._replies_taken - oldest]
+            self._replies_taken += 1
+            if not reply.interrupted:
+                return reply
+        return None
+
+    async def _until(
+        self,
+        find: Callable[[], T | None],
+        awaited: str,
+        timeout_s: float,
+        due: Callable[[], float | None] = lambda: None,
+    ) -> T:
+        deadline = self._loop.time() + timeout_s
+        while True:
+            found = find()
+            if found is not None:
+                return found
+            if self.outcome is not None:
+                raise CallOverError(self.outcome, awaited)
+            now = self._loop.time()
+            if now >= deadline:
+                raise TimeoutError(f"waited {timeout_s:g} s for: {awaited} ({self._describe()})")
+            at = due()
+            await self._pulse.wait((deadline if at is None else min(deadline, at)) - now)
+
+    def _describe(self) -> str:
+        return f"the call is {self._worker.phase.value}, {self.state}; {self.ends_owed} ends owed"

@@ -1,0 +1,1 @@
+"""Workers: their control sockets, who is registered, and who gets a call."""

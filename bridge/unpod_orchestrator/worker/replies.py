@@ -1,0 +1,126 @@
+"""The worker's gate: which replies are open, and who owes the next `agent.text.end`.
+
+Pure. A final user text opens the reply that answers it, in order; a delta with no reply open opens one by itself; each
+is ended exactly once, interrupted or not. What goes beyond that is the client's fault, with two exceptions that the
+client cannot know better:
+
+- after `user.interrupted` without a `heard_prefix` between replies the client nudges its brain, and a nudge that yields
+  nothing may still end once;
+- after a drop it cannot know whether its last end arrived: one repetition is harmless.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from unpod_orchestrator.wire.call_frames import FrameError
+from unpod_orchestrator.worker.voice import Utterance
+
+MAX_KEPT_CHARS: Final = 32_000_000
+"""How much text of completed replies a call remembers; the oldest is forgotten first."""
+
+
+@dataclass(eq=False)
+class Reply:
+    """One reply: open until `ended_s`; `text` is what was written, which need not be what was heard."""
+
+    turn_id: int
+    answers_user: bool
+    asked_s: float
+    first_delta_s: float | None = None
+    ended_s: float | None = None
+    cut_off: bool = False
+    utterance: Utterance | None = None
+    parts: list[str] = field(default_factory=list)
+    chars: int = 0
+
+    @property
+    def text(self) -> str:
+        """Everything that the client wrote for this reply, up to `MAX_KEPT_CHARS`."""
+        if len(self.parts) > 1:
+            self.parts = ["".join(self.parts)]
+        return self.parts[0] if self.parts else ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the caller cut in, while it was written or while it was spoken."""
+        return self.cut_off or (self.utterance is not None and self.utterance.interrupted)
+
+    def add(self, text: str, now: float) -> None:
+        """One more delta."""
+        if self.first_delta_s is None:
+            self.first_delta_s = now
+        if self.chars + len(text) <= MAX_KEPT_CHARS:
+            self.chars += len(text)
+            self.parts.append(text)
+
+
+class Replies:
+    """The replies of one call, the open ones in the order in which they have to end."""
+
+    def __init__(self) -> None:
+        self._open: deque[Reply] = deque()
+        self._kept_chars = 0
+        self._spare_nudge_ends = 0
+        self._spare_redial_end = False
+        self.completed: deque[Reply] = deque()
+        self.completed_total = 0
+
+    @property
+    def owed(self) -> int:
+        """How many ends the client still owes."""
+        return len(self._open)
+
+    @property
+    def current(self) -> Reply | None:
+        """The reply that the next delta belongs to, if one is open."""
+        return self._open[0] if self._open else None
+
+    def user_turn(self, turn_id: int, now: float) -> None:
+        """The caller has said something: the gate is closed until this turn's end."""
+        self._open.append(Reply(turn_id=turn_id, answers_user=True, asked_s=now))
+
+    def delta(self, text: str, turn_id: int, now: float) -> Reply:
+        """The reply that a delta belongs to, opened by it where none was."""
+        if not self._open:
+            self._open.append(Reply(turn_id=turn_id, answers_user=False, asked_s=now))
+        reply = self._open[0]
+        reply.add(text, now)
+        return reply
+
+    def end(self, now: float) -> Reply | None:
+        """The reply that is ended; None for an end that may be surplus; `FrameError` for one that may not."""
+        if not self._open:
+            self._spend_spare_end()
+            return None
+        reply = self._open.popleft()
+        reply.ended_s = now
+        self._spare_redial_end = False
+        self._keep(reply)
+        return reply
+
+    def interrupt(self, *, heard_something: bool) -> None:
+        """The caller cut in: the open reply, if any, is not to be heard further."""
+        if self._open:
+            self._open[0].cut_off = True
+        elif not heard_something:
+            self._spare_nudge_ends += 1
+
+    def line_dropped(self) -> None:
+        """The socket is gone: whether the last end arrived is known here, and not over there."""
+        self._spare_redial_end = True
+
+    def _spend_spare_end(self) -> None:
+        if self._spare_redial_end:
+            self._spare_redial_end = False
+        elif self._spare_nudge_ends:
+            self._spare_nudge_ends -= 1
+        else:
+            raise FrameError("agent.text.end: no reply is open")
+
+    def _keep(self, reply: Reply) -> None:
+        self.completed.append(reply)
+        self.completed_total += 1
+        self._kept_chars += reply.chars
+        while self._kept_chars > MAX_KEPT_CHARS and len(self.completed) > 1:
+            self._kept_chars -= self.completed.popleft().chars
