@@ -1,14 +1,15 @@
 """A local orchestrator with its speech worker: the other side of the wire, for development, demos and tests."""
 
-from unpod_orchestrator.calls.call import Call, CallOverError
-from unpod_orchestrator.calls.subscription import Subscription
-from unpod_orchestrator.control.dispatch import CallRefused
+from unpod_orchestrator.calls.call import CallOverError, LocalCall
+from unpod_orchestrator.calls.happening_stream import HappeningStream
+from unpod_orchestrator.control.job_offers import CallRefused
 from unpod_orchestrator.faults import CallFaults, ControlFaults
 from unpod_orchestrator.script.scenario import Scenario, ScenarioResult
 from unpod_orchestrator.script.steps import (
     AnyStep,
     BargesIn,
     Drops,
+    ExpectationFailed,
     ExpectsEnd,
     ExpectsRecording,
     ExpectsRecordingPaused,
@@ -20,26 +21,25 @@ from unpod_orchestrator.script.steps import (
     HearsSpeech,
     Says,
     Sends,
-    StepFailed,
     Waits,
 )
 from unpod_orchestrator.server import LocalOrchestrator, serve_forever
 from unpod_orchestrator.wire.constants import ALL_VERBS, EVENTS, OWN_VERBS, WIRE_VERBS
+from unpod_orchestrator.wire.frame_log import LoggedFrame
 from unpod_orchestrator.worker.conversation import HeardPrefix
 from unpod_orchestrator.worker.happenings import (
     AnyHappening,
     CallerSaid,
+    CallStateChanged,
     Connected,
     DeltaCame,
     Ended,
-    Frame,
     Interrupted,
     LineDropped,
     Outcome,
     ReplyEnded,
     SpeechProgress,
-    StateChanged,
-    TranscriptLine,
+    TranscriptEntry,
     Transferred,
     VerbDone,
     Violated,
@@ -54,30 +54,33 @@ __all__ = [
     "AnyHappening",
     "AnyStep",
     "BargesIn",
-    "Call",
     "CallFaults",
     "CallOverError",
     "CallRefused",
+    "CallStateChanged",
     "CallerSaid",
     "Connected",
     "ControlFaults",
     "DeltaCame",
     "Drops",
     "Ended",
+    "ExpectationFailed",
     "ExpectsEnd",
     "ExpectsRecording",
     "ExpectsRecordingPaused",
     "ExpectsRecordingResumed",
     "ExpectsTransfer",
-    "Frame",
     "HangsUp",
+    "HappeningStream",
     "HeardPrefix",
     "HearsAll",
     "HearsReply",
     "HearsSpeech",
     "Interrupted",
     "LineDropped",
+    "LocalCall",
     "LocalOrchestrator",
+    "LoggedFrame",
     "Outcome",
     "ReplyEnded",
     "Says",
@@ -85,10 +88,7 @@ __all__ = [
     "ScenarioResult",
     "Sends",
     "SpeechProgress",
-    "StateChanged",
-    "StepFailed",
-    "Subscription",
-    "TranscriptLine",
+    "TranscriptEntry",
     "TransferRecord",
     "Transferred",
     "VerbDone",

@@ -12,12 +12,12 @@ from typing import Final, Self
 from aiohttp import web
 
 from unpod_orchestrator.auth import KeyRing
-from unpod_orchestrator.calls.book import CallBook
-from unpod_orchestrator.calls.call import Call
-from unpod_orchestrator.control.dial_in import DialIn
-from unpod_orchestrator.control.dispatch import CallRefused, Dispatcher
+from unpod_orchestrator.calls.call import LocalCall
+from unpod_orchestrator.calls.call_index import CallIndex
+from unpod_orchestrator.control.job_offers import CallRefused, JobOffers
 from unpod_orchestrator.control.registry import RegisteredWorker
-from unpod_orchestrator.control.sockets import ControlDesk, ControlSocket, socket_of
+from unpod_orchestrator.control.serve_dialer import ServeDialer
+from unpod_orchestrator.control.sockets import ControlSocket, ControlSockets, socket_of
 from unpod_orchestrator.faults import CallFaults, ControlFaults
 from unpod_orchestrator.http.local_api import LocalApi
 from unpod_orchestrator.http.rest import Rest, Wrapping
@@ -31,8 +31,8 @@ from unpod_orchestrator.wire.constants import (
     PAIRING_REFUSED,
     POLICY_VIOLATION,
 )
+from unpod_orchestrator.wire.frame_log import LoggedFrame
 from unpod_orchestrator.wire.outgoing import CallIdentity
-from unpod_orchestrator.worker.happenings import Frame
 from unpod_orchestrator.worker.speech_worker import SpeechWorker, WorkerOptions
 
 _log = logging.getLogger("unpod.orchestrator")
@@ -92,18 +92,17 @@ class LocalOrchestrator:
             require_all_events=require_all_events,
             max_frames=max_frames,
         )
-        self._heartbeat_interval_s = heartbeat_interval_s
-        self._retry_pause_s = retry_pause_s
         self._ping_interval_s = ping_interval_s
         self._wrapping: Wrapping = wrapping
-        self._book = CallBook(keep_ended_calls)
-        self._links: set[SocketLink] = set()
-        self._dial_in = DialIn(agent_secret, self._links, ping_interval_s)
-        self._runner: web.AppRunner | None = None
-        self._dispatcher: Dispatcher | None = None
-        self._local_api: LocalApi | None = None
-        self.speed = speed
         self.faults = ControlFaults() if faults is None else faults
+        self._calls = CallIndex(keep_ended_calls)
+        self._control = ControlSockets(heartbeat_interval_s, self.faults)
+        self._links: set[SocketLink] = set()
+        self._dialer = ServeDialer(agent_secret, self._links, ping_interval_s)
+        self._offers = JobOffers(self._control, self._dialer, pause_s=retry_pause_s)
+        self._local_api = LocalApi(self, self._calls, self._control.registry, self._keys)
+        self._runner: web.AppRunner | None = None
+        self.speed = speed
 
     # ---- its life
 
@@ -118,14 +117,10 @@ class LocalOrchestrator:
 
     async def start(self) -> None:
         """Listens; `OSError` where the port is taken."""
-        self._dispatcher = Dispatcher(
-            self._heartbeat_interval_s, self.faults, self._dial_in, pause_s=self._retry_pause_s
-        )
-        self._local_api = LocalApi(self, self._keys)
         app = web.Application()
         app.router.add_get("/v1/internal/workers", self._serve_control)
         app.router.add_get("/v1/calls/{key}/bridge", self._serve_call)
-        Rest(self._book, self._keys, self._wrapping).add_routes(app.router)
+        Rest(self._calls, self._keys, self._wrapping).add_routes(app.router)
         self._local_api.add_routes(app.router)
         # No access log: the URLs of call sockets carry tokens.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_S)
@@ -140,20 +135,19 @@ class LocalOrchestrator:
 
     async def stop(self) -> None:
         """Ends every call (1000) and closes every socket, within a second; harmless when stopped."""
-        if self._local_api is not None:
-            await self._local_api.stop()
-        for call in self._book:
+        await self._local_api.stop()
+        for call in self._calls:
             if not call.over:
                 call.stop()
-        for socket in tuple(self._desk.sockets) if self._dispatcher is not None else ():
+        for socket in tuple(self._control.sockets):
             socket.close(GOING_AWAY, "stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 while self._links:
-                    await self._desk.changed.wait(_STOP_S)
+                    await self._control.changed.wait(_STOP_S)
         for link in tuple(self._links):
             link.abort()
-        await self._dial_in.stop()
+        await self._dialer.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -191,17 +185,17 @@ class LocalOrchestrator:
     @property
     def workers(self) -> list[RegisteredWorker]:
         """The registered workers."""
-        return self._desk.registry.all()
+        return self._control.registry.all()
 
     @property
-    def control_frames(self) -> list[Frame]:
-        """Every control frame both ways, tokens masked; `t_s` counts from the start."""
-        return list(self._desk.frames)
+    def control_frames(self) -> list[LoggedFrame]:
+        """Every control frame both ways, tokens masked; `t_s` counts from when this object was made."""
+        return list(self._control.frames)
 
     @property
     def violations(self) -> list[str]:
         """How control sockets' clients broke the protocol."""
-        return list(self._desk.violations)
+        return list(self._control.violations)
 
     async def wait_for_worker(
         self, agent_id: str, timeout_s: float = 10.0, *, pool: str | None = None, count: int = 1
@@ -210,10 +204,10 @@ class LocalOrchestrator:
         name = pool or agent_id
 
         def found() -> bool:
-            return len(self._desk.registry.in_pool(name)) >= count
+            return len(self._control.registry.in_pool(name)) >= count
 
         await self.wait_until(found, f"no worker for {name!r} registered within {timeout_s:g} s", timeout_s)
-        return self._desk.registry.in_pool(name)[0]
+        return self._control.registry.in_pool(name)[0]
 
     async def wait_until(self, holds: Callable[[], bool], complaint: str, timeout_s: float = 10.0) -> None:
         """Returns when something about the workers holds, looked at whenever a control socket has news."""
@@ -222,7 +216,7 @@ class LocalOrchestrator:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 raise TimeoutError(complaint)
-            await self._desk.changed.wait(left)
+            await self._control.changed.wait(left)
 
     def drop_control(self, worker_id: str | None = None) -> None:
         """Cuts a worker's control socket without a close frame; all of them for None."""
@@ -245,18 +239,18 @@ class LocalOrchestrator:
             socket.pause_reading()
 
     def _sockets(self, worker_id: str | None) -> list[ControlSocket]:
-        return [socket for socket in self._desk.sockets if worker_id in {None, socket.worker_id}]
+        return [socket for socket in self._control.sockets if worker_id in {None, socket.worker_id}]
 
     # ---- calls
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[LocalCall]:
         """The calls that it knows, ended ones included."""
-        return list(self._book)
+        return list(self._calls)
 
-    def call(self, session_id: str) -> Call | None:
+    def call(self, session_id: str) -> LocalCall | None:
         """The call of a session, if it is known."""
-        return self._book.session(session_id)
+        return self._calls.session(session_id)
 
     async def place_call(
         self,
@@ -269,7 +263,7 @@ class LocalOrchestrator:
         deadline_ms: int = _DEADLINE_MS,
         even_if_full: bool = False,
         faults: CallFaults | None = None,
-    ) -> Call:
+    ) -> LocalCall:
         """Places a call and returns it when a worker has taken it; `CallRefused` when none does, after three tries.
 
         `even_if_full` asks workers that report no room. `ValueError` for metadata that no frame can hold, or for a
@@ -287,11 +281,11 @@ class LocalOrchestrator:
         )
         outgoing.encode(outgoing.call_started(who))
         worker = SpeechWorker(who, self._options, faults or CallFaults(), asyncio.get_running_loop().time())
-        call = Call(worker, agent_id=agent_id, pool=pool or agent_id, on_over=self._call_over)
-        key = self._book.add(call)
+        call = LocalCall(worker, agent_id=agent_id, pool=pool or agent_id, on_over=self._call_over)
+        key = self._calls.add(call)
         assign = self._assign(call, who, key, deadline_ms)
         try:
-            await self._dispatch.find_worker(call, assign, deadline_ms, even_if_full=even_if_full)
+            await self._offers.find_worker(call, assign, deadline_ms, even_if_full=even_if_full)
         except CallRefused as refused:
             call.refused(refused.reason)
             raise
@@ -303,8 +297,8 @@ class LocalOrchestrator:
 
     def cancel(self, job_id: str) -> None:
         """Sends `job.cancel` to the job's worker, or to every worker where nobody has such a job."""
-        call = self._book.job(job_id)
-        worker = None if call is None else self._desk.registry.get(call.worker_id)
+        call = self._calls.job(job_id)
+        worker = None if call is None else self._control.registry.get(call.worker_id)
         sockets = self._sockets(None) if worker is None else [socket_of(worker)]
         for socket in sockets:
             socket.send(outgoing.job_cancel(job_id))
@@ -315,14 +309,14 @@ class LocalOrchestrator:
         self, job_id: str, *, worker_id: str | None = None, deadline_ms: int = _DEADLINE_MS
     ) -> str | None:
         """Offers a living call's job once more, to its own worker or another; None if it is taken, else why not."""
-        call = self._book.job(job_id)
-        worker = None if call is None else self._desk.registry.get(worker_id or call.worker_id)
+        call = self._calls.job(job_id)
+        worker = None if call is None else self._control.registry.get(worker_id or call.worker_id)
         if call is None or worker is None:
             raise ValueError("no such job, or its worker is not registered")
-        assign = self._assign(call, call.identity, self._book.key_of(call), deadline_ms)
-        return await self._dispatch.offer(call, assign, worker, deadline_ms)
+        assign = self._assign(call, call.identity, self._calls.key_of(call), deadline_ms)
+        return await self._offers.offer(call, assign, worker, deadline_ms)
 
-    def _assign(self, call: Call, who: CallIdentity, key: str, deadline_ms: int) -> RawFrame:
+    def _assign(self, call: LocalCall, who: CallIdentity, key: str, deadline_ms: int) -> RawFrame:
         return outgoing.job_assign(
             who,
             agent_id=call.agent_id,
@@ -331,23 +325,13 @@ class LocalOrchestrator:
             deadline_ms=deadline_ms,
         )
 
-    def _call_over(self, call: Call) -> None:
-        self._dispatch.desk.registry.release(call.job_id)
-        self._book.ended(call)
-        self._desk.changed.beat()
+    def _call_over(self, call: LocalCall) -> None:
+        self._control.registry.release(call.job_id)
+        self._calls.ended(call)
+        self._control.changed.notify()
         _log.info("call over: session %r, %s", call.session_id, call.outcome.reason if call.outcome else "")
 
     # ---- sockets
-
-    @property
-    def _dispatch(self) -> Dispatcher:
-        if self._dispatcher is None:
-            raise RuntimeError("the orchestrator has not been started")
-        return self._dispatcher
-
-    @property
-    def _desk(self) -> ControlDesk:
-        return self._dispatch.desk
 
     async def _serve_control(self, request: web.Request) -> web.StreamResponse:
         refusal = self.faults.refuse_key
@@ -363,11 +347,11 @@ class LocalOrchestrator:
             await socket.close(code=KEY_REFUSED if refusal == "close_4001" else POLICY_VIOLATION)
             return socket
         link = SocketLink(socket, request.transport)
-        await self._while_open(link, ControlSocket(self._desk, link).run)
+        await self._while_open(link, ControlSocket(self._control, link).run)
         return socket
 
     async def _serve_call(self, request: web.Request) -> web.StreamResponse:
-        call = self._book.key(request.match_info["key"])
+        call = self._calls.key(request.match_info["key"])
         if call is not None and call.faults.refuse_upgrades > 0:
             call.faults.refuse_upgrades -= 1
             raise web.HTTPServiceUnavailable(text="not yet")
@@ -387,7 +371,7 @@ class LocalOrchestrator:
             await serve()
         finally:
             self._links.discard(link)
-            self._desk.changed.beat()
+            self._control.changed.notify()
 
 
 async def serve_forever(

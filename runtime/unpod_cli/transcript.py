@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from unpod_orchestrator import (
     AnyHappening,
     CallerSaid,
+    CallStateChanged,
     Connected,
     DeltaCame,
     Ended,
@@ -18,7 +19,6 @@ from unpod_orchestrator import (
     Outcome,
     ReplyEnded,
     SpeechProgress,
-    StateChanged,
     TransferRecord,
     Transferred,
     VerbDone,
@@ -72,7 +72,7 @@ class Over(Struct, frozen=True):
 
 
 Item = Spoken | Speaking | Done | Over
-_Plain = Connected | LineDropped | Transferred | Violated | Ended | StateChanged | ReplyEnded
+_Plain = Connected | LineDropped | Transferred | Violated | Ended | CallStateChanged | ReplyEnded
 
 
 class Transcriber:
@@ -154,7 +154,7 @@ class Transcriber:
 
 
 def _told(
-    happening: Connected | LineDropped | Transferred | Violated | Ended | StateChanged | ReplyEnded,
+    happening: Connected | LineDropped | Transferred | Violated | Ended | CallStateChanged | ReplyEnded,
 ) -> list[Item]:
     match happening:
         case Connected(again=again):
@@ -167,7 +167,7 @@ def _told(
             return [Done(f"protocol: {reason}", bad=True)]
         case Ended(outcome=outcome):
             return [Over(outcome, _ending(outcome))]
-        case StateChanged() | ReplyEnded():
+        case CallStateChanged() | ReplyEnded():
             return []
         case _:
             assert_never(happening)

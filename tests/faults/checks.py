@@ -23,7 +23,7 @@ from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.replay import merge
 from unpod.core.state import SessionState, fold
-from unpod_orchestrator import Frame
+from unpod_orchestrator import LoggedFrame
 
 HANDSHAKE = frozenset({"hello.ack", "call.started"})
 MADE_BY_THE_BRIDGE = HANDSHAKE | {"call.reattached", "call.ended", "rejected", "unknown"}
@@ -96,7 +96,7 @@ class Observed:
         """What sentences about it begin with."""
         return f"call {self.caller.number} ({self.call.session_id[-8:]})"
 
-    def sent(self, event: str) -> list[Frame]:
+    def sent(self, event: str) -> list[LoggedFrame]:
         """Return the frames of one verb that the worker got."""
         return [frame for frame in self.frames if frame.direction == "in" and frame.event == event]
 
@@ -116,7 +116,7 @@ class Observed:
         return [at - origin for at in self.caller.downs]
 
     @cached_property
-    def missing(self) -> list[Frame]:
+    def missing(self) -> list[LoggedFrame]:
         """The frames that the worker sent and the log does not have; where equal ones were sent, those that may be."""
         logged = [
             json.loads(record.data)
@@ -130,7 +130,7 @@ class Observed:
         ]
         return left_out(sent, logged, self.may_be_lost)
 
-    def may_be_lost(self, frame: Frame) -> bool:
+    def may_be_lost(self, frame: LoggedFrame) -> bool:
         """Whether a frame was on a socket that was lost at the time."""
         near = any(drop - self.allow.shadow_s <= frame.t_s <= drop + 0.05 for drop in self.drops)
         return (self.allow.drops and near) or self.allow.unstored

@@ -12,11 +12,11 @@ from typing import Final
 from tests.faults.words import WORDS, Question, words_in
 
 from unpod_orchestrator import (
-    Call,
     CallOverError,
     Connected,
     DeltaCame,
     LineDropped,
+    LocalCall,
     LocalOrchestrator,
     ReplyEnded,
 )
@@ -54,7 +54,7 @@ class Turn:
 class Caller:
     """One caller on one call."""
 
-    def __init__(self, number: int, call: Call, load: Load) -> None:
+    def __init__(self, number: int, call: LocalCall, load: Load) -> None:
         self.number = number
         self.call = call
         self.turns: list[Turn] = []

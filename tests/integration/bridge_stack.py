@@ -43,7 +43,7 @@ from unpod.jetstream import (
 )
 from unpod.jetstream.topology import Topology
 from unpod.ports import Fence, Message
-from unpod_orchestrator import Call, LocalOrchestrator
+from unpod_orchestrator import LocalCall, LocalOrchestrator
 
 SUBJECTS = Subjects()
 KEY = "sk_local"
@@ -297,7 +297,7 @@ class Stack:
         ) as bridge:
             yield bridge
 
-    def place(self, *, even_if_full: bool = False) -> asyncio.Task[Call]:
+    def place(self, *, even_if_full: bool = False) -> asyncio.Task[LocalCall]:
         """Place a call without waiting for whoever takes it."""
         return asyncio.create_task(self.orchestrator.place_call("agent", even_if_full=even_if_full))
 

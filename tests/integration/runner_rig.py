@@ -17,7 +17,7 @@ from typing import Any
 from unpod import AgentRunner, CallContext, EchoAdapter
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
 from unpod.runner.call import Entrypoint
-from unpod_orchestrator import Call, LocalOrchestrator
+from unpod_orchestrator import LocalCall, LocalOrchestrator
 
 KEY = "sk_local"
 AGENT = "my-agent"
@@ -136,7 +136,7 @@ async def until(holds: Callable[[], bool], timeout_s: float = 5) -> None:
             await asyncio.sleep(0.01)
 
 
-async def talks(call: Call) -> None:
+async def talks(call: LocalCall) -> None:
     await call.user("one two")
     assert "one two" in await call.reply()
 

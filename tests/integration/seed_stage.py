@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -14,7 +14,7 @@ from tests.pages import ROOT, Block, blocks, run
 
 from unpod import AgentRunner, CallContext, LLMCall, ScriptedAdapter
 from unpod.adapters.scripted import Rule
-from unpod_orchestrator import Call, CallFaults, LocalOrchestrator, TransferRecord
+from unpod_orchestrator import CallFaults, LocalCall, LocalOrchestrator, TransferRecord
 
 PAGES = ROOT / "tests" / "seed_pages"
 AGENT_RUNNER = PAGES / "agent-runner.md"
@@ -36,7 +36,7 @@ def page_name(page: Path) -> str:
     return page.stem
 
 
-def first(transfers: list[TransferRecord]) -> tuple[str, str, str]:
+def first(transfers: Sequence[TransferRecord]) -> tuple[str, str, str]:
     """Return what the first transfer was."""
     return transfers[0].transfer_type, transfers[0].target, transfers[0].mode
 
@@ -63,7 +63,7 @@ def brain() -> ScriptedAdapter:
 class Played:
     """One call, and what becomes of its entrypoint."""
 
-    call: Call
+    call: LocalCall
     entrypoint: asyncio.Future[object]
 
     async def returned(self) -> object:

@@ -11,7 +11,7 @@ from tests.faults.stack import Setup, Stack, stack
 from tests.faults.words import Question
 
 from unpod.core import events as ev
-from unpod_orchestrator import Call
+from unpod_orchestrator import LocalCall
 
 NOTHING: Mapping[str, str] = {}
 SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}
@@ -20,7 +20,7 @@ SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}
 class Talk:
     """One caller, and the processes behind the call."""
 
-    def __init__(self, made: Stack, call: Call) -> None:
+    def __init__(self, made: Stack, call: LocalCall) -> None:
         self.stack = made
         self.call = call
         self.turn = 0

@@ -17,7 +17,6 @@ from unpod_orchestrator import (
     EVENTS,
     WIRE_VERBS,
     BargesIn,
-    Call,
     CallerSaid,
     CallFaults,
     CallOverError,
@@ -35,6 +34,7 @@ from unpod_orchestrator import (
     HearsAll,
     HearsReply,
     HearsSpeech,
+    LocalCall,
     LocalOrchestrator,
     ReplyEnded,
     Says,
@@ -244,7 +244,7 @@ async def a_call(
     metadata: Frame | None = None,
     session_id: str | None = None,
     faults: CallFaults | None = None,
-) -> AsyncIterator[tuple[Call, Client]]:
+) -> AsyncIterator[tuple[LocalCall, Client]]:
     async with Client(orchestrator, brain) as client:
         call = await orchestrator.place_call(AGENT, metadata=metadata, session_id=session_id, faults=faults)
         await call.connected()
@@ -252,7 +252,7 @@ async def a_call(
         yield call, client
 
 
-def frames_out(call: Call, event: str) -> list[Frame]:
+def frames_out(call: LocalCall, event: str) -> list[Frame]:
     return [frame.raw for frame in call.frames if frame.direction == "out" and frame.event == event]
 
 
@@ -1018,7 +1018,7 @@ async def test_a_hundred_calls_at_once() -> None:
     async with LocalOrchestrator(speed=50) as orchestrator, Client(orchestrator, room=100):
         calls = [await orchestrator.place_call(AGENT) for _ in range(100)]
 
-        async def talk(call: Call) -> None:
+        async def talk(call: LocalCall) -> None:
             for number in range(5):
                 await call.user(f"turn {number}")
                 assert await call.reply() == f"You said: turn {number}"

@@ -36,7 +36,7 @@ from tests.integration.seed_stage import (
 from tests.pages import blocks, run, table
 
 from unpod import CallContext, RunnerStats
-from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
+from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -174,7 +174,7 @@ async def test_from_outside(stage: Stage, page: Path, monkeypatch: pytest.Monkey
     assert set(ends) == {played.call.session_id for played in (target, primary, other)}
 
 
-async def outside(page: Path, call: Call, verb: str) -> None:
+async def outside(page: Path, call: LocalCall, verb: str) -> None:
     """Run that statement alone of the code from outside which has a verb."""
     code = block(page, "From outside")
     head, *statements = re.split(r"^(?=    (?:await|#))", code.text, flags=re.MULTILINE)

@@ -14,8 +14,8 @@ import pytest
 from tests.integration.bridge_stack import BridgeProcess, FakeRunner, Stack
 
 from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology
-from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
-from unpod_orchestrator.control.dial_in import signed_url
+from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
+from unpod_orchestrator.control.serve_dialer import signed_url
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +47,7 @@ def served(port: int, **environment: str) -> dict[str, str]:
     return {"UNPOD_RUNNER_URL": f"ws://127.0.0.1:{port}", "UNPOD_AGENT_SECRET": SECRET, **environment}
 
 
-async def place(world: Stack, runner: FakeRunner, agent: str) -> Call:
+async def place(world: Stack, runner: FakeRunner, agent: str) -> LocalCall:
     """Place a call, and return once its runner hears it: it is a simple one, and does not read the log."""
     call = await world.orchestrator.place_call(agent)
     await call.connected()

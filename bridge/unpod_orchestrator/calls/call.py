@@ -2,20 +2,22 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from unpod_orchestrator.calls.call_view import CallView
-from unpod_orchestrator.calls.subscription import Subscription
-from unpod_orchestrator.pulse import Pulse
+from unpod_orchestrator.calls.happening_stream import HappeningStream
+from unpod_orchestrator.notifier import Notifier
 from unpod_orchestrator.socket_link import SocketLink
 from unpod_orchestrator.wire import outgoing
 from unpod_orchestrator.wire.call_frames import RawFrame
+from unpod_orchestrator.wire.frame_log import LoggedFrame
+from unpod_orchestrator.wire.outgoing import CallState
 from unpod_orchestrator.worker.conversation import HeardPrefix
-from unpod_orchestrator.worker.happenings import AnyHappening, Ended, Outcome, Role
-from unpod_orchestrator.worker.replies import Reply
-from unpod_orchestrator.worker.speech_worker import AbortLine, CloseLine, SpeechWorker, Transmit
+from unpod_orchestrator.worker.happenings import AnyHappening, Ended, Outcome, Role, TranscriptEntry
+from unpod_orchestrator.worker.replies import WrittenReply
+from unpod_orchestrator.worker.room import RecordingState
+from unpod_orchestrator.worker.speech_worker import AbortLine, CloseLine, Phase, SpeechWorker, Transmit
 from unpod_orchestrator.worker.transfers import TransferRecord
 
 T = TypeVar("T")
@@ -25,6 +27,7 @@ PATIENCE_S: Final = 10.0
 
 _PROGRESS_INTERVAL_S: Final = 0.1
 _SHOWN_CHARS: Final = 60
+_SHOWN_ID_CHARS: Final = 40
 
 
 class CallOverError(Exception):
@@ -35,19 +38,104 @@ class CallOverError(Exception):
         self.outcome = outcome
 
 
-class Call(CallView):
-    """One call, from its placing to its outcome and beyond; what waits raises `TimeoutError` or `CallOverError`."""
+class LocalCall:
+    """One call, from its placing to its outcome and beyond; what waits raises `TimeoutError` or `CallOverError`.
 
-    def __init__(self, worker: SpeechWorker, *, agent_id: str, pool: str, on_over: "Callable[[Call], None]") -> None:
-        super().__init__(worker, agent_id=agent_id, pool=pool)
+    The lists and the mapping are live: they grow, and are not to be changed. The longest of them forget their oldest.
+    """
+
+    def __init__(
+        self, worker: SpeechWorker, *, agent_id: str, pool: str, on_over: "Callable[[LocalCall], None]"
+    ) -> None:
+        self._worker = worker
         self._on_over = on_over
         self._loop = asyncio.get_running_loop()
         self._link: SocketLink | None = None
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._pulse = Pulse()
-        self._subscriptions: set[Subscription] = set()
+        self._changed = Notifier()
+        self._watchers: set[HappeningStream] = set()
         self._replies_taken = 0
+
+        self.agent_id = agent_id
+        self.pool = pool
+        self.worker_id: str | None = None
+        self.placed_at = dt.datetime.now(dt.UTC)
+        self.ended_at: dt.datetime | None = None
+
+        self.identity = worker.who
+        self.session_id = worker.who.session_id
+        self.job_id = worker.who.job_id
+        self.call_id = worker.who.call_id
+        self.token = worker.pairing.token
+        """The pairing's token: a secret."""
+        self.options = worker.options
+        self.faults = worker.faults
+        """How this call misbehaves; may be changed at any time."""
+
+        self.frames: Sequence[LoggedFrame] = worker.frames.frames
+        """Every frame both ways, in order."""
+        self.transcript: Sequence[TranscriptEntry] = worker.talk.transcript
+        """What was heard, by whom it was said."""
+        self.replies: Sequence[WrittenReply] = worker.talk.replies.completed
+        """The complete replies, interrupted ones included."""
+        self.violations: Sequence[str] = worker.violations
+        """How the client broke the protocol."""
+        self.dials: Sequence[tuple[float, int | None]] = worker.dials
+        """Every dial: when (seconds since the placing), and the close code that refused it."""
+        self.transfers: Sequence[TransferRecord] = worker.room.transfers
+        """The transfers that were asked for, the refused ones included."""
+        self.dispatched: Sequence[str] = worker.room.dispatched
+        """The agents that were asked to join."""
+        self.merged: Sequence[str] = worker.room.merged
+        """The sessions that were merged into this one."""
+        self.participants: Mapping[str, str] = worker.room.participants
+        """Who takes part, by id: their kind."""
+
+    def __repr__(self) -> str:
+        return f"<LocalCall {self.session_id[:_SHOWN_ID_CHARS]!r} {self._worker.phase.value}>"
+
+    # ---- where it stands
+
+    @property
+    def live(self) -> bool:
+        """Whether the handshake is done and the line up."""
+        return self._worker.phase is Phase.LIVE
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self._worker.phase is Phase.OVER
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the call ended; None while it lives."""
+        return self._worker.outcome
+
+    @property
+    def state(self) -> CallState:
+        """What the call is doing, as last told to the client."""
+        return self._worker.talk.state
+
+    @property
+    def turn_id(self) -> int:
+        """The caller's last turn; 0 before the first."""
+        return self._worker.talk.turn_id
+
+    @property
+    def ends_owed(self) -> int:
+        """How many `agent.text.end` the client still owes."""
+        return self._worker.talk.replies.owed
+
+    @property
+    def recording(self) -> RecordingState:
+        """`off` where the metadata says `recording: false`."""
+        return self._worker.room.recording
+
+    @property
+    def negotiated_verbs(self) -> tuple[str, ...]:
+        """What the last handshake settled on."""
+        return self._worker.negotiated_verbs
 
     # ---- the caller's part
 
@@ -109,7 +197,9 @@ class Call(CallView):
             timeout_s=timeout_s,
         )
 
-    async def observed(self, holds: "Callable[[Call], bool]", awaited: str, *, timeout_s: float = PATIENCE_S) -> None:
+    async def observed(
+        self, holds: "Callable[[LocalCall], bool]", awaited: str, *, timeout_s: float = PATIENCE_S
+    ) -> None:
         """Returns when something about the call holds, looked at whenever the call changes."""
         await self._until(lambda: holds(self) or None, awaited, timeout_s)
 
@@ -121,15 +211,15 @@ class Call(CallView):
         """The call's outcome, as soon as there is one."""
         return await self._until(lambda: self.outcome, "the call's end", timeout_s)
 
-    def subscribe(self) -> Subscription:
+    def subscribe(self) -> HappeningStream:
         """What happens from now on, as an async iterator that ends with the call."""
-        subscription = Subscription(self._subscriptions.discard)
+        stream = HappeningStream(self._watchers.discard)
         if self.outcome is not None:
-            subscription.put(Ended(self.outcome))
+            stream.put(Ended(self.outcome))
         else:
-            self._subscriptions.add(subscription)
+            self._watchers.add(stream)
             self._reschedule()
-        return subscription
+        return stream
 
     # ---- the worker's part
 
@@ -170,34 +260,25 @@ class Call(CallView):
 
     def end_when_spoken(self, detail: str) -> None:
         """Ends the call from outside, when what is being said is said."""
-        self._do(lambda _: self._worker.performer.end_when_spoken(detail))
+        self._do(lambda _: self._worker.end_when_spoken(detail))
 
     def transfer(self, transfer: TransferRecord, handoff_s: float) -> str:
         """Transfers the caller from outside; returns the new participant's id."""
+        return self._do(lambda now: self._worker.transfer(transfer, handoff_s, now))
 
-        def begin(now: float) -> str:
-            participant_id = self._worker.performer.add_participant(transfer.transfer_type)
-            self._worker.performer.transfer_to(transfer, None, handoff_s, now)
-            return participant_id
-
-        return self._do(begin)
-
-    def merge_into(self, primary: "Call") -> list[str]:
+    def merge_into(self, primary: "LocalCall") -> list[str]:
         """Moves everybody but this call's agent to `primary` and ends this call; returns the ids that moved."""
         moved = [participant_id for participant_id in self.participants if participant_id != "agent"]
-        primary.admit(self.session_id, len(moved))
+        room = primary._worker.room  # noqa: SLF001 -- another one of the same class
+        room.merge(self.session_id)
+        for _ in moved:
+            room.add_participant("merged")
         self._do(lambda _: self._worker.over("transferred", "merged into another session"))
         return moved
 
-    def admit(self, session_id: str, count: int) -> None:
-        """So many participants of another session join this one."""
-        self._worker.performer.merged.append(session_id)
-        for _ in range(count):
-            self._worker.performer.add_participant("merged")
-
     def remove_participant(self, participant_id: str) -> bool:
         """Somebody leaves; false where nobody of that id takes part."""
-        return self._worker.performer.participants.pop(participant_id, None) is not None
+        return self._worker.room.remove_participant(participant_id)
 
     # ---- the orchestrator's part
 
@@ -258,7 +339,7 @@ class Call(CallView):
                 case _:
                     self._publish(effect)
         self._reschedule()
-        self._pulse.beat()
+        self._changed.notify()
 
     def _let_go(self, farewell: Callable[[SocketLink], None]) -> None:
         link, self._link = self._link, None
@@ -266,16 +347,16 @@ class Call(CallView):
             farewell(link)
 
     def _publish(self, happening: AnyHappening) -> None:
-        for subscription in tuple(self._subscriptions):
-            subscription.put(happening)
+        for watcher in tuple(self._watchers):
+            watcher.put(happening)
         if isinstance(happening, Ended):
             self.ended_at = dt.datetime.now(dt.UTC)
-            self._subscriptions.clear()
+            self._watchers.clear()
             self._on_over(self)
 
     def _reschedule(self) -> None:
         at = self._worker.next_wakeup()
-        if at is not None and self._subscriptions and self._worker.voice.speaking:
+        if at is not None and self._watchers and self._worker.voice.speaking:
             at = min(at, self._loop.time() + _PROGRESS_INTERVAL_S)
         if self._timer is not None:
             if at is not None and self._timer_at <= at:
@@ -289,11 +370,11 @@ class Call(CallView):
         self._timer = None
         now = self._loop.time()
         self._worker.tick(now)
-        if self._subscriptions and (progress := self._worker.talk.progress(now)):
+        if self._watchers and (progress := self._worker.talk.progress(now)):
             self._publish(progress)
         self._flush()
 
-    def _next_reply(self) -> Reply | None:
+    def _next_reply(self) -> WrittenReply | None:
         replies = self._worker.talk.replies
         while self._replies_taken < replies.completed_total:
             oldest = replies.completed_total - len(replies.completed)
@@ -322,7 +403,7 @@ class Call(CallView):
             if now >= deadline:
                 raise TimeoutError(f"waited {timeout_s:g} s for: {awaited} ({self._describe()})")
             at = due()
-            await self._pulse.wait((deadline if at is None else min(deadline, at)) - now)
+            await self._changed.wait((deadline if at is None else min(deadline, at)) - now)
 
     def _describe(self) -> str:
         return f"the call is {self._worker.phase.value}, {self.state}; {self.ends_owed} ends owed"

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from unpod_orchestrator.wire.control_frames import Capabilities, Register
+from unpod_orchestrator.wire.control_frames import RegisterFrame, WorkerCapabilities
 
 
 @dataclass(eq=False)
@@ -12,7 +12,7 @@ class RegisteredWorker:
 
     worker_id: str
     pool: str
-    capabilities: Capabilities
+    capabilities: WorkerCapabilities
     link: object
     heartbeats: int = 0
     last_heartbeat_s: float = 0.0
@@ -38,7 +38,7 @@ class Registry:
         self._workers: dict[str, RegisteredWorker] = {}
         self._jobs: dict[str, str] = {}
 
-    def register(self, frame: Register, link: object) -> RegisteredWorker:
+    def register(self, frame: RegisterFrame, link: object) -> RegisteredWorker:
         """Adds a worker, or replaces what was known of it."""
         worker = RegisteredWorker(frame.worker_id, frame.pool, frame.capabilities, link)
         worker.jobs = {job_id for job_id, worker_id in self._jobs.items() if worker_id == frame.worker_id}

@@ -2,27 +2,27 @@
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable
+import time
+from collections import OrderedDict, deque
 from typing import Final, Literal, assert_never
 
 from unpod_orchestrator.control.registry import RegisteredWorker, Registry
 from unpod_orchestrator.faults import ControlFaults
-from unpod_orchestrator.pulse import Pulse
+from unpod_orchestrator.notifier import Notifier
 from unpod_orchestrator.socket_link import SocketLink
 from unpod_orchestrator.wire import outgoing
 from unpod_orchestrator.wire.call_frames import FrameError, RawFrame
 from unpod_orchestrator.wire.constants import GOING_AWAY, PROTOCOL_ERROR
 from unpod_orchestrator.wire.control_frames import (
     AnyControlFrame,
-    Heartbeat,
-    JobAck,
-    JobCompleted,
-    Register,
-    StateChanged,
+    HeartbeatFrame,
+    JobAckFrame,
+    JobCompletedFrame,
+    RegisterFrame,
+    StateChangedFrame,
     parse_control_frame,
 )
-from unpod_orchestrator.worker.happenings import Frame
+from unpod_orchestrator.wire.frame_log import LoggedFrame
 
 _log = logging.getLogger("unpod.orchestrator")
 
@@ -30,34 +30,55 @@ _DEFAULT_INTERVAL_S: Final = 30
 _BEATS: Final = 3.5  # three, and time for the last of them to come
 _MAX_KEPT: Final = 5_000
 _MAX_VIOLATIONS: Final = 1_000
+_REMEMBERED_ASSIGNMENTS: Final = 10_000
 
 
-class ControlDesk:
-    """What all control sockets share; `on_ack` returns false for an acknowledgement of nothing that was assigned."""
+class ControlSockets:
+    """All control sockets, who is registered over them, and the answers that jobs wait for."""
 
-    def __init__(
-        self, heartbeat_interval_s: int, faults: ControlFaults, on_ack: Callable[[JobAck, "ControlSocket"], bool]
-    ) -> None:
+    def __init__(self, heartbeat_interval_s: int, faults: ControlFaults) -> None:
         self.heartbeat_interval_s = heartbeat_interval_s
         self.faults = faults
-        self.on_ack = on_ack
         self.registry = Registry()
-        self.changed = Pulse()
+        self.changed = Notifier()
         self.sockets: set[ControlSocket] = set()
-        self.frames: deque[Frame] = deque(maxlen=_MAX_KEPT)
+        self.frames: deque[LoggedFrame] = deque(maxlen=_MAX_KEPT)
         self.violations: deque[str] = deque(maxlen=_MAX_VIOLATIONS)
-        self._started_s = asyncio.get_running_loop().time()
+        self._awaited: dict[tuple[str, str], asyncio.Future[JobAckFrame]] = {}
+        self._assigned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._made_s = time.monotonic()
 
     @property
     def patience_s(self) -> float:
         """How long a worker may be without a heartbeat before it is forgotten."""
         return _BEATS * (_DEFAULT_INTERVAL_S if self.faults.omit_heartbeat_interval else self.heartbeat_interval_s)
 
+    def expect_ack(self, job_id: str, assign_id: str) -> asyncio.Future[JobAckFrame]:
+        """A job is about to be assigned: the future gets the first answer to it."""
+        key = (job_id, assign_id)
+        self._assigned[key] = None
+        if len(self._assigned) > _REMEMBERED_ASSIGNMENTS:
+            self._assigned.popitem(last=False)
+        self._awaited[key] = asyncio.get_running_loop().create_future()
+        return self._awaited[key]
+
+    def acknowledged(self, ack: JobAckFrame) -> bool:
+        """An answer has come; false where nothing was assigned under its ids. A late one is no fault."""
+        key = (ack.job_id, ack.assign_id)
+        awaited = self._awaited.pop(key, None)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(ack)
+            self.changed.notify()
+        return key in self._assigned
+
+    def give_up_ack(self, job_id: str, assign_id: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._awaited.pop((job_id, assign_id), None)
+
     def record(self, direction: Literal["in", "out"], name: str, raw: RawFrame) -> None:
         """Keeps a control frame, its token masked."""
         shown = {**raw, "call_token": "***"} if "call_token" in raw else raw
-        now = asyncio.get_running_loop().time()
-        self.frames.append(Frame(direction, now - self._started_s, name, shown))
+        self.frames.append(LoggedFrame(direction, time.monotonic() - self._made_s, name, shown))
 
     def violated(self, reason: str) -> None:
         """A control socket's client broke the protocol."""
@@ -68,8 +89,8 @@ class ControlDesk:
 class ControlSocket:
     """One control socket, from its upgrade to its end."""
 
-    def __init__(self, desk: ControlDesk, link: SocketLink) -> None:
-        self._desk = desk
+    def __init__(self, shared: ControlSockets, link: SocketLink) -> None:
+        self._shared = shared
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._forget: asyncio.TimerHandle | None = None
@@ -78,7 +99,7 @@ class ControlSocket:
 
     async def run(self) -> None:
         """Serves the socket until it ends; its worker is forgotten then."""
-        self._desk.sockets.add(self)
+        self._shared.sockets.add(self)
         self._rearm()
         try:
             await self._link.run(self._on_text, self._fail)
@@ -87,7 +108,7 @@ class ControlSocket:
 
     def send(self, frame: RawFrame) -> None:
         """Sends a control frame."""
-        self._desk.record("out", str(frame["type"]), frame)
+        self._shared.record("out", str(frame["type"]), frame)
         self._link.send(outgoing.encode(frame))
 
     def send_raw(self, payload: str | bytes) -> None:
@@ -109,16 +130,16 @@ class ControlSocket:
     def _leave(self) -> None:
         if self._forget is not None:
             self._forget.cancel()
-        self._desk.sockets.discard(self)
-        self._desk.registry.lost(self)
-        self._desk.changed.beat()
+        self._shared.sockets.discard(self)
+        self._shared.registry.lost(self)
+        self._shared.changed.notify()
 
     def _on_text(self, data: str) -> None:
         if self._failed:
             return
         try:
             frame, raw = parse_control_frame(data)
-            self._desk.record("in", frame.kind, raw)
+            self._shared.record("in", frame.kind, raw)
             self._accept(frame)
         except FrameError as error:
             self._fail(str(error))
@@ -126,41 +147,41 @@ class ControlSocket:
     def _fail(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            self._desk.violated(reason)
+            self._shared.violated(reason)
             self._link.close(PROTOCOL_ERROR, reason)
 
     def _accept(self, frame: AnyControlFrame) -> None:
-        if isinstance(frame, Register):
+        if isinstance(frame, RegisterFrame):
             self._register(frame)
             return
         if self.worker_id is None:
             raise FrameError(f"{frame.kind} before register")
         match frame:
-            case Heartbeat():
+            case HeartbeatFrame():
                 self._heartbeat(frame)
-            case JobAck():
-                if not self._desk.on_ack(frame, self):
+            case JobAckFrame():
+                if not self._shared.acknowledged(frame):
                     raise FrameError("job.ack: no such job was assigned under this assign_id")
-            case StateChanged() | JobCompleted():
+            case StateChangedFrame() | JobCompletedFrame():
                 pass  # optional news; nothing waits for it
             case _:
                 assert_never(frame)
 
-    def _register(self, frame: Register) -> None:
+    def _register(self, frame: RegisterFrame) -> None:
         if self.worker_id not in {None, frame.worker_id}:
             raise FrameError("register: another worker_id on the same socket")
         self.worker_id = frame.worker_id
-        worker = self._desk.registry.register(frame, self)
+        worker = self._shared.registry.register(frame, self)
         worker.last_heartbeat_s = self._loop.time()
-        faults = self._desk.faults
-        interval = None if faults.omit_heartbeat_interval else self._desk.heartbeat_interval_s
+        faults = self._shared.faults
+        interval = None if faults.omit_heartbeat_interval else self._shared.heartbeat_interval_s
         self.send(outgoing.registered(interval, faults.transport_ack))
         self._rearm()
-        self._desk.changed.beat()
+        self._shared.changed.notify()
         _log.info("worker registered: pool %s, room for %d", frame.pool, frame.capabilities.max_concurrent)
 
-    def _heartbeat(self, frame: Heartbeat) -> None:
-        worker = self._desk.registry.get(self.worker_id)
+    def _heartbeat(self, frame: HeartbeatFrame) -> None:
+        worker = self._shared.registry.get(self.worker_id)
         serves = worker is not None and worker.link is self and worker.capabilities.serving_url is not None
         if frame.worker_id != (None if serves else self.worker_id):
             raise FrameError("heartbeat: the worker_id is not the registered one (null from one that serves)")
@@ -169,17 +190,17 @@ class ControlSocket:
             worker.active_jobs = frame.active_jobs
             worker.last_heartbeat_s = self._loop.time()
         self._rearm()
-        self._desk.changed.beat()
+        self._shared.changed.notify()
 
     def _rearm(self) -> None:
         if self._forget is not None:
             self._forget.cancel()
-        self._forget = self._loop.call_later(self._desk.patience_s, self._on_silence)
+        self._forget = self._loop.call_later(self._shared.patience_s, self._on_silence)
 
     def _on_silence(self) -> None:
-        _log.warning("worker forgotten: no heartbeat for %g s", self._desk.patience_s)
-        self._desk.registry.lost(self)
-        self._desk.changed.beat()
+        _log.warning("worker forgotten: no heartbeat for %g s", self._shared.patience_s)
+        self._shared.registry.lost(self)
+        self._shared.changed.notify()
         self._link.close(GOING_AWAY, "no heartbeat")
 
 

@@ -9,21 +9,19 @@ GET  /_local/workers                                                            
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from unpod_orchestrator.auth import KeyRing
-from unpod_orchestrator.calls.call import Call
-from unpod_orchestrator.control.dispatch import CallRefused
+from unpod_orchestrator.calls.call import LocalCall
+from unpod_orchestrator.calls.call_index import CallIndex
+from unpod_orchestrator.control.job_offers import CallRefused
+from unpod_orchestrator.control.registry import Registry
 from unpod_orchestrator.http.rest import RestError, guarded, json_response, read_body
-from unpod_orchestrator.script.scenario import Scenario, ScenarioResult
+from unpod_orchestrator.script.scenario import PlacesCalls, Scenario, ScenarioResult
 from unpod_orchestrator.script.steps import AnyStep
 from unpod_orchestrator.wire.call_frames import RawFrame
-
-if TYPE_CHECKING:
-    from unpod_orchestrator.server import LocalOrchestrator
 
 
 class PlaceBody(msgspec.Struct, frozen=True):
@@ -45,8 +43,12 @@ class ScriptBody(msgspec.Struct, frozen=True):
 class LocalApi:
     """The endpoints, and the scripts that are being played."""
 
-    def __init__(self, orchestrator: "LocalOrchestrator", keys: KeyRing, keep_results: int = 1_000) -> None:
+    def __init__(
+        self, orchestrator: PlacesCalls, calls: CallIndex, workers: Registry, keys: KeyRing, keep_results: int = 1_000
+    ) -> None:
         self._orchestrator = orchestrator
+        self._calls = calls
+        self._workers = workers
         self._keys = keys
         self._keep_results = keep_results
         self._playing: dict[str, asyncio.Task[None]] = {}
@@ -54,8 +56,8 @@ class LocalApi:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Adds the endpoints."""
-        router.add_get("/_local/workers", guarded(self._keys, self._workers))
-        router.add_get("/_local/calls", guarded(self._keys, self._list))
+        router.add_get("/_local/workers", guarded(self._keys, self._list_workers))
+        router.add_get("/_local/calls", guarded(self._keys, self._list_calls))
         router.add_post("/_local/calls", guarded(self._keys, self._place))
         router.add_get("/_local/calls/{id:[^/]+}", guarded(self._keys, self._show))
         router.add_post("/_local/calls/{id:[^/]+}/script", guarded(self._keys, self._play_more))
@@ -67,7 +69,7 @@ class LocalApi:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _workers(self, _request: web.Request) -> web.Response:
+    async def _list_workers(self, _request: web.Request) -> web.Response:
         workers = [
             {
                 "worker_id": worker.worker_id,
@@ -77,11 +79,11 @@ class LocalApi:
                 "jobs": sorted(worker.jobs),
                 "heartbeats": worker.heartbeats,
             }
-            for worker in self._orchestrator.workers
+            for worker in self._workers.all()
         ]
         return json_response(200, {"workers": workers})
 
-    async def _list(self, _request: web.Request) -> web.Response:
+    async def _list_calls(self, _request: web.Request) -> web.Response:
         calls = [
             {
                 "session_id": call.session_id,
@@ -92,7 +94,7 @@ class LocalApi:
                 "state": call.state,
                 "outcome": call.outcome,
             }
-            for call in self._orchestrator.calls
+            for call in self._calls
         ]
         return json_response(200, {"calls": calls})
 
@@ -143,18 +145,18 @@ class LocalApi:
             },
         )
 
-    def _known(self, request: web.Request) -> Call:
-        call = self._orchestrator.call(request.match_info["id"])
+    def _known(self, request: web.Request) -> LocalCall:
+        call = self._calls.session(request.match_info["id"])
         if call is None:
             raise RestError(404, "session_not_found", "there is no such session")
         return call
 
-    def _play(self, call: Call, script: Sequence[AnyStep]) -> None:
+    def _play(self, call: LocalCall, script: Sequence[AnyStep]) -> None:
         task = asyncio.create_task(self._run(call, Scenario("script", script)))
         self._playing[call.session_id] = task
         task.add_done_callback(lambda _: self._playing.pop(call.session_id, None))
 
-    async def _run(self, call: Call, scenario: Scenario) -> None:
+    async def _run(self, call: LocalCall, scenario: Scenario) -> None:
         result = await scenario.play_on(call)
         self._results[call.session_id] = result
         if len(self._results) > self._keep_results:

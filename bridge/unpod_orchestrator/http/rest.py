@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from unpod_orchestrator.auth import KeyRing
-from unpod_orchestrator.calls.book import CallBook
-from unpod_orchestrator.calls.call import Call
+from unpod_orchestrator.calls.call import LocalCall
+from unpod_orchestrator.calls.call_index import CallIndex
 from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.worker.happenings import Role
 from unpod_orchestrator.worker.transfers import TransferRecord, number_refusal
@@ -100,8 +100,8 @@ async def read_body(request: web.Request, kind: type[_Body]) -> _Body:
 class Rest:
     """The endpoints of section 4."""
 
-    def __init__(self, book: CallBook, keys: KeyRing, wrapping: Wrapping) -> None:
-        self._book = book
+    def __init__(self, calls: CallIndex, keys: KeyRing, wrapping: Wrapping) -> None:
+        self._calls = calls
         self._keys = keys
         self._wrapping: Wrapping = wrapping
 
@@ -115,7 +115,7 @@ class Rest:
             router.add_post(f"{base}/v1/sessions/{{id:[^/]+}}/transfer", guarded(self._keys, self._transfer))
 
     async def _list(self, _request: web.Request) -> web.Response:
-        return self._wrap([_summary(call) for call in self._book])
+        return self._wrap([_summary(call) for call in self._calls])
 
     async def _show(self, request: web.Request) -> web.Response:
         return self._wrap(_summary(self._known(request.match_info["id"])))
@@ -151,7 +151,7 @@ class Rest:
             primary.remove_participant(participant if isinstance(participant, str) else participant.participant_id)
         return self._wrap({"primary_session_id": primary.session_id, "outcomes": outcomes})
 
-    def _merge_one(self, primary: Call, session_id: str) -> RawFrame:
+    def _merge_one(self, primary: LocalCall, session_id: str) -> RawFrame:
         try:
             secondary = self._living(session_id)
             if secondary is primary:
@@ -161,13 +161,13 @@ class Rest:
         moved = secondary.merge_into(primary)
         return {"session_id": session_id, "status": "merged", "moved_participant_ids": moved, "error": None}
 
-    def _known(self, session_id: str) -> Call:
-        call = self._book.session(session_id)
+    def _known(self, session_id: str) -> LocalCall:
+        call = self._calls.session(session_id)
         if call is None:
             raise RestError(404, "session_not_found", "there is no such session")
         return call
 
-    def _living(self, session_id: str) -> Call:
+    def _living(self, session_id: str) -> LocalCall:
         call = self._known(session_id)
         if call.over:
             raise RestError(409, "session_ended", "the session is over")
@@ -181,18 +181,18 @@ class Rest:
         return json_response(200, {"status_code": 200, "message": "ok", "data": answer})
 
 
-def _target(to: TransferTarget, call: Call) -> str:
+def _target(to: TransferTarget, call: LocalCall) -> str:
     name = {"sip": "number", "agent": "agent_id"}.get(to.type, "room")
     value = to.config.get(name, "")
     if not isinstance(value, str):
         raise RestError(422, "invalid", f"the body: to.config.{name} is not a string")
-    refused = number_refusal(value, call.allowed_numbers) if to.type == "sip" else None
+    refused = number_refusal(value, call.options.allowed_numbers) if to.type == "sip" else None
     if refused is not None:
         raise RestError(422, "number_refused", f"the number is refused: {refused}")
     return value
 
 
-def _summary(call: Call) -> RawFrame:
+def _summary(call: LocalCall) -> RawFrame:
     ended_at = call.ended_at
     until = ended_at or dt.datetime.now(dt.UTC)
     return {

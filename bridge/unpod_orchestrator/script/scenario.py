@@ -1,22 +1,35 @@
 """A whole call from a script, and whether it went as the script says."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from unpod_orchestrator.calls.call import Call, CallOverError
-from unpod_orchestrator.control.dispatch import CallRefused
+from unpod_orchestrator.calls.call import CallOverError, LocalCall
+from unpod_orchestrator.control.job_offers import CallRefused
 from unpod_orchestrator.faults import CallFaults
-from unpod_orchestrator.script.steps import AnyStep, StepFailed
+from unpod_orchestrator.script.steps import AnyStep, ExpectationFailed
 from unpod_orchestrator.wire.call_frames import RawFrame
 
-if TYPE_CHECKING:
-    from unpod_orchestrator.server import LocalOrchestrator
+
+class PlacesCalls(Protocol):
+    """Whoever places a script's call: `LocalOrchestrator`."""
+
+    async def place_call(
+        self,
+        agent_id: str,
+        *,
+        metadata: RawFrame | None = None,
+        session_id: str | None = None,
+        pool: str | None = None,
+        faults: CallFaults | None = None,
+    ) -> LocalCall:
+        """Returns the call when a worker has taken it; `CallRefused` when none does."""
+        ...
 
 
 class ScenarioResult:
     """Whether the call went as the script says; `call` is None where nobody took it."""
 
-    def __init__(self, name: str, call: Call | None, failures: list[str]) -> None:
+    def __init__(self, name: str, call: LocalCall | None, failures: list[str]) -> None:
         self.name = name
         self.call = call
         self.failures = failures
@@ -45,7 +58,7 @@ class Scenario:
 
     async def play(
         self,
-        orchestrator: "LocalOrchestrator",
+        orchestrator: PlacesCalls,
         agent_id: str,
         *,
         pool: str | None = None,
@@ -58,7 +71,7 @@ class Scenario:
             return ScenarioResult(self.name, None, [str(refused)])
         return await self.play_on(call)
 
-    async def play_on(self, call: Call) -> ScenarioResult:
+    async def play_on(self, call: LocalCall) -> ScenarioResult:
         """Plays the script on a call that has been placed already."""
         failures: list[str] = []
         try:
@@ -74,9 +87,9 @@ class Scenario:
         return ScenarioResult(self.name, call, failures)
 
 
-async def _played(step: AnyStep, call: Call) -> str | None:
+async def _played(step: AnyStep, call: LocalCall) -> str | None:
     try:
         await step.play(call)
-    except (StepFailed, CallOverError, TimeoutError, ValueError) as error:
+    except (ExpectationFailed, CallOverError, TimeoutError, ValueError) as error:
         return str(error)
     return None

@@ -10,23 +10,23 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from unpod_orchestrator.calls.call import PATIENCE_S, Call
+from unpod_orchestrator.calls.call import PATIENCE_S, LocalCall
 from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.worker.happenings import EndReason, Role
+from unpod_orchestrator.worker.room import RecordingState
 from unpod_orchestrator.worker.transfers import TransferMode
-from unpod_orchestrator.worker.verbs import RecordingState
 
 _WORDS_PER_S: Final = 3.0
 
 
-class StepFailed(Exception):  # noqa: N818 -- the verdict on a call, not a fault of the program
+class ExpectationFailed(Exception):  # noqa: N818 -- the verdict on a call, not a fault of the program
     """The call did not go as the step says."""
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="step"):
     """One step of a script."""
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Plays the step; `StepFailed`, `TimeoutError` or `CallOverError` where the call does not go that way."""
         raise NotImplementedError
 
@@ -39,12 +39,12 @@ class Says(Step, frozen=True, tag="says"):
     partials: bool = False
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Says it."""
         words = self.text.split() if self.partials else []
         for count in range(1, len(words)):
             await call.partial(" ".join(words[:count]), language=self.language, timeout_s=self.within_s)
-            await asyncio.sleep(1 / _WORDS_PER_S / call.speed)
+            await asyncio.sleep(1 / _WORDS_PER_S / call.options.speed)
         await call.user(self.text, language=self.language, timeout_s=self.within_s)
 
 
@@ -55,13 +55,13 @@ class HearsReply(Step, frozen=True, tag="hears_reply"):
     matches: str | None = None
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits for the reply and looks at its text."""
         reply = await call.reply(self.within_s)
         if self.contains is not None and self.contains not in reply:
-            raise StepFailed(f"the reply does not contain {self.contains!r}: {reply!r}")
+            raise ExpectationFailed(f"the reply does not contain {self.contains!r}: {reply!r}")
         if self.matches is not None and not re.search(self.matches, reply):
-            raise StepFailed(f"the reply does not match {self.matches!r}: {reply!r}")
+            raise ExpectationFailed(f"the reply does not match {self.matches!r}: {reply!r}")
 
 
 class HearsSpeech(Step, frozen=True, tag="hears_speech"):
@@ -71,7 +71,7 @@ class HearsSpeech(Step, frozen=True, tag="hears_speech"):
     role: Role = "agent"
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits until it is in the transcript."""
         await call.heard(self.contains, role=self.role, timeout_s=self.within_s)
 
@@ -81,7 +81,7 @@ class HearsAll(Step, frozen=True, tag="hears_all"):
 
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits for silence."""
         await call.silence(self.within_s)
 
@@ -94,7 +94,7 @@ class BargesIn(Step, frozen=True, tag="barges_in"):
     language: str | None = None
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Cuts in."""
         if self.after_chars:
             await call.spoken(self.after_chars, self.within_s)
@@ -106,15 +106,15 @@ class Waits(Step, frozen=True, tag="waits"):
 
     seconds: float
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits."""
-        await asyncio.sleep(self.seconds / call.speed)
+        await asyncio.sleep(self.seconds / call.options.speed)
 
 
 class HangsUp(Step, frozen=True, tag="hangs_up"):
     """The caller hangs up."""
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Hangs up."""
         await call.hang_up()
 
@@ -125,7 +125,7 @@ class Drops(Step, frozen=True, tag="drops"):
     redial: bool = True
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Cuts the socket and, where a redial is expected, waits for it."""
         await call.connected(self.within_s)
         call.drop(for_good=not self.redial)
@@ -138,7 +138,7 @@ class Sends(Step, frozen=True, tag="sends"):
 
     frame: RawFrame
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Sends it."""
         await call.connected()
         call.send_frame(self.frame)
@@ -151,11 +151,13 @@ class ExpectsEnd(Step, frozen=True, tag="expects_end"):
     reason: str | None = None
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits for the end."""
         outcome = await call.ended(self.within_s)
         if outcome.reason != self.how or self.reason not in {None, outcome.detail}:
-            raise StepFailed(f"expected {self.how}{f': {self.reason}' if self.reason else ''}, but the call {outcome}")
+            raise ExpectationFailed(
+                f"expected {self.how}{f': {self.reason}' if self.reason else ''}, but the call {outcome}"
+            )
 
 
 class ExpectsTransfer(Step, frozen=True, tag="expects_transfer"):
@@ -166,11 +168,11 @@ class ExpectsTransfer(Step, frozen=True, tag="expects_transfer"):
     refused: bool = False
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits for the transfer."""
         await call.observed(self._done, f"a transfer to {self.target}", timeout_s=self.within_s)
 
-    def _done(self, call: Call) -> bool:
+    def _done(self, call: LocalCall) -> bool:
         return any(
             transfer.target == self.target
             and self.mode in {None, transfer.mode}
@@ -185,7 +187,7 @@ class ExpectsRecording(Step, frozen=True, tag="expects_recording"):
     state: RecordingState
     within_s: float = PATIENCE_S
 
-    async def play(self, call: Call) -> None:
+    async def play(self, call: LocalCall) -> None:
         """Waits for it."""
         await call.observed(
             lambda seen: seen.recording == self.state, f"recording is {self.state}", timeout_s=self.within_s

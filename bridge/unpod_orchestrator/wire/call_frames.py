@@ -25,7 +25,7 @@ class ClientFrame(msgspec.Struct, frozen=True):
     verb: ClassVar[str]
 
 
-class Hello(ClientFrame, frozen=True):
+class HelloFrame(ClientFrame, frozen=True):
     """The client's first frame on every socket."""
 
     verb: ClassVar[str] = "hello"
@@ -34,27 +34,27 @@ class Hello(ClientFrame, frozen=True):
     supported_verbs: list[str]
 
 
-class TextDelta(ClientFrame, frozen=True):
+class TextDeltaFrame(ClientFrame, frozen=True):
     """A piece of the reply."""
 
     verb: ClassVar[str] = "agent.text.delta"
     text: str
 
 
-class TextEnd(ClientFrame, frozen=True):
+class TextEndFrame(ClientFrame, frozen=True):
     """The end of a reply: exactly one per turn."""
 
     verb: ClassVar[str] = "agent.text.end"
 
 
-class Say(ClientFrame, frozen=True):
+class SayFrame(ClientFrame, frozen=True):
     """Text to be spoken verbatim."""
 
     verb: ClassVar[str] = "agent.say"
     text: str
 
 
-class Transfer(ClientFrame, frozen=True):
+class TransferFrame(ClientFrame, frozen=True):
     """The caller is to be connected to somebody else."""
 
     verb: ClassVar[str] = "agent.transfer"
@@ -64,14 +64,14 @@ class Transfer(ClientFrame, frozen=True):
     announcement: str | None = None
 
 
-class EndCall(ClientFrame, frozen=True):
+class EndCallFrame(ClientFrame, frozen=True):
     """The call is to end when what is being said is said."""
 
     verb: ClassVar[str] = "agent.end_call"
     reason: str
 
 
-class Dispatch(ClientFrame, frozen=True):
+class DispatchFrame(ClientFrame, frozen=True):
     """Another agent is to join."""
 
     verb: ClassVar[str] = "agent.dispatch"
@@ -79,7 +79,7 @@ class Dispatch(ClientFrame, frozen=True):
     metadata: dict[str, object]
 
 
-class AddParticipant(ClientFrame, frozen=True):
+class AddParticipantFrame(ClientFrame, frozen=True):
     """Somebody is to join."""
 
     verb: ClassVar[str] = "agent.add_participant"
@@ -87,63 +87,63 @@ class AddParticipant(ClientFrame, frozen=True):
     config: dict[str, object]
 
 
-class RemoveParticipant(ClientFrame, frozen=True):
+class RemoveParticipantFrame(ClientFrame, frozen=True):
     """Somebody is to leave."""
 
     verb: ClassVar[str] = "agent.remove_participant"
     participant_id: str
 
 
-class Merge(ClientFrame, frozen=True):
+class MergeFrame(ClientFrame, frozen=True):
     """Another session's participants are to be moved here."""
 
     verb: ClassVar[str] = "agent.merge"
     source_session_id: str
 
 
-class Interrupt(ClientFrame, frozen=True):
+class InterruptFrame(ClientFrame, frozen=True):
     """What is being spoken is to stop at once."""
 
     verb: ClassVar[str] = "agent.interrupt"
 
 
-class Filler(ClientFrame, frozen=True):
+class FillerFrame(ClientFrame, frozen=True):
     """Text to be spoken if nothing else is."""
 
     verb: ClassVar[str] = "agent.filler"
     text: str
 
 
-class RecordingPause(ClientFrame, frozen=True):
+class RecordingPauseFrame(ClientFrame, frozen=True):
     """Recording is to stop for a while."""
 
     verb: ClassVar[str] = "recording.pause"
     reason: str
 
 
-class RecordingResume(ClientFrame, frozen=True):
+class RecordingResumeFrame(ClientFrame, frozen=True):
     """Recording is to go on."""
 
     verb: ClassVar[str] = "recording.resume"
 
 
-Verb: TypeAlias = (
-    TextDelta
-    | TextEnd
-    | Say
-    | Transfer
-    | EndCall
-    | Dispatch
-    | AddParticipant
-    | RemoveParticipant
-    | Merge
-    | Interrupt
-    | Filler
-    | RecordingPause
-    | RecordingResume
+VerbFrame: TypeAlias = (
+    TextDeltaFrame
+    | TextEndFrame
+    | SayFrame
+    | TransferFrame
+    | EndCallFrame
+    | DispatchFrame
+    | AddParticipantFrame
+    | RemoveParticipantFrame
+    | MergeFrame
+    | InterruptFrame
+    | FillerFrame
+    | RecordingPauseFrame
+    | RecordingResumeFrame
 )
 
-_TYPES: Final[dict[str, type[ClientFrame]]] = {kind.verb: kind for kind in (Hello, *get_args(Verb))}
+_TYPES: Final[dict[str, type[ClientFrame]]] = {kind.verb: kind for kind in (HelloFrame, *get_args(VerbFrame))}
 
 
 def decode_object(data: str, name_field: str) -> tuple[str, RawFrame]:
@@ -162,13 +162,13 @@ def decode_object(data: str, name_field: str) -> tuple[str, RawFrame]:
     return name, raw
 
 
-def parse_call_frame(data: str) -> tuple[Hello | Verb, RawFrame]:
+def parse_call_frame(data: str) -> tuple[HelloFrame | VerbFrame, RawFrame]:
     """The typed frame and its raw fields; `FrameError` says what breaks the protocol."""
     name, raw = decode_object(data, "event")
     return check_call_frame(name, raw), raw
 
 
-def check_call_frame(name: str, raw: RawFrame) -> Hello | Verb:
+def check_call_frame(name: str, raw: RawFrame) -> HelloFrame | VerbFrame:
     """The typed form of a decoded frame; `FrameError` for an unknown verb or an ill-typed field."""
     kind = _TYPES.get(name)
     if kind is None:
@@ -177,12 +177,12 @@ def check_call_frame(name: str, raw: RawFrame) -> Hello | Verb:
         frame = msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise FrameError(f"{name}: {error}") from None
-    if isinstance(frame, TextDelta) and not frame.text:
+    if isinstance(frame, TextDeltaFrame) and not frame.text:
         raise FrameError("agent.text.delta: an empty delta")
     return frame  # type: ignore[return-value]  # every type in _TYPES is one of the union
 
 
-def check_hello(hello: Hello, *, all_events: bool) -> None:
+def check_hello(hello: HelloFrame, *, all_events: bool) -> None:
     """Raises `FrameError` where the client speaks another protocol; `all_events` asks for each of the seven."""
     if hello.protocol_version != PROTOCOL_VERSION:
         raise FrameError(f"hello: protocol_version {hello.protocol_version}, not {PROTOCOL_VERSION}")

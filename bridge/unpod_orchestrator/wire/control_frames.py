@@ -15,7 +15,7 @@ class ControlFrame(msgspec.Struct, frozen=True):
     kind: ClassVar[str]
 
 
-class Capabilities(msgspec.Struct, frozen=True):
+class WorkerCapabilities(msgspec.Struct, frozen=True):
     """What a worker can do and where it runs; it either dials out or serves."""
 
     voice_profiles: list[object]
@@ -30,16 +30,16 @@ class Capabilities(msgspec.Struct, frozen=True):
     deployment: Literal["cloud", "local"] | None = None
 
 
-class Register(ControlFrame, frozen=True):
+class RegisterFrame(ControlFrame, frozen=True):
     """A worker's first frame; it may come again when the capacity changes."""
 
     kind: ClassVar[str] = "register"
     worker_id: str
     pool: str
-    capabilities: Capabilities
+    capabilities: WorkerCapabilities
 
 
-class Heartbeat(ControlFrame, frozen=True):
+class HeartbeatFrame(ControlFrame, frozen=True):
     """The worker lives, and has `active_jobs` calls."""
 
     kind: ClassVar[str] = "heartbeat"
@@ -47,7 +47,7 @@ class Heartbeat(ControlFrame, frozen=True):
     worker_id: str | None
 
 
-class JobAck(ControlFrame, frozen=True):
+class JobAckFrame(ControlFrame, frozen=True):
     """The worker takes the job, or says why not."""
 
     kind: ClassVar[str] = "job.ack"
@@ -57,7 +57,7 @@ class JobAck(ControlFrame, frozen=True):
     reason: str | None = None
 
 
-class StateChanged(ControlFrame, frozen=True):
+class StateChangedFrame(ControlFrame, frozen=True):
     """Optional news of a job."""
 
     kind: ClassVar[str] = "state.changed"
@@ -65,7 +65,7 @@ class StateChanged(ControlFrame, frozen=True):
     state: str
 
 
-class JobCompleted(ControlFrame, frozen=True):
+class JobCompletedFrame(ControlFrame, frozen=True):
     """Optional news of a job's end."""
 
     kind: ClassVar[str] = "job.completed"
@@ -74,7 +74,7 @@ class JobCompleted(ControlFrame, frozen=True):
     duration_s: float
 
 
-AnyControlFrame: TypeAlias = Register | Heartbeat | JobAck | StateChanged | JobCompleted
+AnyControlFrame: TypeAlias = RegisterFrame | HeartbeatFrame | JobAckFrame | StateChangedFrame | JobCompletedFrame
 
 _TYPES: Final[dict[str, type[ControlFrame]]] = {kind.kind: kind for kind in get_args(AnyControlFrame)}
 
@@ -89,14 +89,14 @@ def parse_control_frame(data: str) -> tuple[AnyControlFrame, RawFrame]:
         frame = msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise FrameError(f"{name}: {error}") from None
-    if isinstance(frame, Register):
+    if isinstance(frame, RegisterFrame):
         _check_register(frame)
-    if isinstance(frame, Heartbeat) and frame.active_jobs < 0:
+    if isinstance(frame, HeartbeatFrame) and frame.active_jobs < 0:
         raise FrameError("heartbeat: active_jobs below 0")
     return frame, raw  # type: ignore[return-value]  # every type in _TYPES is one of the union
 
 
-def _check_register(frame: Register) -> None:
+def _check_register(frame: RegisterFrame) -> None:
     agent_id = frame.capabilities.agent_id
     if not agent_id or not frame.worker_id:
         raise FrameError("register: an empty agent_id or worker_id")

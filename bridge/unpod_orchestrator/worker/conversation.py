@@ -11,18 +11,19 @@ from typing import Final
 from unpod_orchestrator.wire import outgoing
 from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.wire.outgoing import CallIdentity, CallState, TurnTimes
+from unpod_orchestrator.worker.bounded import keep
 from unpod_orchestrator.worker.happenings import (
     AnyHappening,
     CallerSaid,
+    CallStateChanged,
     DeltaCame,
     Interrupted,
     ReplyEnded,
     Role,
     SpeechProgress,
-    StateChanged,
-    TranscriptLine,
+    TranscriptEntry,
 )
-from unpod_orchestrator.worker.replies import Replies, Reply
+from unpod_orchestrator.worker.replies import ReplyQueue, WrittenReply
 from unpod_orchestrator.worker.voice import Happened, Reached, Utterance, UtteranceKind, Voice, VoiceEvent
 
 
@@ -73,9 +74,9 @@ class Conversation:
         self._chars_before_turn = 0
         self._reached: list[str] = []
         self._times: deque[TurnTimes] = deque(maxlen=_MAX_TURNS_MEASURED)
-        self.replies = Replies()
+        self.replies = ReplyQueue()
         self.turn_id = 0
-        self.transcript: deque[TranscriptLine] = deque(maxlen=_MAX_LINES)
+        self.transcript: list[TranscriptEntry] = []
 
     @property
     def state(self) -> CallState:
@@ -222,7 +223,7 @@ class Conversation:
         cost = self._voice.spoken_chars * _USD_PER_CHAR + self.turn_id * _USD_PER_TURN
         self._send(outgoing.metric(list(self._times), cost))
 
-    def _measure(self, reply: Reply, now: float) -> None:
+    def _measure(self, reply: WrittenReply, now: float) -> None:
         first = reply.first_delta_s
         times = TurnTimes(
             turn_id=reply.turn_id,
@@ -248,7 +249,7 @@ class Conversation:
         self._tell(SpeechProgress(_role(utterance), heard, done=True))
 
     def _heard(self, role: Role, text: str, now: float) -> None:
-        self.transcript.append(TranscriptLine(role, text, now - self._origin_s))
+        keep(self.transcript, TranscriptEntry(role, text, now - self._origin_s), _MAX_LINES)
 
     def _settle(self) -> None:
         if self._voice.speaking:
@@ -261,7 +262,7 @@ class Conversation:
             return
         self._state = state
         self._send(outgoing.state(state, self.turn_id))
-        self._tell(StateChanged(state, self.turn_id))
+        self._tell(CallStateChanged(state, self.turn_id))
 
 
 def _role(utterance: Utterance) -> Role:

@@ -1,6 +1,5 @@
-"""What can be seen of a call from outside: its frames, its transcript, its outcome, and what happens live. Pure."""
+"""What can be seen of a call from outside: its transcript, its outcome, and what happens live. Pure."""
 
-from collections import deque
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -13,16 +12,7 @@ Role: TypeAlias = Literal["caller", "agent", "worker"]
 EndReason: TypeAlias = Literal["hangup", "ended_by_agent", "transferred", "cancelled", "dropped", "failed"]
 
 
-class Frame(msgspec.Struct, frozen=True):
-    """One frame as it went over the socket; `in` comes from the client, `t_s` counts from the call's placing."""
-
-    direction: Literal["in", "out"]
-    t_s: float
-    event: str
-    raw: RawFrame
-
-
-class TranscriptLine(msgspec.Struct, frozen=True):
+class TranscriptEntry(msgspec.Struct, frozen=True):
     """What was really heard, and by whom it was said."""
 
     role: Role
@@ -72,7 +62,7 @@ class Interrupted(Happening, frozen=True, tag="interrupted"):
     heard_prefix: str | None
 
 
-class StateChanged(Happening, frozen=True, tag="state"):
+class CallStateChanged(Happening, frozen=True, tag="state"):
     """The call is doing something else now."""
 
     state: CallState
@@ -131,7 +121,7 @@ AnyHappening: TypeAlias = (
     | LineDropped
     | CallerSaid
     | Interrupted
-    | StateChanged
+    | CallStateChanged
     | DeltaCame
     | ReplyEnded
     | SpeechProgress
@@ -140,32 +130,3 @@ AnyHappening: TypeAlias = (
     | Violated
     | Ended
 )
-
-
-class FrameLog:
-    """A call's frames, the oldest forgotten first beyond `max_frames` or `max_bytes`."""
-
-    def __init__(self, max_frames: int, max_bytes: int) -> None:
-        self._max_frames = max_frames
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._sizes: deque[int] = deque()
-        self._frames: deque[Frame] = deque()
-        self.forgotten = 0
-
-    def add(self, frame: Frame, size: int) -> None:
-        """Keeps a frame of `size` bytes."""
-        self._frames.append(frame)
-        self._sizes.append(size)
-        self._bytes += size
-        while len(self._frames) > self._max_frames or (self._bytes > self._max_bytes and len(self._frames) > 1):
-            self._frames.popleft()
-            self._bytes -= self._sizes.popleft()
-            self.forgotten += 1
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def all(self) -> list[Frame]:
-        """The frames that are kept, in order."""
-        return list(self._frames)

@@ -21,7 +21,7 @@ MAX_KEPT_CHARS: Final = 32_000_000
 
 
 @dataclass(eq=False)
-class Reply:
+class WrittenReply:
     """One reply: open until `ended_s`; `text` is what was written, which need not be what was heard."""
 
     turn_id: int
@@ -55,15 +55,15 @@ class Reply:
             self.parts.append(text)
 
 
-class Replies:
+class ReplyQueue:
     """The replies of one call, the open ones in the order in which they have to end."""
 
     def __init__(self) -> None:
-        self._open: deque[Reply] = deque()
+        self._open: deque[WrittenReply] = deque()
         self._kept_chars = 0
         self._spare_nudge_ends = 0
         self._spare_redial_end = False
-        self.completed: deque[Reply] = deque()
+        self.completed: list[WrittenReply] = []
         self.completed_total = 0
 
     @property
@@ -72,23 +72,23 @@ class Replies:
         return len(self._open)
 
     @property
-    def current(self) -> Reply | None:
+    def current(self) -> WrittenReply | None:
         """The reply that the next delta belongs to, if one is open."""
         return self._open[0] if self._open else None
 
     def user_turn(self, turn_id: int, now: float) -> None:
         """The caller has said something: the gate is closed until this turn's end."""
-        self._open.append(Reply(turn_id=turn_id, answers_user=True, asked_s=now))
+        self._open.append(WrittenReply(turn_id=turn_id, answers_user=True, asked_s=now))
 
-    def delta(self, text: str, turn_id: int, now: float) -> Reply:
+    def delta(self, text: str, turn_id: int, now: float) -> WrittenReply:
         """The reply that a delta belongs to, opened by it where none was."""
         if not self._open:
-            self._open.append(Reply(turn_id=turn_id, answers_user=False, asked_s=now))
+            self._open.append(WrittenReply(turn_id=turn_id, answers_user=False, asked_s=now))
         reply = self._open[0]
         reply.add(text, now)
         return reply
 
-    def end(self, now: float) -> Reply | None:
+    def end(self, now: float) -> WrittenReply | None:
         """The reply that is ended; None for an end that may be surplus; `FrameError` for one that may not."""
         if not self._open:
             self._spend_spare_end()
@@ -118,9 +118,9 @@ class Replies:
         else:
             raise FrameError("agent.text.end: no reply is open")
 
-    def _keep(self, reply: Reply) -> None:
+    def _keep(self, reply: WrittenReply) -> None:
         self.completed.append(reply)
         self.completed_total += 1
         self._kept_chars += reply.chars
         while self._kept_chars > MAX_KEPT_CHARS and len(self.completed) > 1:
-            self._kept_chars -= self.completed.popleft().chars
+            self._kept_chars -= self.completed.pop(0).chars

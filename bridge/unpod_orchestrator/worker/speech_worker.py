@@ -5,35 +5,53 @@ order; `next_wakeup()` says when `tick` has something to do by itself.
 """
 
 import enum
-from collections import deque
 from typing import Final, Literal, TypeAlias, assert_never
 
 import msgspec
 
 from unpod_orchestrator.faults import CallFaults
-from unpod_orchestrator.wire import call_frames, outgoing
-from unpod_orchestrator.wire.call_frames import FrameError, RawFrame
+from unpod_orchestrator.wire import outgoing
+from unpod_orchestrator.wire.call_frames import (
+    EndCallFrame,
+    FillerFrame,
+    FrameError,
+    HelloFrame,
+    InterruptFrame,
+    RawFrame,
+    SayFrame,
+    TextDeltaFrame,
+    TextEndFrame,
+    TransferFrame,
+    VerbFrame,
+    check_hello,
+    parse_call_frame,
+)
 from unpod_orchestrator.wire.constants import EVENTS, HANG_UP, HANG_UP_CODES, PAIRING_REFUSED, PROTOCOL_ERROR
+from unpod_orchestrator.wire.frame_log import FrameLog, LoggedFrame
 from unpod_orchestrator.wire.outgoing import CallIdentity
+from unpod_orchestrator.worker.bounded import keep
 from unpod_orchestrator.worker.conversation import FIRST_AUDIO_MS, Conversation, HeardPrefix
+from unpod_orchestrator.worker.deadlines import Deadlines
 from unpod_orchestrator.worker.happenings import (
     AnyHappening,
     Connected,
     Ended,
     EndReason,
-    Frame,
-    FrameLog,
     LineDropped,
     Outcome,
+    Transferred,
+    VerbDone,
     Violated,
 )
 from unpod_orchestrator.worker.pairing import Pairing
-from unpod_orchestrator.worker.timers import Timers
-from unpod_orchestrator.worker.verbs import Performer
+from unpod_orchestrator.worker.room import Room, RoomFrame
+from unpod_orchestrator.worker.transfers import TransferRecord, number_refusal
 from unpod_orchestrator.worker.voice import Voice
 
+REFUSED_TRANSFER_TEXT: Final = "I am sorry, I cannot connect you to that number."
 _KEPT_CHARS_OF_BAD_FRAME: Final = 2_000
 _MAX_VIOLATIONS: Final = 100
+_MAX_DIALS: Final = 1_000
 
 
 class Phase(enum.Enum):
@@ -96,10 +114,10 @@ class SpeechWorker:
         self.began = False
         self.outcome: Outcome | None = None
         self.violations: list[str] = []
-        self.dials: deque[tuple[float, int | None]] = deque(maxlen=1_000)
+        self.dials: list[tuple[float, int | None]] = []
         self.pairing = Pairing(options.pairing_window_s)
         self.frames = FrameLog(options.max_frames, options.max_frame_bytes)
-        self.timers = Timers()
+        self.deadlines = Deadlines()
         self.negotiated_verbs: tuple[str, ...] = ()
         self._negotiated_events: frozenset[str] = frozenset()
         self._said_hello = False
@@ -109,7 +127,10 @@ class SpeechWorker:
         self._now = now
         self.voice = Voice(options.chars_per_s * options.speed, FIRST_AUDIO_MS / 1000 / options.speed)
         self.talk = Conversation(who, self.voice, origin_s=now, send=self.send, tell=self.tell)
-        self.performer = Performer(self)
+        self.room = Room(recorded=who.metadata.get("recording") is not False)
+        self._end_detail: str | None = None
+        self._handoff_to: str | None = None
+        self._handoff_s = 0.0
 
     # ---- what comes out
 
@@ -122,7 +143,7 @@ class SpeechWorker:
         """When `tick` has something to do, if nothing else happens before."""
         if self.phase is Phase.OVER:
             return None
-        times = [time for time in (self.timers.next(), self.voice.next_event()) if time is not None]
+        times = [time for time in (self.deadlines.next(), self.voice.next_event()) if time is not None]
         return min(times, default=None)
 
     def tell(self, happening: AnyHappening) -> None:
@@ -154,17 +175,17 @@ class SpeechWorker:
         self._now = now
         self.pairing.open(now)
         if not self.began and self.phase is not Phase.OVER:
-            self.timers.set("pairing", self.pairing.expires_at)
+            self.deadlines.set("pairing", self.pairing.expires_at)
 
     def dialled(self, token: str, now: float) -> int | None:
         """Somebody dials: None lets them in, a close code refuses them."""
         self._now = now
         code = self._refusal(token, now)
-        self.dials.append((now - self.origin_s, code))
+        keep(self.dials, (now - self.origin_s, code), _MAX_DIALS)
         if code is None:
             self.phase = Phase.HANDSHAKE
             self._said_hello = self._answered = False
-            self.timers.set("hello", now + self.options.hello_timeout_s)
+            self.deadlines.set("hello", now + self.options.hello_timeout_s)
         return code
 
     def _refusal(self, token: str, now: float) -> int | None:
@@ -183,7 +204,7 @@ class SpeechWorker:
             return
         was_live = self.phase is Phase.LIVE
         self.phase = Phase.WAITING
-        self.timers.clear("hello")
+        self.deadlines.clear("hello")
         if self._cancelling:
             if code != HANG_UP:
                 self._note_violation(f"after job.cancel the socket closed with {code}, not {HANG_UP}")
@@ -192,7 +213,7 @@ class SpeechWorker:
             self.over("ended_by_agent", f"the client closed the socket with {code}")
         elif was_live:
             self.talk.replies.line_dropped()
-            self.timers.set("redial", now + self.options.redial_window_s)
+            self.deadlines.set("redial", now + self.options.redial_window_s)
             self.tell(LineDropped(code))
 
     def received(self, data: str, now: float) -> None:
@@ -201,7 +222,7 @@ class SpeechWorker:
         if self.phase not in {Phase.HANDSHAKE, Phase.LIVE}:
             return
         try:
-            frame, raw = call_frames.parse_call_frame(data)
+            frame, raw = parse_call_frame(data)
         except FrameError as error:
             self._record("in", "(invalid)", {"raw": data[:_KEPT_CHARS_OF_BAD_FRAME]}, len(data))
             self.fail(str(error))
@@ -219,8 +240,8 @@ class SpeechWorker:
         if self.phase in {Phase.HANDSHAKE, Phase.LIVE}:
             self.fail(what)
 
-    def _accept(self, frame: call_frames.Hello | call_frames.Verb) -> None:
-        if isinstance(frame, call_frames.Hello):
+    def _accept(self, frame: HelloFrame | VerbFrame) -> None:
+        if isinstance(frame, HelloFrame):
             self._shake_hands(frame)
             return
         if not self._answered:
@@ -228,14 +249,14 @@ class SpeechWorker:
         if frame.verb not in self.negotiated_verbs:
             raise FrameError(f"{frame.verb}: a verb that was not negotiated")
         self._go_live()
-        self.performer.perform(frame, self._now)
+        self._carry_out(frame)
 
-    def _shake_hands(self, hello: call_frames.Hello) -> None:
+    def _shake_hands(self, hello: HelloFrame) -> None:
         if self._said_hello:
             raise FrameError("hello: a second one on one socket")
-        call_frames.check_hello(hello, all_events=self.options.require_all_events)
+        check_hello(hello, all_events=self.options.require_all_events)
         self._said_hello = True
-        self.timers.clear("hello")
+        self.deadlines.clear("hello")
         offers = self.options.offers if self.faults.offers is None else self.faults.offers
         self.negotiated_verbs = tuple(verb for verb in offers if verb in hello.supported_verbs)
         events = [event for event in EVENTS if event in hello.supported_events]
@@ -263,14 +284,86 @@ class SpeechWorker:
             return
         self.phase = Phase.LIVE
         self.pairing.establish()
-        self.timers.clear("pairing")
-        self.timers.clear("redial")
+        self.deadlines.clear("pairing")
+        self.deadlines.clear("redial")
         self.tell(Connected(again=self.began))
         self.began = True
         self.talk.greet()
         if self.faults.hostile:
             for payload in outgoing.hostile_frames(self.who):
                 self.send_raw(payload, text=isinstance(payload, str), now=self._now)
+
+    # ---- what the client asks for
+
+    def _carry_out(self, verb: VerbFrame) -> None:
+        match verb:
+            case TextDeltaFrame(text):
+                self.talk.delta(text, self._now)
+            case TextEndFrame():
+                self.talk.end(self._now)
+            case SayFrame(text):
+                self.talk.say("say", text, self._now)
+            case FillerFrame(text):
+                self.talk.say_if_idle(text, self._now)
+            case InterruptFrame():
+                self.talk.stop_speech(self._now)
+            case _:
+                self.tell(VerbDone({"event": verb.verb, **msgspec.structs.asdict(verb)}))
+                self._carry_out_unspoken(verb)
+
+    def _carry_out_unspoken(self, verb: EndCallFrame | TransferFrame | RoomFrame) -> None:
+        match verb:
+            case EndCallFrame(reason):
+                self.end_when_spoken(reason)
+            case TransferFrame():
+                self._transfer(verb)
+            case _:
+                self.room.carry_out(verb)
+
+    def end_when_spoken(self, detail: str) -> None:
+        """The call ends when what is being said is said."""
+        if self._end_detail is None:
+            self._end_detail = detail
+            self.voice.mark("end")
+
+    def transfer(self, transfer: TransferRecord, handoff_s: float, now: float) -> str:
+        """Connects the caller away by a wish from outside; returns the id of who joins for that."""
+        self.tick(now)
+        participant_id = self.room.add_participant(transfer.transfer_type)
+        self._connect_away(transfer, None, handoff_s)
+        return participant_id
+
+    def _connect_away(self, transfer: TransferRecord, announcement: str | None, handoff_s: float) -> None:
+        """Cold at once, warm after the announcement and a moment of `handoff_s`."""
+        self._note_transfer(transfer)
+        if transfer.mode == "cold":
+            self.over("transferred", transfer.target)
+        elif self._handoff_to is None:
+            self._handoff_to = transfer.target
+            self._handoff_s = handoff_s / self.options.speed
+            if announcement:
+                self.talk.say("announcement", announcement, self._now)
+            self.voice.mark("announced")
+
+    def _transfer(self, verb: TransferFrame) -> None:
+        to_number = verb.transfer_type == "number"
+        refused = number_refusal(verb.target, self.options.allowed_numbers) if to_number else None
+        transfer = TransferRecord(transfer_type=verb.transfer_type, target=verb.target, mode=verb.mode, refused=refused)
+        if refused is None:
+            self._connect_away(transfer, verb.announcement, self.options.warm_handoff_s)
+        else:
+            self._note_transfer(transfer)
+            self.talk.say("worker", REFUSED_TRANSFER_TEXT, self._now)
+
+    def _note_transfer(self, transfer: TransferRecord) -> None:
+        self.room.transfer(transfer)
+        self.tell(Transferred(transfer))
+
+    def _reached(self, marker: str) -> None:
+        if marker == "end":
+            self.over("ended_by_agent", self._end_detail or "")
+        elif marker == "announced":
+            self.deadlines.set("handoff", self._now + self._handoff_s)
 
     # ---- the caller
 
@@ -304,8 +397,8 @@ class SpeechWorker:
         if self.phase is Phase.OVER:
             return
         for marker in self.talk.advance(now):
-            self.performer.reached(marker, now)
-        for name in self.timers.due(now):
+            self._reached(marker)
+        for name in self.deadlines.due(now):
             self._timer_due(name)
 
     def _timer_due(self, name: str) -> None:
@@ -318,13 +411,15 @@ class SpeechWorker:
                 self._expired("dropped", f"no redial within {self.options.redial_window_s:g} s")
             case "cancel":
                 self.over("cancelled", "the worker had to close the socket")
+            case "handoff":
+                self.over("transferred", self._handoff_to or "")
             case _:
-                self.performer.reached(name, self._now)
+                raise ValueError(f"an unknown deadline: {name}")
 
     def _expired(self, reason: EndReason, detail: str) -> None:
         """Nobody came in time; whoever is in the middle of a handshake may still finish it."""
         if self.phase is Phase.HANDSHAKE:
-            self.timers.set("pairing" if reason == "failed" else "redial", self._now + self.options.hello_timeout_s)
+            self.deadlines.set("pairing" if reason == "failed" else "redial", self._now + self.options.hello_timeout_s)
         else:
             self.over(reason, detail)
 
@@ -346,7 +441,7 @@ class SpeechWorker:
         self.tick(now)
         if self.phase in {Phase.HANDSHAKE, Phase.LIVE}:
             self._cancelling = True
-            self.timers.set("cancel", now + self.options.cancel_grace_s)
+            self.deadlines.set("cancel", now + self.options.cancel_grace_s)
         else:
             self.over("cancelled", "")
 
@@ -376,7 +471,7 @@ class SpeechWorker:
         self.talk.finish(self._now)
         self.phase = Phase.OVER
         self.pairing.void()
-        self.timers.clear_all()
+        self.deadlines.clear_all()
         if connected:
             self._effects.append(CloseLine(code, detail if reason == "failed" else reason))
         self.outcome = Outcome(reason, detail, tuple(self.violations))
@@ -388,4 +483,4 @@ class SpeechWorker:
         self.tell(Violated(reason))
 
     def _record(self, direction: Literal["in", "out"], event: str, raw: RawFrame, size: int) -> None:
-        self.frames.add(Frame(direction, self._now - self.origin_s, event, raw), size)
+        self.frames.add(LoggedFrame(direction, self._now - self.origin_s, event, raw), size)

@@ -24,7 +24,7 @@ from unpod_cli.failure import FAILED, Failure
 from unpod_cli.stack import Agent, Stack
 from unpod_cli.transcript import Spoken, Transcriber
 from unpod_cli.waterfall import spans_of
-from unpod_orchestrator import Call, CallRefused, LocalOrchestrator
+from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 
 AGENT_FILE: Final = Path(__file__).with_name("pizzeria.py")
 
@@ -40,7 +40,7 @@ class Played:
     """One call of the demo: what was said, what the log has of it, and what was wrong."""
 
     demo: DemoCall
-    call: Call | None = None
+    call: LocalCall | None = None
     said: list[Spoken] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Demo:
         await watching
         return played
 
-    async def _watch(self, call: Call, played: Played, began: float) -> None:
+    async def _watch(self, call: LocalCall, played: Played, began: float) -> None:
         transcriber = Transcriber()
         async for happening in call.subscribe():
             for item in transcriber.take(happening):

@@ -15,7 +15,7 @@ from unpod_cli.dev.watch import Watch
 from unpod_cli.failure import Failure
 from unpod_cli.stack import Agent, AgentUnusable, Stack
 from unpod_cli.transcript import Over, Transcriber
-from unpod_orchestrator import Call, CallOverError, CallRefused
+from unpod_orchestrator import CallOverError, CallRefused, LocalCall
 
 _DEADLINE_MS: Final = 5_000
 _LEAVE_S: Final = 5.0
@@ -43,7 +43,7 @@ class Desk:
         self._watching: asyncio.Task[None] | None = None
         self._exchanging = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.call: Call | None = None
+        self.call: LocalCall | None = None
 
     # ------------------------------------------------------------------------------------------------- life and death
 
@@ -198,7 +198,7 @@ class Desk:
         self._watching = asyncio.create_task(self._show(self.call))
         return True
 
-    async def _show(self, call: Call) -> None:
+    async def _show(self, call: LocalCall) -> None:
         transcriber = Transcriber()
         async for happening in call.subscribe():
             for item in transcriber.take(happening):

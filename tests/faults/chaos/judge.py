@@ -26,7 +26,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.controls import DEADLINE_S
-from unpod_orchestrator import Frame
+from unpod_orchestrator import LoggedFrame
 
 RECEIPT_S: Final = 0.25
 """What a bridge has written since its last receipt may be unsure: so much of the owner's speech."""
@@ -104,7 +104,7 @@ class Harmed(Observed):
         """Return for how many seconds of a time these roles were harmed, or their links; overlaps count twice."""
         return sum(deed.overlap(begin, end) for deed in self.about if deed.fault.role in roles)
 
-    def may_be_lost(self, frame: Frame) -> bool:
+    def may_be_lost(self, frame: LoggedFrame) -> bool:
         """Whether a frame was on a socket that was lost before anybody could store it."""
         sent = self.origin + frame.t_s
         losses = [*self.caller.downs, *([self.over] if "lost" in self.allow.reasons else [])]

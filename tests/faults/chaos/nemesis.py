@@ -18,7 +18,7 @@ from tests.faults.wire import BOTH, Way, Wire
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from unpod_orchestrator import Call
+    from unpod_orchestrator import LocalCall
 
 SLOW_S: Final = 0.2
 TRICKLE_BYTES: Final = 400
@@ -67,7 +67,7 @@ class Places:
 class Nemesis:
     """Does the faults of a plan; `calls` says which calls live now."""
 
-    def __init__(self, places: Places, calls: Callable[[], Sequence[Call]]) -> None:
+    def __init__(self, places: Places, calls: Callable[[], Sequence[LocalCall]]) -> None:
         self.deeds: list[Deed] = []
         self._places = places
         self._stack = places.stack

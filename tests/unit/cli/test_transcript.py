@@ -4,6 +4,7 @@ from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken, Transcriber
 from unpod_orchestrator import (
     AnyHappening,
     CallerSaid,
+    CallStateChanged,
     Connected,
     DeltaCame,
     Ended,
@@ -12,7 +13,6 @@ from unpod_orchestrator import (
     Outcome,
     ReplyEnded,
     SpeechProgress,
-    StateChanged,
     TransferRecord,
     Transferred,
     VerbDone,
@@ -24,7 +24,7 @@ def heard(text: str, *, done: bool = True) -> SpeechProgress:
     return SpeechProgress("agent", text, done)
 
 
-LISTENING = StateChanged("listening", 1)
+LISTENING = CallStateChanged("listening", 1)
 
 
 def items(*happenings: AnyHappening) -> list[Item]:

@@ -1,14 +1,14 @@
 """Which worker gets the next job."""
 
 from unpod_orchestrator.control.registry import RegisteredWorker, Registry
-from unpod_orchestrator.wire.control_frames import Capabilities, Register
+from unpod_orchestrator.wire.control_frames import RegisterFrame, WorkerCapabilities
 
 
 def register(
     registry: Registry, name: str, room: int = 2, *, link: object = None, pool: str = "desk"
 ) -> RegisteredWorker:
-    capabilities = Capabilities([], room, "desk", "brain", "dial_out")
-    return registry.register(Register(name, pool, capabilities), link or object())
+    capabilities = WorkerCapabilities([], room, "desk", "brain", "dial_out")
+    return registry.register(RegisterFrame(name, pool, capabilities), link or object())
 
 
 def test_the_worker_with_most_room_is_asked() -> None:

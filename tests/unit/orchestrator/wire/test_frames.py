@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unpod_orchestrator.wire.call_frames import FrameError, Hello, TextDelta, check_hello, parse_call_frame
+from unpod_orchestrator.wire.call_frames import FrameError, HelloFrame, TextDeltaFrame, check_hello, parse_call_frame
 from unpod_orchestrator.wire.constants import ALL_VERBS, EVENTS
-from unpod_orchestrator.wire.control_frames import Heartbeat, Register, parse_control_frame
+from unpod_orchestrator.wire.control_frames import HeartbeatFrame, RegisterFrame, parse_control_frame
 
 GOOD: dict[str, dict[str, Any]] = {
     "hello": {"protocol_version": 2, "supported_events": list(EVENTS), "supported_verbs": list(ALL_VERBS)},
@@ -128,11 +128,11 @@ def test_a_reason_quotes_no_text() -> None:
 
 def test_another_protocol_version_is_refused() -> None:
     with pytest.raises(FrameError, match="protocol_version 1, not 2"):
-        check_hello(Hello(1, list(EVENTS), []), all_events=True)
+        check_hello(HelloFrame(1, list(EVENTS), []), all_events=True)
 
 
 def test_a_hello_lacks_an_event() -> None:
-    hello = Hello(2, [event for event in EVENTS if event != "metric"], [])
+    hello = HelloFrame(2, [event for event in EVENTS if event != "metric"], [])
     with pytest.raises(FrameError, match="lacks metric"):
         check_hello(hello, all_events=True)
     check_hello(hello, all_events=False)
@@ -141,12 +141,12 @@ def test_a_hello_lacks_an_event() -> None:
 def test_a_frame_of_exactly_one_mebibyte_is_good() -> None:
     empty = frame("agent.text.delta", text="")
     typed, _ = parse_call_frame(frame("agent.text.delta", text="x" * ((1 << 20) - len(empty))))
-    assert isinstance(typed, TextDelta)
+    assert isinstance(typed, TextDeltaFrame)
 
 
 def test_a_registration_ignores_capabilities_that_it_does_not_know() -> None:
     typed, _ = parse_control_frame(json.dumps({**REGISTER, "capabilities": {**CAPABILITIES, "colour": "red"}}))
-    assert isinstance(typed, Register)
+    assert isinstance(typed, RegisterFrame)
     assert typed.capabilities.max_concurrent == 3
 
 
@@ -198,4 +198,4 @@ def test_a_wrong_control_frame_is_refused(data: dict[str, Any], reason: str) -> 
 
 def test_a_heartbeat_is_typed() -> None:
     typed, _ = parse_control_frame('{"type": "heartbeat", "active_jobs": 2, "worker_id": "w"}')
-    assert typed == Heartbeat(active_jobs=2, worker_id="w")
+    assert typed == HeartbeatFrame(active_jobs=2, worker_id="w")

@@ -7,9 +7,10 @@ import pytest
 from unpod_orchestrator.faults import CallFaults
 from unpod_orchestrator.wire import outgoing
 from unpod_orchestrator.wire.constants import EVENTS
+from unpod_orchestrator.wire.frame_log import FrameLog, LoggedFrame
 from unpod_orchestrator.wire.outgoing import CallIdentity, TurnTimes
-from unpod_orchestrator.worker.happenings import Frame, FrameLog, Outcome
-from unpod_orchestrator.worker.timers import Timers
+from unpod_orchestrator.worker.deadlines import Deadlines
+from unpod_orchestrator.worker.happenings import Outcome
 from unpod_orchestrator.worker.transfers import number_refusal
 
 WHO = CallIdentity(session_id="s", job_id="j", call_id="c", room_id="r", agent_id="desk")
@@ -87,15 +88,15 @@ def test_numbers_are_checked(number: str, allowed: set[str] | None, *, refused: 
 def test_the_frame_log_is_bounded_by_number_and_by_size() -> None:
     log = FrameLog(max_frames=3, max_bytes=100)
     for number in range(5):
-        log.add(Frame("in", float(number), "x", {}), 10)
-    assert [frame.t_s for frame in log.all()] == [2.0, 3.0, 4.0]
-    log.add(Frame("in", 9.0, "x", {}), 500)
-    assert [frame.t_s for frame in log.all()] == [9.0]
-    assert (len(log), log.forgotten) == (1, 5)
+        log.add(LoggedFrame("in", float(number), "x", {}), 10)
+    assert [frame.t_s for frame in log.frames] == [2.0, 3.0, 4.0]
+    log.add(LoggedFrame("in", 9.0, "x", {}), 500)
+    assert [frame.t_s for frame in log.frames] == [9.0]
+    assert (len(log.frames), log.forgotten) == (1, 5)
 
 
 def test_timers_are_due_once_and_in_order() -> None:
-    timers = Timers()
+    timers = Deadlines()
     timers.set("late", 3.0)
     timers.set("early", 1.0)
     timers.set("moved", 1.0)

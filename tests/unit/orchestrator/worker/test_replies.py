@@ -4,11 +4,11 @@ import pytest
 
 from unpod_orchestrator.wire.call_frames import FrameError
 from unpod_orchestrator.worker import replies as module
-from unpod_orchestrator.worker.replies import Replies
+from unpod_orchestrator.worker.replies import ReplyQueue
 
 
 def test_a_turn_is_ended_once() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.user_turn(1, 10.0)
     replies.delta("Hel", 1, 10.5)
     replies.delta("lo", 1, 10.6)
@@ -21,7 +21,7 @@ def test_a_turn_is_ended_once() -> None:
 
 
 def test_a_turn_that_yields_nothing_still_ends_once() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.user_turn(1, 0.0)
     reply = replies.end(1.0)
     assert reply is not None
@@ -29,7 +29,7 @@ def test_a_turn_that_yields_nothing_still_ends_once() -> None:
 
 
 def test_texts_during_a_reply_are_owed_an_end_each_in_order() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     for turn_id in (1, 2, 3):
         replies.user_turn(turn_id, float(turn_id))
     assert replies.owed == 3
@@ -38,7 +38,7 @@ def test_texts_during_a_reply_are_owed_an_end_each_in_order() -> None:
 
 
 def test_a_delta_with_no_reply_open_opens_one_that_must_end() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.delta("By the way", 4, 0.0)
     reply = replies.end(1.0)
     assert reply is not None
@@ -48,7 +48,7 @@ def test_a_delta_with_no_reply_open_opens_one_that_must_end() -> None:
 
 
 def test_an_interrupted_reply_still_ends_once() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.user_turn(1, 0.0)
     replies.delta("Well", 1, 0.0)
     replies.interrupt(heard_something=True)
@@ -60,7 +60,7 @@ def test_an_interrupted_reply_still_ends_once() -> None:
 
 
 def test_between_replies_with_nothing_heard_a_nudge_may_end_without_a_word() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.interrupt(heard_something=False)
     assert replies.end(1.0) is None
     with pytest.raises(FrameError):
@@ -68,14 +68,14 @@ def test_between_replies_with_nothing_heard_a_nudge_may_end_without_a_word() -> 
 
 
 def test_between_replies_with_something_heard_there_is_no_nudge() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.interrupt(heard_something=True)
     with pytest.raises(FrameError):
         replies.end(1.0)
 
 
 def test_after_a_drop_one_end_may_be_repeated() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.user_turn(1, 0.0)
     replies.end(1.0)
     replies.line_dropped()
@@ -85,7 +85,7 @@ def test_after_a_drop_one_end_may_be_repeated() -> None:
 
 
 def test_the_repetition_is_not_owed_for_ever() -> None:
-    replies = Replies()
+    replies = ReplyQueue()
     replies.line_dropped()
     replies.user_turn(1, 0.0)
     assert replies.end(1.0) is not None
@@ -95,7 +95,7 @@ def test_the_repetition_is_not_owed_for_ever() -> None:
 
 def test_old_replies_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KEPT_CHARS", 100)
-    replies = Replies()
+    replies = ReplyQueue()
     for turn_id in range(10):
         replies.user_turn(turn_id, 0.0)
         replies.delta("x" * 60, turn_id, 0.0)

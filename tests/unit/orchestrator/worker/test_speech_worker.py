@@ -9,8 +9,9 @@ from unpod_orchestrator.faults import CallFaults
 from unpod_orchestrator.wire.constants import ALL_VERBS, EVENTS, WIRE_VERBS
 from unpod_orchestrator.wire.outgoing import CallIdentity
 from unpod_orchestrator.worker.conversation import HeardPrefix
-from unpod_orchestrator.worker.happenings import Ended, StateChanged, Transferred
+from unpod_orchestrator.worker.happenings import CallStateChanged, Ended, Transferred
 from unpod_orchestrator.worker.speech_worker import (
+    REFUSED_TRANSFER_TEXT,
     AbortLine,
     CloseLine,
     Effect,
@@ -20,7 +21,6 @@ from unpod_orchestrator.worker.speech_worker import (
     WorkerOptions,
 )
 from unpod_orchestrator.worker.transfers import TransferRecord
-from unpod_orchestrator.worker.verbs import REFUSED_TRANSFER_TEXT
 
 HELLO: dict[str, Any] = {
     "event": "hello",
@@ -267,7 +267,7 @@ def test_a_frame_that_breaks_the_protocol_is_kept_and_ends_the_call_once(bench: 
     bench.worker.received('{"event": "agent.say", "text": 2}', bench.now)
     bench.worker.received_nonsense("a binary frame", bench.now)
     assert len(bench.worker.violations) == 1
-    assert bench.worker.frames.all()[-1].event == "(invalid)"
+    assert bench.worker.frames.frames[-1].event == "(invalid)"
     assert bench.worker.outcome is not None
     assert bench.worker.outcome.violations == tuple(bench.worker.violations)
 
@@ -385,7 +385,7 @@ def test_an_event_due_before_a_barge_in_is_told_before_it(bench: Bench) -> None:
     bench.send("agent.say", text="0123456789")
     bench.now += 0.5  # nobody has looked at the clock since
     bench.worker.caller_interrupts(HeardPrefix.AUTOMATIC, bench.now)
-    told = [effect.state for effect in (bench.frames() and bench.effects) if isinstance(effect, StateChanged)]
+    told = [effect.state for effect in (bench.frames() and bench.effects) if isinstance(effect, CallStateChanged)]
     assert told == ["speaking", "interrupted"]
 
 
@@ -411,13 +411,13 @@ def test_a_filler_is_said_only_into_silence(bench: Bench) -> None:
 def test_recording_is_paused_and_goes_on(bench: Bench) -> None:
     bench.send("recording.pause", reason="PII")
     bench.send("recording.pause", reason="PII")
-    seen = [bench.worker.performer.recording]
+    seen = [bench.worker.room.recording]
     bench.worker.line_lost(None, bench.now)
     bench.dial()
     bench.hello()
-    seen.append(bench.worker.performer.recording)
+    seen.append(bench.worker.room.recording)
     bench.send("recording.resume")
-    seen.append(bench.worker.performer.recording)
+    seen.append(bench.worker.room.recording)
     assert seen == ["paused", "paused", "on"]
 
 
@@ -426,7 +426,7 @@ def test_what_is_not_recorded_stays_so() -> None:
     bench.dial()
     bench.hello()
     bench.send("recording.resume")
-    assert bench.worker.performer.recording == "off"
+    assert bench.worker.room.recording == "off"
 
 
 # ---- ends
@@ -480,7 +480,7 @@ def test_a_refused_transfer_gives_no_frame_and_the_caller_is_told(bench: Bench, 
     bench.after(30.0)
     assert bench.heard == [("worker", REFUSED_TRANSFER_TEXT)]
     assert bench.worker.outcome is None
-    assert bench.worker.performer.transfers[0].refused == "not an E.164 number"
+    assert bench.worker.room.transfers[0].refused == "not an E.164 number"
 
 
 def test_a_number_that_is_not_on_the_list_is_refused() -> None:
@@ -496,14 +496,14 @@ def test_a_number_that_is_not_on_the_list_is_refused() -> None:
 
 def test_participants_come_and_go(bench: Bench) -> None:
     bench.send("agent.add_participant", participant_type="human", config={})
-    assert bench.worker.performer.participants["participant-1"] == "human"
+    assert bench.worker.room.participants["participant-1"] == "human"
     bench.send("agent.remove_participant", participant_id="participant-1")
     bench.send("agent.remove_participant", participant_id="nobody")
     bench.send("agent.dispatch", agent_id="billing", metadata={})
     bench.send("agent.merge", source_session_id="other")
-    assert set(bench.worker.performer.participants) == {"caller", "agent"}
-    assert list(bench.worker.performer.dispatched) == ["billing"]
-    assert list(bench.worker.performer.merged) == ["other"]
+    assert set(bench.worker.room.participants) == {"caller", "agent"}
+    assert list(bench.worker.room.dispatched) == ["billing"]
+    assert list(bench.worker.room.merged) == ["other"]
 
 
 def test_after_a_cancel_the_client_closes_with_1000(bench: Bench) -> None:

@@ -10,10 +10,10 @@ from unpod_orchestrator.worker.happenings import AnyHappening, Ended
 _MAX_QUEUED: Final = 10_000
 
 
-class Subscription:
+class HappeningStream:
     """An async iterator that ends after `Ended`; a watcher that is too slow loses the oldest happenings."""
 
-    def __init__(self, on_close: "Callable[[Subscription], None]") -> None:
+    def __init__(self, on_close: "Callable[[HappeningStream], None]") -> None:
         self._queue: deque[AnyHappening] = deque(maxlen=_MAX_QUEUED)
         self._on_close = on_close
         self._waiter: asyncio.Future[None] | None = None
@@ -33,7 +33,7 @@ class Subscription:
         self._on_close(self)
         self._wake()
 
-    def __aiter__(self) -> "Subscription":
+    def __aiter__(self) -> "HappeningStream":
         return self
 
     async def __anext__(self) -> AnyHappening:

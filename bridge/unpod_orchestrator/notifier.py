@@ -3,13 +3,13 @@
 import asyncio
 
 
-class Pulse:
+class Notifier:
     """Wakes everybody who waits, each time it is beaten."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def beat(self) -> None:
+    def notify(self) -> None:
         """Something has changed."""
         for waiter in self._waiters:
             if not waiter.done():

@@ -4,24 +4,24 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from unpod_orchestrator.calls.call import Call
+from unpod_orchestrator.calls.call import LocalCall
 
 
-class CallBook:
+class CallIndex:
     """Calls by session, by job, and by the key in their bridge URL, which says nothing of either."""
 
     def __init__(self, keep_ended: int) -> None:
         self._keep_ended = keep_ended
-        self._by_session: dict[str, Call] = {}
-        self._by_job: dict[str, Call] = {}
-        self._by_key: dict[str, Call] = {}
+        self._by_session: dict[str, LocalCall] = {}
+        self._by_job: dict[str, LocalCall] = {}
+        self._by_key: dict[str, LocalCall] = {}
         self._keys: dict[str, str] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[LocalCall]:
         return iter(list(self._by_session.values()))
 
-    def add(self, call: Call) -> str:
+    def add(self, call: LocalCall) -> str:
         """Adds a call and returns its key; `ValueError` for a session that is there."""
         if call.session_id in self._by_session:
             raise ValueError("there is a call with this session_id")
@@ -32,7 +32,7 @@ class CallBook:
         self._keys[call.session_id] = key
         return key
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: LocalCall) -> None:
         """The call is over; the one that ended first is forgotten when too many are kept."""
         self._ended[call.session_id] = None
         if len(self._ended) > self._keep_ended:
@@ -41,18 +41,18 @@ class CallBook:
             del self._by_job[forgotten.job_id]
             del self._by_key[self._keys.pop(session_id)]
 
-    def session(self, session_id: str) -> Call | None:
+    def session(self, session_id: str) -> LocalCall | None:
         """The call of a session."""
         return self._by_session.get(session_id)
 
-    def job(self, job_id: str) -> Call | None:
+    def job(self, job_id: str) -> LocalCall | None:
         """The call of a job."""
         return self._by_job.get(job_id)
 
-    def key(self, key: str) -> Call | None:
+    def key(self, key: str) -> LocalCall | None:
         """The call that a bridge URL's key belongs to."""
         return self._by_key.get(key)
 
-    def key_of(self, call: Call) -> str:
+    def key_of(self, call: LocalCall) -> str:
         """The key in a call's bridge URL."""
         return self._keys[call.session_id]

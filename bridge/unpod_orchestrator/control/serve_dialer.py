@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import aiohttp
 
-from unpod_orchestrator.calls.call import Call
+from unpod_orchestrator.calls.call import LocalCall
 from unpod_orchestrator.socket_link import SocketLink
 from unpod_orchestrator.wire.constants import MAX_FRAME_BYTES
 
@@ -38,7 +38,7 @@ def signed_url(url: str, session_id: str, job_id: str, secret: str | None) -> st
     return urlunsplit((parts.scheme, parts.netloc, parts.path or "/", query, ""))
 
 
-class DialIn:
+class ServeDialer:
     """Dials clients that serve, and plays the worker on their sockets."""
 
     def __init__(self, secret: str | None, links: set[SocketLink], ping_interval_s: float | None) -> None:
@@ -48,7 +48,7 @@ class DialIn:
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def place(self, call: Call, serving_url: str) -> str | None:
+    async def place(self, call: LocalCall, serving_url: str) -> str | None:
         """Dials for a call; None once the client has let it in, else why not."""
         call.dispatched_now()
         link = await self._dial(call, serving_url)
@@ -68,7 +68,7 @@ class DialIn:
         if session is not None:
             await session.close()
 
-    async def _carry(self, call: Call, url: str, link: SocketLink | str) -> None:
+    async def _carry(self, call: LocalCall, url: str, link: SocketLink | str) -> None:
         left = REDIALS
         while not call.over:
             if isinstance(link, SocketLink):
@@ -83,7 +83,7 @@ class DialIn:
                 await asyncio.sleep(REDIAL_S)
                 link = await self._dial(call, url)
 
-    async def _serve(self, call: Call, link: SocketLink) -> None:
+    async def _serve(self, call: LocalCall, link: SocketLink) -> None:
         if call.dialled(call.token) is not None:
             link.abort()
             return
@@ -94,7 +94,7 @@ class DialIn:
             self._links.discard(link)
             link.abort()
 
-    async def _dial(self, call: Call, url: str) -> SocketLink | str:
+    async def _dial(self, call: LocalCall, url: str) -> SocketLink | str:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         try:

@@ -1,7 +1,7 @@
 """Named moments at which something is due. Pure: whoever asks says what time it is."""
 
 
-class Timers:
+class Deadlines:
     """A handful of deadlines by name; setting one again moves it."""
 
     def __init__(self) -> None:
