@@ -119,11 +119,13 @@ async def test_a_machine_keeps_what_it_can(engine: str, promise: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_machine_takes_its_edges_and_ends_the_call(engine: str) -> None:
     seen: list[dict[str, object]] = []
+    nodes: list[tuple[object, object]] = []
     async with machine(engine, FakeModel(TAKE_ORDER, DONE)) as (vendor, make):
 
         async def handle_call(ctx: CallContext) -> None:
             ctx.session.dialog_machine = make()
             ctx.session.on("llm_call")(lambda **fields: seen.append(fields))
+            ctx.session.on("turn_complete")(lambda **fields: nodes.append((fields["from_node"], fields["to_node"])))
             await ctx.session.run()
 
         async with simulate_call(handle_call, metadata={"data": {"name": "Ada"}}, timeout_s=20) as call:
@@ -131,6 +133,7 @@ async def test_a_machine_takes_its_edges_and_ends_the_call(engine: str) -> None:
             assert await call.user("nothing") == "Thanks, bye!"
             assert await call.ended() == "completed"
         assert "Ada" in str(vendor.requests[0]), "the call's data are the machine's slots"
+    assert nodes == [("ask", "drinks"), ("drinks", "bye")]
     assert [(call["call_type"], call["node_id"], call["model"]) for call in seen] == [
         ("chat", "ask", "tiny"),
         ("chat", "drinks", "tiny"),

@@ -54,8 +54,9 @@ class FallbackAdapter:
 
     @property
     def state(self) -> dict[str, object]:
-        """Who answered last."""
-        return {"answering": self._answering.view.name}
+        """Who answered last, and where that one's dialog stands, if it says so."""
+        stands = zip(("node_id", "from_node"), self._answering.view.nodes, strict=True)
+        return {"answering": self._answering.view.name, **{name: node for name, node in stands if node is not None}}
 
     async def stream(
         self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None

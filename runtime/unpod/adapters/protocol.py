@@ -6,7 +6,8 @@ Required: `stream`, `turn`, `assist`. Optional, looked for by name:
   cuts its memory to that.
 - `register_llm_callback(fn)`: call `fn(**fields)` after each model call, fields as in `pieces.LLMCall`.
 - `is_complete`, attribute, property or method: true once the conversation is over; the call then ends with `completed`.
-- `state`: whatever the adapter wants to show of itself; never looked at by a session.
+- `state`: a mapping that shows where the dialog stands. `node_id` in it is the `to_node` of a turn that ends; its
+  `from_node`, or the `node_id` when the turn began, is where that came from. A session reads nothing else of it.
 - `continue_reply(text, said)`: as `stream` (`context` and `language` included), but another process had begun the
   reply, and the caller has heard `said` of it: yield only what comes after.
 - `restore(history)`: take up a conversation that another process had; a list of `pieces.ChatMessage`.

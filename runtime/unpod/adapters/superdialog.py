@@ -49,6 +49,7 @@ class SuperDialogAdapter:
         self._price = price
         self._is_machine = hasattr(agent, "load_flow_state") and hasattr(agent, "seed")
         self._begun = False
+        self._from_node: object = None
         self._notes: list[str] = []
         self._language: str | None = None
         self._report: Callable[..., object] | None = None
@@ -62,8 +63,9 @@ class SuperDialogAdapter:
 
     @property
     def state(self) -> object:
-        """The machine's node and slots."""
-        return getattr(self.agent, "state", None)
+        """The machine's node and slots, and the node at which it began the turn."""
+        state = getattr(self.agent, "state", None)
+        return {**state, "from_node": self._from_node} if self._is_machine and isinstance(state, dict) else state
 
     @property
     def is_complete(self) -> bool:
@@ -80,6 +82,8 @@ class SuperDialogAdapter:
             Exception: what the agent raises.
         """
         await self._prepare(context or {}, language)
+        if self._is_machine:
+            self._from_node = self.agent.state["node_id"]
         before = len(self.agent.chat_ctx.items)
         said: list[str] = []
         try:

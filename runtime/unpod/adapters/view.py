@@ -123,6 +123,18 @@ class AdapterView:
         return bool(answer)
 
     @property
+    def nodes(self) -> tuple[str | None, str | None]:
+        """Where the dialog stands, and where it came from, as far as the brain's `state` says so."""
+        try:
+            state: object = getattr(self.adapter, "state", None)
+            found = (state.get("node_id"), state.get("from_node")) if isinstance(state, Mapping) else ()
+        except Exception as error:  # noqa: BLE001 - a reply does not fail for what is only shown
+            logger.debug("%s.state cannot be read: %s", self.name, type(error).__name__)
+            found = ()
+        node, before = [node if isinstance(node, str) and node else None for node in found] or (None, None)
+        return node, before
+
+    @property
     def has_restore(self) -> bool:
         """Whether the brain can take up a conversation; if not, tell it in one `assist`."""
         return callable(getattr(self.adapter, "restore", None))

@@ -42,4 +42,12 @@ class ToolsRun(Struct, frozen=True):
     at: float
 
 
-LocalEvent = BrainAsked | TurnOpened | TurnResumed | DeltaSent | ToolsRun
+class BrainStands(Struct, frozen=True):
+    """Where in its dialog the brain began a turn, and has come to, by what it says of itself."""
+
+    turn: int
+    from_node: str | None
+    to_node: str | None
+
+
+LocalEvent = BrainAsked | BrainStands | TurnOpened | TurnResumed | DeltaSent | ToolsRun

@@ -27,7 +27,7 @@ from unpod.core.controls import (
     SaySomething,
     ends_session,
 )
-from unpod.core.local_events import BrainAsked, LocalEvent, ToolsRun, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, BrainStands, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
@@ -169,6 +169,8 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
         return state
     if isinstance(event, BrainAsked):
         return replace(state, turn=replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at))
+    if isinstance(event, BrainStands):
+        return replace(state, turn=replace(turn, nodes=(event.from_node, event.to_node)))
     if isinstance(event, ToolsRun):
         return replace(state, turn=replace(turn, bounded_tools=turn.bounded_tools + event.more, tool_at=event.at))
     turn = replace(

@@ -68,6 +68,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     `bounded_tools` is how many tools run that end by their own time-outs. `tools` are those that were reported and have
     not returned, by call id, each with the time until which it is waited for. `tool_at` is when one was over last.
+    `nodes` are where in its dialog the brain was before and after, where it says so.
     """
 
     number: int
@@ -93,6 +94,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     end_reason: ReplyEndReason | None = None
     interrupted: bool = False
     heard: str | None = None
+    nodes: tuple[str | None, str | None] = (None, None)
     metrics: TurnMetrics | None = None
     usage: Usage = Usage()
 
@@ -180,8 +182,8 @@ def completed(turn: Turn, now: float) -> TurnCompleted:
         llm_total_ms=_first(figures.llm_total_ms, measured[1]),
         llm_call_count=_calls(figures, usage, asked=turn.asked_at > 0),
         tts_ttfb_ms=figures.tts_ttfb_ms,
-        from_node=figures.from_node,
-        to_node=figures.to_node,
+        from_node=figures.from_node or turn.nodes[0],
+        to_node=figures.to_node or turn.nodes[1],
         tokens_in=usage.tokens_in,
         tokens_out=usage.tokens_out,
         cost=usage.cost,

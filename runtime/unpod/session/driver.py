@@ -27,7 +27,7 @@ from unpod.core.decide import decide, follow_up
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again
-from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, BrainStands, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.past import Past, Point
 from unpod.core.positions import Positions
 from unpod.core.state import SessionState, evolve, evolve_local, fold
@@ -74,7 +74,7 @@ class Driver:
         self.hooks = Hooks()
         self.main = main_scope()
         self.context: Mapping[str, object] = {}
-        self.brain = TurnStream(self._on_brain, seat.session_id)
+        self.brain = TurnStream(self._on_brain, self._on_brain_stands, seat.session_id)
         self.adapter: object | None = None
         """The brain, as it was given."""
         self.past: Past | None = None
@@ -280,6 +280,7 @@ class Driver:
             return
         if isinstance(body, ev.CallEnded):
             self._heard_end = True
+            self.brain.look()
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)
         if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:
@@ -298,6 +299,9 @@ class Driver:
             )
         turn = self.state.turn
         self.decide(given, turn.cause if turn is not None else CORE)
+
+    def _on_brain_stands(self, told: BrainStands) -> None:
+        self.state = evolve_local(self.state, told)
 
     def _on_time(self) -> None:
         if self._running:
@@ -368,7 +372,7 @@ class Driver:
 
     def _perform(self, step: _Doing, cause: str) -> None:
         match step:
-            case TurnOpened() | TurnResumed() | BrainAsked() | DeltaSent() | ToolsRun():
+            case TurnOpened() | TurnResumed() | BrainAsked() | BrainStands() | DeltaSent() | ToolsRun():
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
                 delta = self.journal.delta(step.turn, step.part, step.n, step.text)

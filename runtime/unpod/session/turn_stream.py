@@ -18,6 +18,7 @@ from unpod.adapters.pieces import LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.view import AdapterView
 from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
+from unpod.core.local_events import BrainStands
 from unpod.errors import AdapterError
 from unpod.session.joining import Joining
 from unpod.session.scope import Scope, entered
@@ -33,14 +34,21 @@ CLOSE_TIMEOUT_S = 5.0
 class TurnStream:
     """The brain of one session; `tell` is called on the event loop with each thing that the brain does."""
 
-    def __init__(self, tell: Callable[[Given, BaseException | None], None], session_id: str = "") -> None:
+    def __init__(
+        self,
+        tell: Callable[[Given, BaseException | None], None],
+        stands: Callable[[BrainStands], None],
+        session_id: str = "",
+    ) -> None:
         self._tell = tell
+        self._stands = stands
         self._session = session_id
         self._view: AdapterView | None = None
         self._stream: asyncio.Task[None] | None = None
         self._asked: object = None
         self._chores: asyncio.Task[None] | None = None
         self._turn = 0
+        self._node: str | None = None
         self._speech = Joining(self._speak)
         self._tools: set[asyncio.Task[None]] = set()
 
@@ -67,8 +75,15 @@ class TurnStream:
         )
         belongs(self._stream, self._session)
 
+    def look(self) -> None:
+        """Tell where in its dialog the brain has come to on this turn."""
+        if self._asked is not None and self._view is not None:
+            node, before = self._view.nodes
+            self._stands(BrainStands(self._turn, before or self._node, node))
+
     def cut(self) -> None:
         """Hand on nothing more of the current reply, and cancel it at its provider."""
+        self.look()
         stream, self._stream = self._stream, None
         self._asked = None
         self._speech.drop()
@@ -121,7 +136,7 @@ class TurnStream:
         """Let go of the brain, and tell nobody anything any more."""
         self._view = self._stream = self._chores = self._asked = None
         self._speech = Joining(_ignore_text)
-        self._tell = _ignore
+        self._tell = self._stands = _ignore
 
     def _later(self, chore: Coroutine[object, object, None]) -> None:
         """Do one more thing after those that are under way; the next `ask` waits for all of them."""
@@ -158,6 +173,7 @@ class TurnStream:
             return
         try:
             inside = nullcontext() if scope is None else in_call(scope)
+            self._node, _ = view.nodes
             with entered(Scope(cause, "brain")), in_turn(self._session, turn), inside:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
                 await self._hand_on(stream, question)
@@ -168,10 +184,12 @@ class TurnStream:
                 raise
             self._flush(question)
             if not self._stale(question):
+                self.look()
                 code = error.code if isinstance(error, AdapterError) else "adapter_error"
                 self._tell(BrainFailed(turn, code, f"{type(error).__name__}: {error}"[:500]), error)
             return
         if not self._stale(question):
+            self.look()
             self._tell(BrainFinished(turn, complete=complete), None)
 
     def _stale(self, question: AskBrain) -> bool:
@@ -215,7 +233,7 @@ def _given(piece: Piece, turn: int) -> Given:
     return BrainReported(LLMCalled(turn_id=turn, **{name: getattr(piece, name) for name in LLM_FIELDS}))
 
 
-def _ignore(_: Given, __: BaseException | None) -> None: ...
+def _ignore(*_: object) -> None: ...
 
 
 def _ignore_text(_: str) -> None: ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import pytest
 from tests.unit.session.rig import Brain, Ear, Plain, agent
 
-from unpod import LLMCall
+from unpod import CallContext, LLMCall
 from unpod.core import events as ev
 from unpod.testing import SimulatedCall, simulate_call
 from unpod.testing.clock import settle
@@ -290,3 +292,111 @@ async def test_a_runner_that_takes_over_waits_for_the_reply_to_be_heard_too() ->
         await call.barge_in("yes")
         [fact] = await completed(call)
     assert (fact.interrupted, fact.heard_text, fact.asr_ms) == (True, "yes", 100.0)
+
+
+class Walking(Plain):
+    """Goes one node further with each reply; at its second piece."""
+
+    def __init__(self, state: object = None) -> None:
+        super().__init__()
+        self.state = {"node_id": "greeting"} if state is None else state
+
+    async def stream(self, text: str) -> AsyncGenerator[object, None]:
+        yield "well, "
+        if isinstance(self.state, dict):
+            self.state = {"node_id": text}
+        yield "yes"
+        if text == "fail":
+            raise ValueError
+        if text == "wait":
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("text", ["order", "fail", "wait"])
+async def test_the_nodes_are_those_of_the_brains_state_however_the_reply_ends(text: str) -> None:
+    ear, brain = Ear(), Walking()
+    async with simulate_call(agent(ear, brain)) as call:
+        await call.user("order")
+        await call.advance(1)
+        await call.user(text, wait=False)
+        await settle()
+        if text == "wait":
+            await call.barge_in("well")
+        await call.advance(1)
+    told = [(fields["from_node"], fields["to_node"]) for fields in ear.fields("turn_complete")]
+    assert told == [("greeting", "order"), ("order", text)]
+
+
+async def test_a_turn_that_the_calls_end_cuts_has_the_node_that_was_reached() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Walking())) as call:
+        await call.user("wait", wait=False)
+        await settle()
+        await call.hang_up()
+    [fields] = ear.fields("turn_complete")
+    assert (fields["from_node"], fields["to_node"]) == ("greeting", "wait")
+
+
+async def test_the_workers_nodes_go_before_the_brains() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Walking())) as call:
+        await call.user("hi")
+        await call.frame("turn.metrics", call_id="c", turn_id=1, **FIGURES)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["from_node"], fields["to_node"]) == ("greeting", "order")
+
+
+class Stateful(Plain):
+    """Shows a state, or raises it."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__("yes")
+        self._state = state
+
+    @property
+    def state(self) -> object:
+        if isinstance(self._state, Exception):
+            raise self._state
+        return self._state
+
+
+@pytest.mark.parametrize("state", [7, {"node_id": 7}, ["node_id"], {"node_id": ""}, RuntimeError()])
+async def test_a_state_that_says_nothing_of_nodes_harms_no_reply(state: object) -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Stateful(state))) as call:
+        assert await call.user("order") == "yes"
+        await call.advance(1)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["from_node"], fields["to_node"]) == (None, None)
+
+
+async def test_a_brain_may_say_itself_where_a_turn_came_from() -> None:
+    ear = Ear()
+    async with simulate_call(agent(ear, Stateful({"node_id": "order", "from_node": "menu"}))) as call:
+        await call.user("hi")
+        await call.advance(1)
+    [fields] = ear.fields("turn_complete")
+    assert (fields["from_node"], fields["to_node"]) == ("menu", "order")
+
+
+async def test_a_dialog_machine_is_given_back_as_it_was_assigned() -> None:
+    class Astream:
+        async def astream(self, text: str) -> AsyncGenerator[str, None]:
+            yield text
+
+    async def function(text: str) -> AsyncGenerator[str, None]:
+        yield text
+
+    seen: list[tuple[object, object]] = []
+
+    async def handle_call(ctx: CallContext) -> None:
+        for given in (Plain("yes"), Astream(), function, None, Walking()):
+            ctx.session.dialog_machine = given
+            seen.append((given, ctx.session.dialog_machine))
+        await ctx.session.run()
+        seen.append((given, ctx.session.dialog_machine))
+
+    async with simulate_call(handle_call) as call:
+        await call.user("hi")
+    assert len(seen) == 6
+    assert all(given is kept for given, kept in seen)
