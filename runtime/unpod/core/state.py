@@ -27,7 +27,7 @@ from unpod.core.controls import (
     SaySomething,
     ends_session,
 )
-from unpod.core.local_events import BrainAsked, BrainStands, LocalEvent, ToolsRun, TurnOpened, TurnResumed
+from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
@@ -167,22 +167,24 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
     turn = state.turn
     if turn is None or turn.number != event.turn:
         return state
+    if isinstance(event, DeltaSent):
+        turn = replace(
+            turn,
+            phase=turns.step(turn, "delta"),
+            first_delta_at=turn.first_delta_at or event.at,
+            last_delta_at=event.at,
+            deltas=turn.deltas + 1,
+            sent=turn.sent + event.text,
+            voiced=turn.voiced or state.speaking,
+        )
+        return replace(state, turn=turn, quiet_since=event.at, silences=0)
     if isinstance(event, BrainAsked):
-        return replace(state, turn=replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at))
-    if isinstance(event, BrainStands):
-        return replace(state, turn=replace(turn, nodes=(event.from_node, event.to_node)))
-    if isinstance(event, ToolsRun):
-        return replace(state, turn=replace(turn, bounded_tools=turn.bounded_tools + event.more, tool_at=event.at))
-    turn = replace(
-        turn,
-        phase=turns.step(turn, "delta"),
-        first_delta_at=turn.first_delta_at or event.at,
-        last_delta_at=event.at,
-        deltas=turn.deltas + 1,
-        sent=turn.sent + event.text,
-        voiced=turn.voiced or state.speaking,
-    )
-    return replace(state, turn=turn, quiet_since=event.at, silences=0)
+        turn = replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at)
+    elif isinstance(event, ToolsRun):
+        turn = replace(turn, bounded_tools=turn.bounded_tools + event.more, tool_at=event.at)
+    else:
+        turn = replace(turn, nodes=(event.from_node, event.to_node))
+    return replace(state, turn=turn)
 
 
 # --- one function for each kind of record that changes something ------------------------------------------------------
