@@ -32,7 +32,7 @@ from unpod_consumers.loop import Loop
 from unpod_consumers.projections.analytics import AnalyticsState, finish, sweep, take
 from unpod_consumers.projections.call_rows import New
 from unpod_consumers.projections.instruments import LAG, PARKED
-from unpod_consumers.projections.series import NANO, Point
+from unpod_consumers.projections.series import NANO, SeriesPoint
 from unpod_consumers.projections.snapshot import Snapshot
 from unpod_consumers.projections.tables import Row, Table
 from unpod_consumers.reading import read
@@ -63,7 +63,7 @@ class File(Struct, array_like=True):
     rows: list[Row]
 
 
-class Saved(Struct, tag_field="version", tag=1):
+class AnalyticsCheckpoint(Struct, tag_field="version", tag=1):
     """What stands in the checkpoint."""
 
     run: str
@@ -96,7 +96,7 @@ class AnalyticsProjection:
         self._max_rows = max_rows
         self._texts = texts
         self._clock = clock
-        self._saved = Saved(run=secrets.token_hex(4))
+        self._saved = AnalyticsCheckpoint(run=secrets.token_hex(4))
         self._claimed = False
         self._waits_since: float | None = None
         self._complained_at = -_COMPLAIN_EVERY_S
@@ -141,7 +141,7 @@ class AnalyticsProjection:
             ConfigurationError: it is of a version that this build cannot read.
         """
         try:
-            self._saved = msgspec.msgpack.decode(zlib.decompress(data), type=Saved)
+            self._saved = msgspec.msgpack.decode(zlib.decompress(data), type=AnalyticsCheckpoint)
         except (msgspec.MsgspecError, zlib.error):
             raise ConfigurationError(
                 "the checkpoint of the analytics is of another version of unpod: run that one, or delete the key "
@@ -175,8 +175,8 @@ class AnalyticsProjection:
         points = ((("consumer", NAME),),)
         self.shown = Snapshot(
             (
-                (LAG, ((*points, Point(lag * NANO)),)),
-                (PARKED, ((*points, Point(self._saved.parked * NANO)),)),
+                (LAG, ((*points, SeriesPoint(lag * NANO)),)),
+                (PARKED, ((*points, SeriesPoint(self._saved.parked * NANO)),)),
             ),
             0,
             time.time_ns(),

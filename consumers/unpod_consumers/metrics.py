@@ -22,8 +22,8 @@ from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp import OtlpPusher, open_exporter
 from unpod_consumers.exporters.prometheus import as_text, serving
 from unpod_consumers.loop import Loop
-from unpod_consumers.projections.fleet import Fleet
-from unpod_consumers.projections.metrics import MetricsState, correct, park, take
+from unpod_consumers.projections.fleet import AnnouncedFleet
+from unpod_consumers.projections.metrics import MetricsTotals, correct, park, take
 from unpod_consumers.projections.snapshot import Snapshot, snapshot
 from unpod_consumers.reading import read
 from unpod_consumers.telemetry import MetricsSettings
@@ -38,11 +38,11 @@ _MAX_PENDING: Final = 100_000
 _LOG: Final = logging.getLogger("unpod.consumers")
 
 
-class Saved(msgspec.Struct, tag_field="version", tag=2):
+class MetricsCheckpoint(msgspec.Struct, tag_field="version", tag=2):
     """What stands in the checkpoint."""
 
     position: int
-    state: MetricsState
+    state: MetricsTotals
 
 
 class MetricsProjection:
@@ -50,7 +50,7 @@ class MetricsProjection:
 
     def __init__(self, subjects: Subjects) -> None:
         self._subjects = subjects
-        self._state = MetricsState()
+        self._state = MetricsTotals()
         self.position = 0
         self.shown: Snapshot | None = None
 
@@ -71,12 +71,12 @@ class MetricsProjection:
 
     def dump(self) -> bytes:
         """Return state and position (`loop.Projection.dump`)."""
-        return zlib.compress(msgspec.msgpack.encode(Saved(self.position, self._state)), 1)
+        return zlib.compress(msgspec.msgpack.encode(MetricsCheckpoint(self.position, self._state)), 1)
 
     def load(self, data: bytes) -> None:
         """Go on from a checkpoint (`loop.Projection.load`); one of another version is as good as none."""
         try:
-            saved = msgspec.msgpack.decode(zlib.decompress(data), type=Saved)
+            saved = msgspec.msgpack.decode(zlib.decompress(data), type=MetricsCheckpoint)
         except (msgspec.MsgspecError, zlib.error):
             _LOG.warning("the checkpoint is of another version: counting from the start of the log")
             return
@@ -131,9 +131,9 @@ def _pulled(log: JetStreamLog, subjects: Subjects, seq: int) -> PullSpec:
     return PullSpec(log.spec.name, f"unpod-{NAME}", (subjects.calls,), seq, max_pending=_MAX_PENDING, ack="all")
 
 
-async def hear_fleet(stack: AsyncExitStack, nats: Nats, subjects: Subjects) -> Fleet:
+async def hear_fleet(stack: AsyncExitStack, nats: Nats, subjects: Subjects) -> AnnouncedFleet:
     """Listen, for the length of `stack`, to what runners and bridges say of themselves."""
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
 
     def runner(message: Message) -> None:
         with suppress(*codec.MALFORMED):
@@ -153,7 +153,7 @@ async def hear_fleet(stack: AsyncExitStack, nats: Nats, subjects: Subjects) -> F
     return fleet
 
 
-def with_fleet(snapshot: Snapshot, fleet: Fleet) -> Snapshot:
+def with_fleet(snapshot: Snapshot, fleet: AnnouncedFleet) -> Snapshot:
     """Return a snapshot with the fleet as of now, and the present as its time: what it says is true now."""
     now_ns = max(time.time_ns(), snapshot.at_ns)
     return replace(snapshot, points=(*snapshot.points, *fleet.rows(time.monotonic())), at_ns=now_ns)

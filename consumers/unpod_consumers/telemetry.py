@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from unpod.errors import ConfigurationError
 from unpod_consumers.projections.sampling import Sampling
-from unpod_consumers.projections.series import Attributes, Point
+from unpod_consumers.projections.series import Attributes, SeriesPoint
 
 if TYPE_CHECKING:
     from unpod_consumers.projections.snapshot import Snapshot
@@ -76,7 +76,7 @@ class MetricsSettings:
         rows = tuple((one, tuple(self._without(points))) for one, points in snapshot.points)
         return replace(snapshot, points=rows)
 
-    def _without(self, points: Sequence[tuple[Attributes, Point]]) -> Iterator[tuple[Attributes, Point]]:
+    def _without(self, points: Sequence[tuple[Attributes, SeriesPoint]]) -> Iterator[tuple[Attributes, SeriesPoint]]:
         wanted = self.exemplars == "trace_based"
         for attributes, point in points:
             kept = {at: one for at, one in point.samples.items() if wanted and self.sampling.takes(one.trace)}

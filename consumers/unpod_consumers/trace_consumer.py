@@ -185,7 +185,7 @@ class TraceConsumer:
         self._refused.pop(delivery.message.seq, None)
 
 
-class Watch(TraceConsumer):
+class AbandonedCallConsumer(TraceConsumer):
     """Looks at each call until it has ended; one whose log falls silent without an end gets its root here."""
 
     def __init__(

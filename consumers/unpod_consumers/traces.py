@@ -22,10 +22,10 @@ from unpod_consumers.exporters.otlp_traces import SpanSender, open_sender
 from unpod_consumers.exporters.prometheus import serving
 from unpod_consumers.projections.instruments import LAG
 from unpod_consumers.projections.sampling import Sampling
-from unpod_consumers.projections.series import NANO, Point
+from unpod_consumers.projections.series import NANO, SeriesPoint
 from unpod_consumers.projections.snapshot import Snapshot
 from unpod_consumers.telemetry import TraceSettings
-from unpod_consumers.trace_consumer import ABANDONED_AFTER_S, TraceConsumer, Watch
+from unpod_consumers.trace_consumer import ABANDONED_AFTER_S, AbandonedCallConsumer, TraceConsumer
 from unpod_consumers.trace_reader import TraceReader
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Lag:
         while not stop.is_set():
             try:
                 waiting = await self._consumer.lag()
-                points = (((("consumer", NAME),), Point(waiting * NANO)),)
+                points = (((("consumer", NAME),), SeriesPoint(waiting * NANO)),)
                 self.shown = Snapshot(((LAG, points),), 0, time.time_ns())
             except (LogUnavailable, ApiError) as error:
                 _LOG.debug("the lag cannot be asked for now: %s", error)
@@ -84,12 +84,12 @@ def consumers(
     *,
     subjects: Subjects,
     abandoned_after_s: float = ABANDONED_AFTER_S,
-) -> tuple[TraceConsumer, Watch]:
+) -> tuple[TraceConsumer, AbandonedCallConsumer]:
     """Return what one process runs, not opened yet."""
     spans, watched = (PullConsumer(nats, spec) for spec in specs(log.spec.name, subjects))
     return (
         TraceConsumer(spans, reader, sender, parked, hold_s=_HOLD_S),
-        Watch(watched, reader, sender, parked, hold_s=_HOLD_S, after_s=abandoned_after_s),
+        AbandonedCallConsumer(watched, reader, sender, parked, hold_s=_HOLD_S, after_s=abandoned_after_s),
     )
 
 

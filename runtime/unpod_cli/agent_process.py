@@ -24,11 +24,11 @@ from unpod_cli.failure import FAILED, USAGE
 _DAY_S: Final = 86_400.0
 
 
-class Report(msgspec.Struct, frozen=True, tag_field="report"):
+class AgentReport(msgspec.Struct, frozen=True, tag_field="report"):
     """What an agent's process tells the one that has started it."""
 
 
-class Loaded(Report, frozen=True, tag="loaded"):
+class Loaded(AgentReport, frozen=True, tag="loaded"):
     """The file is imported; calls for `agent` in the pool `pool` will be taken by `runner`."""
 
     agent: str
@@ -37,13 +37,13 @@ class Loaded(Report, frozen=True, tag="loaded"):
     files: list[str]
 
 
-class Unusable(Report, frozen=True, tag="unusable"):
+class Unusable(AgentReport, frozen=True, tag="unusable"):
     """The file or its runner cannot be used; `reason` is one line."""
 
     reason: str
 
 
-class Finished(Report, frozen=True, tag="finished"):
+class Finished(AgentReport, frozen=True, tag="finished"):
     """The runner has drained."""
 
     stats: RunnerStats

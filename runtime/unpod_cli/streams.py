@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class StreamsReport:
     """What has been found: the configuration of each stream that is there, and who has been made just now."""
 
     streams: Mapping[str, Mapping[str, Any]]
@@ -81,7 +81,7 @@ def run_streams(request: Request, *, as_json: bool) -> int:
     return FAILED if report.differences else 0
 
 
-async def _streams(request: Request) -> Report:
+async def _streams(request: Request) -> StreamsReport:
     found = environment()
     settings = stream_settings(found)
     if request.size is not None:
@@ -99,7 +99,7 @@ async def _streams(request: Request) -> Report:
         if request.create:
             await ensure(nats, *specs)
         there = await _there(nats, specs)
-        return Report(there, frozenset(there) - frozenset(before), await differences(nats, settings, *specs))
+        return StreamsReport(there, frozenset(there) - frozenset(before), await differences(nats, settings, *specs))
 
 
 async def _there(nats: Nats, specs: tuple[StreamSpec, ...]) -> dict[str, Mapping[str, Any]]:
@@ -107,7 +107,7 @@ async def _there(nats: Nats, specs: tuple[StreamSpec, ...]) -> dict[str, Mapping
     return {name: answer["config"] for name, answer in answers.items() if answer is not None}
 
 
-def _as_json(report: Report) -> dict[str, object]:
+def _as_json(report: StreamsReport) -> dict[str, object]:
     return {
         "ok": not report.differences,
         "streams": [
@@ -132,7 +132,7 @@ def _as_json(report: Report) -> dict[str, object]:
     }
 
 
-def _show(report: Report) -> None:
+def _show(report: StreamsReport) -> None:
     out = make_console()
     wrong = {each.stream for each in report.differences}
     rows: list[list[Cell]] = []

@@ -37,7 +37,7 @@ _ENDINGS = {
 }
 
 
-class Spoken(Struct, frozen=True):
+class SpokenLine(Struct, frozen=True):
     """Something that was said: `text` is what was heard, `unheard` what was written and then cut off.
 
     `recorded` is False while the recording is paused.
@@ -64,14 +64,14 @@ class Done(Struct, frozen=True):
     bad: bool = False
 
 
-class Over(Struct, frozen=True):
+class CallOver(Struct, frozen=True):
     """The call is over."""
 
     outcome: Outcome
     text: str
 
 
-Item = Spoken | Speaking | Done | Over
+Item = SpokenLine | Speaking | Done | CallOver
 _Plain = Connected | LineDropped | Transferred | Violated | Ended | CallStateChanged | ReplyEnded
 
 
@@ -82,7 +82,7 @@ class Transcriber:
         self._written: dict[int, str] = {}
         self._cut: set[int] = set()
         self._recorded = True
-        self._pending: Spoken | None = None
+        self._pending: SpokenLine | None = None
 
     def take(self, happening: AnyHappening) -> list[Item]:
         """Return what is to be shown now."""
@@ -133,8 +133,8 @@ class Transcriber:
         unheard = pending.unheard.strip()
         return [replace(pending, text=pending.text.strip(), unheard=unheard, cut=cut or bool(unheard))]
 
-    def _spoken(self, who: Who, text: str, unheard: str = "") -> Spoken:
-        return Spoken(who, text, unheard, recorded=self._recorded)
+    def _spoken(self, who: Who, text: str, unheard: str = "") -> SpokenLine:
+        return SpokenLine(who, text, unheard, recorded=self._recorded)
 
     def _verb(self, frame: dict[str, object]) -> list[Item]:
         match frame.get("event"):
@@ -166,7 +166,7 @@ def _told(
         case Violated(reason=reason):
             return [Done(f"protocol: {reason}", bad=True)]
         case Ended(outcome=outcome):
-            return [Over(outcome, _ending(outcome))]
+            return [CallOver(outcome, _ending(outcome))]
         case CallStateChanged() | ReplyEnded():
             return []
         case _:

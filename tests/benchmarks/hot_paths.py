@@ -46,7 +46,7 @@ from unpod.core.subjects import Subjects
 from unpod.core.timers import due
 from unpod.errors import LogError
 from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish, fenced
-from unpod.jetstream.writer import OrderedWriter, Record
+from unpod.jetstream.writer import EncodedRecord, OrderedWriter
 from unpod.ports import Fence, Stored
 from unpod.testing import simulate_call
 
@@ -237,21 +237,23 @@ class _Log:
     def __init__(self) -> None:
         self.stored = 0
 
-    def encode(self, subject: str, data: bytes, headers: Any, fence: Fence | None) -> Record:  # noqa: ANN401
+    def encode(self, subject: str, data: bytes, headers: Any, fence: Fence | None) -> EncodedRecord:  # noqa: ANN401
         """Return the record."""
-        return Record(subject, data, encode_headers(headers), len(data), msg_id_of(headers), fence)
+        return EncodedRecord(subject, data, encode_headers(headers), len(data), msg_id_of(headers), fence)
 
-    def transmit(self, _: Record, __: float, answer: Callable[[Stored | LogError], None], /) -> Callable[[], None]:
+    def transmit(
+        self, _: EncodedRecord, __: float, answer: Callable[[Stored | LogError], None], /
+    ) -> Callable[[], None]:
         """Acknowledge it."""
         self.stored += 1
         asyncio.get_running_loop().call_soon(answer, Stored(self.stored))
         return lambda: None
 
-    async def find(self, _: Record) -> Stored | None:
+    async def find(self, _: EncodedRecord) -> Stored | None:
         """Return nothing."""
         return None
 
-    async def holds(self, _: Record, __: int) -> bool:
+    async def holds(self, _: EncodedRecord, __: int) -> bool:
         """Say yes."""
         return True
 

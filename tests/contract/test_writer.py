@@ -11,7 +11,7 @@ from tests.contract.places import until
 from tests.contract.test_event_log import ALL, CMD, OTHER, OWN, msg_id, read
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
-from unpod.jetstream.writer import OrderedWriter, Record
+from unpod.jetstream.writer import EncodedRecord, OrderedWriter
 from unpod.ports import Fence, Stored, Writer
 
 if TYPE_CHECKING:
@@ -155,20 +155,20 @@ class Leaderless:
     def __init__(self) -> None:
         self.waits: list[float] = []
 
-    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
-        return Record(subject, data, b"", len(data), headers["Nats-Msg-Id"], fence)
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> EncodedRecord:
+        return EncodedRecord(subject, data, b"", len(data), headers["Nats-Msg-Id"], fence)
 
     def transmit(
-        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None], /
+        self, record: EncodedRecord, timeout_s: float, answer: Callable[[Stored | LogError], None], /
     ) -> Callable[[], None]:
         self.waits.append(timeout_s)
         later = asyncio.get_running_loop().call_later(timeout_s / 100, answer, LogUnavailable("no answer"))
         return later.cancel
 
-    async def find(self, record: Record) -> Stored | None:
+    async def find(self, record: EncodedRecord) -> Stored | None:
         raise NotImplementedError
 
-    async def holds(self, record: Record, seq: int) -> bool:
+    async def holds(self, record: EncodedRecord, seq: int) -> bool:
         raise NotImplementedError
 
     def when_up(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from unpod_consumers.projections.series import NANO, Attributes, Point, Sample
+from unpod_consumers.projections.series import NANO, Attributes, Sample, SeriesPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +93,7 @@ def to_otlp(snapshot: Snapshot, resource: Resource) -> MetricsData:
 
 
 def _data(
-    instrument: Instrument, points: Sequence[tuple[Attributes, Point]], snapshot: Snapshot
+    instrument: Instrument, points: Sequence[tuple[Attributes, SeriesPoint]], snapshot: Snapshot
 ) -> Sum | Gauge | Histogram:
     if instrument.kind == "histogram":
         bars = [_histogram(instrument, attributes, point, snapshot) for attributes, point in points]
@@ -107,7 +107,9 @@ def _data(
     return Sum(numbers, AggregationTemporality.CUMULATIVE, is_monotonic=True)
 
 
-def _histogram(instrument: Instrument, attributes: Attributes, point: Point, snapshot: Snapshot) -> HistogramDataPoint:
+def _histogram(
+    instrument: Instrument, attributes: Attributes, point: SeriesPoint, snapshot: Snapshot
+) -> HistogramDataPoint:
     return HistogramDataPoint(
         attributes=dict(attributes),
         start_time_unix_nano=snapshot.since_ns,

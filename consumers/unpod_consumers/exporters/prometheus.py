@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from unpod.errors import ConfigurationError
-from unpod_consumers.projections.series import NANO, Attributes, Point
+from unpod_consumers.projections.series import NANO, Attributes, SeriesPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +74,7 @@ def _registry(snapshot: Callable[[], Snapshot | None]) -> CollectorRegistry:
     return registry
 
 
-def _family(instrument: Instrument, points: Sequence[tuple[Attributes, Point]]) -> Family:
+def _family(instrument: Instrument, points: Sequence[tuple[Attributes, SeriesPoint]]) -> Family:
     labels = sorted({key for attributes, _ in points for key, _ in attributes})
     # OpenTelemetry's rules for Prometheus: dots become underscores, and the unit is the name's end.
     unit = _UNITS.get(instrument.unit, "")
@@ -100,7 +100,7 @@ def _labels(names: Sequence[str], attributes: Attributes) -> list[str]:
     return [found.get(name, "") for name in names]
 
 
-def _buckets(instrument: Instrument, point: Point) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+def _buckets(instrument: Instrument, point: SeriesPoint) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
     """Return the buckets as Prometheus counts them, each with what is below it."""
     bounds = [*instrument.buckets, float("inf")]
     below = 0

@@ -29,11 +29,11 @@ from unpod.core.events import (
     UserText,
 )
 from unpod_consumers.projections.call_rows import (
-    Call,
-    Change,
-    Kept,
+    GatheredCall,
     Kind,
     New,
+    OwnerChange,
+    OwnerRow,
     finite,
     has_summary,
     keep,
@@ -62,7 +62,7 @@ _SWEEP_S: Final = 5.0
 class AnalyticsState(Struct):
     """The calls that may still give rows, and the rows that nobody has taken yet."""
 
-    calls: dict[str, Call] = msgspec.field(default_factory=dict)
+    calls: dict[str, GatheredCall] = msgspec.field(default_factory=dict)
     rows: list[New] = msgspec.field(default_factory=list)
     swept: float = 0.0
 
@@ -73,7 +73,7 @@ def take(state: AnalyticsState, record: Record, agent: str, now: float, *, texts
     sweep(state, now)
     if session in state.calls:  # sweeps come when they come: what this record finds must not hang on that
         _settle(state, state.calls[session], now)
-    call = state.calls.setdefault(session, Call(session, agent))
+    call = state.calls.setdefault(session, GatheredCall(session, agent))
     call.last = max(call.last, now)
     index = whole(record.envelope.index)
     if record.channel in BRIDGE_CHANNELS:
@@ -82,7 +82,7 @@ def take(state: AnalyticsState, record: Record, agent: str, now: float, *, texts
     elif record.channel in OWNER_CHANNELS:
         found = _of_owner(record, texts=texts)
         if found is not None and not has(call.used, index):
-            keep(call, index, Kept(whole(record.envelope.epoch), found[0], record.envelope.time, found[1]))
+            keep(call, index, OwnerRow(whole(record.envelope.epoch), found[0], record.envelope.time, found[1]))
     elif isinstance(record.body, OwnerAppointed):
         call.takeovers = max(call.takeovers, whole(record.body.takeover))
     if call.ended_at is not None and not call.is_told and has_summary(call):
@@ -98,7 +98,7 @@ def sweep(state: AnalyticsState, now: float) -> None:
         _settle(state, call, now)
 
 
-def _settle(state: AnalyticsState, call: Call, now: float) -> None:
+def _settle(state: AnalyticsState, call: GatheredCall, now: float) -> None:
     silent = now - call.last
     if not call.is_told and call.ended_seen and now - call.ended_seen >= SUMMARY_S:
         state.rows.extend(rows(call, with_call=True))
@@ -113,7 +113,7 @@ def finish(state: AnalyticsState) -> None:
         state.rows.extend(rows(call, with_call=call.ended_at is not None))
 
 
-def _of_bridge(call: Call, record: Record, now: float) -> None:
+def _of_bridge(call: GatheredCall, record: Record, now: float) -> None:
     match record.body:
         case CallStarted() if call.started_at is None:
             call.started_at = record.envelope.time
@@ -123,7 +123,7 @@ def _of_bridge(call: Call, record: Record, now: float) -> None:
         case CallMetric(cost_usd_so_far=cost) if cost is not None:
             call.cost_voice = max(call.cost_voice, finite(cost) or 0.0)
         case OwnerChanged(epoch=epoch, last_owner_index=last):
-            call.changes.append(Change(whole(epoch), whole(last)))
+            call.changes.append(OwnerChange(whole(epoch), whole(last)))
         case UserText(is_final=True) if call.ended_at is None:
             call.texts += 1
         case StateChanged(turn_id=turn):

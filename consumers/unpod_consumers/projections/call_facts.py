@@ -20,7 +20,7 @@ _MOST: Final = 1_000
 """How many errors, and how many controls, of a call are kept."""
 
 
-class Tool(Struct):
+class ToolUse(Struct):
     """One use of a tool; times in seconds since 1970, `ended` None where it never returned."""
 
     name: str
@@ -38,7 +38,7 @@ class TurnFacts(Struct):
     number: int
     completed: Record | None = None
     models: list[Record] = msgspec.field(default_factory=list)
-    tools: list[Tool] = msgspec.field(default_factory=list)
+    tools: list[ToolUse] = msgspec.field(default_factory=list)
     spoken: tuple[float, float] | None = None
     reply_ended: float | None = None
     interruptions: list[float] = msgspec.field(default_factory=list)
@@ -57,7 +57,7 @@ class Takeover(Struct):
     resumed: float | None = None
 
 
-class Control(Struct):
+class ControlFacts(Struct):
     """A command from outside, from its admission (or refusal) to its end."""
 
     control: str
@@ -80,7 +80,7 @@ class CallFacts:
         self.turns: dict[int, TurnFacts] = {}
         """Those that are not over."""
         self.takeovers: list[Takeover] = []
-        self.controls: dict[str, Control] = {}
+        self.controls: dict[str, ControlFacts] = {}
         self.traceparents: dict[str, str] = {}
         """Of the controls: under which trace they were sent."""
         self.errors: list[tuple[float, str, str]] = []
@@ -184,7 +184,7 @@ class CallFacts:
         time = record.envelope.time
         if len(self.controls) >= _MOST and body.control not in self.controls:
             return
-        control = self.controls.setdefault(body.control, Control(body.control, "", time, time, body.outcome))
+        control = self.controls.setdefault(body.control, ControlFacts(body.control, "", time, time, body.outcome))
         control.verb = control.verb or verb
         control.ended, control.outcome = time, body.outcome
 
@@ -199,7 +199,7 @@ class CallFacts:
             case ev.LLMCalled(turn_id=number):
                 self.turn(number, time).models.append(record)
             case ev.ToolCalled(turn_id=number):
-                tool = Tool(body.name, body.call_id, record, time, arguments=body.arguments)
+                tool = ToolUse(body.name, body.call_id, record, time, arguments=body.arguments)
                 self.turn(number, time).tools.append(tool)
             case ev.ToolReturned(turn_id=number):
                 _returned(self.turn(number, time), body, time)

@@ -23,7 +23,7 @@ Kind = Literal["turn", "tool", "result", "summary"]
 _WHOLE: Final = 2**63
 
 
-class Kept(Struct, array_like=True):
+class OwnerRow(Struct, array_like=True):
     """What a record of the owner says, already as cells."""
 
     epoch: int
@@ -32,14 +32,14 @@ class Kept(Struct, array_like=True):
     row: Row
 
 
-class Change(Struct, array_like=True):
+class OwnerChange(Struct, array_like=True):
     """A takeover: records of older epochs after `last` are void."""
 
     epoch: int
     last: int
 
 
-class Call(Struct, array_like=True):
+class GatheredCall(Struct, array_like=True):
     """What is known of one call; times in seconds since 1970."""
 
     session: str
@@ -56,8 +56,8 @@ class Call(Struct, array_like=True):
     cost_voice: float = 0.0
     told: Intervals = msgspec.field(default_factory=list)
     """The bridge's records that were taken, by index."""
-    changes: list[Change] = msgspec.field(default_factory=list)
-    kept: dict[int, Kept] = msgspec.field(default_factory=dict)
+    changes: list[OwnerChange] = msgspec.field(default_factory=list)
+    kept: dict[int, OwnerRow] = msgspec.field(default_factory=dict)
     """What the owner's records say, by index, that is in no row yet."""
     texts: int = 0
     """How many final texts the caller has said."""
@@ -83,19 +83,19 @@ class New(Struct, array_like=True):
     row: Row
 
 
-def keep(call: Call, index: int, kept: Kept) -> None:
+def keep(call: GatheredCall, index: int, kept: OwnerRow) -> None:
     """Keep a record of the owner, unless it is a repeat."""
     former = call.kept.get(index)
     if index not in call.kept or (former is not None and former.epoch < kept.epoch):
         call.kept[index] = kept
 
 
-def has_summary(call: Call) -> bool:
+def has_summary(call: GatheredCall) -> bool:
     """Whether the owner has written all that it ever will of the call."""
     return any(kept.kind == "summary" for _, kept in _counted(call))
 
 
-def rows(call: Call, *, with_call: bool) -> Iterator[New]:
+def rows(call: GatheredCall, *, with_call: bool) -> Iterator[New]:
     """Give the rows of what is kept, each once, and with `with_call` the call's; a call that never was up has none."""
     if call.started_at is None:
         return
@@ -111,7 +111,7 @@ def rows(call: Call, *, with_call: bool) -> Iterator[New]:
     call.kept.clear()
 
 
-def _counted(call: Call) -> list[tuple[int, Kept]]:
+def _counted(call: GatheredCall) -> list[tuple[int, OwnerRow]]:
     return sorted(
         (index, kept)
         for index, kept in call.kept.items()
@@ -122,7 +122,7 @@ def _counted(call: Call) -> list[tuple[int, Kept]]:
 # -------------------------------------------------------------------------------------------------- the rows of a call
 
 
-def _turns(call: Call, counted: list[tuple[int, Kept]]) -> Iterator[New]:
+def _turns(call: GatheredCall, counted: list[tuple[int, OwnerRow]]) -> Iterator[New]:
     for _, kept in counted:
         number = kept.row.get("turn")
         if kept.kind != "turn" or not isinstance(number, int) or not add(call.turns, number):
@@ -132,7 +132,7 @@ def _turns(call: Call, counted: list[tuple[int, Kept]]) -> Iterator[New]:
         yield _new(call, "turns", {**kept.row, **missing}, kept.time)
 
 
-def _tools(call: Call, counted: list[tuple[int, Kept]]) -> Iterator[New]:
+def _tools(call: GatheredCall, counted: list[tuple[int, OwnerRow]]) -> Iterator[New]:
     """Match each result with its call as `CallFacts` does: the oldest of that turn, id and name that has none."""
     open_calls: dict[tuple[Value, ...], list[tuple[Row, float]]] = {}
     found: list[tuple[Row, float]] = []
@@ -150,7 +150,7 @@ def _tools(call: Call, counted: list[tuple[int, Kept]]) -> Iterator[New]:
         yield _new(call, "tools", {"called_at": called_at, **row}, called_at)
 
 
-def _call(call: Call, started_at: float, turns: list[New], summaries: list[Row]) -> New:
+def _call(call: GatheredCall, started_at: float, turns: list[New], summaries: list[Row]) -> New:
     row: Row = {
         **(summaries[-1] if summaries else _sums(call, [new.row for new in turns])),
         "started_at": started_at,
@@ -164,7 +164,7 @@ def _call(call: Call, started_at: float, turns: list[New], summaries: list[Row])
     return _new(call, "calls", row, started_at)
 
 
-def _sums(call: Call, turns: list[Row]) -> Row:
+def _sums(call: GatheredCall, turns: list[Row]) -> Row:
     """Return what the summary would say, as far as the turns tell."""
     brain = sum(_number(row.get("cost_usd")) for row in turns)
     return {
@@ -179,7 +179,7 @@ def _sums(call: Call, turns: list[Row]) -> Row:
     }
 
 
-def _new(call: Call, table: Table, row: Row, time: float) -> New:
+def _new(call: GatheredCall, table: Table, row: Row, time: float) -> New:
     return New(table, _day(time), cells({"session_id": call.session, "agent_id": call.agent, **row}))
 
 

@@ -7,19 +7,19 @@ from typing import Final, TypeVar, get_args
 from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
 from unpod_consumers.projections import instruments
 from unpod_consumers.projections.instruments import FLEET, Instrument
-from unpod_consumers.projections.series import NANO, Attributes, Point
+from unpod_consumers.projections.series import NANO, Attributes, SeriesPoint
 
 SILENT_S: Final = 5.0
 """A process that has not announced itself for so long is not shown."""
 _MOST_COUNTED: Final = 10_000
 
-Rows = tuple[tuple[Instrument, tuple[tuple[Attributes, Point], ...]], ...]
+Rows = tuple[tuple[Instrument, tuple[tuple[Attributes, SeriesPoint], ...]], ...]
 
 
 _Process = TypeVar("_Process", RunnerAnnounced, BridgeAnnounced)
 
 
-class Fleet:
+class AnnouncedFleet:
     """The newest announcement of each process; `now` is in seconds of any steady clock."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Fleet:
     def rows(self, now: float) -> Rows:
         """Return the points as of now."""
         self._forget(now)
-        points: dict[str, dict[Attributes, Point]] = {instrument.name: {} for instrument in FLEET}
+        points: dict[str, dict[Attributes, SeriesPoint]] = {instrument.name: {} for instrument in FLEET}
         for _, runner in self._runners.values():
             agent = _agent(f"{runner.agent}@dev" if runner.dev else runner.agent)
             labels = (agent, ("unpod.runner", runner.runner))
@@ -66,19 +66,20 @@ class Fleet:
                 (instruments.IN_FLIGHT, runner.in_flight),
                 (instruments.DRAINING, int(runner.draining)),
             ):
-                points[instrument.name][labels] = Point(figure * NANO)
-            points[instruments.QUEUED.name].setdefault((agent,), Point())
+                points[instrument.name][labels] = SeriesPoint(figure * NANO)
+            points[instruments.QUEUED.name].setdefault((agent,), SeriesPoint())
         for _, queued in self._queued.values():
-            points[instruments.QUEUED.name].setdefault((_agent(queued.agent),), Point()).total += queued.count * NANO
+            waiting = points[instruments.QUEUED.name].setdefault((_agent(queued.agent),), SeriesPoint())
+            waiting.total += queued.count * NANO
         points[instruments.LOG_ROOM.name] = self._rooms()
         free = [bridge.jobs_room for _, bridge in self._bridges.values() if bridge.jobs_room is not None]
         if free:
-            points[instruments.JOBS_ROOM.name][()] = Point(round(min(free) * NANO))
+            points[instruments.JOBS_ROOM.name][()] = SeriesPoint(round(min(free) * NANO))
         for (name, reason), count in self._refused.items():
-            points[instruments.REFUSED.name][_agent(name), ("reason", reason)] = Point(count * NANO)
+            points[instruments.REFUSED.name][_agent(name), ("reason", reason)] = SeriesPoint(count * NANO)
         return tuple((one, tuple(sorted(points[one.name].items()))) for one in FLEET)
 
-    def _rooms(self) -> dict[Attributes, Point]:
+    def _rooms(self) -> dict[Attributes, SeriesPoint]:
         """Return what room the log has, without an agent's name, and what is left of each agent's share of it.
 
         Each bridge knows of its own calls: where several have an agent, the one counts that leaves it the least.
@@ -90,7 +91,7 @@ class Fleet:
                 said[()] = bridge.log_room
             for labels, room in said.items():
                 rooms[labels] = min(room, rooms.get(labels, room))
-        return {labels: Point(round(room * NANO)) for labels, room in rooms.items()}
+        return {labels: SeriesPoint(round(room * NANO)) for labels, room in rooms.items()}
 
     def _forget(self, now: float) -> None:
         _forget_gone(self._runners, now)

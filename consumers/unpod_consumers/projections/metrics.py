@@ -59,7 +59,7 @@ _MS: Final = 1_000
 _Held = TypeVar("_Held")
 
 
-class SessionState(Struct, array_like=True, omit_defaults=True):
+class SessionCounts(Struct, array_like=True, omit_defaults=True):
     """What is known of one session: times in the log's time, what was counted, what waits for something.
 
     `told` and `written` are the indexes of the bridge's and the owner's records that were taken, by epoch.
@@ -80,11 +80,11 @@ class SessionState(Struct, array_like=True, omit_defaults=True):
     closed: bool = False
 
 
-class MetricsState(Struct):
+class MetricsTotals(Struct):
     """All that the metrics consumer knows. `time` is the newest of the log that it has seen."""
 
     series: Series = msgspec.field(default_factory=Series)
-    sessions: dict[str, SessionState] = msgspec.field(default_factory=dict)
+    sessions: dict[str, SessionCounts] = msgspec.field(default_factory=dict)
     since: float = 0.0
     time: float = 0.0
     swept: float = 0.0
@@ -92,7 +92,7 @@ class MetricsState(Struct):
     """The values of each label that are shown; the first so many are."""
 
 
-def take(state: MetricsState, record: Record, agent: str) -> None:
+def take(state: MetricsTotals, record: Record, agent: str) -> None:
     """Fold one record, of an agent, into the state."""
     envelope = record.envelope
     state.since = min(state.since or envelope.time, envelope.time)
@@ -113,7 +113,7 @@ def take(state: MetricsState, record: Record, agent: str) -> None:
     _sweep(state)
 
 
-def active(state: MetricsState) -> dict[str, int]:
+def active(state: MetricsTotals) -> dict[str, int]:
     """Return how many calls are in progress, by agent; an agent that has been seen stays, with 0."""
     calls: dict[str, int] = {}
     for session in state.sessions.values():
@@ -122,17 +122,17 @@ def active(state: MetricsState) -> dict[str, int]:
     return calls
 
 
-def park(state: MetricsState, reason: str) -> None:
+def park(state: MetricsTotals, reason: str) -> None:
     """Count a record that could not be taken."""
     state.series.add(Value(instruments.PARKED, 1, (("reason", reason),), Sample(0, "", "", 1)))
 
 
-def correct(state: MetricsState, reason: str) -> None:
+def correct(state: MetricsTotals, reason: str) -> None:
     """Count something that was taken otherwise than it says."""
     state.series.add(Value(instruments.CORRECTED, 1, (("reason", reason),), Sample(0, "", "", 1)))
 
 
-def _session(state: MetricsState, name: str, agent: str) -> SessionState:
+def _session(state: MetricsTotals, name: str, agent: str) -> SessionCounts:
     """Return what is known of a session; of too many, the one that came first is forgotten."""
     session = state.sessions.get(name)
     if session is None:
@@ -140,17 +140,17 @@ def _session(state: MetricsState, name: str, agent: str) -> SessionState:
             del state.sessions[next(iter(state.sessions))]
             correct(state, "session")
         shown = _shown(state, _AGENT, agent)
-        session = state.sessions[name] = SessionState(shown)
+        session = state.sessions[name] = SessionCounts(shown)
     return session
 
 
-def _add(state: MetricsState, value: Value) -> None:
+def _add(state: MetricsTotals, value: Value) -> None:
     """Add a value under labels that are not too many: whoever makes up names must not make as many series."""
     attributes = tuple((label, _shown(state, label, said)) for label, said in value.attributes)
     state.series.add(value if attributes == value.attributes else replace(value, attributes=attributes))
 
 
-def _shown(state: MetricsState, label: str, said: str) -> str:
+def _shown(state: MetricsTotals, label: str, said: str) -> str:
     known = state.labels.setdefault(label, set())
     if said in known or said == _OTHER:
         return said
@@ -161,7 +161,7 @@ def _shown(state: MetricsState, label: str, said: str) -> str:
     return _OTHER
 
 
-def _sweep(state: MetricsState) -> None:
+def _sweep(state: MetricsTotals) -> None:
     if state.time - state.swept < _SWEEP_S:
         return
     state.swept = state.time
@@ -170,13 +170,13 @@ def _sweep(state: MetricsState) -> None:
             del state.sessions[key]
 
 
-def _kept_s(session: SessionState) -> float:
+def _kept_s(session: SessionCounts) -> float:
     if session.ended is None:
         return FORGOTTEN_S
     return KEPT_AFTER_CLOSE_S if session.closed else KEPT_AFTER_END_S
 
 
-def _values(session: SessionState, record: Record) -> list[Value]:
+def _values(session: SessionCounts, record: Record) -> list[Value]:
     body: Body = record.body
     values: list[Value] = []
     match body:
@@ -203,14 +203,14 @@ def _values(session: SessionState, record: Record) -> list[Value]:
     return values
 
 
-def _flawed(session: SessionState, record: Record) -> list[Value]:
+def _flawed(session: SessionCounts, record: Record) -> list[Value]:
     body = record.body
     if isinstance(body, FrameRejected) or (isinstance(body, WorkerFact) and body.flaws):
         return [_value(session, record, instruments.FLAWED, 1, ("event", tag_of(body)))]
     return []
 
 
-def _started(session: SessionState, record: Record) -> list[Value]:
+def _started(session: SessionCounts, record: Record) -> list[Value]:
     if session.started is None:
         session.started = record.envelope.time
         if session.ended is not None:
@@ -218,7 +218,7 @@ def _started(session: SessionState, record: Record) -> list[Value]:
     return []
 
 
-def _ended(session: SessionState, record: Record, reason: str) -> list[Value]:
+def _ended(session: SessionCounts, record: Record, reason: str) -> list[Value]:
     if session.ended is not None:
         return []
     session.ended = record.envelope.time
@@ -227,7 +227,7 @@ def _ended(session: SessionState, record: Record, reason: str) -> list[Value]:
     return [calls, *(_duration(session, record) if session.started is not None else [])]
 
 
-def _appointed(session: SessionState, record: Record, owner: OwnerAppointed) -> list[Value]:
+def _appointed(session: SessionCounts, record: Record, owner: OwnerAppointed) -> list[Value]:
     """Return what an appointment says: it may come to nothing, so there may be several of one takeover."""
     identifier = record.envelope.id[:16]
     if identifier in session.appointed:
@@ -242,14 +242,14 @@ def _appointed(session: SessionState, record: Record, owner: OwnerAppointed) -> 
     return values
 
 
-def _duration(session: SessionState, record: Record) -> list[Value]:
+def _duration(session: SessionCounts, record: Record) -> list[Value]:
     if session.started is None or session.ended is None:
         return []
     seconds = max(session.ended - session.started, 0.0)
     return [_value(session, record, instruments.DURATION, seconds, at=session.ended)]
 
 
-def _worker(session: SessionState, record: Record, turn: TurnMetrics) -> list[Value]:
+def _worker(session: SessionCounts, record: Record, turn: TurnMetrics) -> list[Value]:
     """Return the figures that the worker measures: once for each turn, maybe after it was completed without them."""
     figures = (
         (instruments.E2E, turn.ttfa_ms),
@@ -263,7 +263,7 @@ def _worker(session: SessionState, record: Record, turn: TurnMetrics) -> list[Va
     ]
 
 
-def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Value]:
+def _turn(session: SessionCounts, record: Record, turn: TurnCompleted) -> list[Value]:
     values: list[Value] = []
     if is_stage_ms(turn.llm_ttft_ms):  # of the worker, or else of the runner
         values.append(_value(session, record, instruments.TTFT, turn.llm_ttft_ms / _MS, span="turn"))
@@ -272,7 +272,7 @@ def _turn(session: SessionState, record: Record, turn: TurnCompleted) -> list[Va
     return values
 
 
-def _model(session: SessionState, record: Record, call: LLMCalled) -> list[Value]:
+def _model(session: SessionCounts, record: Record, call: LLMCalled) -> list[Value]:
     model = call.model or ""
     labels = (
         ("gen_ai.operation.name", "chat"),
@@ -292,14 +292,14 @@ def _model(session: SessionState, record: Record, call: LLMCalled) -> list[Value
     return values
 
 
-def _command(session: SessionState, record: Record, command: Command) -> list[Value]:
+def _command(session: SessionCounts, record: Record, command: Command) -> list[Value]:
     identifier = record.envelope.id
     session.asked.setdefault(identifier, (record.envelope.time, tag_of(command)))
     _bound(session.asked)
     return _latency(session, record, identifier)
 
 
-def _receipt(session: SessionState, record: Record, receipt: CommandAcknowledged) -> list[Value]:
+def _receipt(session: SessionCounts, record: Record, receipt: CommandAcknowledged) -> list[Value]:
     if receipt.outcome not in ("written", "delivered"):
         session.asked.pop(receipt.command, None)
         return []
@@ -308,7 +308,7 @@ def _receipt(session: SessionState, record: Record, receipt: CommandAcknowledged
     return _latency(session, record, receipt.command)
 
 
-def _latency(session: SessionState, record: Record, command: str) -> list[Value]:
+def _latency(session: SessionCounts, record: Record, command: str) -> list[Value]:
     if command not in session.asked or command not in session.receipts:
         return []
     (asked, verb), done = session.asked.pop(command), session.receipts.pop(command)
@@ -320,7 +320,7 @@ def _bound(held: dict[str, _Held]) -> None:
         del held[next(iter(held))]
 
 
-def _first_time(session: SessionState, record: Record) -> bool:
+def _first_time(session: SessionCounts, record: Record) -> bool:
     """Whether a record is no repeat; placements have no index, and tell their repeats themselves."""
     envelope = record.envelope
     if record.channel in BRIDGE_CHANNELS:
@@ -335,7 +335,7 @@ def _is_figure(figure: float | None) -> bool:
 
 
 def _value(
-    session: SessionState,
+    session: SessionCounts,
     record: Record,
     instrument: Instrument,
     amount: float,

@@ -38,7 +38,7 @@ class Value(Struct, frozen=True):
     sample: Sample
 
 
-class Point(Struct, array_like=True):
+class SeriesPoint(Struct, array_like=True):
     """What has been added up under one set of attributes; `counts` and `samples` go by bucket, the last is +Inf."""
 
     total: int = 0
@@ -51,12 +51,12 @@ class Point(Struct, array_like=True):
 class Series(Struct):
     """All points, by instrument and attributes."""
 
-    points: dict[str, dict[Attributes, Point]] = msgspec.field(default_factory=dict)
+    points: dict[str, dict[Attributes, SeriesPoint]] = msgspec.field(default_factory=dict)
 
     def add(self, value: Value) -> None:
         """Add one value."""
         instrument = value.instrument
-        point = self.points.setdefault(instrument.name, {}).setdefault(value.attributes, Point())
+        point = self.points.setdefault(instrument.name, {}).setdefault(value.attributes, SeriesPoint())
         point.total += round(value.value * NANO)
         if instrument.kind != "histogram":
             return

@@ -18,7 +18,7 @@ from unpod.jetstream.newest import NewestRead
 from unpod.jetstream.points import KnownRead
 from unpod.jetstream.topology import ensure, info, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, fenced, status_of
-from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
+from unpod.jetstream.writer import DEFAULT_BOUNDS, EncodedRecord, OrderedWriter, WriterBounds, submit
 from unpod.ports import Stored
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class JetStreamLog:
         """Return an ordered writer (`EventLog.writer`)."""
         return OrderedWriter(self, fence=fence, on_failure=on_failure, on_stored=on_stored, bounds=bounds)
 
-    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> EncodedRecord:
         """Return the record ready to be sent (`Sink.encode`)."""
         check_subject(subject)
         block = encode_headers(headers)
@@ -117,7 +117,7 @@ class JetStreamLog:
         limit = self.max_record
         if size > limit:
             raise RecordTooLarge(size, limit)
-        return Record(subject, data, block, size, msg_id_of(headers), fence)
+        return EncodedRecord(subject, data, block, size, msg_id_of(headers), fence)
 
     @property
     def max_record(self) -> int:
@@ -125,7 +125,7 @@ class JetStreamLog:
         return min(self._nats.max_payload, self.spec.max_msg_size or self._nats.max_payload)
 
     def transmit(
-        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None]
+        self, record: EncodedRecord, timeout_s: float, answer: Callable[[Stored | LogError], None]
     ) -> Callable[[], None]:
         """Publish once (`Sink.transmit`)."""
         awaited = self._nats.expect(record.subject, timeout_s, partial(self._heard, answer), answer, once=True)
@@ -251,7 +251,7 @@ class JetStreamLog:
             raise LogUnavailable(f"the log cannot be read now ({status})")
         return StoredParser().message(block, data)[0]
 
-    async def find(self, record: Record) -> Stored | None:
+    async def find(self, record: EncodedRecord) -> Stored | None:
         """Return where the record of this id stands, or None (`Sink.find`)."""
         newest = await self.last(record.subject)
         if newest is None:
@@ -265,7 +265,7 @@ class JetStreamLog:
                 return Stored(message.seq, duplicate=True)
         return None
 
-    async def holds(self, record: Record, seq: int) -> bool:
+    async def holds(self, record: EncodedRecord, seq: int) -> bool:
         """Whether what stands at `seq` is this record (`Sink.holds`); a replica that lags is asked again, for a while.
 
         What is not there after that was erased, or never ours: to store it anew does no harm, readers know its id.

@@ -35,7 +35,7 @@ Three nodes that have lost their leader answer no try until they have another; t
 """
 
 
-class Record(Struct, frozen=True):
+class EncodedRecord(Struct, frozen=True):
     """One record, checked and encoded; `size` counts subject, headers and payload in bytes."""
 
     subject: str
@@ -61,7 +61,7 @@ DEFAULT_BOUNDS: Final = WriterBounds()
 class Sink(Protocol):
     """What can store a record."""
 
-    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> EncodedRecord:
         """Return the record ready to be sent.
 
         Raises:
@@ -70,16 +70,16 @@ class Sink(Protocol):
         ...
 
     def transmit(
-        self, record: Record, timeout_s: float, answer: Callable[[Stored | LogError], None], /
+        self, record: EncodedRecord, timeout_s: float, answer: Callable[[Stored | LogError], None], /
     ) -> Callable[[], None]:
         """Send once, call `answer` once (perhaps before this returns), and return what makes sure it is not called."""
         ...
 
-    async def find(self, record: Record) -> Stored | None:
+    async def find(self, record: EncodedRecord) -> Stored | None:
         """Return where a record with this id stands already, or None; raises LogUnavailable."""
         ...
 
-    async def holds(self, record: Record, seq: int) -> bool:
+    async def holds(self, record: EncodedRecord, seq: int) -> bool:
         """Whether what stands at `seq` has this record's subject and id; raises LogUnavailable."""
         ...
 
@@ -120,7 +120,7 @@ class Submission:
     )
 
     def __init__(
-        self, sink: Sink, record: Record, done: Callable[[Stored | LogError], None], *, patience_s: float
+        self, sink: Sink, record: EncodedRecord, done: Callable[[Stored | LogError], None], *, patience_s: float
     ) -> None:
         self.record = record
         self._sink = sink
@@ -239,13 +239,13 @@ class Submission:
             self.start()
 
 
-def _renamed(record: Record) -> Record:
+def _renamed(record: EncodedRecord) -> EncodedRecord:
     """Return a record under another id, which is no longer than any of ours; readers go by its `ce-id`."""
     msg_id = secrets.token_hex(8)
     return replace(record, msg_id=msg_id, block=with_msg_id(record.block, record.msg_id, msg_id))
 
 
-async def submit(sink: Sink, record: Record, timeout_s: float) -> Stored:
+async def submit(sink: Sink, record: EncodedRecord, timeout_s: float) -> Stored:
     """Store one record and return once it is acknowledged; after `timeout_s` it is not sent any more.
 
     Raises:
@@ -303,9 +303,9 @@ class OrderedWriter:
         self._on_stored = on_stored
         self._bounds = bounds
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Record] | None = None  # a deque is 600 bytes, and most writers never have a backlog
+        self._queue: deque[EncodedRecord] | None = None  # a deque is 600 bytes, and most writers never have a backlog
         self._since = 0.0
-        self._flight: Record | None = None
+        self._flight: EncodedRecord | None = None
         self._cancel: Callable[[], None] | None = None
         self._trouble: Submission | None = None  # nearly every record is stored at the first try
         self._failure: LogError | None = None
@@ -371,7 +371,7 @@ class OrderedWriter:
         self._on_failure = None
         self._stop(LogUnavailable("this writer is closed"))
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: EncodedRecord) -> None:
         self._since = self._loop.time()
         self._flight = record
         cancel = self._sink.transmit(record, _FIRST_TRY_S, self._heard)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from unpod.dot_env import environment
 from unpod.management.background import Background
 from unpod.management.blocking import BlockingSessions
-from unpod.management.fleet import Fleet, fleet_settings
+from unpod.management.fleet import ManagementConnection, fleet_settings
 from unpod.management.over_nats import FleetSessions
 from unpod.management.over_rest import RestSessions
 from unpod.management.sessions import Sessions
@@ -42,9 +42,9 @@ class AsyncClient:
         variables = environment()
         fleet = None if nats_url is False else fleet_settings(variables, nats_url, actor)
         self.sessions: Sessions
-        self._way: Fleet | HttpTransport
+        self._way: ManagementConnection | HttpTransport
         if fleet is not None:
-            self._way = Fleet(fleet)
+            self._way = ManagementConnection(fleet)
             self.sessions = FleetSessions(self._way)
         else:
             settings = resolve(api_key, base_url, orchestrator_base_url, variables)

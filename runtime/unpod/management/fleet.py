@@ -45,7 +45,7 @@ def fleet_settings(environ: Mapping[str, str], nats_url: str | None, actor: str)
     return FleetSettings(replace(options, name=_NAME), prefix, actor)
 
 
-class Fleet:
+class ManagementConnection:
     """The connection of one client; belongs to the event loop that first uses it."""
 
     def __init__(self, settings: FleetSettings) -> None:

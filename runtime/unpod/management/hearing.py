@@ -15,7 +15,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.state import SessionState, fold
 from unpod.core.subjects import CallSubjects
-from unpod.management.fleet import Fleet
+from unpod.management.fleet import ManagementConnection
 from unpod.ports import Message, Subscription
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class _Listening:
 class Hearings:
     """All that one client listens to."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: ManagementConnection) -> None:
         self.fleet = fleet
         self._listening: dict[str, _Listening] = {}
         self._finding: dict[str, asyncio.Task[tuple[CallSubjects, bool]]] = {}
@@ -46,7 +46,7 @@ class Hearings:
         self._folding: dict[str, asyncio.Task[SessionState]] = {}
 
     async def find(self, session_id: str) -> tuple[CallSubjects, bool]:
-        """Return what `Fleet.find` does."""
+        """Return what `ManagementConnection.find` does."""
         return await _once(self._finding, session_id, lambda: self.fleet.find(session_id))
 
     async def state(self, session_id: str, subjects: CallSubjects) -> SessionState:

@@ -27,7 +27,7 @@ from unpod.core.ids import derive
 from unpod.core.subjects import identifier
 from unpod.errors import ControlRefused, ControlUnanswered, SessionUnknown, UnsupportedControl
 from unpod.management.call_view import view
-from unpod.management.fleet import Fleet
+from unpod.management.fleet import ManagementConnection
 from unpod.management.hearing import Hearings
 from unpod.management.models import (
     ControlApplied,
@@ -38,7 +38,7 @@ from unpod.management.models import (
     SessionsMerged,
     SessionTransferred,
 )
-from unpod.management.sending import Control
+from unpod.management.sending import ControlRequest
 from unpod.management.sessions import SessionRecords, Sessions, Since, TransferMode, ids
 from unpod.management.tailing import Tailing
 from unpod.ports import Message
@@ -51,7 +51,7 @@ _ONLY_REST: Final = "a call's own socket cannot; use the orchestrator's REST API
 class FleetSessions(Sessions):
     """`client.sessions` over NATS."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: ManagementConnection) -> None:
         self._fleet = fleet
         self._hearings = Hearings(fleet)
 
@@ -207,4 +207,4 @@ class FleetSessions(Sessions):
         return await self._fleet.messages(self._fleet.subjects.of_type("evt", event_type, agent_id=agent))
 
     async def _send(self, session_id: str, control: AnyControl, command_id: str | None) -> ControlApplied:
-        return await Control(self._hearings, session_id, control, command_id).send()
+        return await ControlRequest(self._hearings, session_id, control, command_id).send()

@@ -7,14 +7,14 @@ from urllib.parse import quote
 
 from unpod.management.models import SessionEnded, SessionRecord, SessionsMerged, SessionTransferred
 from unpod.management.sessions import SessionRecords, Sessions, TransferMode, ids
-from unpod.management.settings import Settings
+from unpod.management.settings import RestSettings
 from unpod.management.transport import HttpTransport
 
 
 class RestSessions(Sessions):
     """`client.sessions` where no NATS is configured; a `command_id` goes out as `X-Request-Id`."""
 
-    def __init__(self, transport: HttpTransport, settings: Settings) -> None:
+    def __init__(self, transport: HttpTransport, settings: RestSettings) -> None:
         self._transport = transport
         self._settings = settings
 

@@ -29,7 +29,7 @@ _MARGIN_S: Final = 1.0
 _PRIVATE: Final = "the recording is paused, and a control's text would be kept"
 
 
-class Control:
+class ControlRequest:
     """One control of one session."""
 
     def __init__(self, hearings: Hearings, session_id: str, control: AnyControl, command_id: str | None) -> None:

@@ -18,7 +18,7 @@ _HEADER_VALUE = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RestSettings:
     """The two base URLs, without a slash at the end, and the headers that say who asks."""
 
     base_url: str
@@ -28,7 +28,7 @@ class Settings:
 
 def resolve(
     api_key: str | None, base_url: str | None, orchestrator_base_url: str | None, environ: Mapping[str, str]
-) -> Settings:
+) -> RestSettings:
     """Return the settings for a client.
 
     Raises:
@@ -38,7 +38,7 @@ def resolve(
     orchestrator = _given(orchestrator_base_url, environ, "UNPOD_ORCHESTRATOR_BASE_URL")
     if not orchestrator:
         orchestrator = base.removesuffix(_PLATFORM) + _ORCHESTRATOR if base.endswith(_PLATFORM) else base
-    return Settings(base, orchestrator, _credential(api_key, environ))
+    return RestSettings(base, orchestrator, _credential(api_key, environ))
 
 
 def _given(argument: str | None, environ: Mapping[str, str], variable: str) -> str:

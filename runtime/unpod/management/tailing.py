@@ -12,7 +12,7 @@ from unpod.core.live import LIVE_SUBJECT
 from unpod.core.replay import Tail, merge
 from unpod.core.subjects import CallSubjects
 from unpod.errors import LogError
-from unpod.management.fleet import Fleet
+from unpod.management.fleet import ManagementConnection
 from unpod.management.models import SessionEvent
 from unpod.ports import Message
 
@@ -26,7 +26,7 @@ _AFTERMATH_S: Final = 5.0
 class Tailing:
     """One session's records, live."""
 
-    def __init__(self, fleet: Fleet, subjects: CallSubjects) -> None:
+    def __init__(self, fleet: ManagementConnection, subjects: CallSubjects) -> None:
         self._fleet = fleet
         self._subjects = subjects
         self._bridge = Tail()

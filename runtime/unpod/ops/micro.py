@@ -56,7 +56,7 @@ class EndpointStats(Struct, frozen=True, kw_only=True):
     data: object = None
 
 
-class Ping(Struct, frozen=True, kw_only=True):
+class ServicePing(Struct, frozen=True, kw_only=True):
     """The answer to `$SRV.PING`."""
 
     name: str
@@ -155,9 +155,9 @@ class MicroService:
         for subscription in subscriptions:
             await subscription.close()
 
-    def ping(self) -> Ping:
+    def ping(self) -> ServicePing:
         """Return that it is there."""
-        return Ping(name=self._name, id=self._id, version=self._version, metadata=self._metadata)
+        return ServicePing(name=self._name, id=self._id, version=self._version, metadata=self._metadata)
 
     def info(self) -> Info:
         """Return what it is."""

@@ -17,7 +17,7 @@ _BEST_FIRST: Final[tuple[Registration, ...]] = ("registered", "connecting", "ref
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RegistrationStatus:
     """How the registration of an agent stands with the orchestrator; `detail` is for people."""
 
     registration: Registration
@@ -29,7 +29,7 @@ class Bridges:
 
     def __init__(self, agent_key: str) -> None:
         self._key = agent_key
-        self._standings: dict[str, tuple[Standing, float]] = {}
+        self._standings: dict[str, tuple[RegistrationStatus, float]] = {}
         self._queued: dict[str, tuple[int, float]] = {}
 
     def heard(self, said: BridgeAnnounced, now: float) -> None:
@@ -40,7 +40,7 @@ class Bridges:
         elif said.agents.get(self._key) is None:
             self._standings.pop(said.bridge, None)
         else:
-            self._standings[said.bridge] = Standing(said.agents[self._key], said.detail), now
+            self._standings[said.bridge] = RegistrationStatus(said.agents[self._key], said.detail), now
 
     def heard_queued(self, said: QueuedAnnounced, now: float) -> None:
         """Take in how many jobs wait at a bridge."""
@@ -54,7 +54,7 @@ class Bridges:
         self._queued = {bridge: said for bridge, said in self._queued.items() if now - said[1] < QUEUED_SILENT_S}
         return sum(count for count, _ in self._queued.values())
 
-    def standing(self, now: float) -> Standing | None:
+    def standing(self, now: float) -> RegistrationStatus | None:
         """Return the best standing that a live bridge reports, or None where none reports any."""
         self._standings = {name: said for name, said in self._standings.items() if now - said[1] < BRIDGE_SILENT_S}
         standings = [standing for standing, _ in self._standings.values()]

@@ -30,7 +30,7 @@ _on_behalf_of: ContextVar[tuple[Inside, ...]] = ContextVar("unpod_on_behalf_of",
 
 
 @dataclass(frozen=True, slots=True)
-class SessionShown:
+class RunnerSession:
     """A session that runs here, as operators see it; `replaying` while its past is gone through."""
 
     session: str
@@ -75,10 +75,10 @@ class Calls:
         """Return the ids of the sessions that are running."""
         return [start.session for _, start in self._calls.values()]
 
-    def shown(self) -> list[SessionShown]:
+    def shown(self) -> list[RunnerSession]:
         """Return how each session stands, for operators."""
         return [
-            SessionShown(start.session, start.agent, call.bridge or start.bridge, start.epoch, not call.live)
+            RunnerSession(start.session, start.agent, call.bridge or start.bridge, start.epoch, not call.live)
             for call, start in self._calls.values()
         ]
 

@@ -32,7 +32,7 @@ _LEVELS: Final = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO
 _LINE: Final = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(unpod[\w.]*): (.*)")
 
 
-class Relay(threading.Thread):
+class LogForwarder(threading.Thread):
     """Hands a child's log on to this process's logging, so that it has one log, set up in one place.
 
     A thread, since a child must never wait for an event loop that the user's code blocks: it would freeze with it; and
@@ -90,7 +90,7 @@ class BridgeChild:
         self._died = died
         self._hold_back = hold_back
         self._child: ChildProcess | None = None
-        self._relay: Relay | None = None
+        self._relay: LogForwarder | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -132,7 +132,7 @@ class BridgeChild:
         finally:
             os.close(writing)
         self._child = child
-        self._relay = Relay(reading, self._hold_back)
+        self._relay = LogForwarder(reading, self._hold_back)
         self._relay.start()
         return child
 

@@ -37,7 +37,7 @@ STOP_S: Final = 2.0
 START_S: Final = 10.0
 
 
-class Owned(Protocol):
+class OwnedSession(Protocol):
     """A session that runs here. Read from another thread."""
 
     @property
@@ -79,7 +79,7 @@ class PulseThread:
         options: NatsOptions,
         subject: str,
         runner_id: str,
-        find: Callable[[str], Owned | None],
+        find: Callable[[str], OwnedSession | None],
         died: Callable[[RunnerBroken], None],
     ) -> None:
         self._options = options

@@ -23,9 +23,9 @@ from unpod.core.fleet import (
 )
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, RunnerBroken, UnpodError
 from unpod.ops.log_health import SILENT, LogHealth
-from unpod.runner.bridges import Bridges, Standing
+from unpod.runner.bridges import Bridges, RegistrationStatus
 from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
-from unpod.runner.calls import Calls, Inside, SessionShown
+from unpod.runner.calls import Calls, Inside, RunnerSession
 from unpod.runner.capacity import Capacity
 from unpod.runner.dispatch import Dispatch
 from unpod.runner.drain import Drain, DrainMode, Stop
@@ -96,7 +96,7 @@ class Service:
         self._failure: asyncio.Future[UnpodError] = asyncio.get_running_loop().create_future()
         self._bridges = Bridges(plan.agent_key)
         self._others = Others(runner_id, plan.agent_key)
-        self._standing: Standing | None = None
+        self._standing: RegistrationStatus | None = None
         self._was_ready = False
         self._settled = threading.Event()
         self._up = True
@@ -170,7 +170,7 @@ class Service:
             now, in_flight=len(self._calls), queued=self._bridges.queued(now), capacity=self._capacity.limit
         )
 
-    def sessions(self) -> list[SessionShown]:
+    def sessions(self) -> list[RunnerSession]:
         """Return the sessions that run here."""
         return self._calls.shown()
 
@@ -345,7 +345,7 @@ class Service:
             self._stands(standing)
         self._standing = standing
 
-    def _stands(self, standing: Standing) -> None:
+    def _stands(self, standing: RegistrationStatus) -> None:
         match standing.registration:
             case "registered":
                 self._registered()
@@ -396,7 +396,7 @@ class Service:
         return self._failure.done()
 
 
-def _why(standing: Standing, must_name: str, otherwise: str) -> str:
+def _why(standing: RegistrationStatus, must_name: str, otherwise: str) -> str:
     """Return what a bridge says of how the agent stands, if it names what to look at."""
     if must_name in standing.detail:
         return standing.detail

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unpod.core.headers import msg_id_of
 from unpod.errors import LogError, LogUnavailable, NoResponders, RecordTooLarge
 from unpod.jetstream.wire import check_subject, decode_headers, encode_headers
-from unpod.jetstream.writer import DEFAULT_BOUNDS, OrderedWriter, Record, WriterBounds, submit
+from unpod.jetstream.writer import DEFAULT_BOUNDS, EncodedRecord, OrderedWriter, WriterBounds, submit
 from unpod.ports import Message, Stored
 from unpod.testing.broker import MemoryBroker, MemorySubscription, matches
 
@@ -240,17 +240,17 @@ class MemoryLog:
         """Whether a record would be sent now (`Sink.up`)."""
         return self._available
 
-    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> Record:
+    def encode(self, subject: str, data: bytes, headers: Mapping[str, str], fence: Fence | None) -> EncodedRecord:
         """Return the record ready to be sent (`Sink.encode`)."""
         check_subject(subject)
         block = encode_headers(headers)
         size = len(subject) + len(block) + len(data)
         if size > self.broker.max_payload:
             raise RecordTooLarge(size, self.broker.max_payload)
-        return Record(subject, data, block, size, msg_id_of(headers), fence)
+        return EncodedRecord(subject, data, block, size, msg_id_of(headers), fence)
 
     def transmit(
-        self, record: Record, _timeout_s: float, answer: Callable[[Stored | LogError], None]
+        self, record: EncodedRecord, _timeout_s: float, answer: Callable[[Stored | LogError], None]
     ) -> Callable[[], None]:
         """Publish once (`Sink.transmit`); the answer comes in a later turn of the event loop, as over a socket."""
         if not self._available:
@@ -262,13 +262,13 @@ class MemoryLog:
             said = LogUnavailable("no stream takes this subject")
         return asyncio.get_running_loop().call_soon(answer, said).cancel
 
-    async def find(self, record: Record) -> Stored | None:
+    async def find(self, record: EncodedRecord) -> Stored | None:
         """Return where the record of this id stands, or None (`Sink.find`)."""
         await self._reachable()
         found = self.broker.find(record.msg_id)
         return None if found is None or self._at(found.seq).subject != record.subject else found
 
-    async def holds(self, record: Record, seq: int) -> bool:
+    async def holds(self, record: EncodedRecord, seq: int) -> bool:
         """Whether what stands at `seq` is this record (`Sink.holds`)."""
         await self._reachable()
         found = self._at(seq)

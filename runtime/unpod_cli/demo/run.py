@@ -22,7 +22,7 @@ from unpod_cli.demo.calls import CALLS, RECORDED, DemoCall
 from unpod_cli.demo.show import Show
 from unpod_cli.failure import FAILED, Failure
 from unpod_cli.stack import Agent, Stack
-from unpod_cli.transcript import Spoken, Transcriber
+from unpod_cli.transcript import SpokenLine, Transcriber
 from unpod_cli.waterfall import spans_of
 from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 
@@ -41,7 +41,7 @@ class Played:
 
     demo: DemoCall
     call: LocalCall | None = None
-    said: list[Spoken] = field(default_factory=list)
+    said: list[SpokenLine] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -127,7 +127,7 @@ class Demo:
         transcriber = Transcriber()
         async for happening in call.subscribe():
             for item in transcriber.take(happening):
-                if isinstance(item, Spoken):
+                if isinstance(item, SpokenLine):
                     played.said.append(item)
                 if self._show is not None:
                     self._show.happened(played.demo, time.monotonic() - began, item)

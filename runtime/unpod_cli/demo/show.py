@@ -17,7 +17,7 @@ from unpod_cli import call_log, figures
 from unpod_cli.demo.calls import DemoCall
 from unpod_cli.layout import Cell, Columns, facts
 from unpod_cli.summary import WITHHELD
-from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken
+from unpod_cli.transcript import CallOver, Done, Item, Speaking, SpokenLine
 from unpod_cli.waterfall import waterfall
 from unpod_consumers.projections.spans import Span
 
@@ -47,11 +47,11 @@ class Show:
     def happened(self, call: DemoCall, at_s: float, item: Item) -> None:
         """Show what happened on a call, if it is to be seen."""
         match item:
-            case Spoken(who=who):
+            case SpokenLine(who=who):
                 self._line(call, at_s, who, _said(item))
             case Done(text=text, bad=bad):
                 self._line(call, at_s, "", Text(f"· {text}", style="red" if bad else "italic"))
-            case Over(text=text):
+            case CallOver(text=text):
                 self._line(call, at_s, "", Text(f"■ {text}", style=f"bold {call.colour}"))
             case Speaking():
                 pass
@@ -117,7 +117,7 @@ class Show:
         self._console.print(Columns(rows))
 
 
-def _said(item: Spoken) -> Text:
+def _said(item: SpokenLine) -> Text:
     text = Text(item.text, style="bold" if item.who == "caller" else "")
     if item.cut:
         text.append(" ✂", style="bold red")

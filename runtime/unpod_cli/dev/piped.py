@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Final
 
-from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.dev_session import DevSession
 from unpod_cli.dev.screen import Screen
 from unpod_cli.dev.talk import Commands
 from unpod_cli.failure import FAILED, Failure
@@ -24,33 +24,33 @@ _BREATH_S: Final = 0.2
 _STDIN: Final = 0
 
 
-async def talk(desk: Desk, screen: Screen) -> int:
+async def talk(session: DevSession, screen: Screen) -> int:
     """Say every line of the input, each when the one before has been answered; return the exit status.
 
     Raises:
         Failure: the agent does not answer, or takes no call.
     """
-    commands = Commands(desk, screen)
+    commands = Commands(session, screen)
     status = 0
-    if not await desk.place_call():
+    if not await session.place_call():
         return FAILED
-    await _listen(desk)
+    await _listen(session)
     async for line in _lines():
         if line.startswith("/"):
             if not await commands.take(line):
                 break
-            await _listen(desk)
-        elif await desk.say(line):
-            await _answered(desk)
+            await _listen(session)
+        elif await session.say(line):
+            await _answered(session)
         else:
             screen.note(f"not said, for the call is over: {line}", bad=True)
             status = FAILED
     return status
 
 
-async def _listen(desk: Desk) -> None:
+async def _listen(session: DevSession) -> None:
     """Let the agent greet, if it does."""
-    call = desk.call
+    call = session.call
     if call is None or call.over or call.turn_id:
         return
     try:
@@ -61,20 +61,20 @@ async def _listen(desk: Desk) -> None:
         return
 
 
-async def _answered(desk: Desk) -> None:
+async def _answered(session: DevSession) -> None:
     """Return when the agent has said all that it has to say, or the call is over.
 
     Raises:
         Failure: it says nothing.
     """
-    call = desk.call
+    call = session.call
     if call is None:
         return
     try:
         while True:
             await call.silence(_ANSWER_S)
             try:
-                await call.observed(lambda _: desk.busy, "more", timeout_s=_BREATH_S)
+                await call.observed(lambda _: session.busy, "more", timeout_s=_BREATH_S)
             except TimeoutError:
                 return
     except CallOverError:

@@ -14,12 +14,12 @@ from unpod_cli import loop
 from unpod_cli.agent_file import AgentProblem, check_file, readable, split_target
 from unpod_cli.console import make_console
 from unpod_cli.dev import piped
-from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.dev_session import DevSession
 from unpod_cli.dev.screen import JsonLines, Lines, Screen
 from unpod_cli.failure import USAGE, Failure
 from unpod_cli.stack import Stack
 
-Talk = Callable[[Desk], Awaitable[int]]
+Talk = Callable[[DevSession], Awaitable[int]]
 
 
 def run_dev(target: str, *, speed: float, no_color: bool, as_json: bool) -> int:
@@ -42,14 +42,14 @@ async def _dev(target: str, console: Console, speed: float, *, as_json: bool, te
     screen, talk = _in_terminal(console) if terminal else _in_lines(console, as_json=as_json)
     with tempfile.TemporaryDirectory(prefix="unpod-dev-") as folder:
         async with Stack(Path(folder), speed=speed, said=screen.wrote) as stack:
-            desk = Desk(stack, target, screen, restart=terminal)
+            session = DevSession(stack, target, screen, restart=terminal)
             try:
-                await desk.open()
+                await session.open()
                 if terminal:
-                    _welcome(console, desk)
-                return await loop.unless(desk.failed(), talk(desk))
+                    _welcome(console, session)
+                return await loop.unless(session.failed(), talk(session))
             finally:
-                await desk.close()
+                await session.close()
 
 
 def _in_terminal(console: Console) -> tuple[Screen, Talk]:
@@ -61,9 +61,9 @@ def _in_terminal(console: Console) -> tuple[Screen, Talk]:
 
 def _in_lines(console: Console, *, as_json: bool) -> tuple[Screen, Talk]:
     screen = JsonLines(console) if as_json else Lines(console)
-    return screen, lambda desk: piped.talk(desk, screen)
+    return screen, lambda session: piped.talk(session, screen)
 
 
-def _welcome(console: Console, desk: Desk) -> None:
-    console.print(Text(f"unpod dev {readable(desk.file)}", style="bold"))
+def _welcome(console: Console, session: DevSession) -> None:
+    console.print(Text(f"unpod dev {readable(session.file)}", style="bold"))
     console.print(Text("You are the caller: type to speak, Ctrl-C cuts in, /help lists the rest.", style="dim"))

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from unpod_cli.layout import Columns
-from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken
+from unpod_cli.transcript import CallOver, Done, Item, Speaking, SpokenLine
 
 _WHO = {"caller": "you", "agent": "agent", "worker": "worker"}
 _STYLES = {"caller": "bold", "agent": "", "worker": "italic"}
@@ -67,11 +67,11 @@ class JsonLines:
     def happened(self, item: Item) -> None:
         """Show what happened on the call."""
         match item:
-            case Spoken():
+            case SpokenLine():
                 self._put("spoken", who=item.who, text=item.text, unheard=item.unheard, cut=item.cut)
             case Done():
                 self._put("done", text=item.text, bad=item.bad)
-            case Over():
+            case CallOver():
                 self._put("over", reason=item.outcome.reason, detail=item.outcome.detail)
             case Speaking():
                 pass
@@ -98,11 +98,11 @@ class JsonLines:
 def rendered(item: Item) -> RenderableType | None:
     """Return a line for what happened, or None for what is still going on."""
     match item:
-        case Spoken():
+        case SpokenLine():
             return speech_line(item)
         case Done(text=text, bad=bad):
             return note_line(text, bad=bad)
-        case Over(text=text):
+        case CallOver(text=text):
             return Text(f"■ {text}", style="bold")
         case Speaking():
             return None
@@ -110,7 +110,7 @@ def rendered(item: Item) -> RenderableType | None:
             assert_never(item)
 
 
-def speech_line(item: Spoken) -> RenderableType:
+def speech_line(item: SpokenLine) -> RenderableType:
     """Return who said what; a cut shows where it was cut, and what was not heard any more."""
     text = Text(item.text, style=_STYLES[item.who])
     if item.cut:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.dev_session import DevSession
 from unpod_cli.dev.screen import Screen
 from unpod_cli.layout import facts
 
@@ -26,14 +26,14 @@ NO_CALL: Final = "there is no call: /call places one"
 class Commands:
     """The slash commands."""
 
-    def __init__(self, desk: Desk, screen: Screen) -> None:
-        self._desk = desk
+    def __init__(self, session: DevSession, screen: Screen) -> None:
+        self._session = session
         self._screen = screen
         self._verbs: dict[str, Callable[[], Awaitable[object]]] = {
             "/hangup": self._hang_up,
-            "/call": desk.place_call,
-            "/log": desk.show_log,
-            "/metrics": desk.show_metrics,
+            "/call": session.place_call,
+            "/log": session.show_log,
+            "/metrics": session.show_metrics,
             "/help": self._help,
         }
 
@@ -49,7 +49,7 @@ class Commands:
         return True
 
     async def _hang_up(self) -> None:
-        if not await self._desk.hang_up():
+        if not await self._session.hang_up():
             self._screen.note(NO_CALL)
 
     async def _help(self) -> None:

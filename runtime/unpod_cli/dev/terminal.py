@@ -14,7 +14,7 @@ from prompt_toolkit.renderer import print_formatted_text as print_to
 from prompt_toolkit.styles import Style
 from rich.console import Console, RenderableType
 
-from unpod_cli.dev.desk import Desk
+from unpod_cli.dev.dev_session import DevSession
 from unpod_cli.dev.screen import LABEL_WIDTH, note_line, process_line, rendered
 from unpod_cli.dev.talk import NO_CALL, Commands
 from unpod_cli.transcript import Item, Speaking
@@ -38,7 +38,7 @@ class Terminal:
         self._style = _PLAIN if console.no_color else _STYLE
         self._live = ""
         self._armed = False
-        self._desk: Desk | None = None
+        self._session: DevSession | None = None
         self._lines: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._prompt: PromptSession[str] = PromptSession(
@@ -91,10 +91,10 @@ class Terminal:
 
     # ------------------------------------------------------------------------------------------------------- keyboard
 
-    async def talk(self, desk: Desk) -> int:
+    async def talk(self, session: DevSession) -> int:
         """Let the user talk until they leave; return the exit status."""
-        self._desk = desk
-        taking = asyncio.create_task(self._take_lines(desk))
+        self._session = session
+        taking = asyncio.create_task(self._take_lines(session))
         try:
             # One prompt for the whole time: between two, a Ctrl-C would not reach us as a key.
             await self._prompt.prompt_async()
@@ -105,15 +105,15 @@ class Terminal:
             await asyncio.gather(taking, return_exceptions=True)
         return 0
 
-    async def _take_lines(self, desk: Desk) -> None:
-        commands = Commands(desk, self)
-        await desk.place_call()
+    async def _take_lines(self, session: DevSession) -> None:
+        commands = Commands(session, self)
+        await session.place_call()
         while True:
             line = (await self._lines.get()).strip()
             if line.startswith("/"):
                 if not await commands.take(line):
                     self._leave()
-            elif line and not await desk.say(line):
+            elif line and not await session.say(line):
                 self.note(NO_CALL)
 
     def _keys(self) -> KeyBindings:
@@ -129,8 +129,8 @@ class Terminal:
         @keys.add("<sigint>")
         def on_interrupt(event: KeyPressEvent) -> None:
             armed, self._armed = self._armed, False
-            if self._desk is not None and self._desk.busy:
-                self._begin(self._desk.cut_in())
+            if self._session is not None and self._session.busy:
+                self._begin(self._session.cut_in())
             elif event.current_buffer.text:
                 event.current_buffer.reset()
             elif armed:
@@ -153,13 +153,13 @@ class Terminal:
         return [*parts, ("class:you", "you".ljust(LABEL_WIDTH - 1)), ("class:you", "> ")]
 
     def _toolbar(self) -> str:
-        desk = self._desk
-        if desk is None or desk.call is None:
+        session = self._session
+        if session is None or session.call is None:
             return ""
-        if desk.call.over:
-            return f" {desk.file.name} · no call: /call places one, /quit leaves"
-        doing = f"{desk.call.state}: Ctrl-C cuts in" if desk.busy else "listening"
-        return f" {desk.file.name} · {doing} · /help"
+        if session.call.over:
+            return f" {session.file.name} · no call: /call places one, /quit leaves"
+        doing = f"{session.call.state}: Ctrl-C cuts in" if session.busy else "listening"
+        return f" {session.file.name} · {doing} · /help"
 
     def _begin(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -9,7 +9,7 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 
-class Watch:
+class FileWatcher:
     """Tells of saves of the agent's file, and of the files beside and below it that it imports."""
 
     def __init__(self, file: Path) -> None:

@@ -10,7 +10,7 @@ from unpod.testing import SimulatedCall, simulate_call
 from unpod_cli.demo.calls import CALLS, CARD_NUMBER, PATIENCE_S, DemoCall
 from unpod_cli.demo.pizzeria import handle_call
 from unpod_cli.demo.show import Show
-from unpod_cli.transcript import Done, Over, Speaking, Spoken
+from unpod_cli.transcript import CallOver, Done, Speaking, SpokenLine
 from unpod_orchestrator import ExpectsEnd, HangsUp, Outcome, Says
 
 
@@ -105,11 +105,11 @@ def test_what_is_shown_of_a_call() -> None:
     call = demo("Ben")
     with console.capture() as captured:
         show.happened(call, 0.0, Done("connected"))
-        show.happened(call, 1.25, Spoken("agent", "We have margherita,", "funghi and many others", cut=True))
+        show.happened(call, 1.25, SpokenLine("agent", "We have margherita,", "funghi and many others", cut=True))
         show.happened(call, 1.3, Speaking("agent", "not shown"))
-        show.happened(call, 1.3, Spoken("caller", "Stop it, please, I know what I want now: a margherita."))
-        show.happened(call, 2.0, Spoken("caller", "4929", recorded=False))
-        show.happened(call, 12.0, Over(Outcome("hangup"), "the caller hung up"))
+        show.happened(call, 1.3, SpokenLine("caller", "Stop it, please, I know what I want now: a margherita."))
+        show.happened(call, 2.0, SpokenLine("caller", "4929", recorded=False))
+        show.happened(call, 12.0, CallOver(Outcome("hangup"), "the caller hung up"))
         show.verdict([(call, []), (demo("Ada"), ["it went wrong"])], 3.21)
     assert captured.get().splitlines() == [
         " 0.0s Ben  │        · connected",

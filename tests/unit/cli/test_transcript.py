@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from unpod_cli.transcript import Done, Item, Over, Speaking, Spoken, Transcriber
+from unpod_cli.transcript import CallOver, Done, Item, Speaking, SpokenLine, Transcriber
 from unpod_orchestrator import (
     AnyHappening,
     CallerSaid,
@@ -46,10 +46,10 @@ def test_a_turn() -> None:
         LISTENING,
     ) == [
         Done("connected"),
-        Spoken("agent", "Hello!"),
-        Spoken("caller", "hi"),
+        SpokenLine("agent", "Hello!"),
+        SpokenLine("caller", "hi"),
         Speaking("agent", "You said"),
-        Spoken("agent", "You said hi"),
+        SpokenLine("agent", "You said hi"),
     ]
 
 
@@ -64,7 +64,7 @@ def test_a_barge_in_shows_what_was_not_heard() -> None:
         heard("We have"),
         Interrupted(1, "We have"),
         CallerSaid("Stop", is_final=True, turn_id=2),
-    ) == [Spoken("agent", "We have", "margherita, funghi and more.", cut=True), Spoken("caller", "Stop")]
+    ) == [SpokenLine("agent", "We have", "margherita, funghi and more.", cut=True), SpokenLine("caller", "Stop")]
 
 
 def test_pieces_that_come_after_the_cut_belong_to_nothing() -> None:
@@ -77,11 +77,11 @@ def test_pieces_that_come_after_the_cut_belong_to_nothing() -> None:
         DeltaCame("One two", 2),
         heard("One two"),
         LISTENING,
-    )[-1] == Spoken("agent", "One two")
+    )[-1] == SpokenLine("agent", "One two")
 
 
 def test_a_phrase_that_is_cut_off_has_no_rest_that_is_known() -> None:
-    assert items(heard("Good"), Interrupted(0, "Good")) == [Spoken("agent", "Good", cut=True)]
+    assert items(heard("Good"), Interrupted(0, "Good")) == [SpokenLine("agent", "Good", cut=True)]
 
 
 def test_nothing_heard_shows_nothing() -> None:
@@ -90,8 +90,8 @@ def test_nothing_heard_shows_nothing() -> None:
 
 def test_the_end_in_mid_reply_cuts_it() -> None:
     assert items(DeltaCame("We have pizza", 1), heard("We"), Ended(Outcome("hangup"))) == [
-        Spoken("agent", "We", "have pizza", cut=True),
-        Over(Outcome("hangup"), "the caller hung up"),
+        SpokenLine("agent", "We", "have pizza", cut=True),
+        CallOver(Outcome("hangup"), "the caller hung up"),
     ]
 
 
@@ -104,10 +104,10 @@ def test_what_is_said_while_the_recording_is_paused_is_marked() -> None:
         CallerSaid("bye", is_final=True, turn_id=2),
     ) == [
         Done("recording paused (PII)"),
-        Spoken("caller", "4929", recorded=False),
-        Spoken("agent", "Thanks", recorded=False),
+        SpokenLine("caller", "4929", recorded=False),
+        SpokenLine("agent", "Thanks", recorded=False),
         Done("recording goes on"),
-        Spoken("caller", "bye"),
+        SpokenLine("caller", "bye"),
     ]
 
 
@@ -133,6 +133,6 @@ def test_controls_and_ends() -> None:
         Done("the line was dropped", bad=True),
         Done("the line is back"),
         Done("protocol: agent.say before hello", bad=True),
-        Spoken("worker", "I am sorry."),
-        Over(Outcome("transferred", "managers"), "the caller was connected: managers"),
+        SpokenLine("worker", "I am sorry."),
+        CallOver(Outcome("transferred", "managers"), "the caller was connected: managers"),
     ]

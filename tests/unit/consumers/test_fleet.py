@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
-from unpod_consumers.projections.fleet import Fleet
+from unpod_consumers.projections.fleet import AnnouncedFleet
 from unpod_consumers.projections.series import NANO
 
 
-def figures(fleet: Fleet, now: float) -> dict[str, dict[tuple[str, ...], float]]:
+def figures(fleet: AnnouncedFleet, now: float) -> dict[str, dict[tuple[str, ...], float]]:
     return {
         instrument.name: {tuple(value for _, value in attributes): point.total / NANO for attributes, point in points}
         for instrument, points in fleet.rows(now)
@@ -14,7 +14,7 @@ def figures(fleet: Fleet, now: float) -> dict[str, dict[tuple[str, ...], float]]
 
 
 def test_each_runner_s_room_is_shown_and_what_waits_is_counted_once() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
     for runner, dev in (("r1", False), ("r2", False), ("r3", True)):
         # What waits at the bridges each of an agent's runners hears, and repeats.
         fleet.heard(RunnerAnnounced(runner=runner, agent="a", capacity=10, in_flight=4, queued=3, dev=dev), 0.0)
@@ -30,13 +30,13 @@ def test_each_runner_s_room_is_shown_and_what_waits_is_counted_once() -> None:
 
 
 def test_what_waits_is_shown_where_no_runner_is_left() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
     fleet.heard_queued(QueuedAnnounced(bridge="b", agent="a", count=2), 0.0)
     assert figures(fleet, 0.0) == {"unpod.runner.queued": {("a",): 2}}
 
 
 def test_who_says_that_it_is_gone_or_falls_silent_is_not_shown() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
     fleet.heard(RunnerAnnounced(runner="gone", agent="a", capacity=1), 0.0)
     fleet.heard(RunnerAnnounced(runner="killed", agent="a", capacity=1), 0.0)
     fleet.heard_queued(QueuedAnnounced(bridge="killed", agent="a", count=2), 0.0)
@@ -46,7 +46,7 @@ def test_who_says_that_it_is_gone_or_falls_silent_is_not_shown() -> None:
 
 
 def test_what_bridges_refuse_is_counted_by_its_true_reason_through_their_restarts() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
 
     def says(bridge: str, refused: dict[Refusal, int], now: float) -> None:
         fleet.heard_bridge(BridgeAnnounced(bridge=bridge, agents={"a": "registered"}, refused={"a": refused}), now)
@@ -65,14 +65,14 @@ def test_what_bridges_refuse_is_counted_by_its_true_reason_through_their_restart
 
 
 def test_the_room_of_the_job_store_is_shown() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
     fleet.heard_bridge(BridgeAnnounced(bridge="b1", jobs_room=0.5), 0.0)
     fleet.heard_bridge(BridgeAnnounced(bridge="b2", jobs_room=0.25), 0.0)
     assert figures(fleet, 0.0) == {"unpod.jobs.room": {(): 0.25}}
 
 
 def test_the_room_of_the_log_and_of_each_agent_s_share_is_shown_as_the_tightest_bridge_knows_it() -> None:
-    fleet = Fleet()
+    fleet = AnnouncedFleet()
     fleet.heard_bridge(BridgeAnnounced(bridge="b1", log_room=0.5, agent_rooms={"a": 0.75, "b": 1.0}), 0.0)
     fleet.heard_bridge(BridgeAnnounced(bridge="b2", log_room=0.25, agent_rooms={"a": 0.125}), 1.0)
     fleet.heard_bridge(BridgeAnnounced(bridge="of an older release"), 1.0)

@@ -11,7 +11,7 @@ import pytest
 from unpod.core.fleet import PING, PULSE, Ping, Pulse, encode
 from unpod.jetstream import NatsOptions
 from unpod.ports import Message
-from unpod.runner.pulse import BEAT_S, Owned, PulseThread
+from unpod.runner.pulse import BEAT_S, OwnedSession, PulseThread
 from unpod.testing import MemoryLog
 from unpod.testing.clock import settle
 
@@ -42,7 +42,7 @@ def sessions() -> dict[str, Session]:
 
 @pytest.fixture
 async def pulse(sessions: dict[str, Session]) -> PulseThread:
-    def find(session_id: str) -> Owned | None:
+    def find(session_id: str) -> OwnedSession | None:
         return sessions.get(session_id)
 
     return PulseThread(NatsOptions(urls=("nats://127.0.0.1:1",)), "unpod.runner.r.ping", "r", find, lambda _: None)

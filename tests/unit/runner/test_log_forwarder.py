@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from unpod.runner.children import Relay
+from unpod.runner.children import LogForwarder
 
 
-def handed_on(text: str, *, held_back: int = logging.CRITICAL + 1) -> Relay:
+def handed_on(text: str, *, held_back: int = logging.CRITICAL + 1) -> LogForwarder:
     reading, writing = os.pipe()
-    relay = Relay(reading, lambda level: level >= held_back)
+    relay = LogForwarder(reading, lambda level: level >= held_back)
     relay.start()
     os.write(writing, text.encode("utf-8", "surrogateescape"))
     os.close(writing)
@@ -42,7 +42,7 @@ def test_what_is_held_back_is_not_told(caplog: pytest.LogCaptureFixture) -> None
 def test_a_line_that_is_held_back_does_not_keep_the_child_from_writing(caplog: pytest.LogCaptureFixture) -> None:
     going_on = threading.Event()
     reading, writing = os.pipe()
-    relay = Relay(reading, lambda level: level >= logging.ERROR and not going_on.wait(30))
+    relay = LogForwarder(reading, lambda level: level >= logging.ERROR and not going_on.wait(30))
     relay.start()
     line = b"2026-01-01 10:00:00,123 WARNING unpod.bridge: " + b"x" * 80 + b"\n"
     os.write(writing, line.replace(b"WARNING", b"ERROR"))

@@ -11,10 +11,10 @@ from typing import Final
 from unpod_cli import call_log, figures
 from unpod_cli.agent_file import split_target
 from unpod_cli.dev.screen import Screen
-from unpod_cli.dev.watch import Watch
+from unpod_cli.dev.watch import FileWatcher
 from unpod_cli.failure import Failure
 from unpod_cli.stack import Agent, AgentUnusable, Stack
-from unpod_cli.transcript import Over, Transcriber
+from unpod_cli.transcript import CallOver, Transcriber
 from unpod_orchestrator import CallOverError, CallRefused, LocalCall
 
 _DEADLINE_MS: Final = 5_000
@@ -23,7 +23,7 @@ _REVIVALS: Final = 3
 _BUSY: Final = ("speaking", "thinking")
 
 
-class Desk:
+class DevSession:
     """The user's side of the system: verbs for the caller's part, and the agent's life behind them.
 
     `restart`: an agent whose process dies is started again; else that is the end.
@@ -36,7 +36,7 @@ class Desk:
         self._screen = screen
         path, _ = split_target(target)
         self.file = path
-        self._watch = Watch(path)
+        self._watch = FileWatcher(path)
         self._agent: Agent | None = None
         self._former: list[Agent] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -203,7 +203,7 @@ class Desk:
         async for happening in call.subscribe():
             for item in transcriber.take(happening):
                 self._screen.happened(item)
-                if isinstance(item, Over):
+                if isinstance(item, CallOver):
                     return
 
     async def hang_up(self) -> bool:
