@@ -32,6 +32,7 @@ from unpod_bridge.dispatch import Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step, share
 from unpod_bridge.front import Front
 from unpod_bridge.fullness import Fullness
+from unpod_bridge.household import Revival
 from unpod_bridge.job_records import JobRecord, Records
 from unpod_bridge.jobs import Jobs
 from unpod_bridge.line import Line
@@ -406,7 +407,9 @@ class Bridge:
     def _make_heir(self, record: JobRecord) -> ControlLink:
         return self._make_link(Pool(record.agent, record.dev), record.worker, _nothing)
 
-    def _make_line(self, assigned: Assigned, place: RunnerPlace) -> Line:
+    def _make_line(self, assigned: Assigned, place: RunnerPlace, inherited: bool) -> Line | Revival:  # noqa: FBT001
+        if inherited:
+            return self._community.household.begin(assigned, place)
         job = Job(
             job_id=assigned.job_id,
             call_id=assigned.call_id,

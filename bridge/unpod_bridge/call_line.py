@@ -147,7 +147,10 @@ class CallLine:
 
     async def let_go(self) -> bool:
         """Hand the call over to another bridge; return whether everything about it is stored, and its socket closed."""
-        if self._done is None or self._done.done() or self._ledger is None:
+        if self._done is None or self._done.done():
+            return False
+        if self._ledger is None:
+            self._move("another bridge has the job")
             return False
         ledger, owner = self._ledger, self._relay.owner
         left = self._left = self._left or self._loop.create_future()

@@ -69,13 +69,15 @@ class Community:
             give_back=self._give_back,
             own=own_link,
         )
+        self.household = Household(jobs, heirs, dispatcher, services, care)
+        """The calls that come from other bridges."""
         self._neighbours = Neighbours(
             services.bridge_id,
             nats,
             services.subjects,
             records=records,
             peers=peers,
-            household=Household(jobs, heirs, dispatcher, services, care),
+            household=self.household,
             end=self._end,
             ended_ago=ended_ago,
         )

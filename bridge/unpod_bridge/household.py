@@ -12,7 +12,7 @@ from unpod_bridge.control_effects import Assigned
 from unpod_bridge.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet import Pool
 from unpod_bridge.heirs import Heirs
-from unpod_bridge.job_records import JobRecord
+from unpod_bridge.job_records import Claim, JobRecord
 from unpod_bridge.jobs import Jobs, OnBegin
 from unpod_bridge.line import BEGUN, Line
 from unpod_bridge.line_settings import MOVED, LineResult
@@ -36,7 +36,7 @@ class Household:
         self._services = services
         self._care = care
 
-    def adopt(self, orphan: Orphan) -> None:
+    def adopt(self, orphan: Orphan, claim: Claim) -> None:
         """Go on with another bridge's call."""
         record = orphan.record
         self._jobs.retire(record.job)
@@ -51,7 +51,21 @@ class Household:
             ask_until=0.0,
             ack_by=0.0,
         )
-        self._jobs.carry(job, self._heirs, orphan.claim, lambda on_begin: Revival(self, orphan, on_begin))
+        self._jobs.carry(job, self._heirs, claim, lambda on_begin: Revival(self, orphan, on_begin))
+
+    def begin(self, job: Assigned, place: RunnerPlace) -> Revival:
+        """Return the line of a job that another bridge was about to begin, and whose call it may have begun."""
+        record = JobRecord(
+            job=job.job_id,
+            agent=job.agent_id,
+            dev=place.pool.dev,
+            worker="",
+            bridge="",
+            call=job.call_id,
+            bridge_url=job.bridge_url,
+            token=job.call_token,
+        )
+        return Revival(self, Orphan(record), place.begin, place)
 
     async def let_go(self, job_id: str) -> bool:
         """Hand a call over."""
@@ -79,27 +93,34 @@ class Household:
         )
         return AdoptedLine(_job(record), predecessor, self._services, care=self._care)
 
-    async def new_line(self, record: JobRecord, on_begin: OnBegin) -> Line | None:
-        """Return the line of a call that was not up; None where no runner takes it."""
+    async def find(self, record: JobRecord, on_begin: OnBegin) -> RunnerPlace | None:
+        """Return a place for a call that was not up; None where no runner takes it."""
         loop = asyncio.get_running_loop()
         place = await self._dispatcher.find(Ask(record.job, Pool(record.agent, record.dev), loop.time() + PAIRING_S))
         if not isinstance(place, RunnerPlace):
             logger.warning("job %s: no runner takes it: %s", record.job, place)
             return None
         place.on_begin = on_begin
+        return place
+
+    def new_line(self, record: JobRecord, place: RunnerPlace) -> Line:
+        """Return the line of a call that was not up."""
         return Line(_job(record), place, self._services, care=self._care, inherited=True)
 
 
 class Revival:
-    """One orphan's line (`jobs.Line`): as it was, or dialled as new where the call had not begun.
+    """One orphan's line (`jobs.Line`): as it was, or dialled as new, at `place` if it has one, where it had not begun.
 
     The record may not say that it had: then the log does, once the worker has told which session it is.
     """
 
-    def __init__(self, household: Household, orphan: Orphan, on_begin: OnBegin) -> None:
+    def __init__(
+        self, household: Household, orphan: Orphan, on_begin: OnBegin, place: RunnerPlace | None = None
+    ) -> None:
         self._household = household
         self._orphan = orphan
         self._on_begin = on_begin
+        self._place = place
         self._line: AdoptedLine | Line | None = None
         self._called_off = False
 
@@ -111,13 +132,14 @@ class Revival:
             if result.reason != UNSTARTED:
                 return result
             self._line = None
+        place = self._place
         try:
-            made = await self._household.new_line(record, self._on_begin)
+            place = place or await self._household.find(record, self._on_begin)
         except UnpodError as error:
             logger.warning("job %s: %s", record.job, error)
-            made = None
-        if made is None:
+        if place is None:
             return LineResult("lost", 0.0, connected=False)
+        made = self._household.new_line(record, place)
         result = await self._carry(made)
         if result.reason != BEGUN:
             return result

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from secrets import token_hex
 from typing import Literal, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 PAUSE_S = 0.2
 """How long after an answer that settles nothing a record is written again."""
+DIALS_S = 0.5
+"""How long a bridge that lives has to begin a call, once another is asked for it."""
 MOST_WAITING = 1_000
 """For how many claims the store may owe an answer: each is asked about until there is one."""
 
@@ -49,6 +52,8 @@ class JobRecord(Struct, frozen=True, kw_only=True):
     state: Literal["dialing", "up", "released", "left"] = "dialing"
     """`released`: another bridge may ask for the call; `left`: its bridge has let go of it, with all of it stored."""
     session: str = ""
+    claim: str = ""
+    """Which claim has written it: what one has left behind is never taken for another's."""
 
     def __repr__(self) -> str:
         return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
@@ -62,22 +67,31 @@ _decode = msgspec.json.Decoder(JobRecord).decode
 
 
 class Claim:
-    """This bridge's record of one job: what is to be written waits for what was, and for the store's answer."""
+    """This bridge's record of one job: what is to be written waits for what was, and for the store's answer.
 
-    def __init__(self, store: JobStore, record: JobRecord, revision: int) -> None:
+    `inherited`: another bridge was about to begin the call, and may have left something of it.
+    """
+
+    def __init__(self, store: JobStore, record: JobRecord, revision: int, *, inherited: bool = False) -> None:
         self._store = store
         self._record = record
         self._revision = revision
+        self.inherited = inherited
         self._writing = asyncio.Lock()
 
     async def begun(self, session_id: str) -> None:
         """The call is up; raises Fenced where another bridge has the job."""
+        record = msgspec.structs.replace(self._record, state="up", session=session_id)
         async with self._writing:
-            await self._change(msgspec.structs.replace(self._record, state="up", session=session_id))
+            try:
+                await self._change(record)
+            except Fenced:  # one that is gone was claimed by another, which has given it up: nobody has the job but us
+                await self._change(record, new=True)
 
-    async def _change(self, record: JobRecord) -> None:
+    async def _change(self, record: JobRecord, *, new: bool = False) -> None:
+        store, revision = self._store, self._revision
         try:
-            self._revision = await _written(self._store, record, self._revision)
+            self._revision = await (_created(store, record) if new else _written(store, record, revision))
         except Fenced:
             raise
         except LogError as error:
@@ -117,9 +131,16 @@ class Records:
     """The job store as one bridge uses it; `alive` tells whether another bridge is."""
 
     def __init__(
-        self, store: JobStore, bridge_id: str, alive: Callable[[str], bool], *, most_waiting: int = MOST_WAITING
+        self,
+        store: JobStore,
+        bridge_id: str,
+        alive: Callable[[str], bool],
+        *,
+        most_waiting: int = MOST_WAITING,
+        dials_s: float = DIALS_S,
     ) -> None:
         self._store = store
+        self._dials_s = dials_s
         self._most_waiting = most_waiting
         self._mirror = JobMirror(store, _read)
         self._bridge_id = bridge_id
@@ -168,21 +189,12 @@ class Records:
 
         Who waits for it no longer need not care: what is stored after all is taken back.
         """
-        if len(self._tasks) >= self._most_waiting:
-            raise LogUnavailable("the job store owes too many answers")
-        claiming = self._spawn(self._claim(record))
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            _ = self._spawn(_take_back(claiming))
-            raise
-
-    async def _claim(self, record: JobRecord) -> Claim | None:
+        patient_until = asyncio.get_running_loop().time() + self._dials_s
+        record = msgspec.structs.replace(record, claim=token_hex(8))
         while True:
-            try:
-                return Claim(self._store, record, await _created(self._store, record))
-            except Fenced:
-                entry = await _answered(lambda: self._store.get(record.job))
+            with suppress(Fenced):
+                return await self._settled(self._create(record))
+            entry = await _answered(lambda: self._store.get(record.job))
             if entry is None:  # it was deleted in between
                 continue
             former = _read(entry.value)
@@ -190,7 +202,30 @@ class Records:
                 logger.warning("a record of a job is replaced")
             elif self._is_elsewhere(former):
                 return None
-            return Claim(self._store, record, await _written(self._store, record, entry.revision))
+            elif self._may_begin(former) and asyncio.get_running_loop().time() < patient_until:
+                await asyncio.sleep(PAUSE_S)
+                continue
+            with suppress(Fenced):
+                return await self._settled(self._replace(record, former, entry.revision))
+
+    async def _create(self, record: JobRecord) -> Claim:
+        return Claim(self._store, record, await _created(self._store, record))
+
+    async def _replace(self, record: JobRecord, former: JobRecord | None, revision: int) -> Claim:
+        inherited = former is not None and former.bridge != self._bridge_id
+        return Claim(self._store, record, await _written(self._store, record, revision), inherited=inherited)
+
+    async def _settled(self, claiming: Coroutine[object, object, Claim]) -> Claim:
+        """Return the claim; one that nobody waits for any more is taken back, once the store has said that it is."""
+        if len(self._tasks) >= self._most_waiting:
+            claiming.close()
+            raise LogUnavailable("the job store owes too many answers")
+        task = self._spawn(claiming)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            _ = self._spawn(_take_back(task))
+            raise
 
     async def take(self, kept: Kept) -> Claim | None:
         """Make another bridge's job ours; None where somebody else was quicker, or it is over; raises LogError.
@@ -198,7 +233,7 @@ class Records:
         It takes until the store has said whose the job is.
         """
         state: Literal["up", "dialing"] = "up" if kept.record.session else "dialing"
-        record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state)
+        record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state, claim=token_hex(8))
         try:
             return Claim(self._store, record, await _written(self._store, record, kept.revision))
         except Fenced:
@@ -207,8 +242,12 @@ class Records:
             return None
 
     def _is_elsewhere(self, record: JobRecord) -> bool:
-        # The call of a bridge that is gone goes on at the one that takes it over: nobody may begin it anew.
-        return record.bridge != self._bridge_id and (bool(record.session) or self._alive(record.bridge))
+        # A call that is up goes on at the one that takes it over, if its bridge is gone: nobody may begin it anew. One
+        # that is not may never be, though its bridge lives: that may not even know that it has the record.
+        return record.bridge != self._bridge_id and bool(record.session)
+
+    def _may_begin(self, record: JobRecord) -> bool:
+        return record.bridge != self._bridge_id and self._alive(record.bridge)
 
     def _spawn(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name="unpod-record")
@@ -217,14 +256,13 @@ class Records:
         return task
 
 
-async def _take_back(claiming: asyncio.Task[Claim | None]) -> None:
+async def _take_back(claiming: asyncio.Task[Claim]) -> None:
     try:
         claim = await claiming
     except LogError as error:
         logger.debug("a job that is wanted no more was not stored: %s", type(error).__name__)
     else:
-        if claim is not None:
-            await claim.drop()
+        await claim.drop()
 
 
 async def _answered(work: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -89,7 +89,8 @@ class Claiming(Protocol):
 
 
 OnBegin = Callable[[str], Awaitable[None]]
-MakeLine = Callable[[Assigned, RunnerPlace], Line]
+MakeLine = Callable[[Assigned, RunnerPlace, bool], Line]
+"""Makes the line of a job, given whether another bridge was about to begin its call."""
 
 
 @dataclass(slots=True)
@@ -107,11 +108,13 @@ class _Call:
     job: Assigned
     claim: Claiming = field(repr=False)
     place: RunnerPlace | None = None
+    inherited: bool = False
     line: Line | None = None
     after: Aftercare | None = None
     task: asyncio.Task[None] | None = None
     noting: asyncio.Task[None] | None = None
     session: str = ""
+    begun: bool = False
     lost: bool = False
 
 
@@ -196,7 +199,7 @@ class Jobs:
         call.job = job
         assert call.place is not None  # noqa: S101 - it was promised on one
         call.place.on_begin = lambda session_id: self._begun(call, session_id)
-        self._begin(call, self._make_line(job, call.place))
+        self._begin(call, self._make_line(job, call.place, call.inherited))
 
     def cancel(self, job_id: str) -> None:
         """End the call (`Desk.cancel`)."""
@@ -289,6 +292,8 @@ class Jobs:
             search.link.refused(job_id, found)
 
     async def _find(self, search: _Search) -> _Call | Refusal | Literal["elsewhere"]:
+        if self.has(search.job.job_id):  # it came from another bridge
+            return "elsewhere"
         refusal = await self._fullness.refusal(search.job.agent_id)
         place = await self._dispatcher.find(search.ask) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
@@ -307,7 +312,7 @@ class Jobs:
         if claim is None:
             await place.release("elsewhere")
             return "elsewhere"
-        return _Call(search.link, search.job, claim, place)
+        return _Call(search.link, search.job, claim, place, claim.inherited)
 
     async def _promise(self, call: _Call, link: ControlLink, *, wanted: bool) -> None:
         """Accept the job; where it is wanted no more, give everything back."""
@@ -350,6 +355,7 @@ class Jobs:
         await asyncio.wait({note}, timeout=self._begun_s)
         if call.lost:
             raise Fenced("another bridge has the job")
+        call.begun = True
         if self._releasing:
             self._release(call)
 
@@ -358,6 +364,8 @@ class Jobs:
             await call.claim.begun(session_id)
         except Fenced:
             call.lost = True
+            if call.begun and call.line is not None:
+                await call.line.let_go()
 
     async def _carry(self, call: _Call) -> None:
         moved = False

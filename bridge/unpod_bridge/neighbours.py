@@ -43,7 +43,7 @@ OK: Final = b"ok"
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A job that we have taken from another bridge.
+    """A job that we have taken from another bridge, as it was there.
 
     From the sequence `deaf_from` of the log on, and from `deaf_since` on (the event loop's time), that bridge has heard
     nothing; one that stands still has done nothing since `still_since`. `let_go` asks one that is alive to hand the
@@ -51,7 +51,6 @@ class Orphan:
     """
 
     record: JobRecord
-    claim: Claim
     deaf_from: int = NEVER
     deaf_since: float | None = None
     still_since: float | None = None
@@ -69,7 +68,7 @@ class Deafness:
 class Household(Protocol):
     """What a bridge does for its neighbours; nothing here raises."""
 
-    def adopt(self, orphan: Orphan) -> None:
+    def adopt(self, orphan: Orphan, claim: Claim) -> None:
         """Go on with another bridge's call."""
         ...
 
@@ -88,15 +87,14 @@ async def _has_let_go() -> bool:
 
 def _orphan(
     record: JobRecord,
-    claim: Claim,
     *,
     deaf_from: int = NEVER,
     deaf_since: float | None = None,
     still_since: float | None = None,
 ) -> Orphan:
     if record.state == "left":
-        return Orphan(record, claim, let_go=_has_let_go)
-    return Orphan(record, claim, deaf_from, deaf_since, still_since)
+        return Orphan(record, let_go=_has_let_go)
+    return Orphan(record, deaf_from, deaf_since, still_since)
 
 
 class Neighbours:
@@ -333,9 +331,7 @@ class Neighbours:
             logger.info("%s is there again", bridge)
             self._peers.doubt(bridge, self._loop.time())
 
-    async def _sweep(
-        self, bridge: str, losses: int, *, make: Callable[[JobRecord, Claim], Orphan] | None = None
-    ) -> None:
+    async def _sweep(self, bridge: str, losses: int, *, make: Callable[[JobRecord], Orphan] | None = None) -> None:
         """Take the calls of a bridge that is gone, as found when our connection had been lost so many times.
 
         `make` makes an orphan of a record where the bridge may act still.
@@ -385,10 +381,10 @@ class Neighbours:
             (ours if heir == self._bridge_id else theirs).append(kept)
         return ours, theirs
 
-    async def _take_all(self, orphans: Iterable[Kept], make: Callable[[JobRecord, Claim], Orphan]) -> int:
+    async def _take_all(self, orphans: Iterable[Kept], make: Callable[[JobRecord], Orphan]) -> int:
         return sum(await asyncio.gather(*(self._take(kept, make) for kept in orphans)))
 
-    async def _take(self, kept: Kept, make: Callable[[JobRecord, Claim], Orphan]) -> bool:
+    async def _take(self, kept: Kept, make: Callable[[JobRecord], Orphan]) -> bool:
         async with self._taking:
             if self.closed_to_orphans:
                 return False
@@ -399,11 +395,11 @@ class Neighbours:
                 return False
         if claim is None:
             return False
-        self._household.adopt(make(kept.record, claim))
+        self._household.adopt(make(kept.record), claim)
         return True
 
-    def _handed_over(self, record: JobRecord, claim: Claim) -> Orphan:
-        return Orphan(record, claim, let_go=lambda: self._ask_for(record))
+    def _handed_over(self, record: JobRecord) -> Orphan:
+        return Orphan(record, let_go=lambda: self._ask_for(record))
 
     def _note_deaf(self, bridge: str) -> None:
         """From now on it hears nothing, unless it is found to be there; the server may know since when."""
@@ -411,7 +407,7 @@ class Neighbours:
             since = self._own(self._since(bridge, self._loop.time()))
             self._deaf[bridge] = Deafness(since, self._own(self._end()))
 
-    async def _knowing(self, bridge: str) -> Callable[[JobRecord, Claim], Orphan]:
+    async def _knowing(self, bridge: str) -> Callable[[JobRecord], Orphan]:
         """Return how to make orphans of a bridge's jobs, knowing since when it hears nothing."""
         self._note_deaf(bridge)
         deaf = self._deaf[bridge]

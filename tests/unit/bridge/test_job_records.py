@@ -183,6 +183,20 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_taken_back() -> None:
     assert store.entry is None
 
 
+async def test_what_is_taken_back_is_not_what_has_been_claimed_meanwhile() -> None:
+    store = Store()
+    store.silent, store.stores = 1, True
+    made = records(store)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await made.claim(RECORD)  # the job comes again, to the same bridge
+    assert await made.claim(RECORD) is not None
+    async with asyncio.timeout(5):
+        while made._tasks:
+            await asyncio.wait(set(made._tasks))
+    assert store.entry is not None
+
+
 async def test_a_store_that_stays_away_does_not_gather_claims_without_end() -> None:
     store = Store()
     store.refuses = LogUnavailable("no answer")

@@ -100,8 +100,9 @@ class Outcome:
 class FakeLine:
     """A line that the test ends."""
 
-    def __init__(self, place: RunnerPlace) -> None:
+    def __init__(self, place: RunnerPlace, *, inherited: bool = False) -> None:
         self.place = place
+        self.inherited = inherited
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.running = False
 
@@ -141,6 +142,7 @@ class Bench:
             "bridge-1",
         )
         self.link = Link(self.jobs)
+        self.begun: asyncio.Task[int] | None = None
 
     def is_over(self, agent: str) -> bool:
         return agent in self.over
@@ -164,8 +166,8 @@ class Bench:
     async def _usage(self) -> float:
         return self.usage
 
-    def _line(self, _job: Assigned, place: RunnerPlace) -> FakeLine:
-        line = FakeLine(place)
+    def _line(self, _job: Assigned, place: RunnerPlace, inherited: bool) -> FakeLine:  # noqa: FBT001 - as `MakeLine`
+        line = FakeLine(place, inherited=inherited)
         self.lines.append(line)
         return line
 
@@ -191,8 +193,8 @@ async def until(condition: Callable[[], bool]) -> None:
 JOB = JobRecord(job="job-1", agent="agent", worker="agent#9", bridge="", call="c", bridge_url="ws://x", token="hush")
 
 
-def record(job: str = "job-1", bridge: str = "bridge-2") -> bytes:
-    return encode(msgspec.structs.replace(JOB, job=job, bridge=bridge))
+def record(job: str = "job-1", bridge: str = "bridge-2", session: str = "") -> bytes:
+    return encode(msgspec.structs.replace(JOB, job=job, bridge=bridge, session=session))
 
 
 async def test_a_job_has_a_record_from_before_its_dial_to_its_end(
@@ -303,8 +305,8 @@ async def test_a_log_that_does_not_answer_is_taken_to_be_as_it_was() -> None:
     assert await asked.full()
 
 
-async def test_a_job_at_a_bridge_that_lives_is_not_dialled(bench: Bench) -> None:
-    await bench.store.create("job-1", record())
+async def test_a_job_whose_call_is_up_at_another_bridge_is_not_dialled(bench: Bench) -> None:
+    await bench.store.create("job-1", record(session="session-1"))
     bench.link.assign()
     await bench.jobs.until_idle()
     assert bench.link.told == [("elsewhere", "job-1")]
@@ -312,8 +314,8 @@ async def test_a_job_at_a_bridge_that_lives_is_not_dialled(bench: Bench) -> None
     assert bench.lines == []
 
 
-async def test_a_job_at_a_bridge_that_lives_is_accepted_though_no_runner_is_free(bench: Bench) -> None:
-    await bench.store.create("job-1", record())
+async def test_a_job_whose_call_is_up_elsewhere_is_accepted_though_no_runner_is_free(bench: Bench) -> None:
+    await bench.store.create("job-1", record(session="session-1"))
     bench.runner.available = False
     bench.link.assign(deadline_ms=300)
     await bench.jobs.until_idle()
@@ -322,7 +324,9 @@ async def test_a_job_at_a_bridge_that_lives_is_accepted_though_no_runner_is_free
 
 async def test_a_job_that_another_bridge_takes_meanwhile_is_not_dialled(bench: Bench) -> None:
     def other_is_quicker() -> None:
-        bench.store_log.broker.publish(Message("$KV.UNPOD_JOBS.job-1", record(), {"Nats-Msg-Id": "theirs"}))
+        bench.store_log.broker.publish(
+            Message("$KV.UNPOD_JOBS.job-1", record(session="session-1"), {"Nats-Msg-Id": "theirs"})
+        )
 
     bench.on_hold = other_is_quicker
     bench.link.assign()
@@ -330,6 +334,35 @@ async def test_a_job_that_another_bridge_takes_meanwhile_is_not_dialled(bench: B
     assert bench.link.told == [("elsewhere", "job-1")]
     assert bench.releases() == 1
     assert bench.lines == []
+
+
+async def test_a_job_that_another_bridge_has_and_does_not_begin_is_begun_here(bench: Bench) -> None:
+    await bench.store.create("job-1", record())  # that one may not know it: the store's answer was lost
+    bench.link.assign()
+    await until(lambda: bool(bench.lines))
+    assert bench.link.told == [("taken", "job-1")]
+    assert bench.lines[0].inherited
+
+
+async def test_a_bridge_that_lives_has_a_moment_to_begin_what_another_is_asked_for_too(bench: Bench) -> None:
+    revision = await bench.store.create("job-1", record())
+
+    def begins() -> None:
+        bench.begun = asyncio.create_task(bench.store.update("job-1", record(session="session-1"), revision))
+
+    bench.on_hold = begins
+    bench.link.assign()
+    await bench.jobs.until_idle()
+    assert bench.link.told == [("elsewhere", "job-1")]
+
+
+async def test_a_job_whose_call_has_come_here_from_another_bridge_is_not_dialled(bench: Bench) -> None:
+    line = await carried(bench, Books())
+    bench.link.assign()
+    await until(lambda: bool(bench.link.told))
+    assert bench.link.told == [("elsewhere", "job-1")]
+    assert not bench.lines
+    line.done.set_result(Outcome("hangup"))
 
 
 @pytest.mark.parametrize("value", [record(bridge="bridge-dead"), record(bridge="bridge-1"), b"nonsense"])
@@ -479,6 +512,38 @@ async def test_a_store_that_does_not_answer_keeps_no_caller_waiting(bench: Bench
     async with asyncio.timeout(5):
         while (entry := await bench.store.get("job-1")) is None or b"session-1" not in entry.value:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+    bench.lines[0].done.set_result(Outcome("hangup"))
+    await bench.jobs.until_idle()
+    assert await bench.store.get("job-1") is None
+
+
+async def test_a_call_whose_record_turns_out_to_be_another_bridges_is_let_go(bench: Bench) -> None:
+    bench.jobs._begun_s = 0.01
+    bench.link.assign()
+    await until(lambda: bool(bench.lines))
+    entry = await bench.store.get("job-1")
+    assert entry is not None
+    bench.store_log.available = False
+    await bench.lines[0].place.begin("session-1")
+    bench.store_log.broker.publish(Message("$KV.UNPOD_JOBS.job-1", record(), {"Nats-Msg-Id": "theirs"}))
+    bench.store_log.available = True
+    await bench.jobs.until_idle()
+    assert (await bench.lines[0].done).reason == "moved"
+    entry = await bench.store.get("job-1")
+    assert entry is not None
+    assert b"bridge-2" in entry.value
+
+
+async def test_a_record_that_another_has_claimed_and_given_up_is_made_anew(bench: Bench) -> None:
+    bench.link.assign()
+    await until(lambda: bool(bench.lines))
+    entry = await bench.store.get("job-1")
+    assert entry is not None
+    await bench.store.delete("job-1", entry.revision)
+    await bench.lines[0].place.begin("session-1")
+    entry = await bench.store.get("job-1")
+    assert entry is not None
+    assert b"session-1" in entry.value
     bench.lines[0].done.set_result(Outcome("hangup"))
     await bench.jobs.until_idle()
     assert await bench.store.get("job-1") is None

@@ -17,7 +17,7 @@ from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
 from unpod_bridge import neighbours
 from unpod_bridge.adopt import NEVER
-from unpod_bridge.job_records import JobRecord, Records
+from unpod_bridge.job_records import Claim, JobRecord, Records
 from unpod_bridge.neighbours import Neighbours, Orphan
 from unpod_bridge.peers import Peers
 
@@ -85,6 +85,7 @@ class House:
         self.bridge = bridge
         self.bus = MemoryLog(street.broker)
         self.adopted: list[Orphan] = []
+        self.claims: list[Claim] = []
         self.given: list[str] = []
         self.cancelled: list[str] = []
         self.gives = True
@@ -113,8 +114,9 @@ class House:
             raise LogUnavailable("away")
         return self.street.last_seq
 
-    def adopt(self, orphan: Orphan) -> None:
+    def adopt(self, orphan: Orphan, claim: Claim) -> None:
         self.adopted.append(orphan)
+        self.claims.append(claim)
 
     async def let_go(self, job_id: str) -> bool:
         self.given.append(job_id)
@@ -340,7 +342,7 @@ async def test_a_job_that_is_called_off_is_called_off_wherever_it_goes(
         await holder.leave()
         await until(lambda: other.cancelled)
         assert (other.jobs(), set(other.cancelled)) == ({"job-1"}, {"job-1"})
-        await other.adopted[0].claim.drop()
+        await other.claims[0].drop()
         await until(lambda: told.records.get("job-1") is None)
         await asyncio.sleep(0.02)
         other.cancelled.clear()
