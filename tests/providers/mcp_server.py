@@ -1,15 +1,20 @@
-"""A real MCP server, made with the `mcp` package; run as a file it speaks stdio."""
+"""A real MCP server, made with the `mcp` package; as a file it speaks stdio, or HTTP at the port that it is given."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+
+CANCELLED = asyncio.Event()
+"""A call of `waits` was cancelled."""
 
 
 def make() -> MCPServer:
@@ -29,6 +34,25 @@ def make() -> MCPServer:
     def pid() -> int:
         """Say which process this is."""
         return os.getpid()
+
+    @server.tool()
+    async def more(ctx: Context) -> bool:
+        """Offer one tool more."""
+
+        def extra() -> str:
+            return "extra"
+
+        server.add_tool(extra)
+        await ctx.notify_tools_changed()
+        return True
+
+    @server.tool()
+    async def waits() -> None:
+        """Take for ever."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            CANCELLED.set()
 
     return server
 
@@ -52,4 +76,7 @@ async def served() -> AsyncIterator[str]:
 
 
 if __name__ == "__main__":
-    make().run("stdio")
+    if len(sys.argv) > 1:
+        uvicorn.run(make().streamable_http_app(), port=int(sys.argv[1]), log_level="warning")
+    else:
+        make().run("stdio")

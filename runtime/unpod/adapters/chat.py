@@ -151,6 +151,7 @@ class ChatAdapter(ABC):
             yield result
         self._memory.add("assistant", said)
         for left in range(MAX_ROUNDS, -1, -1):
+            await self.tools.refresh()
             prompt = Prompt(system, self._memory.valid, go_on=bool(said) and left == MAX_ROUNDS, use_tools=left > 0)
             calls: list[ToolCall] = []
             carried: Carried | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -19,10 +20,14 @@ from unpod.adapters.shared import shared
 from unpod.adapters.tools import TIMEOUT_S, Schema
 from unpod.adapters.vendors import missing
 from unpod.errors import AdapterError, ConfigurationError
+from unpod.user_code import cancelled
 
 if TYPE_CHECKING:
     import mcp
     import mcp_types
+    from mcp.client.session import MessageHandlerFnT
+
+logger = logging.getLogger("unpod.adapters")
 
 _HTTP: Final = httpx2.Timeout(30.0, read=300.0)  # what mcp itself sets: a server may hold a stream open
 _UNSENT: Final = "Session terminated"  # what mcp says where a server does not know the session: nothing was done
@@ -33,8 +38,9 @@ class MCPServer(Struct, frozen=True, kw_only=True):
     """Where an MCP server is: at a `url` (streamable HTTP), or a `command` to be started (stdio).
 
     `headers` go with each request, `env` to the command. `only` names the tools that are offered; None offers all.
-    `prefix` comes before their names. `connect_s` bounds the wait for the server, `timeout_s` that for a tool. After
-    `quiet_s` without an answer a server is asked whether it is still there before a tool of it is called.
+    `prefix` comes before their names. `connect_s` bounds the wait for the server, `timeout_s` that for a tool, which
+    begins anew with each progress that the server tells of, and `longest_s` all of it. After `quiet_s` without an
+    answer a server is asked whether it is still there before a tool of it is called.
     """
 
     url: str = ""
@@ -45,6 +51,7 @@ class MCPServer(Struct, frozen=True, kw_only=True):
     prefix: str = ""
     connect_s: float = 5.0
     timeout_s: float = TIMEOUT_S
+    longest_s: float = 60.0
     quiet_s: float = 1.0
 
     def __repr__(self) -> str:
@@ -61,8 +68,9 @@ class MCPAdapter:
 
     A server is a URL, a command (a sequence of strings), or an `MCPServer`. All calls of a process that name the same
     one share its connection, which is made at once and again when it was lost; `close_clients()` closes it. MCP tools
-    are journaled, hooked and timed out like functions. A server that was restarted is found again; a call that it may
-    have carried out is not made again, unless the server says that this is harmless.
+    are journaled and hooked like functions. A server that was restarted is found again; a call that it may have carried
+    out is not made again, unless the server says that this is harmless. One that runs out of time, or whose call ends,
+    is cancelled at the server; tools that a server changes are known to the next request of the model.
 
     Raises:
         ConfigurationError: the `mcp` package is missing, or a server is neither a URL nor a command.
@@ -78,7 +86,8 @@ class MCPAdapter:
             raise TypeError(f"MCPAdapter: {type(brain).__name__} is no ChatAdapter, such as OpenAIAdapter")
         self.brain = brain
         self._connections = [_connection(self, _server(given)) for given in servers]
-        self._waiting = list(self._connections)
+        for connection in self._connections:
+            brain.tools.follow(_Offer(connection))
 
     @property
     def history(self) -> list[ChatMessage]:
@@ -98,7 +107,6 @@ class MCPAdapter:
         Raises:
             AdapterError: a server cannot be reached (`code` is `mcp`), or the brain fails.
         """
-        await self._connect()
         async with aclosing(self.brain.stream(text, context=context, language=language)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -107,7 +115,6 @@ class MCPAdapter:
         self, text: str, said: str, *, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the rest of a reply; as `stream`."""
-        await self._connect()
         async with aclosing(self.brain.continue_reply(text, said, context=context, language=language)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -132,88 +139,179 @@ class MCPAdapter:
         """Let the brain report its model calls."""
         self.brain.register_llm_callback(fn)
 
-    async def _connect(self) -> None:
-        while self._waiting:
-            connection = self._waiting[0]
-            for tool in await connection.tools():
-                self.brain.tools.add(tool)
-            self._waiting.pop(0)
+
+class _Offer:
+    """The tools of one server, as one brain has last listed them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._seen: int | None = None
+
+    async def __call__(self) -> list[MCPTool] | None:
+        """Return them where they may have changed; the first time a server that is not there is an error."""
+        if self._seen == self._connection.changes:
+            return None
+        try:
+            self._seen, tools = await self._connection.tools()
+        except AdapterError as error:
+            if self._seen is None:
+                raise
+            logger.warning("%s; its tools stay as they were", error)
+            self._seen = self._connection.changes
+            return None
+        return tools
+
+
+class _Link:
+    """One connection to a server, held open by a task of its own: its task groups must end where they began.
+
+    `heard_at` is when the server was last known to be there. One that is let go of is closed when its calls are over.
+    """
+
+    def __init__(self, server: MCPServer, changed: Callable[[], None]) -> None:
+        self.heard_at = 0.0
+        self.client: asyncio.Future[mcp.Client] = asyncio.get_running_loop().create_future()
+        self._server = server
+        self._changed = changed
+        self._calls = 0
+        self._is_left = False
+        self._over = asyncio.Event()
+        self.holder = asyncio.create_task(self._hold(), name="unpod-mcp")
+
+    async def call(self, name: str, arguments: dict[str, object]) -> mcp_types.CallToolResult:
+        """Call a tool.
+
+        Raises:
+            TimeoutError: the server has neither answered nor told of progress for too long; it is told to stop.
+            Exception: whatever the client raises.
+        """
+        patience = self._server.timeout_s
+        limit = asyncio.timeout(patience)
+
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - mcp's form
+            logger.debug("%s of the MCP server %s: %s of %s", name, self._server.name, progress, total)
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time() + patience)
+
+        self._calls += 1
+        try:
+            async with limit:
+                return await self.client.result().call_tool(name, arguments, progress_callback=progressed)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.heard_at = 0.0
+            raise TimeoutError(f"no answer for {patience:g} s; whether it was done is not known") from None
+        finally:
+            self._calls -= 1
+            self._close_if_left()
+
+    def leave(self) -> None:
+        """Close it as soon as no call uses it: others may be waiting for an answer that is still to come."""
+        self._is_left = True
+        self._close_if_left()
+
+    async def aclose(self) -> None:
+        """Close it at once; a command ends."""
+        self._over.set()
+        await asyncio.wait({self.holder}, timeout=self._server.connect_s)
+        self.holder.cancel()
+        await asyncio.gather(self.holder, return_exceptions=True)
+
+    def _close_if_left(self) -> None:
+        if self._is_left and not self._calls:
+            self._over.set()
+            if not self.client.done():
+                self.holder.cancel()
+
+    async def _hold(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                client = await _open(self._server, stack, self._hear)
+                self.heard_at = time.monotonic()
+                self._changed()
+                if not self.client.done():
+                    self.client.set_result(client)
+                listening = asyncio.create_task(self._listen(client), name="unpod-mcp-listen")
+                stack.push_async_callback(cancelled, [listening])
+                await self._over.wait()
+        except BaseException as error:
+            if not self.client.done():
+                self.client.set_exception(ConnectionError(type(error).__name__))
+                self.client.exception()  # whoever waits gets it; perhaps nobody does
+            if not isinstance(error, Exception):
+                raise
+
+    async def _hear(self, message: object) -> None:
+        """Take what the server says unasked, as servers before 2026-07-28 do."""
+        import mcp  # noqa: PLC0415 - comes with an extra
+
+        if isinstance(message, mcp.types.ToolListChangedNotification):
+            self._changed()
+
+    async def _listen(self, client: mcp.Client) -> None:
+        """Hear of changed tools from a server of 2026-07-28, which says so only to those who ask; again when lost."""
+        tools = client.server_capabilities.tools
+        while tools is not None and tools.list_changed:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    self._changed()  # what came before is not told again
+                    async for _ in changes:
+                        self._changed()
+            except Exception as error:  # noqa: BLE001 - another version, or it was lost
+                logger.debug("the MCP server %s tells of no changes: %s", self._server.name, type(error).__name__)
+                if type(error).__name__ != "SubscriptionLost":
+                    return
+            await asyncio.sleep(self._server.connect_s)
 
 
 class Connection:
-    """One process's connection to an MCP server, held open by a task of its own."""
+    """A process's way to an MCP server, over one connection at a time."""
 
     def __init__(self, server: MCPServer) -> None:
         self.server = server
-        self._holder: asyncio.Task[None] | None = None
-        self._client: asyncio.Future[mcp.Client] | None = None
-        self._over = asyncio.Event()
-        self._heard_at = 0.0
+        self.changes = 0
+        """How often the server's tools may have changed."""
+        self._link: _Link | None = None
+        self._left: set[_Link] = set()
 
-    async def client(self) -> mcp.Client:
-        """Return the client, connected; one that was lost is made anew, which one that was quiet is asked about.
-
-        Raises:
-            AdapterError: it cannot be reached in time.
-        """
-        client = await self._connected()
-        if time.monotonic() - self._heard_at > self.server.quiet_s and not await self.is_alive(client):
-            await self.let_go(client)
-            client = await self._connected()
-        return client
-
-    async def is_alive(self, client: mcp.Client) -> bool:
-        """Ask the server whether it still knows us; whatever it answers to that counts."""
-        import mcp  # noqa: PLC0415 - comes with an extra
-
-        try:
-            async with asyncio.timeout(self.server.connect_s):
-                await client.list_tools()
-        except mcp.MCPError as error:
-            alive = error.code == mcp.types.METHOD_NOT_FOUND
-        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
-            alive = False
-        else:
-            alive = True
-        self._heard_at = time.monotonic() if alive else 0.0
-        return alive
-
-    async def let_go(self, client: mcp.Client) -> None:
-        """Close a connection that was lost, unless somebody has done so and it is another by now."""
-        waited = self._client
-        if waited is not None and waited.done() and not waited.exception() and waited.result() is client:
-            await self.aclose()
-
-    async def _connected(self) -> mcp.Client:
-        """Return the client, connected.
-
-        Raises:
-            AdapterError: it cannot be reached in time.
-        """
-        waited = self.begin()
-        try:
-            async with asyncio.timeout(self.server.connect_s):
-                return await asyncio.shield(waited)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server is out of reach
-            await self.aclose()
-            reason = f"the MCP server {self.server.name} cannot be reached: {type(error).__name__}"
-            raise AdapterError(reason, code="mcp") from None
-
-    def begin(self) -> asyncio.Future[mcp.Client]:
+    def begin(self) -> _Link:
         """Connect, unless that is done or under way."""
-        if self._holder is None or self._holder.done() or self._client is None:
-            self._over = asyncio.Event()
-            self._client = asyncio.get_running_loop().create_future()
-            self._holder = asyncio.create_task(self._hold(self._client, self._over), name="unpod-mcp")
-        return self._client
+        if self._link is None or self._link.holder.done():
+            self._link = _Link(self.server, self._changed)
+        return self._link
 
-    async def tools(self) -> list[MCPTool]:
-        """Return what the server offers.
+    async def call(self, name: str, arguments: dict[str, object], *, may_run_twice: bool) -> mcp_types.CallToolResult:
+        """Call a tool; once more where the server was lost, and that is safe.
+
+        Raises:
+            AdapterError: the server cannot be reached.
+            RuntimeError: it was lost in the middle.
+            TimeoutError: it did not answer in time.
+            Exception: what it answers.
+        """
+        link = await self._alive()
+        try:
+            return await link.call(name, arguments)
+        except TimeoutError:
+            raise  # the next one asks whether it is still there
+        except Exception as error:
+            if await self._is_alive(link):
+                raise  # it is what the server answered, and other calls use the same connection
+            self._leave(link)
+            if not may_run_twice and _UNSENT not in str(error):
+                name = self.server.name
+                raise RuntimeError(f"the MCP server {name} was lost; whether it was done is not known") from None
+        return await (await self._alive()).call(name, arguments)
+
+    async def tools(self) -> tuple[int, list[MCPTool]]:
+        """Return what the server offers, and the `changes` up to which that counts.
 
         Raises:
             AdapterError: it cannot be reached, or does not answer.
         """
-        client = await self.client()
+        link = await self._alive()
+        client, seen = link.client.result(), self.changes
         found: list[MCPTool] = []
         cursor: str | None = None
         try:
@@ -224,36 +322,72 @@ class Connection:
                     cursor = page.next_cursor
                     if not cursor:
                         break
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server is out of reach
-            await self.aclose()
+        except Exception as error:  # noqa: BLE001 - whatever it is, there are no tools
+            link.heard_at = 0.0
             reason = f"the MCP server {self.server.name} does not list its tools: {type(error).__name__}"
             raise AdapterError(reason, code="mcp") from None
-        return [tool for tool in found if self.server.only is None or tool.remote_name in self.server.only]
+        return seen, [tool for tool in found if self.server.only is None or tool.remote_name in self.server.only]
 
     async def aclose(self) -> None:
         """Let go of the server; a command ends."""
-        holder, self._holder, self._client = self._holder, None, None
-        self._over.set()
-        if holder is not None:
-            await asyncio.wait({holder}, timeout=self.server.connect_s)
-            holder.cancel()
-            await asyncio.gather(holder, return_exceptions=True)
+        link, self._link = self._link, None
+        await asyncio.gather(*(one.aclose() for one in {link, *self._left} if one is not None))
 
-    async def _hold(self, ready: asyncio.Future[mcp.Client], over: asyncio.Event) -> None:
-        """Keep the client open until it is over: its task groups must end where they began."""
+    async def _alive(self) -> _Link:
+        """Return a connection; one that was lost is made anew, which one that was quiet is asked about.
+
+        Raises:
+            AdapterError: the server cannot be reached in time.
+        """
+        link = await self._connected()
+        if time.monotonic() - link.heard_at > self.server.quiet_s and not await self._is_alive(link):
+            self._leave(link)
+            link = await self._connected()
+        return link
+
+    async def _is_alive(self, link: _Link) -> bool:
+        """Ask the server whether it still knows us; whatever it answers to that counts."""
+        import mcp  # noqa: PLC0415 - comes with an extra
+
         try:
-            async with AsyncExitStack() as stack:
-                client = await _open(self.server, stack)
-                self._heard_at = time.monotonic()
-                if not ready.done():
-                    ready.set_result(client)
-                await over.wait()
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(ConnectionError(type(error).__name__))
-                ready.exception()  # whoever waits gets it; perhaps nobody does
-            if not isinstance(error, Exception):
-                raise
+            async with asyncio.timeout(self.server.connect_s):
+                await link.client.result().list_tools()
+        except mcp.MCPError as error:
+            alive = error.code == mcp.types.METHOD_NOT_FOUND
+        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+            alive = False
+        else:
+            alive = True
+        link.heard_at = time.monotonic() if alive else 0.0
+        return alive
+
+    async def _connected(self) -> _Link:
+        """Return a connection that is made.
+
+        Raises:
+            AdapterError: the server cannot be reached in time.
+        """
+        link = self.begin()
+        try:
+            async with asyncio.timeout(self.server.connect_s):
+                await asyncio.shield(link.client)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server is out of reach
+            self._leave(link)
+            reason = f"the MCP server {self.server.name} cannot be reached: {type(error).__name__}"
+            raise AdapterError(reason, code="mcp") from None
+        return link
+
+    def _leave(self, link: _Link) -> None:
+        """Use a connection no more; the calls on it go on, as long as they may."""
+        if self._link is link:
+            self._link = None
+        if not link.holder.done():
+            self._left.add(link)
+            link.holder.add_done_callback(lambda _: self._left.discard(link))
+        link.leave()
+
+    def _changed(self) -> None:
+        self.changes += 1
 
 
 class MCPTool:
@@ -265,7 +399,7 @@ class MCPTool:
         self.name = _NOT_IN_NAMES.sub("_", connection.server.prefix + tool.name)[:64]
         self.description = tool.description or ""
         self.parameters: Schema = dict(tool.input_schema)
-        self.timeout_s = connection.server.timeout_s
+        self.timeout_s = max(connection.server.timeout_s, connection.server.longest_s)
         self._may_run_twice = hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
         self._connection = connection
 
@@ -274,22 +408,11 @@ class MCPTool:
 
         Raises:
             RuntimeError: the tool says that it failed, or its server was lost.
+            TimeoutError: the server did not answer in time.
             AdapterError: the server cannot be reached.
         """
         given = dict(arguments) if isinstance(arguments, Mapping) else {}
-        client = await self._connection.client()
-        try:
-            result = await client.call_tool(self.remote_name, given)
-        except Exception as error:
-            if await self._connection.is_alive(client):
-                raise  # it is what the server answered, and other calls use the same connection
-            await self._connection.let_go(client)
-            if not self._may_run_twice and _UNSENT not in str(error):
-                name = self._connection.server.name
-                raise RuntimeError(f"the MCP server {name} was lost; whether it was done is not known") from None
-            client = await self._connection.client()
-            result = await client.call_tool(self.remote_name, given)
-        return _result(result)
+        return _result(await self._connection.call(self.remote_name, given, may_run_twice=self._may_run_twice))
 
 
 def _result(result: mcp_types.CallToolResult) -> object:
@@ -302,16 +425,17 @@ def _result(result: mcp_types.CallToolResult) -> object:
     return structured if structured is not None else text
 
 
-async def _open(server: MCPServer, stack: AsyncExitStack) -> mcp.Client:
+async def _open(server: MCPServer, stack: AsyncExitStack, hear: MessageHandlerFnT) -> mcp.Client:
     import mcp  # noqa: PLC0415 - comes with an extra
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415 - as above
 
     if server.command:
         program, *arguments = server.command
         parameters = mcp.StdioServerParameters(command=program, args=arguments, env=dict(server.env) or None)
-        return await stack.enter_async_context(mcp.Client(parameters))
+        return await stack.enter_async_context(mcp.Client(parameters, message_handler=hear, cache=None))
     http = await stack.enter_async_context(httpx2.AsyncClient(headers=dict(server.headers), timeout=_HTTP))
-    return await stack.enter_async_context(mcp.Client(streamable_http_client(server.url, http_client=http)))
+    transport = streamable_http_client(server.url, http_client=http)
+    return await stack.enter_async_context(mcp.Client(transport, message_handler=hear, cache=None))
 
 
 def _server(given: str | Sequence[str] | MCPServer) -> MCPServer:
@@ -330,5 +454,5 @@ def _server(given: str | Sequence[str] | MCPServer) -> MCPServer:
 
 def _connection(user: object, server: MCPServer) -> Connection:
     connection = shared(user, Connection, server, lambda: Connection(server))
-    connection.begin().add_done_callback(lambda _: None)
+    connection.begin()
     return connection

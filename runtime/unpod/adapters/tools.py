@@ -13,7 +13,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -121,6 +121,7 @@ class ToolSet:
 
     def __init__(self, tools: Iterable[Callable[..., object] | AnyTool] = ()) -> None:
         self._tools: dict[str, AnyTool] = {}
+        self._sources: dict[Source, list[str]] = {}
         for given in tools:
             self.add(given if _is_tool(given) else Tool(typing.cast("Callable[..., object]", given)))
 
@@ -141,6 +142,27 @@ class ToolSet:
         if tool.name in self._tools:
             raise ConfigurationError(f"two tools are named {tool.name!r}: give one of them Tool(..., name=...)")
         self._tools[tool.name] = tool
+
+    def follow(self, source: Source) -> None:
+        """Offer what `source` returns, too; it is asked before each request, and returns None where nothing is new."""
+        self._sources[source] = []
+
+    async def refresh(self) -> None:
+        """Ask where tools may have changed.
+
+        Raises:
+            AdapterError: a server's are not known.
+            ConfigurationError: two have one name.
+        """
+        for source, names in self._sources.items():
+            found = await source()
+            if found is not None:
+                for name in names:
+                    del self._tools[name]
+                names.clear()
+                for tool in found:
+                    self.add(tool)
+                    names.append(tool.name)
 
     async def call(self, call: ToolCall) -> ToolResult:
         """Run what the model asks for, once in all processes, and return what it shall read; never raises.
@@ -258,5 +280,7 @@ def text_of(result: object) -> str:
     """Return a tool's result as the model reads it."""
     return result if isinstance(result, str) else msgspec.json.encode(result).decode()
 
+
+Source: TypeAlias = Callable[[], Awaitable[Sequence[AnyTool] | None]]
 
 Tools: TypeAlias = Sequence[Callable[..., object] | AnyTool]

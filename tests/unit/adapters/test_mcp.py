@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -58,7 +60,7 @@ async def test_a_model_calls_tools_over_http(vendor: str) -> None:
         result = {"pizza": "margherita", "euros": 18, "from": "nowhere"}
         assert got == [ASK, ToolResult("price_of", result, "c1"), "18 euros."]
         assert "Say what a pizza costs." in str(served.requests[0]["tools"])
-        assert adapter.state["tools"] == ["price_of", "fails", "pid"]
+        assert adapter.state["tools"] == ["price_of", "fails", "pid", "more", "waits"]
         await close_clients()
 
 
@@ -218,6 +220,151 @@ async def test_a_server_whose_process_was_killed_is_started_again() -> None:
         (second,) = await results_of(adapter)
         assert str(second).isdigit()
         assert first != second
+
+
+RAW = (sys.executable, str(ROOT / "tests" / "providers" / "mcp_stdio.py"))
+
+
+def answers(*names: str) -> list[Answer]:
+    """Return a model's answers: it asks for each tool by itself, and then says so."""
+    return [Answer((ToolCall(name, {}, f"c{number}"),)) for number, name in enumerate(names)] + [Answer(("Yes.",))]
+
+
+async def test_progress_gives_a_tool_more_time() -> None:
+    async with brain("openai", *answers("steps")) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20, timeout_s=1.0))
+        assert await results_of(adapter) == ["done"], "it took 1.5 s, and told of its progress each 0.3 s"
+
+
+async def test_a_tool_that_always_has_progress_ends_all_the_same() -> None:
+    async with brain("openai", *answers("steps")) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20, timeout_s=0.6, longest_s=0.9))
+        (result,) = await results_of(adapter)
+        assert result == {"error": "TimeoutError: it took longer than 0.9 s; whether it was done is not known"}
+
+
+async def test_a_server_is_told_what_it_needs_not_do_any_more() -> None:
+    async with brain("openai", *answers("hangs", "heard")) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20, timeout_s=0.3))
+        late, heard = await results_of(adapter)
+        assert late == {"error": "TimeoutError: no answer for 0.3 s; whether it was done is not known"}
+        assert len(json.loads(str(heard))) == 1
+
+
+async def test_a_server_is_told_when_the_call_ends() -> None:
+    async with brain("openai", *answers("hangs")) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20))
+        asked = asyncio.Event()
+
+        async def handle_call(ctx: CallContext) -> None:
+            ctx.session.dialog_machine = adapter
+            ctx.session.on("tool_call")(lambda *_: asked.set())
+            await ctx.session.run()
+
+        async with simulate_call(handle_call, timeout_s=20) as call:
+            await call.user("hello", wait=False)
+            await asyncio.wait_for(asked.wait(), 20)
+        (heard,) = [tool for tool in adapter.brain.tools if tool.name == "heard"]
+        assert len(json.loads(str(await heard.run({}, context={}, idempotency_key="")))) == 1
+
+
+async def test_tools_that_a_tool_brings_are_known_to_the_next_request() -> None:
+    async with brain("openai", *answers("unlock", "secret")) as (served, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20))
+        assert await results_of(adapter) == ["done", "done"]
+        offered = [[tool["function"]["name"] for tool in request["tools"]] for request in served.requests]
+        assert ["secret" in names for names in offered] == [False, True, True]
+
+
+async def test_tools_that_change_over_http_are_known_to_the_next_request() -> None:
+    async with (
+        mcp_server.served() as url,
+        brain("openai", *answers("more"), *answers("extra")) as (served, made),
+    ):
+        adapter = MCPAdapter(made, url)
+        assert await results_of(adapter) == [True]
+        async with asyncio.timeout(10):
+            while not any(tool.name == "extra" for tool in adapter.brain.tools):
+                await asyncio.sleep(0)  # the server says so on a stream of its own
+                await adapter.brain.tools.refresh()
+        assert await results_of(adapter) == ["extra"]
+        assert "extra" in str(served.requests[-1]["tools"])
+        await close_clients()
+
+
+async def test_a_call_over_http_that_runs_out_of_time_is_cancelled_at_the_server() -> None:
+    mcp_server.CANCELLED.clear()
+    async with mcp_server.served() as url, brain("openai", *answers("waits")) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(url=url, timeout_s=0.3))
+        (late,) = await results_of(adapter)
+        assert "no answer for 0.3 s" in str(late)
+        await asyncio.wait_for(mcp_server.CANCELLED.wait(), 5)
+        await close_clients()
+
+
+async def test_one_calls_hanging_tool_and_lost_connection_leave_the_others_alone() -> None:
+    """The server keeps silent to one call: another one on the same connection gets its answer."""
+    async with brain("openai") as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20, timeout_s=2.0))
+        await adapter.brain.tools.refresh()
+        tools = {tool.name: tool for tool in adapter.brain.tools}
+
+        async def run(name: str) -> object:
+            return await tools[name].run({}, context={}, idempotency_key="")
+
+        connection = adapter._connections[0]
+        slow = asyncio.create_task(run("steps"))
+        first = await run("pid")
+        connection._leave(connection.begin())  # as one does who finds that it does not answer
+        second = await run("pid")
+        assert first != second
+        assert await slow == "done", "it was under way on the connection that others had given up"
+        (old,) = connection._left
+        await asyncio.wait_for(asyncio.wait({old.holder}), 10)
+        assert not connection._left, "which is closed once nobody waits for it"
+
+
+async def test_a_server_that_is_lost_for_good_leaves_the_brain_its_words() -> None:
+    async with brain("openai", *answers("pid"), Answer(("Still here.",))) as (_, made):
+        adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20, quiet_s=0))
+        (first,) = await results_of(adapter)
+        os.kill(int(str(first)), signal.SIGKILL)
+        adapter._connections[0].server = MCPServer(command=("/no/such/program",), connect_s=0.5)
+        adapter._connections[0]._changed()
+        assert await adapter.turn("hello") == "Still here."
+
+
+async def test_a_server_of_http_whose_process_was_killed_and_started_again_is_found() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/mcp"
+
+    async def started() -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(*STDIO, str(port))
+        async with asyncio.timeout(25):
+            while True:
+                with suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    return process
+                await asyncio.sleep(0.05)
+
+    process = await started()
+    try:
+        async with brain("openai", *answers("pid"), *answers("pid")) as (_, made):
+            adapter = MCPAdapter(made, MCPServer(url=url, quiet_s=0))
+            (first,) = await results_of(adapter)
+            process.kill()
+            await process.wait()
+            process = await started()
+            (second,) = await results_of(adapter)
+            assert (first, second) == (first, process.pid)
+            assert first != second
+            await close_clients()
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_a_server_that_is_not_there() -> None:
