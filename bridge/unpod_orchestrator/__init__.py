@@ -1,4 +1,8 @@
-"""A local orchestrator with its speech worker: the other side of the wire, for development, demos and tests."""
+"""A local orchestrator with its speech worker: the other side of the wire, for development, demos and tests.
+
+The wire calls two things a worker. The *speech worker* is played here, one for each call (`SpeechWorker`); it hears and
+speaks. The *workers* are the clients that register over control sockets and take calls (`RegisteredWorker`).
+"""
 
 from unpod_orchestrator.calls.call import CallOverError, LocalCall
 from unpod_orchestrator.calls.happening_stream import HappeningStream

@@ -1,10 +1,11 @@
 """Waiting for "something has changed" without a task, a lock, or a missed change."""
 
 import asyncio
+from collections.abc import Callable
 
 
 class Notifier:
-    """Wakes everybody who waits, each time it is beaten."""
+    """Wakes everybody who waits, each time that something has changed."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
@@ -16,7 +17,7 @@ class Notifier:
                 waiter.set_result(None)
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns at the next beat, or after `timeout_s`, whichever comes first."""
+        """Returns at the next change, or after `timeout_s`, whichever comes first."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -26,3 +27,13 @@ class Notifier:
             pass
         finally:
             self._waiters.discard(waiter)
+
+    async def wait_for(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Returns true as soon as something holds, looked at now and at every change; false after `timeout_s`."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not holds():
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return False
+            await self.wait(left)
+        return True

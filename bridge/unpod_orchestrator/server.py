@@ -17,7 +17,7 @@ from unpod_orchestrator.calls.call_index import CallIndex
 from unpod_orchestrator.control.job_offers import CallRefused, JobOffers
 from unpod_orchestrator.control.registry import RegisteredWorker
 from unpod_orchestrator.control.serve_dialer import ServeDialer
-from unpod_orchestrator.control.sockets import ControlSocket, ControlSockets, socket_of
+from unpod_orchestrator.control.sockets import ControlSocket, ControlSockets
 from unpod_orchestrator.faults import CallFaults, ControlFaults
 from unpod_orchestrator.http.local_api import LocalApi
 from unpod_orchestrator.http.rest import Rest, Wrapping
@@ -102,7 +102,6 @@ class LocalOrchestrator:
         self._offers = JobOffers(self._control, self._dialer, pause_s=retry_pause_s)
         self._local_api = LocalApi(self, self._calls, self._control.registry, self._keys)
         self._runner: web.AppRunner | None = None
-        self.speed = speed
 
     # ---- its life
 
@@ -140,11 +139,8 @@ class LocalOrchestrator:
             if not call.over:
                 call.stop()
         for socket in tuple(self._control.sockets):
-            socket.close(GOING_AWAY, "stopping")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_S):
-                while self._links:
-                    await self._control.changed.wait(_STOP_S)
+            socket.link.close(GOING_AWAY, "stopping")
+        await self._control.changed.wait_for(lambda: not self._links, _STOP_S)
         for link in tuple(self._links):
             link.abort()
         await self._dialer.stop()
@@ -211,32 +207,28 @@ class LocalOrchestrator:
 
     async def wait_until(self, holds: Callable[[], bool], complaint: str, timeout_s: float = 10.0) -> None:
         """Returns when something about the workers holds, looked at whenever a control socket has news."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while not holds():
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise TimeoutError(complaint)
-            await self._control.changed.wait(left)
+        if not await self._control.changed.wait_for(holds, timeout_s):
+            raise TimeoutError(complaint)
 
     def drop_control(self, worker_id: str | None = None) -> None:
         """Cuts a worker's control socket without a close frame; all of them for None."""
         for socket in self._sockets(worker_id):
-            socket.drop()
+            socket.link.abort()
 
     def close_control(self, code: int, worker_id: str | None = None) -> None:
         """Closes a worker's control socket with a code; all of them for None."""
         for socket in self._sockets(worker_id):
-            socket.close(code)
+            socket.link.close(code)
 
     def send_control_raw(self, payload: str | bytes, worker_id: str | None = None) -> None:
         """Sends anything over a worker's control socket; over all of them for None."""
         for socket in self._sockets(worker_id):
-            socket.send_raw(payload)
+            socket.link.send(payload, text=isinstance(payload, str))
 
     def pause_control(self, worker_id: str | None = None) -> None:
         """Stops reading a worker's control socket: half-open."""
         for socket in self._sockets(worker_id):
-            socket.pause_reading()
+            socket.link.pause_reading()
 
     def _sockets(self, worker_id: str | None) -> list[ControlSocket]:
         return [socket for socket in self._control.sockets if worker_id in {None, socket.worker_id}]
@@ -282,8 +274,8 @@ class LocalOrchestrator:
         outgoing.encode(outgoing.call_started(who))
         worker = SpeechWorker(who, self._options, faults or CallFaults(), asyncio.get_running_loop().time())
         call = LocalCall(worker, agent_id=agent_id, pool=pool or agent_id, on_over=self._call_over)
-        key = self._calls.add(call)
-        assign = self._assign(call, who, key, deadline_ms)
+        self._calls.add(call)
+        assign = self._assign(call, deadline_ms)
         try:
             await self._offers.find_worker(call, assign, deadline_ms, even_if_full=even_if_full)
         except CallRefused as refused:
@@ -299,8 +291,7 @@ class LocalOrchestrator:
         """Sends `job.cancel` to the job's worker, or to every worker where nobody has such a job."""
         call = self._calls.job(job_id)
         worker = None if call is None else self._control.registry.get(call.worker_id)
-        sockets = self._sockets(None) if worker is None else [socket_of(worker)]
-        for socket in sockets:
+        for socket in list(self._control.sockets) if worker is None else [worker.socket]:
             socket.send(outgoing.job_cancel(job_id))
         if call is not None:
             call.cancel()
@@ -313,14 +304,14 @@ class LocalOrchestrator:
         worker = None if call is None else self._control.registry.get(worker_id or call.worker_id)
         if call is None or worker is None:
             raise ValueError("no such job, or its worker is not registered")
-        assign = self._assign(call, call.identity, self._calls.key_of(call), deadline_ms)
+        assign = self._assign(call, deadline_ms)
         return await self._offers.offer(call, assign, worker, deadline_ms)
 
-    def _assign(self, call: LocalCall, who: CallIdentity, key: str, deadline_ms: int) -> RawFrame:
+    def _assign(self, call: LocalCall, deadline_ms: int) -> RawFrame:
         return outgoing.job_assign(
-            who,
+            call.identity,
             agent_id=call.agent_id,
-            bridge_url=f"{self.url}/v1/calls/{key}/bridge?side=brain",
+            bridge_url=f"{self.url}/v1/calls/{call.bridge_key}/bridge?side=brain",
             call_token=call.token,
             deadline_ms=deadline_ms,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -67,6 +68,8 @@ class LocalCall:
         self.session_id = worker.who.session_id
         self.job_id = worker.who.job_id
         self.call_id = worker.who.call_id
+        self.bridge_key = secrets.token_hex(8)
+        """Stands for the call in its bridge URL, which says nothing of the session or the job."""
         self.token = worker.pairing.token
         """The pairing's token: a secret."""
         self.options = worker.options

@@ -1,6 +1,5 @@
-"""The calls that the orchestrator knows: the living, and so many of the dead."""
+"""The calls that the orchestrator knows: those that live, and the last of those that have ended."""
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -8,29 +7,25 @@ from unpod_orchestrator.calls.call import LocalCall
 
 
 class CallIndex:
-    """Calls by session, by job, and by the key in their bridge URL, which says nothing of either."""
+    """Calls by session, by job, and by the key in their bridge URL."""
 
     def __init__(self, keep_ended: int) -> None:
         self._keep_ended = keep_ended
         self._by_session: dict[str, LocalCall] = {}
         self._by_job: dict[str, LocalCall] = {}
         self._by_key: dict[str, LocalCall] = {}
-        self._keys: dict[str, str] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[LocalCall]:
         return iter(list(self._by_session.values()))
 
-    def add(self, call: LocalCall) -> str:
-        """Adds a call and returns its key; `ValueError` for a session that is there."""
+    def add(self, call: LocalCall) -> None:
+        """Adds a call; `ValueError` for a session that is there."""
         if call.session_id in self._by_session:
             raise ValueError("there is a call with this session_id")
-        key = secrets.token_hex(8)
         self._by_session[call.session_id] = call
         self._by_job[call.job_id] = call
-        self._by_key[key] = call
-        self._keys[call.session_id] = key
-        return key
+        self._by_key[call.bridge_key] = call
 
     def ended(self, call: LocalCall) -> None:
         """The call is over; the one that ended first is forgotten when too many are kept."""
@@ -39,7 +34,7 @@ class CallIndex:
             session_id, _ = self._ended.popitem(last=False)
             forgotten = self._by_session.pop(session_id)
             del self._by_job[forgotten.job_id]
-            del self._by_key[self._keys.pop(session_id)]
+            del self._by_key[forgotten.bridge_key]
 
     def session(self, session_id: str) -> LocalCall | None:
         """The call of a session."""
@@ -52,7 +47,3 @@ class CallIndex:
     def key(self, key: str) -> LocalCall | None:
         """The call that a bridge URL's key belongs to."""
         return self._by_key.get(key)
-
-    def key_of(self, call: LocalCall) -> str:
-        """The key in a call's bridge URL."""
-        return self._keys[call.session_id]

@@ -6,9 +6,9 @@ import uuid
 from typing import Final
 
 from unpod_orchestrator.calls.call import LocalCall
-from unpod_orchestrator.control.registry import RegisteredWorker
+from unpod_orchestrator.control.registry import RegisteredWorker, WorkerSocket
 from unpod_orchestrator.control.serve_dialer import ServeDialer
-from unpod_orchestrator.control.sockets import ControlSocket, ControlSockets, socket_of
+from unpod_orchestrator.control.sockets import ControlSockets
 from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.wire.control_frames import JobAckFrame
 
@@ -78,9 +78,8 @@ class JobOffers:
         call.worker_id = worker.worker_id
         self._control.registry.give(call.job_id, worker)
         call.dispatched_now()
-        socket = socket_of(worker)
-        socket.send(frame)
-        refusal = await self._refusal(ack, socket, deadline_ms)
+        worker.socket.send(frame)
+        refusal = await self._refusal(ack, worker.socket, deadline_ms)
         self._control.give_up_ack(call.job_id, assign_id)
         if refusal is not None:
             call.worker_id = was_with
@@ -91,25 +90,22 @@ class JobOffers:
             _log.info("job refused by a worker: %s", refusal)
         return refusal
 
-    async def _refusal(self, ack: asyncio.Future[JobAckFrame], socket: ControlSocket, deadline_ms: int) -> str | None:
-        deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
-        while not ack.done():
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return f"no ack within {deadline_ms} ms"
-            if socket not in self._control.sockets:
-                return "the worker's control socket was lost"
-            await self._control.changed.wait(left)
+    async def _refusal(self, ack: asyncio.Future[JobAckFrame], socket: WorkerSocket, deadline_ms: int) -> str | None:
+        def decided() -> bool:
+            return ack.done() or socket not in self._control.sockets
+
+        if not await self._control.changed.wait_for(decided, deadline_ms / 1000):
+            return f"no ack within {deadline_ms} ms"
+        if not ack.done():
+            return "the worker's control socket was lost"
         answer = ack.result()
         return None if answer.accepted else answer.reason or "refused without a reason"
 
     async def _pick(
         self, call: LocalCall, tried: set[str], patience_s: float, *, even_if_full: bool
     ) -> RegisteredWorker | None:
-        deadline = asyncio.get_running_loop().time() + patience_s
-        while True:
-            worker = self._control.registry.pick(call.pool, tried, even_if_full=even_if_full)
-            left = deadline - asyncio.get_running_loop().time()
-            if worker is not None or left <= 0 or call.over:
-                return worker
-            await self._control.changed.wait(left)
+        def pick() -> RegisteredWorker | None:
+            return self._control.registry.pick(call.pool, tried, even_if_full=even_if_full)
+
+        await self._control.changed.wait_for(lambda: call.over or pick() is not None, patience_s)
+        return pick()

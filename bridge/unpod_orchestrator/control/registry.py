@@ -2,18 +2,28 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.wire.control_frames import RegisterFrame, WorkerCapabilities
+
+
+class WorkerSocket(Protocol):
+    """What a worker has registered over."""
+
+    def send(self, frame: RawFrame) -> None:
+        """Sends a control frame."""
+        ...
 
 
 @dataclass(eq=False)
 class RegisteredWorker:
-    """One worker; `link` is whatever the control socket is to the caller of the registry."""
+    """One client that takes calls (the wire calls it a worker, too); `socket` is the one that it registered over."""
 
     worker_id: str
     pool: str
     capabilities: WorkerCapabilities
-    link: object
+    socket: WorkerSocket
     heartbeats: int = 0
     last_heartbeat_s: float = 0.0
     active_jobs: int = 0
@@ -38,9 +48,9 @@ class Registry:
         self._workers: dict[str, RegisteredWorker] = {}
         self._jobs: dict[str, str] = {}
 
-    def register(self, frame: RegisterFrame, link: object) -> RegisteredWorker:
+    def register(self, frame: RegisterFrame, socket: WorkerSocket) -> RegisteredWorker:
         """Adds a worker, or replaces what was known of it."""
-        worker = RegisteredWorker(frame.worker_id, frame.pool, frame.capabilities, link)
+        worker = RegisteredWorker(frame.worker_id, frame.pool, frame.capabilities, socket)
         worker.jobs = {job_id for job_id, worker_id in self._jobs.items() if worker_id == frame.worker_id}
         self._workers[frame.worker_id] = worker
         return worker
@@ -57,10 +67,10 @@ class Registry:
         """The workers of one pool."""
         return [worker for worker in self._workers.values() if worker.pool == pool]
 
-    def lost(self, link: object) -> None:
+    def lost(self, socket: WorkerSocket) -> None:
         """A control socket is gone; a worker that has registered over another one meanwhile stays."""
         for worker in self.all():
-            if worker.link is link:
+            if worker.socket is socket:
                 del self._workers[worker.worker_id]
 
     def pick(self, pool: str, tried: Collection[str], *, even_if_full: bool) -> RegisteredWorker | None:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Final, Literal, assert_never
 
-from unpod_orchestrator.control.registry import RegisteredWorker, Registry
+from unpod_orchestrator.control.registry import Registry
 from unpod_orchestrator.faults import ControlFaults
 from unpod_orchestrator.notifier import Notifier
 from unpod_orchestrator.socket_link import SocketLink
@@ -91,7 +91,7 @@ class ControlSocket:
 
     def __init__(self, shared: ControlSockets, link: SocketLink) -> None:
         self._shared = shared
-        self._link = link
+        self.link = link
         self._loop = asyncio.get_running_loop()
         self._forget: asyncio.TimerHandle | None = None
         self._failed = False
@@ -102,30 +102,14 @@ class ControlSocket:
         self._shared.sockets.add(self)
         self._rearm()
         try:
-            await self._link.run(self._on_text, self._fail)
+            await self.link.run(self._on_text, self._fail)
         finally:
             self._leave()
 
     def send(self, frame: RawFrame) -> None:
         """Sends a control frame."""
         self._shared.record("out", str(frame["type"]), frame)
-        self._link.send(outgoing.encode(frame))
-
-    def send_raw(self, payload: str | bytes) -> None:
-        """Sends anything: a fault, for tests of clients."""
-        self._link.send(payload, text=isinstance(payload, str))
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Closes the socket."""
-        self._link.close(code, reason)
-
-    def drop(self) -> None:
-        """Cuts the TCP connection without a close frame."""
-        self._link.abort()
-
-    def pause_reading(self) -> None:
-        """Stops reading: half-open."""
-        self._link.pause_reading()
+        self.link.send(outgoing.encode(frame))
 
     def _leave(self) -> None:
         if self._forget is not None:
@@ -148,7 +132,7 @@ class ControlSocket:
         if not self._failed:
             self._failed = True
             self._shared.violated(reason)
-            self._link.close(PROTOCOL_ERROR, reason)
+            self.link.close(PROTOCOL_ERROR, reason)
 
     def _accept(self, frame: AnyControlFrame) -> None:
         if isinstance(frame, RegisterFrame):
@@ -182,10 +166,10 @@ class ControlSocket:
 
     def _heartbeat(self, frame: HeartbeatFrame) -> None:
         worker = self._shared.registry.get(self.worker_id)
-        serves = worker is not None and worker.link is self and worker.capabilities.serving_url is not None
+        serves = worker is not None and worker.socket is self and worker.capabilities.serving_url is not None
         if frame.worker_id != (None if serves else self.worker_id):
             raise FrameError("heartbeat: the worker_id is not the registered one (null from one that serves)")
-        if worker is not None and worker.link is self:
+        if worker is not None and worker.socket is self:
             worker.heartbeats += 1
             worker.active_jobs = frame.active_jobs
             worker.last_heartbeat_s = self._loop.time()
@@ -201,11 +185,4 @@ class ControlSocket:
         _log.warning("worker forgotten: no heartbeat for %g s", self._shared.patience_s)
         self._shared.registry.lost(self)
         self._shared.changed.notify()
-        self._link.close(GOING_AWAY, "no heartbeat")
-
-
-def socket_of(worker: RegisteredWorker) -> ControlSocket:
-    """The control socket that a worker registered over."""
-    if not isinstance(worker.link, ControlSocket):
-        raise TypeError("a worker without a control socket")
-    return worker.link
+        self.link.close(GOING_AWAY, "no heartbeat")

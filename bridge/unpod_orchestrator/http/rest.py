@@ -1,4 +1,4 @@
-"""REST for out-of-band control of calls: section 4 of the wire, management and orchestrator base alike."""
+"""REST, by which calls are listed, shown, ended, transferred and merged from outside, as the wire has it."""
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
@@ -98,7 +98,7 @@ async def read_body(request: web.Request, kind: type[_Body]) -> _Body:
 
 
 class Rest:
-    """The endpoints of section 4."""
+    """The endpoints of the wire, for clients of the management and of the orchestrator API alike."""
 
     def __init__(self, calls: CallIndex, keys: KeyRing, wrapping: Wrapping) -> None:
         self._calls = calls

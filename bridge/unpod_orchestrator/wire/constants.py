@@ -1,4 +1,4 @@
-"""The words of the wire that both halves of the local orchestrator share: names, limits, close codes."""
+"""The wire's constants: names of events and verbs, limits, close codes. Pure."""
 
 from typing import Final
 

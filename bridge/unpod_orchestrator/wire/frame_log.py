@@ -9,7 +9,7 @@ from unpod_orchestrator.wire.call_frames import RawFrame
 
 
 class LoggedFrame(msgspec.Struct, frozen=True):
-    """One frame as it went over the socket; `in` comes from the client, `t_s` counts from the call's placing."""
+    """One frame as it went over the socket; `in` comes from the client, `t_s` counts from when its log was begun."""
 
     direction: Literal["in", "out"]
     t_s: float

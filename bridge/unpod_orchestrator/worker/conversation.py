@@ -1,6 +1,6 @@
 """Who says what to whom in one call: the caller's turns, the agent's replies, what is heard, and what it took.
 
-Pure. It sits between the gate (`replies`) and the voice (`speech`), and hands frames and happenings to whoever made it.
+Pure. It stands above the replies and the voice, and gives frames and happenings to whoever made it.
 """
 
 import enum
@@ -160,7 +160,7 @@ class Conversation:
             self.say("filler", text, now)
 
     def stop_speech(self, now: float) -> None:
-        """Speech stops at once by the agent's own wish; the gate stays as it is."""
+        """Speech stops at once by the agent's own wish; what the client owes stays as it is."""
         self._catch_up(now)
         self._stop_speech(now)
 

@@ -1,4 +1,4 @@
-"""The worker's gate: which replies are open, and who owes the next `agent.text.end`.
+"""Which replies are open, and how many `agent.text.end` the client owes.
 
 Pure. A final user text opens the reply that answers it, in order; a delta with no reply open opens one by itself; each
 is ended exactly once, interrupted or not. What goes beyond that is the client's fault, with two exceptions that the
@@ -77,7 +77,7 @@ class ReplyQueue:
         return self._open[0] if self._open else None
 
     def user_turn(self, turn_id: int, now: float) -> None:
-        """The caller has said something: the gate is closed until this turn's end."""
+        """The caller has said something: the client owes a reply."""
         self._open.append(WrittenReply(turn_id=turn_id, answers_user=True, asked_s=now))
 
     def delta(self, text: str, turn_id: int, now: float) -> WrittenReply:

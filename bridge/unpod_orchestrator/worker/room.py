@@ -1,4 +1,4 @@
-"""Who takes part in a call, whether it is recorded, and what else was asked for about it. Pure."""
+"""Who takes part in a call, whether it is recorded, and which transfers and other agents were asked for. Pure."""
 
 from typing import Final, Literal, TypeAlias, assert_never
 
@@ -23,13 +23,13 @@ RoomFrame: TypeAlias = (
     | RecordingResumeFrame
     | RemoveParticipantFrame
 )
-"""The verbs that change the room and nothing else."""
+"""The frames that change the room and nothing else."""
 
 _MAX_KEPT: Final = 1_000
 
 
 class Room:
-    """What the verbs have made of a call's room, each list bounded; `recorded` false means never."""
+    """The room of one call; each list is bounded. `recorded` false: recording is off, and stays off."""
 
     def __init__(self, *, recorded: bool) -> None:
         self._participants_made = 0

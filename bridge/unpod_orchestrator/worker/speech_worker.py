@@ -327,14 +327,14 @@ class SpeechWorker:
             self.voice.mark("end")
 
     def transfer(self, transfer: TransferRecord, handoff_s: float, now: float) -> str:
-        """Connects the caller away by a wish from outside; returns the id of who joins for that."""
+        """Somebody outside transfers the caller; returns the id of the participant who joins."""
         self.tick(now)
         participant_id = self.room.add_participant(transfer.transfer_type)
         self._connect_away(transfer, None, handoff_s)
         return participant_id
 
     def _connect_away(self, transfer: TransferRecord, announcement: str | None, handoff_s: float) -> None:
-        """Cold at once, warm after the announcement and a moment of `handoff_s`."""
+        """Cold: at once. Warm: after the announcement and `handoff_s` more (at speed 1)."""
         self._note_transfer(transfer)
         if transfer.mode == "cold":
             self.over("transferred", transfer.target)
@@ -385,7 +385,7 @@ class SpeechWorker:
         return heard
 
     def send_event(self, frame: RawFrame, now: float) -> None:
-        """Sends an event of the worker's own, as `error`."""
+        """Sends an event that nothing in the call has caused, such as `error`."""
         self.tick(now)
         self.send(frame)
 

@@ -1,14 +1,20 @@
 """Which worker gets the next job."""
 
 from unpod_orchestrator.control.registry import RegisteredWorker, Registry
+from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.wire.control_frames import RegisterFrame, WorkerCapabilities
 
 
+class Socket:
+    def send(self, frame: RawFrame) -> None:
+        raise NotImplementedError
+
+
 def register(
-    registry: Registry, name: str, room: int = 2, *, link: object = None, pool: str = "desk"
+    registry: Registry, name: str, room: int = 2, *, socket: Socket | None = None, pool: str = "desk"
 ) -> RegisteredWorker:
     capabilities = WorkerCapabilities([], room, "desk", "brain", "dial_out")
-    return registry.register(RegisterFrame(name, pool, capabilities), link or object())
+    return registry.register(RegisterFrame(name, pool, capabilities), socket or Socket())
 
 
 def test_the_worker_with_most_room_is_asked() -> None:
@@ -70,9 +76,9 @@ def test_a_worker_that_registers_again_keeps_its_jobs() -> None:
 
 def test_the_old_socket_of_a_worker_that_came_back_takes_nothing_with_it() -> None:
     registry = Registry()
-    old, new = object(), object()
-    register(registry, "a", link=old)
-    register(registry, "a", link=new)
+    old, new = Socket(), Socket()
+    register(registry, "a", socket=old)
+    register(registry, "a", socket=new)
     registry.lost(old)
     assert registry.get("a") is not None
     registry.lost(new)
