@@ -20,7 +20,7 @@ class EventsWire:
         if isinstance(piece, ToolCall):
             fields = {"name": piece.name, "arguments": piece.arguments, "call_id": piece.call_id}
             return [b"event: tool_call\n" + data(fields)]
-        return [data({"text": piece})] if nth % 2 else [f"data: {piece}\n\n".encode()]
+        return [data({"text": piece})] if nth % 2 or not _is_whole(piece) else [f"data: {piece}\n\n".encode()]
 
     def end(self, *, tools: bool) -> list[bytes]:
         call = {"model": "tiny", "tokens_in": 3, "tokens_out": 2, "latency_ms": 7}
@@ -46,3 +46,8 @@ class JsonWire(ChunksWire):
 
     def piece(self, piece: str | ToolCall, nth: int) -> list[bytes]:
         return [json.dumps({"text": piece}).encode()]
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it can be sent as it is: half a character only JSON can say."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -39,6 +39,28 @@ class WholeWire(Protocol):
     def streamed(self, said: list[str | ToolCall]) -> list[bytes]: ...
 
 
+@runtime_checkable
+class StrictWire(Protocol):
+    """A vendor that refuses what the real one refuses."""
+
+    def check(self, body: Json) -> None:
+        """Read a request.
+
+        Raises:
+            Refused: the real one would not take it.
+        """
+        ...
+
+
+class Refused(Exception):  # noqa: N818 - a fact
+    """The vendor does not take a request: `body` is what it answers."""
+
+    def __init__(self, status: int, body: object, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.body = body
+
+
 class Vendor:
     """One vendor's server. `refusal` is what it answers when the model fails before its first piece."""
 
@@ -48,6 +70,7 @@ class Vendor:
         self.url = ""
         self.requests: list[Json] = []
         self.headers: list[Mapping[str, str]] = []
+        self.refused: list[str] = []
         self.refusal: tuple[int, Json] = (
             503,
             {"error": {"message": "your prompt was ...", "type": "overloaded_error"}},
@@ -57,6 +80,12 @@ class Vendor:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(request.headers)
+        try:
+            if isinstance(self.wire, StrictWire):
+                self.wire.check(body)
+        except Refused as refused:
+            self.refused.append(str(refused))
+            return web.json_response(refused.body, status=refused.status)
         if not body.get("stream", True) or isinstance(self.wire, WholeWire):
             return await self._whole(body)
         response = web.StreamResponse(headers={"Content-Type": self.wire.content_type})

@@ -35,11 +35,6 @@ if TYPE_CHECKING:
 with suppress(ImportError):  # the constructor says so, to those who use it
     import_module("anthropic")  # most of a second: at start-up, rather than in a call while others wait
 
-BEGUN: Final = "Before the caller said anything, you said to them: {said}"
-CUT_OFF: Final = (
-    "You had begun to answer the caller's last message, and were cut off after: {said}\n"
-    "Go on right there; repeat nothing of it."
-)
 _CONNECT_S: Final = 5.0
 
 
@@ -218,20 +213,8 @@ def _usage(counted: object, was: Usage, *, is_final: bool) -> Usage:
 
 
 def _messages(prompt: Prompt) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the system's texts and the turns: those that are not the caller's or the brain's go to the system.
-
-    The conversation must begin with the caller and end with them; neither is made up.
-    """
-    system, entries = list(prompt.system), list(prompt.conversation)
-    while entries and isinstance(first := entries[0], Said) and first.role == "assistant":
-        system.append(BEGUN.format(said=first.content))
-        del entries[0]
-    last = entries[-1] if entries else None
-    if prompt.go_on and isinstance(last, Said):
-        entries.pop()
-    system += [entry.content for entry in entries if isinstance(entry, Said) and entry.role == "system"]
-    if prompt.go_on and isinstance(last, Said):
-        system.append(CUT_OFF.format(said=last.content))
+    """Return the system's texts and the messages."""
+    system, entries = prompt.split()
     messages: list[dict[str, Any]] = []
     for entry in entries:
         thoughts = entry.carried.message if isinstance(entry, Used) and entry.carried is not None else None
@@ -247,7 +230,7 @@ def _messages(prompt: Prompt) -> tuple[list[str], list[dict[str, Any]]]:
 
 def _turns(entry: Entry) -> Sequence[dict[str, Any]]:
     if isinstance(entry, Said):
-        return [] if entry.role == "system" else [{"role": entry.role, "content": entry.content}]
+        return [{"role": entry.role, "content": entry.content}]
     uses = [
         {"type": "tool_use", "id": call.call_id, "name": call.name, "input": call.arguments} for call in entry.calls
     ]

@@ -16,13 +16,17 @@ from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
 from unpod.adapters.chat_stream import Carried, Spoken, distinct
-from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said
+from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said, Used, taking_turns
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
 from unpod.adapters.tools import Tools, ToolSet, text_of
 from unpod.errors import AdapterError
 
-GO_ON: Final = "Your last message was cut off. Go on right where it ends; repeat nothing of it."
+BEGUN: Final = "Before the caller said anything, you said to them: {said}"
+CUT_OFF: Final = (
+    "You had begun to answer the caller's last message, and were cut off after: {said}\n"
+    "Go on right there; repeat nothing of it."
+)
 NOT_UNDERSTOOD: Final = "(The caller said something that could not be understood.)"
 LANGUAGE: Final = "The caller speaks {language} now; answer in it."
 MAX_ROUNDS: Final = 8
@@ -30,7 +34,7 @@ MAX_ROUNDS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is shown: `system` instructions, and the conversation.
+    """What a model is shown: `system` instructions, and the conversation; `split` gives both as vendors take them.
 
     With `go_on`, the last entry is a reply that was cut off, to be gone on with. Without `use_tools`, the model must
     answer in words.
@@ -40,6 +44,22 @@ class Prompt:
     conversation: Sequence[Entry]
     go_on: bool = False
     use_tools: bool = True
+
+    def split(self) -> tuple[list[str], list[Entry]]:
+        """Return the system's texts, and the turns: they begin with the caller, and end with them or with tools.
+
+        Strict vendors take neither a system message between the turns nor a turn out of order, and none is made up:
+        notes, what the brain said first, and a reply that is to be gone on with are told by the system.
+        """
+        system, entries = list(self.system), list(self.conversation)
+        while entries and isinstance(first := entries[0], Said) and first.role == "assistant":
+            system.append(BEGUN.format(said=first.content))
+            del entries[0]
+        last = entries.pop() if self.go_on and entries and isinstance(entries[-1], Said) else None
+        system += [entry.content for entry in entries if isinstance(entry, Said) and entry.role == "system"]
+        if isinstance(last, Said):
+            system.append(CUT_OFF.format(said=last.content))
+        return system, taking_turns([e for e in entries if isinstance(e, Used) or e.role != "system"])
 
     @property
     def chars(self) -> int:

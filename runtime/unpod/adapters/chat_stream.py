@@ -75,7 +75,8 @@ class CallParts:
     """The tool calls of one answer, put together from their parts; `names` are those of the tools there are.
 
     A new index or a new id begins a call; a part without either goes on with the last one, unless it brings a name and
-    the last one is complete. A name may come in pieces, or again with each part: it is not said twice.
+    the last one is complete; so does one with the same, unless it brings arguments, too. A name may come in pieces, or
+    again with each part: it is not said twice.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -91,22 +92,24 @@ class CallParts:
         carried: object = None,
     ) -> None:
         """Take one part."""
-        parts = self._going_on(index, call_id, name)
+        arguments = text_of(arguments) if isinstance(arguments, Mapping) else arguments or ""
+        parts = self._going_on(index, call_id, name, arguments)
         if parts is None:
             parts = _Parts(index, call_id or "")
             self._calls.append(parts)
         parts.call_id = parts.call_id or call_id or ""
         if name and name != parts.name and parts.name not in self._names:
             parts.name += name
-        parts.arguments += text_of(arguments) if isinstance(arguments, Mapping) else arguments or ""
+        parts.arguments += arguments
         parts.carried = carried or parts.carried
 
-    def _going_on(self, index: int | None, call_id: str | None, name: str | None) -> _Parts | None:
+    def _going_on(self, index: int | None, call_id: str | None, name: str | None, arguments: str) -> _Parts | None:
         """Return the call that a part goes on with, None where it begins one."""
         if call_id:
             same = [parts for parts in self._calls if parts.call_id == call_id and parts.index == index]
             if same:
-                return same[-1]
+                begins = name and arguments.strip() and _is_complete(same[-1].arguments)
+                return None if begins else same[-1]
         for parts in reversed(self._calls):
             if index is None or parts.index == index:
                 other = call_id and parts.call_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -278,9 +279,10 @@ class HTTPAdapter:
 
 def _decoded(data: str) -> object:
     try:
-        return msgspec.json.decode(data)
-    except _MALFORMED:
+        found: object = json.loads(data)  # msgspec takes no half characters; the other half comes with the next event
+    except (ValueError, RecursionError):
         return None
+    return found
 
 
 def _key_of(body: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult, UsedTool, t
 
 HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
 STILL_RUNNING = "(not finished yet)"
+CUT_SHORT: Final = "\u2026"
+"""What stands for a reply that the caller cut in on while tools ran, and heard nothing of."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
 
@@ -33,7 +35,7 @@ class Said:
 class Used:
     """Tools that the brain used in one go, and what has come of each so far.
 
-    `carried` is what the model's provider wants back with them, as long as the caller's next text has not come.
+    `carried` is what the model's provider wants back with them, on this turn and on all later ones.
     """
 
     __slots__ = ("calls", "carried", "results")
@@ -61,26 +63,23 @@ class Memory:
     @property
     def messages(self) -> list[ChatMessage]:
         """The messages, without the tools between them."""
-        return [{"role": e.role, "content": e.content} for e in self.entries if isinstance(e, Said)]
+        return [{"role": e.role, "content": whole(e.content)} for e in self.entries if isinstance(e, Said)]
 
     @property
     def valid(self) -> list[Entry]:
         """The entries as every vendor takes them back, whatever the model has made up.
 
-        No blank texts, names that can be names, arguments that are objects; what a provider wants back unread goes
-        with the tools that were used since the caller's last text.
+        No blank texts, names that can be names, arguments that are objects.
         """
         entries: list[Entry] = []
-        is_current = True
-        for entry in reversed(self.entries):
+        for entry in self.entries:
             if isinstance(entry, Used):
-                used = Used([_valid(call) for call in entry.calls], entry.carried if is_current else None)
+                used = Used([_valid(call) for call in entry.calls], entry.carried)
                 used.results = entry.results
                 entries.append(used)
             elif entry.content.strip():
                 entries.append(entry)
-                is_current = is_current and entry.role != "user"
-        return entries[::-1]
+        return entries
 
     def add(self, role: Literal["user", "assistant", "system"], content: str) -> None:
         """Append one message; a blank one is left out, as no vendor takes it back."""
@@ -143,6 +142,24 @@ class Memory:
         while start and not _is_others(self.entries[start - 1]):
             start -= 1
         return self.entries[start:]
+
+
+def taking_turns(conversation: Sequence[Entry]) -> list[Entry]:
+    """Return what was said and done so that caller and brain take turns, as the strictest servers want it.
+
+    Texts of the caller without a reply between them become one; between a tool's result and the caller's next text
+    stands the reply that was cut, though nothing of it was heard.
+    """
+    entries: list[Entry] = []
+    for entry in conversation:
+        before = entries[-1] if entries else None
+        if isinstance(before, Said) and isinstance(entry, Said) and before.role == entry.role:
+            entries[-1] = Said(entry.role, f"{before.content}\n{entry.content}")
+            continue
+        if isinstance(before, Used) and isinstance(entry, Said) and entry.role == "user":
+            entries.append(Said("assistant", CUT_SHORT))
+        entries.append(entry)
+    return entries
 
 
 def _valid(call: ToolCall) -> ToolCall:

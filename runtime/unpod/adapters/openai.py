@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
-from unpod.adapters.chat import GO_ON, ChatAdapter, Prompt
+from unpod.adapters.chat import ChatAdapter, Prompt
 from unpod.adapters.chat_stream import CallParts, Carried, field_of, tokens
-from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Said, Used
+from unpod.adapters.memory import HEARD_UNKNOWN, Said, Used
 from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall
@@ -29,7 +29,7 @@ with suppress(ImportError):  # the constructor says so, to those who use it
 
 _MODEL: Final = "gpt-4o-mini"
 
-__all__ = ["GO_ON", "HEARD_UNKNOWN", "OpenAIAdapter"]
+__all__ = ["HEARD_UNKNOWN", "OpenAIAdapter"]
 
 
 class OpenAIAdapter(ChatAdapter):
@@ -38,8 +38,9 @@ class OpenAIAdapter(ChatAdapter):
     `brain` is the model's name, or a client of your own (then `model=` names it, else it is "gpt-4o-mini").
     `instructions` (or `system_prompt`) is the system prompt (default: the call's own, `context["instructions"]`);
     `tools` are plain functions that the model may call. `base_url` is an endpoint other than OpenAI's, `provider`
-    its name in metrics; `options` go into each request (`{"temperature": 0.3}`). `timeout_s` bounds the wait for
-    the first piece and between two. `client` brings a client of your own.
+    its name in metrics; `options` go into each request (`{"temperature": 0.3}`; None leaves a field out, as
+    `{"stream_options": None}` for Mistral). `timeout_s` bounds the wait for the first piece and between two. `client`
+    brings a client of your own.
 
     Raises:
         ConfigurationError: the `openai` package or the key is missing.
@@ -96,7 +97,8 @@ class OpenAIAdapter(ChatAdapter):
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         fixed = {"model": self.model, "messages": _messages(prompt), "stream": True}
         offered = _offered(self.tools, prompt) if self.tools else {}
-        return {"stream_options": {"include_usage": True}} | self._options | offered | fixed
+        given = {"stream_options": {"include_usage": True}} | self._options
+        return {name: value for name, value in given.items() if value is not None} | offered | fixed
 
 
 class _Reader:
@@ -107,7 +109,7 @@ class _Reader:
         self._meter = meter
         self._finished = ""
         self._spoke = False
-        self._thought = ""
+        self._thought: str | None = None
 
     @property
     def carried(self) -> Carried:
@@ -129,7 +131,8 @@ class _Reader:
                 field_of(part, "index"), field_of(part, "id"), name, arguments, field_of(part, "extra_content")
             )
             self._meter.see(name or str(arguments or ""))
-        self._thought += field_of(delta, "reasoning_content") or ""
+        if isinstance(thought := field_of(delta, "reasoning_content"), str):  # empty thoughts want back, too
+            self._thought = (self._thought or "") + thought
         piece = _text(field_of(delta, "content")) or field_of(delta, "refusal") or ""
         self._meter.see(piece)
         self._spoke = self._spoke or bool(piece)
@@ -182,14 +185,12 @@ def _offered(tools: ToolSet, prompt: Prompt) -> dict[str, Any]:
 
 
 def _messages(prompt: Prompt) -> list[dict[str, Any]]:
-    head = [{"role": "system", "content": text} for text in prompt.system]
-    tail = [{"role": "system", "content": GO_ON}] if prompt.go_on else []
-    return [*head, *_turns(prompt.conversation), *tail]
+    """Return the messages: one of the system at most, and what was said before tools were asked for in one with that.
 
-
-def _turns(conversation: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return the conversation's messages; what was said before tools were asked for stands in one with that."""
-    messages: list[dict[str, Any]] = []
+    Many local servers take no system message after the first, and no turn out of order.
+    """
+    system, conversation = prompt.split()
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     for before, entry in zip([None, *conversation], conversation, strict=False):
         if isinstance(entry, Said):
             messages.append({"role": entry.role, "content": entry.content})
@@ -197,7 +198,7 @@ def _turns(conversation: Sequence[Entry]) -> list[dict[str, Any]]:
         if not isinstance(before, Said) or before.role != "assistant":
             messages.append({"role": "assistant", "content": None})
         messages[-1] |= {"tool_calls": _asked_for(entry)}
-        if entry.carried is not None and entry.carried.message:
+        if entry.carried is not None and entry.carried.message is not None:
             messages[-1] |= {"reasoning_content": entry.carried.message}
         messages += _returned(entry)
     return messages

@@ -127,7 +127,8 @@ async def test_a_conversation_that_the_brain_began() -> None:
     async with brain() as (vendor, adapter):
         adapter.restore([{"role": "assistant", "content": "Good evening"}, {"role": "user", "content": "hello"}])
         await adapter.turn("again")
-        assert [message["role"] for message in vendor.requests[0]["messages"]] == ["user", "user"]
+        assert [message["role"] for message in vendor.requests[0]["messages"]] == ["user"]
+        assert vendor.requests[0]["messages"][0]["content"] == "hello\nagain"
         assert vendor.requests[0]["system"][0]["text"].endswith("Good evening")
 
 

@@ -114,7 +114,8 @@ async def test_what_was_not_heard_is_forgotten_and_what_was_done_is_not() -> Non
         adapter.mark_interrupted("One mo")
         await adapter.turn("wait")
         roles = [message["role"] for message in vendor.requests[-1]["messages"]]
-        assert roles == ["user", "assistant", "tool", "user"]
+        assert roles == ["user", "assistant", "tool", "assistant", "user"]
+        assert vendor.requests[-1]["messages"][3]["content"] == "\u2026"
         assert adapter.history[1] == {"role": "assistant", "content": "One mo"}
 
 

@@ -146,10 +146,10 @@ async def test_an_interruption_before_the_first_piece(server: ChatServer) -> Non
     adapter.mark_interrupted("")
     server.stall_after = None
     await adapter.turn("are you there")
-    assert [message["role"] for message in server.requests[-1]["messages"]] == ["user", "user"]
+    assert server.requests[-1]["messages"] == [{"role": "user", "content": "hello\nare you there"}]
 
 
-async def test_notes_come_before_the_next_text(server: ChatServer) -> None:
+async def test_notes_are_told_by_the_system(server: ChatServer) -> None:
     adapter = adapter_for(server)
     await adapter.turn("hello")
     adapter.mark_interrupted(None)
@@ -157,14 +157,13 @@ async def test_notes_come_before_the_next_text(server: ChatServer) -> None:
     await adapter.turn("go on")
     await adapter.turn("and now")
     expected = [
+        {"role": "system", "content": f"{HEARD_UNKNOWN}\n\nThe caller is a member"},
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "Hello there"},
-        {"role": "system", "content": HEARD_UNKNOWN},
-        {"role": "system", "content": "The caller is a member"},
         {"role": "user", "content": "go on"},
     ]
     assert server.requests[1]["messages"] == expected
-    assert server.requests[2]["messages"][:5] == expected
+    assert server.requests[2]["messages"][:4] == expected
 
 
 async def test_it_takes_up_a_conversation(server: ChatServer) -> None:
