@@ -59,6 +59,10 @@ class Line(CallLine):
             placed = await self._take_and_appoint(begin)
         except (LogError, ProtocolViolation) as error:
             logger.warning("job %s: the call is up, and cannot be placed: %s", self._job.job_id, error)
+            if self._ledger is not None and await self._has_moved(error):
+                await self._give_back("another bridge has the call")
+                self._move()
+                return
             placed = False
             if self._ledger is None:  # nothing of it is in the log
                 self._link.close(LET_GO if isinstance(error, Fenced) else 1000)
@@ -70,6 +74,10 @@ class Line(CallLine):
             self._hear_controls(self._subjects, self._ledger.writing.epoch)
         if not placed:
             self._feed(self._relay.end("error", "no runner has taken the call", self._clock.now()))
+
+    async def _has_moved(self, error: Exception) -> bool:
+        """Whether a call whose line we had cannot be placed since another bridge has taken it: it goes on there."""
+        return isinstance(error, Fenced) and not error.absent and not await self._possession.is_ours(self._is_over)
 
     async def _has_begun(self, session_id: str) -> bool:
         """Whether a bridge that has died had begun this call, though the job's record does not say so."""

@@ -43,11 +43,13 @@ class Redial:
         self._attached_at = now
         self._busy_since = None
 
-    def before_start(self, code: int | None) -> float | str:
+    def before_start(self, code: int | None, now: float) -> float | str:
         """The worker could not be reached, or closed with `code`, before the call had ever been up."""
         settings = self._settings
         if code in HANG_UP:
             return "the worker hung up before the call started"
+        if code == ALREADY_CONNECTED:
+            return self._busy(now)
         if self.tries >= settings.tries:
             return f"no call after {self.tries} dials" + (f", the last ended with {code}" if code else "")
         return settings.retry_s[min(self.tries, len(settings.retry_s)) - 1]
@@ -60,10 +62,14 @@ class Redial:
         settings = self._settings
         if was_open and (self._dropped_at is None or now - self._attached_at >= settings.stable_s):
             self._dropped_at, self._redials = now, 0
-        if code == ALREADY_CONNECTED:  # perhaps our own dead socket, which the worker has not noticed yet
-            self._busy_since = now if self._busy_since is None else self._busy_since
-            late = now - self._busy_since >= settings.busy_for_s
-            return "another socket holds the call" if late else settings.busy_retry_s
+        if code == ALREADY_CONNECTED:
+            return self._busy(now)
         pause = settings.redial_s[min(self._redials, len(settings.redial_s) - 1)]
         self._redials += 1
         return pause
+
+    def _busy(self, now: float) -> float | str:
+        """The worker has a socket: our own dead one, or a former bridge's, and neither is noticed, or let go of, yet."""
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        late = now - self._busy_since >= self._settings.busy_for_s
+        return "another socket holds the call" if late else self._settings.busy_retry_s

@@ -174,7 +174,7 @@ class Relay:
         self._call.up = False
         self._filler.look(now)
         if not self.started:
-            self._wait(self._redial.before_start(code), now)
+            self._wait(self._redial.before_start(code, now), now)
         elif code in HANG_UP:
             self._end("hangup", now, code=code, by="caller")
         elif code == PAIRING_UNKNOWN:

@@ -14,9 +14,12 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
 from unpod.ports import Message
+from unpod.testing.memory import MemoryLog
 from unpod_bridge.call_state import RelaySettings
 from unpod_bridge.frames import VERBS
 from unpod_bridge.line import LineResult, LineSettings
+from unpod_bridge.line_settings import MOVED
+from unpod_bridge.placing import Job, take_line
 from unpod_bridge.sockets import DialError
 
 FAST = LineSettings(relay=replace(RelaySettings(), buffer_s=3.0))
@@ -561,6 +564,30 @@ async def test_a_runner_that_does_not_want_the_call_is_a_clear_end() -> None:
         assert ended.detail == "no runner has taken the call"  # type: ignore[attr-defined]
         assert rig.place.released
         assert worker.socket.closed == 1000
+
+
+async def test_a_call_whose_line_is_taken_while_it_is_placed_goes_on_at_the_other_bridge() -> None:
+    worker, subjects = FakeWorker(), SUBJECTS.call("agent-1", "session-1")
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+        services = replace(rig.services, log=MemoryLog(rig.broker), bridge_id="bridge-2")
+        job = Job("job-1", "call-1", "agent-1", "ws://w/c", TOKEN)
+        tasks: list[asyncio.Task[object]] = []
+
+        def take(_: Message) -> None:
+            """Another bridge takes the line while we place the call."""
+            if not tasks:
+                taking = take_line(services, subjects, job, "session-1", after=1)
+                tasks.append(asyncio.get_running_loop().create_task(taking))
+
+        await rig.owner_log.subscribe(subjects.evt("hello.ack"), take)
+        worker.greet(worker.socket)
+        assert (await rig.result()).reason == MOVED
+        await asyncio.gather(*tasks)
+        assert len(rig.records("line")) == 2
+        assert not rig.bodies(ev.CallEnded)
+        assert worker.socket.closed == 1012  # not with 1000, which would end it for the other one, too
+        assert len(rig.place.released) == 1
 
 
 async def test_a_line_that_is_given_up_closes_with_1012() -> None:

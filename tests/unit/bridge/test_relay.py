@@ -694,6 +694,29 @@ def test_4009_on_a_redial_is_tried_for_15_seconds() -> None:
     assert [fact.reason for fact in facts(wire.out, ev.CallEnded)] == ["lost"]  # type: ignore[attr-defined]
 
 
+def test_a_new_call_of_which_a_former_bridge_still_has_the_socket_is_tried_for_as_long() -> None:
+    wire = Wire()
+    wire.start(), wire.opened(), wire.lost(4009)
+    for _ in range(20):
+        wire.passes(0.5)
+        wire.opened(), wire.lost(4009)
+    assert not [out for out in wire.out if isinstance(out, do.Failed)]
+    wire.passes(0.5)
+    wire.opened()
+    wire.greets()
+    assert wire.relay.phase == "open"
+
+
+def test_a_new_call_of_which_another_socket_is_never_let_go_fails() -> None:
+    wire = Wire()
+    wire.start(), wire.opened(), wire.lost(4009)
+    while wire.relay.phase != "over" and wire.now < 1_100:
+        wire.passes(0.5)
+        wire.opened(), wire.lost(4009)
+    assert 14 <= wire.now - 1_000 <= 16
+    assert [out.reason for out in wire.out if isinstance(out, do.Failed)] == ["another socket holds the call"]
+
+
 def test_4009_and_then_success() -> None:
     wire = Wire().up()
     wire.lost(None), wire.opened(), wire.lost(4009)
