@@ -77,7 +77,7 @@ class CallLog:
         self._finished = False
         self._evt = call.evt("x")[:-1]
         self._index = 0
-        self._written = 0
+        self._written = self._written_ns = 0
         self._facts: dict[str, object] = {}
         self._outcomes: dict[str, ev.CommandOutcome] = {}
         self._owned: dict[int, tuple[Message, Owned]] = {}
@@ -100,7 +100,7 @@ class CallLog:
             except ProtocolViolation:
                 return
             self._record(record, message)
-            self._written = message.seq
+            self._written, self._written_ns = message.seq, message.time_ns
             return
         self._finished = self._finished or message.subject == self._finished_on
         owned = self._reader.read(message)
@@ -165,6 +165,10 @@ class CallLog:
     def hearing(self, known: Hearing) -> Hearing:
         """Return what the former bridge can have heard: one that has written since it was deaf is there again."""
         return known if self._written < known.until_seq else Hearing()
+
+    def has_written_since(self, time_ns: int) -> bool:
+        """Whether the former bridge has written anything after a time of the log's."""
+        return self._written_ns > time_ns
 
     def add(self, message: Message) -> Store | None:
         """Take a record that the log has refused, and return how to store it; None where it does not come next."""

@@ -141,7 +141,11 @@ class AdoptedLine(CallLine):
         known = self._hearing(writing)
         hearing = log.hearing(known)
         past = log.adopted(hearing, clean=clean)
-        still_s = self._ago(self._still_since) if hearing == known else None
+        deaf_s, still_s = self._ago(self._predecessor.deaf_since), self._ago(self._predecessor.still_since)
+        if deaf_s is not None:
+            still_s = deaf_s if hearing == known else None
+        elif still_s is not None and log.has_written_since(self._log_ns(writing, still_s)):
+            still_s = None  # it stands still no more
         past = structs.replace(past, line=writing.epoch, still_s=still_s)
         if not past.started:
             return None
@@ -178,13 +182,11 @@ class AdoptedLine(CallLine):
         silent_s = self._ago(self._predecessor.deaf_since)
         if silent_s is None:
             return Hearing()
-        since_s = self._clock.now() + writing.offset_s - silent_s  # the log's time, whatever this machine's clock says
-        return Hearing(self._predecessor.deaf_from, int(since_s * 1e9))
+        return Hearing(self._predecessor.deaf_from, self._log_ns(writing, silent_s))
 
-    @property
-    def _still_since(self) -> float | None:
-        deaf_since = self._predecessor.deaf_since
-        return self._predecessor.still_since if deaf_since is None else deaf_since
+    def _log_ns(self, writing: Writing, ago_s: float) -> int:
+        """Return when something was, in the log's time, whatever this machine's clock says."""
+        return int((self._clock.now() + writing.offset_s - ago_s) * 1e9)
 
     def _ago(self, since: float | None) -> float | None:
         """Return how many seconds ago, at least, something was."""

@@ -39,6 +39,7 @@ class Heir:
         *,
         deaf_from: int = 0,
         deaf_since: float | None = None,
+        still_since: float | None = None,
         let_go: Callable[[], Awaitable[bool]] | None = None,
         session: str = "session-1",
         url: str = "ws://w/c",
@@ -56,7 +57,7 @@ class Heir:
             let_go=let_go,
         )
         if deaf_from == NEVER:
-            predecessor = Predecessor(session_id=session, let_go=let_go)
+            predecessor = Predecessor(session_id=session, still_since=still_since, let_go=let_go)
         self.line = AdoptedLine(Job("job-1", "call-1", "agent-1", url, TOKEN), predecessor, services)
         self.task: asyncio.Task[LineResult] = asyncio.get_running_loop().create_task(self.line.run())
 
@@ -151,6 +152,24 @@ async def test_the_owner_is_asked_for_the_speech_that_no_receipt_tells_of() -> N
             assert again.doubt is not None
             assert again.doubt.line == rig.records("line")[-1].seq
             assert 1.9 < again.doubt.still_s < 2.5
+            await other.end()
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+async def test_a_bridge_that_has_written_since_it_stood_still_stands_still_no_more(*, wakes: bool) -> None:
+    async with call() as rig:
+        asked: list[Again] = []
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        await rig.owner_log.subscribe(subjects.again, lambda message: asked.append(AGAIN.decode(message.data)))
+        await rig.clock.advance(5.0)
+        if wakes:
+            rig.worker.socket.say("user.text", text="one")
+            await rig.settle()
+        dies(rig)
+        async with heir(rig, deaf_from=NEVER, still_since=asyncio.get_running_loop().time() - 2.0) as other:
+            [again] = asked
+            assert again.doubt is not None
+            assert (again.doubt.still_s == 0.0) if wakes else (1.9 < again.doubt.still_s < 2.5)
             await other.end()
 
 
