@@ -69,7 +69,7 @@ class Redial:
         return pause
 
     def _busy(self, now: float) -> float | str:
-        """The worker has a socket: our own dead one, or a former bridge's, and neither is noticed, or let go of, yet."""
+        """The worker has a socket: our own dead one, or a former bridge's that has not let go of it yet."""
         self._busy_since = now if self._busy_since is None else self._busy_since
         late = now - self._busy_since >= self._settings.busy_for_s
         return "another socket holds the call" if late else self._settings.busy_retry_s

@@ -44,6 +44,9 @@ class Asking:
         scope, rehearsal = current(driver.main), driver.rehearsal
         if self._is_known(command, scope):
             return
+        if driver.heard_end:  # it is new, and comes up while the past is replayed: nobody performs it any more
+            scope.command_id(driver.seat.session_id, tag_of(command))
+            return
         if rehearsal is None or not rehearsal.suppresses(command, scope):
             driver.decide(Verb(command), scope.cause, scope)
 

@@ -95,7 +95,8 @@ class Driver:
         self.asking = Asking(self)
         self._running = False
         self._warned = False
-        self._heard_end = False
+        self.heard_end = False
+        """Whether the bridge has said that the call is over, though that may come after all that is replayed."""
         self._settled_alarm = Alarm(seat.clock, self._say_settled)
         self._clock_alarm = Alarm(seat.clock, self._check_clock)
         self._clock_check: asyncio.Task[None] | None = None
@@ -135,8 +136,8 @@ class Driver:
 
     @property
     def over(self) -> bool:
-        """Whether the call is over, which may be known before `run` takes note of it."""
-        return self.state.over or self._heard_end
+        """Whether the call is over, which may be known before `run` takes note of it, but not while it is replayed."""
+        return self.state.over or (self.heard_end and not self.replaying)
 
     def now(self) -> float:
         """Return the log's time: of the record that is replayed, or the present."""
@@ -279,7 +280,7 @@ class Driver:
             self.ending.fence()
             return
         if isinstance(body, ev.CallEnded):
-            self._heard_end = True
+            self.heard_end = True
             self.brain.look()
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)

@@ -186,6 +186,40 @@ async def test_a_call_that_is_over_replays_to_its_end_and_cleans_up() -> None:
         assert len(facts(await call.records(), ev.TurnCompleted)) == 1
 
 
+async def test_a_call_that_ends_while_its_new_owner_begins_is_gone_through_as_it_was() -> None:
+    begun: list[CallContext] = []
+    gate = asyncio.Event()
+
+    async def handle(ctx: CallContext) -> None:
+        session = ctx.session
+        session.dialog_machine = EchoAdapter()
+
+        @session.on("user_turn")
+        async def note(text: str) -> None:
+            await session.say(f"noted {text}")
+
+        begun.append(ctx)
+        if len(begun) > 1:
+            await gate.wait()
+        await session.say("Hello!")
+        if len(begun) > 1:
+            await session.say("what nobody hears")
+        session.data["reason"] = await session.run()
+
+    async with simulate_call(handle) as call:
+        await call.user("hi")
+        crashing = asyncio.ensure_future(call.crash())
+        await settle()
+        assert len(begun) == 2
+        ending = asyncio.ensure_future(call.hang_up())
+        await settle()
+        gate.set()
+        await asyncio.gather(crashing, ending)
+        assert (call.reason, data_of(call)) == ("hangup", {"reason": "hangup"})
+        assert call.said == ("Hello!", "noted hi")
+        assert [fact.found for fact in facts(await call.records(), ev.Diverged)] == []  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_an_entrypoint_that_raises_or_never_runs_the_call_ends_it_once(times: int) -> None:
     async def raises(ctx: CallContext) -> None:
