@@ -36,6 +36,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, Record
 from unpod.core.controls import command_of
+from unpod.core.envelope import from_headers
 from unpod.core.subjects import CallSubjects, Subjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
@@ -60,8 +61,8 @@ class Hearing(Struct, frozen=True):
     until_ns: int = NEVER
 
     def covers(self, message: Message) -> bool:
-        """Whether it may have heard a stored message."""
-        return message.seq < self.until_seq and message.time_ns < self.until_ns
+        """Whether it may have heard a stored message: it heard it when it was sent, and a slow log stores it later."""
+        return message.seq < self.until_seq and min(message.time_ns, _sent_ns(message)) < self.until_ns
 
 
 class CallLog:
@@ -275,3 +276,10 @@ class CallLog:
             if sent and leaves(owned.command):
                 return owned
         return None
+
+
+def _sent_ns(message: Message) -> int:
+    try:
+        return int(from_headers(message.headers).time * 1e9)
+    except ProtocolViolation:
+        return message.time_ns

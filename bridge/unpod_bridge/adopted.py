@@ -98,7 +98,8 @@ def _doubt(past: Adopted, call: CallState, now: float) -> None:
     """Ask the owner for all speech that the former bridge has not confirmed, without what it may have handed over."""
     call.unmet = True
     turn, part, first = call.speech.due
-    call.doubt = Doubt(past.line, turn, part, first, within_s=call.settings.unsure_s)
+    within_s = call.settings.unsure_s if past.shadowed else call.settings.gone_unsure_s
+    call.doubt = Doubt(past.line, turn, part, first, within_s=within_s)
     call.still_since = None if past.still_s is None else now - past.still_s
     if call.epoch and past.ended is None:
         call.ask(Again(call.epoch, turn, part, first), now)

@@ -24,7 +24,8 @@ class RelaySettings:
     """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
 
     A bridge that is gone may have handed over what was sent within `unsure_s` after all that its last receipt tells of:
-    an interval between receipts, and what a piece and a timer take.
+    an interval between receipts, and what a piece and a timer take. Where it is known when it has gone, it spoke until
+    then, and its receipts may have been on their way for as long as `gone_unsure_s` allows.
     Back at a worker that may have had the end of a reply, its word is waited for as long as `doubt_s`.
     A caller who waits while nobody owns the session hears `vacant_phrase`, once; the call ends after `vacant_s` of it.
     A worker closes within `end_grace_s` of an end. A cold transfer was refused if it has not closed after
@@ -48,6 +49,7 @@ class RelaySettings:
     first_receipt_s: float = 0.05
     receipt_s: float = 0.25
     unsure_s: float = 0.3
+    gone_unsure_s: float = 0.5
     again_s: float = 0.5
     give_up_s: float = 2.0
     rejoin_s: float = 10.0

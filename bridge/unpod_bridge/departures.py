@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from secrets import token_hex
 from typing import Final
@@ -25,6 +25,8 @@ SUBJECT: Final = "$SYS.ACCOUNT.*.DISCONNECT"
 CLOSED: Final = "$SYS.REQ.SERVER.PING.CONNZ"
 _RETRY_S: Final = 5.0
 _ANSWERS_S: Final = 0.3
+_OTHERS_S: Final = 0.03
+"""How much later than the first the other servers of a cluster may answer."""
 
 
 class _Client(msgspec.Struct):
@@ -67,17 +69,22 @@ class _Connz(msgspec.Struct):
 _decode_connz = msgspec.json.Decoder(_Connz).decode
 
 
-def ended_ago(data: bytes, process_id: str) -> float | None:
-    """Return how many seconds before its answer a server saw a process's last connection end; None if it did not.
+def ended_ago(answers: Iterable[bytes], process_id: str) -> float | None:
+    """Return how many seconds ago a process's last connection has ended, as its servers say; None if none saw one.
 
-    Both times are the server's own, so nobody's clock matters.
+    Each server of a cluster answers, of the connections that it has had: a process that changes servers leaves one at
+    each. Both times of an answer are the server's own, so nobody's clock matters.
     """
-    try:
-        found = _decode_connz(data).data
-    except MALFORMED:
-        return None
-    stops = [each.stop for each in found.connections if each.stop and each.name.rpartition(" ")[2] == process_id]
-    return max(0.0, (found.now - max(stops)).total_seconds()) if stops else None
+    ago: list[float] = []
+    for data in answers:
+        try:
+            found = _decode_connz(data).data
+        except MALFORMED:
+            continue
+        stops = [each.stop for each in found.connections if each.stop and each.name.rpartition(" ")[2] == process_id]
+        if stops:
+            ago.append(max(0.0, (found.now - max(stops)).total_seconds()))
+    return min(ago, default=None)
 
 
 class Departures:
@@ -116,19 +123,22 @@ class Departures:
         except (LogError, TimeoutError):
             return None
 
-    async def _ask(self, nats: Nats, process_id: str) -> float:
-        found: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    async def _ask(self, nats: Nats, process_id: str) -> float | None:
+        known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        found: list[bytes] = []
 
-        def hear(message: Message) -> None:  # each server of a cluster answers
-            ago = ended_ago(message.data, process_id)
-            if ago is not None and not found.done():
-                found.set_result(ago)
+        def hear(message: Message) -> None:
+            found.append(message.data)
+            if ended_ago((message.data,), process_id) is not None and not known.done():
+                known.set_result(None)
 
         inbox = f"{nats.options.inbox_prefix}.connz.{token_hex(8)}"
         answers = await nats.subscribe(inbox, hear)
         try:
             nats.send(CLOSED, b'{"state":1,"sort":"stop","limit":1024}', reply=inbox)
-            return await found
+            await known
+            await asyncio.sleep(_OTHERS_S)
+            return ended_ago(found, process_id)
         finally:
             await answers.close()
 

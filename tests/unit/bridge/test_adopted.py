@@ -143,7 +143,7 @@ def asked(outputs: list[do.Output]) -> list[Again]:
 
 def test_all_that_no_receipt_tells_of_is_asked_for_and_what_may_have_been_said_comes_without_its_text() -> None:
     wire = go_on(spoken_until(2, 4))
-    assert asked(wire.out) == [Again(EPOCH, 1, 0, 3, Doubt(9, 1, 0, 3, within_s=0.3, still_s=2.0))]
+    assert asked(wire.out) == [Again(EPOCH, 1, 0, 3, Doubt(9, 1, 0, 3, within_s=0.5, still_s=2.0))]
     wire.speaks(1, 2, "b")
     wire.speaks(1, 6, "f ")  # it was on its way
     for number, text in ((3, ""), (4, ""), (5, ""), (6, "f "), (7, "g ")):
@@ -156,13 +156,18 @@ def test_all_that_no_receipt_tells_of_is_asked_for_and_what_may_have_been_said_c
     assert facts(out, ev.ReplySpoken) == [ev.ReplySpoken(turn=1, deltas=8, chars=9, ended=True)]
 
 
+def test_of_a_bridge_that_stood_still_less_is_in_doubt_than_of_one_that_spoke_until_it_was_gone() -> None:
+    wire = go_on(replace(spoken_until(2, 4), shadowed=True))
+    assert asked(wire.out) == [Again(EPOCH, 1, 0, 3, Doubt(9, 1, 0, 3, within_s=0.3, still_s=2.0))]
+
+
 def test_what_is_missing_still_is_asked_for_with_the_same_doubt() -> None:
     wire = go_on(spoken_until(2, 4))
     wire.speaks(1, 3, "")
     wire.speaks(1, 5, "e")
     wire.passes(1.0)
     [again] = asked(wire.back())
-    assert again == Again(EPOCH, 1, 0, 4, Doubt(9, 1, 0, 3, within_s=0.3, still_s=3.0))
+    assert again == Again(EPOCH, 1, 0, 4, Doubt(9, 1, 0, 3, within_s=0.5, still_s=3.0))
     wire.relay.owner.appoint(EPOCH + 1)  # of a new owner nobody else has handed over anything
     wire.speaks(1, 2, "b", part=1, epoch=EPOCH + 1)
     assert [again.doubt for again in asked(wire.passes(1.0))][-1] is None

@@ -17,7 +17,7 @@ from unpod.core.envelope import Envelope, to_headers
 from unpod.core.live import AGAIN, SPOKEN, Again, SeenRecord, Spoken
 from unpod.errors import LogUnavailable
 from unpod.jetstream.writer import DEFAULT_BOUNDS
-from unpod.ports import Message
+from unpod.ports import Fence, Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.adopt import NEVER
 from unpod_bridge.adopted_line import UNSTARTED, AdoptedLine, Predecessor
@@ -138,6 +138,20 @@ async def test_since_when_it_hears_nothing_may_be_known_by_the_logs_time() -> No
         async with heir(rig, deaf_from=len(rig.broker.records) + 1, deaf_since=now - 3.0) as other:
             assert [frame.get("text") for frame in other.socket.sent] == [None, "not heard"]
             await other.end()
+
+
+async def test_what_a_slow_log_stores_after_a_bridge_s_death_was_heard_when_it_was_sent() -> None:
+    async with call() as rig:
+        subjects = SUBJECTS.call("agent-1", "session-1")
+        dies(rig)
+        sent = await rig.message(cmd.Say(text="heard"))
+        await rig.clock.advance(2.0)
+        await rig.owner_log.append(sent.subject, sent.data, sent.headers, fence=Fence(subjects.own, rig.epoch))
+        await rig.clock.advance(1.0)
+        async with heir(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
+            assert [frame.get("text") for frame in other.socket.sent] == [None]
+            await other.end()
+        assert rig.outcomes() == [("say", "unknown")]
 
 
 async def test_the_owner_is_asked_for_the_speech_that_no_receipt_tells_of() -> None:
