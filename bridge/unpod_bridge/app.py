@@ -391,11 +391,13 @@ class Bridge:
     def _make_link(self, pool: Pool, worker_id: str, on_change: Callable[[], None]) -> ControlLink:
         server = readable(self._config.orchestrator_url)
         serving_url = "" if self._config.serving is None else self._config.serving.url
+        credential = self._config.credential
+        me = Identity(pool.agent, worker_id, pool.dev, server, self._config.where, serving_url, credential.named)
         return ControlLink(
-            Registration(Identity(pool.agent, worker_id, pool.dev, server, self._config.where, serving_url)),
+            Registration(me),
             dialer=self._dialer,
             url=self._config.orchestrator_url + CONTROL_PATH,
-            api_key=self._config.api_key,
+            headers=credential.headers,
             desk=self._jobs,
             on_change=on_change,
         )

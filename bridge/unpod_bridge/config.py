@@ -20,17 +20,26 @@ CONTROL_PATH: Final = "/v1/internal/workers"
 SYSTEM_URL: Final = "UNPOD_NATS_SYSTEM_URL"
 
 _SCHEMES: Final = {"https": "wss", "wss": "wss", "http": "ws", "ws": "ws"}
+_INSTEAD_OF_A_KEY: Final = "UNPOD_PLATFORM_TOKEN and UNPOD_ORG_HANDLE, or set UNPOD_API_KEY"
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """As whom a bridge registers workers; `named` is what to look at where it is refused."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    named: str = "UNPOD_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeConfig:
-    """How one bridge runs; neither the key nor what is secret about NATS is in its `repr`.
+    """How one bridge runs; neither the credential nor what is secret about NATS is in its `repr`.
 
     `system` is a connection to NATS's system account, where deaths are told at once. With `serving`, workers dial in.
     """
 
-    api_key: str = field(repr=False)
+    credential: Credential
     nats: NatsOptions = field(repr=False)
     system: NatsOptions | None = field(default=None, repr=False)
     orchestrator_url: str = DEFAULT_ORCHESTRATOR
@@ -58,13 +67,8 @@ class BridgeConfig:
         """
         full = os.environ if environment is None else environment
         found = {name: value.strip() for name, value in full.items() if value.strip()}
-        key = _given(api_key) or found.get("UNPOD_API_KEY", "")
-        if not key:
-            raise ConfigurationError("UNPOD_API_KEY is not set: export the key of your Unpod account")
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("UNPOD_API_KEY holds characters that no key has: copy it again")
         return cls(
-            api_key=key,
+            credential=credential(found, api_key),
             nats=_nats(found, _given(nats_url)),
             system=_system(found),
             orchestrator_url=orchestrator_url(found, base_url),
@@ -79,6 +83,23 @@ class BridgeConfig:
             streams=stream_settings(found),
             health_port=health_port(found, port),
         )
+
+
+def credential(found: Mapping[str, str], api_key: str | None = None) -> Credential:
+    """Return the API key, or without one the platform token with its organisation.
+
+    Raises:
+        ConfigurationError: there is neither, or it cannot be sent.
+    """
+    if key := _given(api_key) or found.get("UNPOD_API_KEY", ""):
+        return Credential({"Authorization": f"Bearer {_sendable('UNPOD_API_KEY', key)}"})
+    token, org = found.get("UNPOD_PLATFORM_TOKEN", ""), found.get("UNPOD_ORG_HANDLE", "")
+    if not token:
+        raise ConfigurationError("UNPOD_API_KEY is not set: export the key of your Unpod account")
+    if not org:
+        raise ConfigurationError("UNPOD_ORG_HANDLE is not set: with UNPOD_PLATFORM_TOKEN, name its organisation")
+    token, org = _sendable("UNPOD_PLATFORM_TOKEN", token), _sendable("UNPOD_ORG_HANDLE", org)
+    return Credential({"Authorization": f"Token {token}", "Org-Handle": org}, _INSTEAD_OF_A_KEY)
 
 
 def orchestrator_url(environment: Mapping[str, str], base_url: str | None = None) -> str:
@@ -133,6 +154,12 @@ def _split(name: str, text: str) -> tuple[str, SplitResult]:
     if scheme is None or not usable or not text.isprintable() or " " in text:
         raise complaint
     return scheme, parts
+
+
+def _sendable(name: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigurationError(f"{name} holds characters that no key has: copy it again")
+    return value
 
 
 def _nats(found: Mapping[str, str], argument: str) -> NatsOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never
 
 from unpod.core.fleet import Refusal
@@ -70,7 +70,7 @@ class ControlLink:
         *,
         dialer: Dialer,
         url: str,
-        api_key: str,
+        headers: Mapping[str, str],
         desk: Desk,
         on_change: Callable[[], None],
         fresh_s: float = FRESH_S,
@@ -78,7 +78,7 @@ class ControlLink:
         self.registration = registration
         self._dialer = dialer
         self._url = url
-        self._headers = {"Authorization": f"Bearer {api_key}"}
+        self._headers = headers
         self._desk = desk
         self._on_change = on_change
         self._fresh_s = fresh_s

@@ -12,7 +12,8 @@ from unpod_bridge.description import Description
 class Identity:
     """As whom a worker registers; `server` is the orchestrator's URL as people may read it.
 
-    `serving_url` is where workers dial in, on the serve transport; "" where we dial out.
+    `serving_url` is where workers dial in, on the serve transport; "" where we dial out. `credential` names the
+    variables to look at where it is refused.
     """
 
     agent_id: str
@@ -21,6 +22,7 @@ class Identity:
     server: str = ""
     where: Description = field(default_factory=Description)
     serving_url: str = field(default="", repr=False)
+    credential: str = "UNPOD_API_KEY"
 
     @property
     def pool(self) -> str:

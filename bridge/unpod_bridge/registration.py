@@ -332,7 +332,8 @@ class Registration:
 
     def _refused(self, how: str) -> list[Effect]:
         self.state = "refused"
-        self.detail = f"the orchestrator at {self.identity.server} refused the API key ({how}): check UNPOD_API_KEY"
+        me = self.identity
+        self.detail = f"the orchestrator at {me.server} refused the credential ({how}): check {me.credential}"
         return [GiveUp(RunnerAuthError(self.detail))]
 
     def _shut(self) -> list[Effect]:

@@ -20,18 +20,17 @@ class KeyRing:
         return "<KeyRing>"
 
     def admits_worker(self, request: web.Request) -> bool:
-        """Whether the request carries `Authorization: Bearer <api key>`."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and _among(key, self._api_keys)
+        """`admits_rest`, and a token must name an organisation."""
+        with_token = request.headers.get("Authorization", "").lower().startswith("token ")
+        return self.admits_rest(request) and bool(not with_token or request.headers.get("Org-Handle"))
 
     def admits_rest(self, request: web.Request) -> bool:
-        """The same, or `Token <platform token>` with the right `Org-Handle`, where one is configured."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "token":
-            return self.admits_worker(request)
-        handle = request.headers.get("Org-Handle")
-        right_org = self._org_handle is None or handle == self._org_handle
-        return _among(token, self._platform_tokens) and right_org
+        """Whether it carries `Bearer <api key>`, or `Token <platform token>` with the right `Org-Handle`, if any."""
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return _among(key, self._api_keys)
+        right_org = self._org_handle is None or request.headers.get("Org-Handle") == self._org_handle
+        return scheme.lower() == "token" and _among(key, self._platform_tokens) and right_org
 
 
 def _among(key: str, known: tuple[bytes, ...]) -> bool:

@@ -371,6 +371,7 @@ async def serve_forever(
     *,
     advertised_host: str | None = None,
     api_keys: Collection[str] = frozenset({"sk_local"}),
+    platform_tokens: Collection[str] = (),
     agent_secret: str | None = None,
     speed: float = 1.0,
     on_ready: Callable[[LocalOrchestrator], None] | None = None,
@@ -384,6 +385,7 @@ async def serve_forever(
         port=port,
         advertised_host=advertised_host,
         api_keys=api_keys,
+        platform_tokens=platform_tokens,
         agent_secret=agent_secret,
         speed=speed,
     )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from unpod.logs import enable_logging
     from unpod.management import AsyncClient, Client
+    from unpod.management.auth import Auth, BearerAuth, JWTAuth, TokenAuth
     from unpod.runner.context import CallContext
     from unpod.runner.runner import AgentRunner
     from unpod.runner.stats import RunnerStats
@@ -47,6 +48,8 @@ __all__ = [
     "AdapterError",
     "AgentRunner",
     "AsyncClient",
+    "Auth",
+    "BearerAuth",
     "CallContext",
     "CallMetrics",
     "ChatMessage",
@@ -56,6 +59,7 @@ __all__ = [
     "ControlUnanswered",
     "DialogAdapter",
     "EchoAdapter",
+    "JWTAuth",
     "LLMCall",
     "MetricsTracker",
     "OpenAIAdapter",
@@ -66,6 +70,7 @@ __all__ = [
     "Session",
     "SessionClosed",
     "SessionUnknown",
+    "TokenAuth",
     "ToolCall",
     "ToolResult",
     "UnknownEvent",
@@ -102,6 +107,7 @@ _HOMES = {
     ),
     "unpod.logs": ("enable_logging",),
     "unpod.management": ("AsyncClient", "Client"),
+    "unpod.management.auth": ("Auth", "BearerAuth", "JWTAuth", "TokenAuth"),
     "unpod.runner.context": ("CallContext",),
     "unpod.runner.runner": ("AgentRunner",),
     "unpod.runner.stats": ("RunnerStats",),

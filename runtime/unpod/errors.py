@@ -42,7 +42,7 @@ class ConfigurationError(UnpodError):
 
 
 class RunnerAuthError(UnpodError, ConnectionError):
-    """The orchestrator refused the API key (HTTP 401 or 403, close code 4001 or 1008); a retry cannot help."""
+    """The orchestrator refused the key or token (HTTP 401 or 403, close code 4001 or 1008); a retry cannot help."""
 
 
 class OrchestratorTooOld(UnpodError, ConnectionError):  # noqa: N818 - the name says what is wrong

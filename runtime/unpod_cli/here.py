@@ -12,7 +12,7 @@ from typing import Final
 from unpod.errors import ConfigurationError
 from unpod.jetstream import stream_settings
 from unpod.jetstream.embedded import find_binary
-from unpod_bridge.config import CONTROL_PATH, log_level, orchestrator_url, readable
+from unpod_bridge.config import CONTROL_PATH, Credential, credential, log_level, orchestrator_url, readable
 from unpod_bridge.sockets import DialError
 from unpod_bridge.websocket import WebSocketDialer
 from unpod_cli.diagnosis import Finding, in_two
@@ -82,6 +82,12 @@ def _data_dir(path: Path) -> Finding:
 def _key(found: Mapping[str, str], *, alone: bool) -> Finding:
     if "UNPOD_API_KEY" in found:
         return Finding("UNPOD_API_KEY", "ok", "set")
+    if "UNPOD_PLATFORM_TOKEN" in found:
+        try:
+            credential(found)
+        except ConfigurationError as error:
+            return Finding("UNPOD_PLATFORM_TOKEN", "wrong", *in_two(str(error)))
+        return Finding("UNPOD_PLATFORM_TOKEN", "ok", "set")
     if alone:
         return Finding("UNPOD_API_KEY", "wrong", "not set", _KEY)
     return Finding("UNPOD_API_KEY", "warning", "not set: runners of a fleet need none, bridges do", _KEY)
@@ -112,16 +118,17 @@ async def _orchestrator(found: Mapping[str, str]) -> Finding:
         url = orchestrator_url(found)
     except ConfigurationError as error:
         return Finding(name, "wrong", *in_two(str(error)))
-    if "UNPOD_API_KEY" not in found:
+    try:
+        shown = credential(found)
+    except ConfigurationError:
         return Finding(name, "skipped", f"{readable(url)}: without a key it is not asked")
     listener = _Listener()
-    headers = {"Authorization": f"Bearer {found['UNPOD_API_KEY']}"}
     try:
         async with asyncio.timeout(_DIAL_S):
-            socket = await WebSocketDialer().dial(url + CONTROL_PATH, listener, headers=headers)
+            socket = await WebSocketDialer().dial(url + CONTROL_PATH, listener, headers=shown.headers)
     except (DialError, TimeoutError) as error:
         if isinstance(error, DialError) and error.unauthorized:
-            return _refuses(url)
+            return _refuses(url, shown)
         status = f" (HTTP {error.status})" if isinstance(error, DialError) and error.status is not None else ""
         return Finding(
             name,
@@ -132,7 +139,7 @@ async def _orchestrator(found: Mapping[str, str]) -> Finding:
     done, _ = await asyncio.wait({listener.lost}, timeout=_CHANGE_OF_MIND_S)
     if done:
         return (
-            _refuses(url)
+            _refuses(url, shown)
             if listener.lost.result() in _REFUSED
             else Finding(name, "warning", f"{readable(url)} hung up")
         )
@@ -141,5 +148,5 @@ async def _orchestrator(found: Mapping[str, str]) -> Finding:
     return Finding(name, "ok", f"{readable(url)} takes the key")
 
 
-def _refuses(url: str) -> Finding:
-    return Finding("orchestrator", "wrong", f"{readable(url)} refuses the key", "check UNPOD_API_KEY")
+def _refuses(url: str, shown: Credential) -> Finding:
+    return Finding("orchestrator", "wrong", f"{readable(url)} refuses the key", f"check {shown.named}")

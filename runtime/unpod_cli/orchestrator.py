@@ -42,6 +42,7 @@ def serve(
                 port,
                 advertised_host=advertise,
                 api_keys={key},
+                platform_tokens={key},  # as newer releases of the Unpod SDK show it
                 agent_secret=agent_secret,
                 speed=speed,
                 on_ready=ready,

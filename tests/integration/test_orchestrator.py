@@ -753,6 +753,31 @@ async def test_keys_are_checked(orchestrator: LocalOrchestrator) -> None:
         assert control.close_code == code
 
 
+@pytest.mark.parametrize(
+    ("token", "org", "admitted"),
+    [("tok", "acme", True), ("tok", "", False), ("tok", "other", False), (KEY, "acme", False)],
+)
+async def test_a_platform_token_with_its_organisation_registers_too(token: str, org: str, *, admitted: bool) -> None:
+    async with LocalOrchestrator(platform_tokens={"tok"}, org_handle="acme") as orchestrator:
+        shown = {"Authorization": f"Token {token}"} | ({"Org-Handle": org} if org else {})
+        url = f"{orchestrator.url}/v1/internal/workers"
+        async with websockets.connect(url, additional_headers=shown) as control:
+            capabilities = {
+                "voice_profiles": [],
+                "max_concurrent": 1,
+                "agent_id": AGENT,
+                "transport": "dial_out",
+                "kind": "brain",
+            }
+            frame = {"type": "register", "worker_id": f"{AGENT}#0", "pool": AGENT, "capabilities": capabilities}
+            if admitted:
+                await control.send(json.dumps(frame))
+                assert json.loads(await control.recv())["type"] == "registered"
+            else:
+                await control.wait_closed()
+                assert control.close_code == 4001
+
+
 async def test_an_old_orchestrator_says_so() -> None:
     faults = ControlFaults(transport_ack=None, omit_heartbeat_interval=True)
     async with LocalOrchestrator(faults=faults) as orchestrator, Client(orchestrator) as client:

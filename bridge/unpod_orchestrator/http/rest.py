@@ -20,7 +20,7 @@ Wrapping: TypeAlias = Literal["none", "data", "envelope"]
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
-_BASES: Final = ("", "/platform", "/orchestrator")
+_BASES: Final = ("", "/platform", "/orchestrator", "/api/v2/platform/speech", "/platform/api/v2/platform/speech")
 _ROLES: Final[dict[Role, str]] = {"caller": "user", "agent": "agent", "worker": "agent"}
 _MAX_BODY: Final = 1 << 20
 

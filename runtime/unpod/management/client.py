@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from unpod.dot_env import environment
+from unpod.management.auth import Auth
 from unpod.management.background import Background
 from unpod.management.blocking import BlockingSessions
 from unpod.management.fleet import ManagementConnection, fleet_settings
@@ -22,7 +23,7 @@ class AsyncClient:
 
     Over NATS where that is configured (`nats_url`, `UNPOD_NATS_URL`, `NATS_URL` or `NATS_CONTEXT`, with `NATS_CREDS`),
     else, and with `nats_url=False`, over REST: then what is not passed comes from `UNPOD_API_KEY` (but
-    `UNPOD_PLATFORM_TOKEN` wins over any key), `UNPOD_SERVICE_BASE_URL` or `UNPOD_BASE_URL`, and
+    `UNPOD_PLATFORM_TOKEN` wins over any key, and `auth` over both), `UNPOD_SERVICE_BASE_URL` or `UNPOD_BASE_URL`, and
     `UNPOD_ORCHESTRATOR_BASE_URL`. `actor` is who acts, for the record.
 
     Raises:
@@ -34,6 +35,7 @@ class AsyncClient:
         api_key: str | None = None,
         base_url: str | None = None,
         orchestrator_base_url: str | None = None,
+        auth: Auth | None = None,
         *,
         nats_url: str | Literal[False] | None = None,
         actor: str = "",
@@ -47,7 +49,7 @@ class AsyncClient:
             self._way = ManagementConnection(fleet)
             self.sessions = FleetSessions(self._way)
         else:
-            settings = resolve(api_key, base_url, orchestrator_base_url, variables)
+            settings = resolve(api_key, base_url, orchestrator_base_url, variables, auth)
             self._way = HttpTransport(settings.headers, timeout_s)
             self.sessions = RestSessions(self._way, settings)
 
@@ -73,13 +75,14 @@ class Client:
         api_key: str | None = None,
         base_url: str | None = None,
         orchestrator_base_url: str | None = None,
+        auth: Auth | None = None,
         *,
         nats_url: str | Literal[False] | None = None,
         actor: str = "",
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
         self._client = AsyncClient(
-            api_key, base_url, orchestrator_base_url, nats_url=nats_url, actor=actor, timeout_s=timeout_s
+            api_key, base_url, orchestrator_base_url, auth, nats_url=nats_url, actor=actor, timeout_s=timeout_s
         )
         self._background = Background()
         self.sessions = BlockingSessions(self._client.sessions, self._background.run)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from unpod.errors import ConfigurationError
+from unpod.management.auth import Auth, BearerAuth, TokenAuth
 
 _HOSTED = "https://api.unpod.ai/platform"
 _PLATFORM = "/platform"
@@ -27,9 +28,13 @@ class RestSettings:
 
 
 def resolve(
-    api_key: str | None, base_url: str | None, orchestrator_base_url: str | None, environ: Mapping[str, str]
+    api_key: str | None,
+    base_url: str | None,
+    orchestrator_base_url: str | None,
+    environ: Mapping[str, str],
+    auth: Auth | None = None,
 ) -> RestSettings:
-    """Return the settings for a client.
+    """Return the settings for a client; `auth` counts before everything that names a credential.
 
     Raises:
         ConfigurationError: there is no credential, or a value cannot be used; the text names the variable.
@@ -38,7 +43,7 @@ def resolve(
     orchestrator = _given(orchestrator_base_url, environ, "UNPOD_ORCHESTRATOR_BASE_URL")
     if not orchestrator:
         orchestrator = base.removesuffix(_PLATFORM) + _ORCHESTRATOR if base.endswith(_PLATFORM) else base
-    return RestSettings(base, orchestrator, _credential(api_key, environ))
+    return RestSettings(base, orchestrator, _given_headers(auth) if auth is not None else _credential(api_key, environ))
 
 
 def _given(argument: str | None, environ: Mapping[str, str], variable: str) -> str:
@@ -71,16 +76,25 @@ def _host_of(url: str) -> str:
     return parsed.netloc.decode("ascii") if usable else ""
 
 
+def _given_headers(auth: Auth) -> dict[str, str]:
+    headers = auth.headers()
+    for name, value in headers.items():
+        for word in value.split(" "):
+            _sendable(word, f"{name} of auth=")
+    return headers
+
+
 def _credential(api_key: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     token = environ.get("UNPOD_PLATFORM_TOKEN", "").strip()
     if token:
-        headers = {"Authorization": f"Token {_sendable(token, 'UNPOD_PLATFORM_TOKEN')}"}
         org = environ.get("UNPOD_ORG_HANDLE", "").strip()
-        return headers | {"Org-Handle": _sendable(org, "UNPOD_ORG_HANDLE")} if org else headers
+        return TokenAuth(
+            _sendable(token, "UNPOD_PLATFORM_TOKEN"), _sendable(org, "UNPOD_ORG_HANDLE") if org else None
+        ).headers()
     key = (api_key or "").strip() or environ.get("UNPOD_API_KEY", "").strip()
     if not key:
         raise ConfigurationError("there is no API key: set UNPOD_API_KEY, or pass api_key=")
-    return {"Authorization": f"Bearer {_sendable(key, 'UNPOD_API_KEY')}"}
+    return BearerAuth(_sendable(key, "UNPOD_API_KEY")).headers()
 
 
 def _sendable(value: str, variable: str) -> str:

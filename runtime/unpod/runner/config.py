@@ -24,8 +24,8 @@ _DATA_DIR = ".unpod"
 class RunnerConfig:
     """How one runner runs.
 
-    `nats` is the fleet's NATS, or None where the runner starts a server and a bridge of its own; then `api_key` is set,
-    and `bridge_environment` is that bridge's, but for where NATS is.
+    `nats` is the fleet's NATS, or None where the runner starts a server and a bridge of its own: `bridge_environment`
+    is that bridge's, with an API key or a platform token, but for where NATS is.
     """
 
     nats: NatsOptions | None = field(repr=False)
@@ -50,6 +50,8 @@ class RunnerConfig:
 def read_config(
     *,
     api_key: str | None = None,
+    platform_token: str | None = None,
+    org_handle: str | None = None,
     base_url: str | None = None,
     nats_url: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
@@ -72,13 +74,25 @@ def read_config(
     except UnsafeIdentifier as error:
         raise ConfigurationError(f"UNPOD_SUBJECT_PREFIX: {error}") from None
     nats = nats_options(found, (nats_url or "").strip(), no_echo=True)
+    if (platform_token or "").strip():  # an argument wins over the variable of the other kind, too
+        found.pop("UNPOD_API_KEY", None)
+        full = {name: value for name, value in full.items() if name != "UNPOD_API_KEY"}
     key = (api_key or "").strip() or found.get("UNPOD_API_KEY", "")
-    if nats is None and not key:
+    token = (platform_token or "").strip() or found.get("UNPOD_PLATFORM_TOKEN", "")
+    org = (org_handle or "").strip() or found.get("UNPOD_ORG_HANDLE", "")
+    if nats is None and not (key or token):
         raise ConfigurationError(
             "UNPOD_API_KEY is not set: export the key of your Unpod account, or pass AgentRunner(api_key=...)"
         )
+    if nats is None and not (key or org):
+        raise ConfigurationError(
+            "UNPOD_ORG_HANDLE is not set: with a platform token, export its organisation, or pass "
+            "AgentRunner(org_handle=...)"
+        )
     for_bridge = {
         "UNPOD_API_KEY": key,
+        "UNPOD_PLATFORM_TOKEN": token,
+        "UNPOD_ORG_HANDLE": org,
         "UNPOD_ORCHESTRATOR_URL": base_url,
         "UNPOD_TRANSPORT": transport,
         "UNPOD_RUNNER_URL": serving_url,

@@ -119,6 +119,8 @@ class AgentRunner:
         transport: str | None = None,
         serving_url: str | None = None,
         agent_secret: str | None = None,
+        platform_token: str | None = None,
+        org_handle: str | None = None,
     ) -> None:
         check_entrypoint(entrypoint)
         check_agent_id(agent_id)
@@ -141,6 +143,8 @@ class AgentRunner:
             ("nats_url", nats_url),
             ("serving_url", serving_url),
             ("agent_secret", agent_secret),
+            ("platform_token", platform_token),
+            ("org_handle", org_handle),
         ):
             check_text(name, text)
         if transport is not None:
@@ -170,6 +174,7 @@ class AgentRunner:
             version=_version(),
         )
         self._api_key, self._base_url, self._nats_url = api_key, base_url, nats_url
+        self._platform_token, self._org_handle = platform_token, org_handle
         self._data_dir, self._health_port = data_dir, health_port
         self._transport, self._serving_url, self._agent_secret = transport, serving_url, agent_secret
         self._hooks = RunnerHooks(hook_timeout_s)
@@ -283,6 +288,8 @@ class AgentRunner:
         """
         return read_config(
             api_key=self._api_key,
+            platform_token=self._platform_token,
+            org_handle=self._org_handle,
             base_url=self._base_url,
             nats_url=self._nats_url,
             data_dir=self._data_dir,

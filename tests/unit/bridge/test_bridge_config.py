@@ -71,7 +71,7 @@ def test_readable_has_no_secrets() -> None:
 
 def test_from_env() -> None:
     config = BridgeConfig.from_env({**KEY, "UNPOD_SUBJECT_PREFIX": "acme.calls", "UNPOD_LOG_LEVEL": "debug"})
-    assert config.api_key == "sk_very_secret"
+    assert config.credential.headers == {"Authorization": "Bearer sk_very_secret"}
     assert config.nats.urls == ("nats://user:hidden@n1:4222",)
     assert config.nats.no_echo
     assert (config.prefix, config.log_level) == ("acme.calls", "DEBUG")
@@ -81,7 +81,23 @@ def test_from_env() -> None:
 
 def test_arguments_win() -> None:
     config = BridgeConfig.from_env(KEY, api_key="sk_mine", base_url="ws://here", nats_url="nats://n2")
-    assert (config.api_key, config.orchestrator_url, config.nats.urls) == ("sk_mine", "ws://here", ("nats://n2",))
+    assert config.credential.headers == {"Authorization": "Bearer sk_mine"}
+    assert (config.orchestrator_url, config.nats.urls) == ("ws://here", ("nats://n2",))
+
+
+def test_a_platform_token_registers_where_there_is_no_key() -> None:
+    token = {"UNPOD_PLATFORM_TOKEN": "tok_very_secret", "UNPOD_ORG_HANDLE": "acme", "NATS_URL": "nats://n"}
+    config = BridgeConfig.from_env(token)
+    assert config.credential.headers == {"Authorization": "Token tok_very_secret", "Org-Handle": "acme"}
+    assert "UNPOD_PLATFORM_TOKEN" in config.credential.named
+    assert "secret" not in repr(config)
+    assert BridgeConfig.from_env({**token, **KEY}).credential.headers == {"Authorization": "Bearer sk_very_secret"}
+
+
+@pytest.mark.parametrize(("org", "says"), [("", "UNPOD_ORG_HANDLE is not set"), ("ac\nme", "UNPOD_ORG_HANDLE holds")])
+def test_a_token_needs_an_organisation_that_can_be_sent(org: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        BridgeConfig.from_env({"UNPOD_PLATFORM_TOKEN": "t", "UNPOD_ORG_HANDLE": org, "NATS_URL": "nats://n"})
 
 
 def test_nats_url_is_the_second_choice() -> None:

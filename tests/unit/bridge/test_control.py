@@ -128,7 +128,7 @@ class Bench:
             self.registration,
             dialer=self.dialer,
             url="ws://test/v1/internal/workers",
-            api_key="sk_secret",
+            headers={"Authorization": "Bearer sk_secret"},
             desk=self.desk,
             on_change=lambda: self.states.append(self.registration.state),
             fresh_s=fresh_s,

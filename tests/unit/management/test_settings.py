@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unpod.errors import ConfigurationError
+from unpod.management.auth import Auth, BearerAuth, JWTAuth, TokenAuth
 from unpod.management.settings import resolve
 
 
@@ -94,6 +95,22 @@ def test_a_platform_token_wins_over_any_key() -> None:
     assert headers(UNPOD_PLATFORM_TOKEN="t", UNPOD_ORG_HANDLE="") == {"Authorization": "Token t"}
 
 
+@pytest.mark.parametrize(
+    ("auth", "shown"),
+    [
+        (BearerAuth("k"), {"Authorization": "Bearer k"}),
+        (TokenAuth("t"), {"Authorization": "Token t"}),
+        (TokenAuth("t", org_handle="o"), {"Authorization": "Token t", "Org-Handle": "o"}),
+        (JWTAuth(token="j", org_handle="o"), {"Authorization": "JWT j", "Org-Handle": "o"}),
+    ],
+)
+def test_what_is_given_as_auth_counts_before_everything(auth: Auth, shown: dict[str, str]) -> None:
+    assert isinstance(auth, Auth)
+    environ = {"UNPOD_PLATFORM_TOKEN": "other", "UNPOD_API_KEY": "e"}
+    assert resolve("k2", None, None, environ, auth).headers == shown
+    assert resolve(None, None, None, {}, auth).headers == shown
+
+
 def test_no_credential_at_all() -> None:
     with pytest.raises(ConfigurationError, match="set UNPOD_API_KEY, or pass api_key="):
         headers(" ")
@@ -105,7 +122,11 @@ def test_a_credential_that_no_header_can_carry_is_named_and_not_shown() -> None:
             headers(**environ)
         assert next(iter(environ)) in str(caught.value)
         assert "cret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="Authorization of auth=") as caught:
+        resolve(None, None, None, {}, JWTAuth("secr\net"))
+    assert "cret" not in str(caught.value)
 
 
 def test_a_credential_is_in_no_repr() -> None:
     assert "secret" not in repr(resolve("secret", None, None, {}))
+    assert "secret" not in f"{BearerAuth('secret')}{TokenAuth('secret')}{JWTAuth('secret')}"

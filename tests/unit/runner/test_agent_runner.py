@@ -91,6 +91,7 @@ def test_what_is_no_entrypoint_is_said(entrypoint: object, says: str) -> None:
         ({"max_call_duration_s": -5}, ConfigurationError, "max_call_duration_s"),
         ({"api_key": b"key"}, TypeError, "api_key is a string"),
         ({"agent_secret": b"key"}, TypeError, "agent_secret is a string"),
+        ({"platform_token": b"key"}, TypeError, "platform_token is a string"),
         ({"transport": "telepathy"}, ConfigurationError, "transport='telepathy': give one of dial_out, serve"),
     ],
 )

@@ -26,6 +26,18 @@ def test_without_a_key_it_says_which_variable(environment: dict[str, str]) -> No
         read_config(environment=environment)
 
 
+def test_a_platform_token_with_its_organisation_does_in_place_of_a_key() -> None:
+    named = {"UNPOD_PLATFORM_TOKEN": "tok", "UNPOD_ORG_HANDLE": "acme"}
+    assert read_config(environment=named).bridge_environment == named
+    assert read_config(platform_token="tok", org_handle="acme", environment={}).bridge_environment == named
+    # An argument wins over a variable, of the other kind, too; a key wins over a token beside it.
+    assert read_config(platform_token="tok", org_handle="acme", environment=ALONE).bridge_environment == named
+    assert read_config(environment={**ALONE, **named}).bridge_environment == {**ALONE, **named}
+    for blank in (None, " "):
+        with pytest.raises(ConfigurationError, match="UNPOD_ORG_HANDLE"):
+            read_config(platform_token="tok", org_handle=blank, environment=ALONE)
+
+
 def test_a_fleet_needs_no_key_here() -> None:
     config = read_config(environment={"UNPOD_NATS_URL": "nats://a:4222, b"})
     assert config.nats is not None
