@@ -96,9 +96,24 @@ class Harmed(Observed):
 
     @cached_property
     def about(self) -> list[Deed]:
-        """What was done to this call: to NATS, to its sockets, to its bridges and to its runners."""
+        """What was done to this call: to NATS, to its sockets, to its runners, and to its bridges.
+
+        Before the log tells that it has begun, it may have been on a socket of any bridge.
+        """
         mine = {*self.holders(BRIDGE), *self.holders(RUNNER), self.caller.session}
-        return [deed for deed in self.deeds if deed.fault.role in (NATS, ROUTE) or deed.whom in mine]
+        return [
+            deed
+            for deed in self.deeds
+            if deed.fault.role in (NATS, ROUTE)
+            or deed.whom in mine
+            or (deed.fault.role == BRIDGE and deed.overlap(self.origin, self.begun) > 0.0)
+        ]
+
+    @cached_property
+    def begun(self) -> float:
+        """When the call began, as the log tells it."""
+        times = [record.envelope.time for record in self.records if isinstance(record.body, ev.CallStarted)]
+        return min(times, default=math.inf) - self.clock_offset
 
     def harmed_s(self, begin: float, end: float, *roles: str) -> float:
         """Return for how many seconds of a time these roles were harmed, or their links; overlaps count twice."""
