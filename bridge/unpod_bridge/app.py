@@ -312,8 +312,8 @@ class Bridge:
             return
         now = self._loop.time()
         if said.gone:
-            self._owners.watch.said_gone(said.runner)
-        if self._fleet.hear(said, now):
+            self._owners.watch.said_gone(said.runner)  # and not believed: anybody in this account can say so
+        elif self._fleet.hear(said, now):
             self._look(now)
             self._dispatcher.changed()
 

@@ -1,6 +1,6 @@
 """Which runners there are, and what is to be registered for them. Pure: `now` is an argument, in seconds.
 
-A runner is there while it announces itself; silent for 3 s, `gone`, or found to be dead, it is forgotten. Each pool (an
+A runner is there while it announces itself; silent for 3 s, or found to be dead, it is forgotten. Each pool (an
 agent id, dev or not) that has a runner which takes calls is registered as one worker, with this bridge's share of what
 they add up to.
 """
@@ -78,10 +78,7 @@ class Fleet:
     def hear(self, said: RunnerAnnounced, now: float) -> bool:
         """Take an announcement; return whether it changes anything."""
         before = self._runners.pop(said.runner, None)
-        if not said.gone:
-            self._runners[said.runner] = _Heard(said, now)
-        elif before is None:
-            return False
+        self._runners[said.runner] = _Heard(said, now)
         return before is None or before.said != said
 
     def dead(self, runner: str) -> bool:

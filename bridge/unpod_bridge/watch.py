@@ -144,6 +144,7 @@ class Watch:
         self._sessions: dict[str, _Watched] = {}
         self._runners: dict[str, dict[str, _Watched]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._said_gone: dict[str, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._up = True
         self._connected_at = float("-inf")
@@ -206,8 +207,11 @@ class Watch:
         return self._clock.now() - self._heard_at < DEAF_S
 
     def said_gone(self, runner_id: str) -> None:
-        """A runner is said to have gone, by itself or by the server: look at once, though it may have no session."""
-        _ = self._start(self._probe(runner_id))
+        """A runner is said to have gone, by whomever: look at once, though it may have no session."""
+        looking = runner_id in self._said_gone
+        self._said_gone[runner_id] = True
+        if not looking:
+            _ = self._start(self._look_for(runner_id))
 
     def hand_over(self, said: HandOver, reply: str) -> None:
         """A runner lets go of sessions, and waits for a word on `reply`, if that is a subject."""
@@ -265,6 +269,13 @@ class Watch:
             return False
         heard = self._up and self._hears()
         return heard and after_s >= ANSWER_S / 2 and self._clock.now() - self._connected_at >= PING_S
+
+    async def _look_for(self, runner_id: str) -> None:
+        """Look once for all that was said before a look begins: it can be said without end."""
+        while self._said_gone[runner_id]:
+            self._said_gone[runner_id] = False
+            await self._probe(runner_id)
+        del self._said_gone[runner_id]
 
     async def _probe(self, runner_id: str) -> None:
         """Ask one that is said to have gone, in short tries: what it was asked while it died has no answer."""

@@ -42,7 +42,7 @@ from unpod.jetstream import (
     open_log,
 )
 from unpod.jetstream.topology import Topology
-from unpod.ports import Fence, Message
+from unpod.ports import Fence, Message, Subscription
 from unpod_orchestrator import LocalCall, LocalOrchestrator
 
 SUBJECTS = Subjects()
@@ -84,12 +84,13 @@ class FakeRunner:
         self._news = news
         self._tasks: set[asyncio.Task[None]] = set()
         self._announcing: asyncio.Task[None] | None = None
+        self._pulse: Subscription | None = None
 
     async def start(self) -> None:
         pool = f"{self.agent}@dev" if self.dev else self.agent
         await self._nats.subscribe(SUBJECTS.dispatch(pool), self._on_offer, queue="runners")
         await self._nats.subscribe(SUBJECTS.runner(self.runner_id), self._on_told)
-        await self._nats.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
+        self._pulse = await self._nats.subscribe(f"{SUBJECTS.runner(self.runner_id)}.ping", self._on_ping)
         self._announcing = asyncio.create_task(self._keep_announcing())
 
     async def stop(self, *, say_so: bool = True) -> None:
@@ -97,7 +98,8 @@ class FakeRunner:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        if say_so:
+        if say_so and self._pulse is not None:
+            await self._pulse.close()
             self.announce(gone=True)
 
     def announce(self, *, gone: bool = False) -> None:

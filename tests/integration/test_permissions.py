@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tests.faults.process import Process, eventually, start
@@ -17,14 +20,16 @@ from tests.integration.jetstream.servers import RANDOM_PORT, server
 from tests.integration.pty_rig import environment, run
 from tests.pages import ROOT
 
+from unpod.core import codec
 from unpod.core.envelope import Letterhead, from_headers
+from unpod.core.fleet import RunnerAnnounced, encode
 from unpod.core.ids import message_id, record_id
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
 from unpod.jetstream.api import call
 from unpod.jetstream.topology import MIB, ensure, info
 from unpod.ports import Message
-from unpod_orchestrator import LocalOrchestrator
+from unpod_orchestrator import LocalCall, LocalOrchestrator
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +60,12 @@ class Place:
 @asynccontextmanager
 async def place(directory: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     """Run a server with a shipped file, for the agent of the tests, its passwords in the environment."""
-    text = (CONFIGS / name).read_text().replace("my-agent", AGENT).replace("max_file: 10GB", "max_file: 200MB")
+    text = (CONFIGS / name).read_text().replace("max_file: 10GB", "max_file: 200MB")
+    before, block, after = text.rpartition("      {\n        # UNPOD_NATS_INBOX_PREFIX=_INBOX.runner.my-agent\n")
+    if block:  # another agent, as the file says
+        block, end, after = (block + after).partition("      {\n        # UNPOD_NATS_INBOX_PREFIX=_INBOX.bridge\n")
+        before, after = before + block.replace("my-agent", "agent-b"), block.replace("my-agent", AGENT) + end + after
+    text = before + after
     for variable in ("RUNNER", "BRIDGE", "OPERATOR", "SETUP", "CONSUMER", "SYSTEM"):
         for account in ("", "A_", "B_"):
             monkeypatch.setenv(f"{account}{variable}_PASSWORD", PASSWORD)
@@ -109,12 +119,29 @@ async def until_stored(nats: Nats, count: int) -> None:
     await eventually(there, f"{count} records are stored")
 
 
+class Scene(NamedTuple):
+    """A call, and who carries it."""
+
+    call: LocalCall
+    bridge: Process
+    runner: Process
+
+    async def turn(self, number: int) -> None:
+        await self.call.user(f"call 1 turn {number}: say")
+        assert f"c1t{number}w8" in await self.call.reply()
+
+
+async def nothing(_: Scene) -> None:
+    """Harm nobody."""
+
+
 async def a_call_is_answered(
     directory: Path,
     orchestrator: LocalOrchestrator,
     bridge_at: Mapping[str, str],
     runner_at: Mapping[str, str],
     operator_at: Mapping[str, str],
+    meanwhile: Callable[[Scene], Awaitable[None]] = nothing,
 ) -> None:
     bridge = await start(
         "bridge",
@@ -130,6 +157,7 @@ async def a_call_is_answered(
         await placed.connected()
         await placed.user("call 1 turn 1: say")
         assert "c1t1w8" in await placed.reply()
+        await meanwhile(Scene(placed, bridge, runner))
         await an_operator_ends_it(placed.session_id, environment(**operator_at))
         await bridge.said("call ended")
         for process in (runner, bridge):
@@ -270,6 +298,87 @@ async def test_a_runner_that_uses_up_the_ids_of_anothers_call_makes_nothing_of_i
         await writer.flush()
         stored_ids = [from_headers(message.headers).id async for message in log.read(THEIRS.ack)]
         assert stored_ids == [record_id("s1", "bridge", index) for index in range(1, 40)]
+
+
+async def attacked(roles: Place, directory: Path, harm: Callable[[Scene], Awaitable[None]]) -> None:
+    """A call that is answered, and ended by an operator, though somebody does harm meanwhile."""
+    await streams_of(roles)
+    async with LocalOrchestrator(speed=100) as orchestrator:
+        await a_call_is_answered(
+            directory,
+            orchestrator,
+            roles.variables("bridge", "_INBOX.bridge"),
+            roles.variables(f"runner-{AGENT}", f"_INBOX.runner.{AGENT}"),
+            roles.variables("operator", "_INBOX.operator"),
+            harm,
+        )
+
+
+async def test_a_runner_that_says_that_anothers_is_gone_is_not_believed(roles: Place, tmp_path: Path) -> None:
+    async def harm(scene: Scene) -> None:
+        gone = RunnerAnnounced(runner=scene.runner.id, agent=AGENT, capacity=0, gone=True)
+        async with connect(roles.options("runner-agent-b", "_INBOX.runner.agent-b")) as other:
+            for turn in range(2, 6):
+                for _ in range(100):
+                    other.send(SUBJECTS.runners, encode(gone))
+                await other.flush(timeout_s=5)
+                await scene.turn(turn)
+            async with connect(roles.options("operator", "_INBOX.operator")) as operator:
+                log = await open_log(operator, SMALL.calls)
+                subjects = SUBJECTS.call(AGENT, scene.call.session_id)
+                assert len([record async for record in log.read(subjects.own)]) == 1
+        assert "is gone" not in scene.bridge.text
+
+    await attacked(roles, tmp_path, harm)
+
+
+async def deliver(consumer: Nats, place: str) -> bool:
+    """Have JetStream deliver the log to a subject; return whether it refuses."""
+    name = secrets.token_hex(4)
+    config = {"name": name, "deliver_subject": place, "ack_policy": "none", "deliver_policy": "all"}
+    question = json.dumps({"stream_name": SMALL.calls.name, "config": config}).encode()
+    asked = f"$JS.API.CONSUMER.CREATE.{SMALL.calls.name}.{name}"
+    answer = await consumer.request(asked, question, timeout_s=5)
+    return "error" in json.loads(answer.data)
+
+
+async def test_records_that_a_consumer_has_delivered_to_others_change_nothing(roles: Place, tmp_path: Path) -> None:
+    """Who may make a consumer may name any subject as the place of delivery; a stream's own are refused."""
+
+    async def harm(scene: Scene) -> None:
+        session, bridge, runner = scene.call.session_id, scene.bridge.id, scene.runner.id
+        async with (
+            connect(roles.options("operator", "_INBOX.operator")) as operator,
+            connect(roles.options("consumer", "_INBOX.consumer")) as consumer,
+        ):
+            log = await open_log(operator, SMALL.calls)
+            subjects = SUBJECTS.call(AGENT, session)
+            [line] = [
+                codec.read(SUBJECTS, record.subject, record.headers, record.data).body
+                async for record in log.read(subjects.line)
+            ]
+            of_the_log = (subjects.line, subjects.ctl)
+            places = [
+                *(SUBJECTS.runners, SUBJECTS.bridges, SUBJECTS.probations, SUBJECTS.bridge(bridge)),
+                *(SUBJECTS.runner(runner), f"{SUBJECTS.runner(runner)}.ping", f"{SUBJECTS.runner(runner)}.drain"),
+                *(f"{SUBJECTS.bridge(bridge)}.drain", f"{SUBJECTS.bridges}.adopt"),
+                *(SUBJECTS.dispatch(AGENT), SUBJECTS.resume(AGENT), SUBJECTS.queued(AGENT)),
+                *(subjects.delta, f"$KV.UNPOD_JOBS.{line.job_id}", *of_the_log),
+            ]
+            for number, place in enumerate(places):
+                refused = await deliver(consumer, place)
+                assert refused == (place in of_the_log), place
+                await scene.turn(number + 2)
+            assert len([record async for record in log.read(subjects.own)]) == 1
+        for process in (scene.bridge, scene.runner):
+            assert not re.search("cannot be read|drain|may not", process.text), process.text
+        async with connect(roles.options("setup", "_INBOX.setup")) as setup:
+            jobs = await info(setup, SMALL.jobs.name)
+        assert jobs is not None
+        assert jobs["state"]["messages"] == 1
+        assert jobs["state"]["last_seq"] <= 2
+
+    await attacked(roles, tmp_path, harm)
 
 
 INBOXES = {

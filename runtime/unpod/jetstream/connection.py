@@ -31,6 +31,7 @@ logger = logging.getLogger("unpod.nats")
 
 _CLOSE_S: Final = 2.0
 _ACTIVE_S: Final = 5.0
+_DELIVERY: Final = b"$JS.ACK."
 
 
 class _Subscription:
@@ -46,8 +47,15 @@ class _Subscription:
         self._nats.unsubscribe(self._tail)
 
 
-def _taker(handler: Handler) -> Callable[[bytes, bytes, bytes, bytes], None]:
+def _taker(handler: Handler, *, delivered: bool) -> Callable[[bytes, bytes, bytes, bytes], None]:
+    """Hand over what comes; what a JetStream consumer delivers is passed over where that was not asked for.
+
+    Whoever may make a consumer may have it deliver to any subject, a question to a runner among them.
+    """
+
     def take(name: bytes, reply: bytes, block: bytes, data: bytes) -> None:
+        if reply and not delivered and reply.startswith(_DELIVERY):
+            return
         headers = decode_headers(block) if block else NO_HEADERS
         handler(Message(name.decode("utf-8", "replace"), data, headers, 0, 0, reply.decode("utf-8", "replace")))
 
@@ -161,7 +169,8 @@ class Nats:
         tails: list[Tail] = []
         try:
             for subject, handler in handlers.items():
-                tails.append(self._client.add_tail(subject, queue, _taker(handler)))
+                delivered = subject.startswith(self.options.inbox_prefix)
+                tails.append(self._client.add_tail(subject, queue, _taker(handler, delivered=delivered)))
             await self.flush(timeout_s=_ACTIVE_S)
             for tail in tails:
                 if tail.denied:

@@ -349,8 +349,8 @@ class AgentRunner:
         stack.callback(nats.on_given_up(lambda reason: cut_off(RunnerBroken(str(reason)))))
         ping = f"{ground.subjects.runner(self.runner_id)}.ping"
         pulse = PulseThread(options, ping, self.runner_id, service.find, cut_off)
-        stack.push_async_callback(pulse.stop)
         stack.push_async_callback(service.close)
+        stack.push_async_callback(pulse.stop)  # before it says that it is gone: bridges look whether that is so
         front = Front(service, nats, ground.subjects, stop, config.health_port)
         stack.push_async_callback(front.close)
         await pulse.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -120,6 +121,21 @@ async def test_urls_may_hold_credentials(embedded: EmbeddedServer) -> None:
     async with connect(NatsOptions((embedded.url,))) as nats:
         assert nats.connected
         assert nats.client_id
+
+
+async def test_what_a_consumer_delivers_reaches_only_the_inbox(log: JetStreamLog, nats: Nats) -> None:
+    heard: dict[str, list[bytes]] = {"fleet": [], f"{nats.options.inbox_prefix}.mine": []}
+    for place, those in heard.items():
+        await nats.subscribe(place, lambda message, those=those: those.append(message.data))  # type: ignore[misc]
+        config = {"name": place.replace(".", "-"), "deliver_subject": place, "ack_policy": "none"}
+        question = json.dumps({"stream_name": log.spec.name, "config": config}).encode()
+        asked = f"$JS.API.CONSUMER.CREATE.{log.spec.name}.{config['name']}"
+        assert "error" not in json.loads((await nats.request(asked, question, timeout_s=5)).data)
+    await log.append("unpod.call.a.s.cmd", b"a record", {})
+    await until(lambda: heard[f"{nats.options.inbox_prefix}.mine"] == [b"a record"])
+    nats.send("fleet", b"a question", reply=f"{nats.options.inbox_prefix}.answer")
+    await nats.flush(timeout_s=5)
+    assert heard["fleet"] == [b"a question"]
 
 
 async def test_a_handler_that_raises_harms_nobody(nats: Nats, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,10 +18,9 @@ def said(
     in_flight: int = 0,
     dev: bool = False,
     draining: bool = False,
-    gone: bool = False,
 ) -> RunnerAnnounced:
     return RunnerAnnounced(
-        runner=runner, agent=agent, capacity=capacity, in_flight=in_flight, dev=dev, draining=draining, gone=gone
+        runner=runner, agent=agent, capacity=capacity, in_flight=in_flight, dev=dev, draining=draining
     )
 
 
@@ -53,9 +52,6 @@ def test_only_a_change_is_a_change() -> None:
     assert fleet.hear(said(), 0.0)
     assert not fleet.hear(said(), 1.0)
     assert fleet.hear(said(in_flight=1), 2.0)
-    assert fleet.hear(said(gone=True), 3.0)
-    assert not fleet.hear(said(gone=True), 3.0)
-    assert fleet.standings() == {}
 
 
 def test_a_silent_runner_is_forgotten_after_3_s() -> None:

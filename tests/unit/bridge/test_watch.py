@@ -375,6 +375,25 @@ async def test_one_that_is_only_said_to_have_gone_stays(post: Post) -> None:
     assert len(runner.pings) == 1
 
 
+async def test_however_often_it_is_said_one_look_follows_another(post: Post) -> None:
+    runner = await post.runner()
+    runner.mute = True
+    for _ in range(100):
+        post.watch.said_gone("runner-1")
+    await until(lambda: bool(runner.pings))
+    post.watch.said_gone("runner-1")  # it may have died after it was asked
+    runner.mute = False
+    runner.answer_last()
+    await settle()
+    assert len(runner.pings) == 2
+    runner.bus.available = False
+    post.watch.said_gone("runner-1")
+    await settle()
+    await post.clock.advance(watching.NOBODY_PAUSE_S)
+    await settle()
+    assert post.dead == ["runner-1"]
+
+
 @pytest.mark.parametrize(("pad", "named"), [(0, [2, 2, 1]), (40_000, [1] * 5), (100_000, [1] * 5)])
 async def test_a_ping_names_so_many_sessions_as_the_server_takes(
     post: Post, monkeypatch: pytest.MonkeyPatch, pad: int, named: list[int]
