@@ -139,7 +139,7 @@ class Relay:
         """The socket is gone; see `sockets.Receiver.on_lost`."""
         if self.phase in ("idle", "dialling", "over"):
             return self._take()
-        if self.phase == "leaving":  # whatever code: it answers ours
+        if self.phase == "leaving":  # whatever code: it answers ours, and some workers do so with 1000
             self._left(now)
             return self._take()
         if code is None and reason:  # a message beyond every bound, or bytes that are no WebSocket frames
