@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from typing import Final
 
-from unpod.errors import LogUnavailable
+from unpod.core import fleet
+from unpod.errors import LogError, LogFull, LogUnavailable
 from unpod_bridge.admission import Caller, Doorkeeper, Refusal, key_of
 from unpod_bridge.control import ControlLink
 from unpod_bridge.control_effects import Assigned
@@ -132,18 +133,15 @@ class Reception:
         until = asyncio.get_running_loop().time() + ASK_S
         pool, link = await self._pool(agent, until)
         refusal = await self._fullness.refusal(pool.agent)
-        if refusal is not None:
-            raise LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {refusal}")
-        ask = Ask(guest.job.job_id, pool, until)
-        place = await self._dispatcher.find(ask)
+        place = await self._dispatcher.find(Ask(guest.job.job_id, pool, until)) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
-            raise LogUnavailable(f"no runner of the agent {shown(pool.name)} takes it: {place}")
+            raise _refused(link, pool, place)
         try:
             async with asyncio.timeout_at(until):
                 claim = await self._records.claim(self._record(guest, pool, link))
-        except TimeoutError:
+        except (TimeoutError, LogError) as error:
             await place.release("no record")
-            raise LogUnavailable("the job store does not answer in time") from None
+            raise _refused(link, pool, "jobs_full" if isinstance(error, LogFull) else "jobs_away") from None
         except BaseException:
             await place.release("no record")
             raise
@@ -186,6 +184,12 @@ class Reception:
             bridge_url=guest.job.bridge_url,
             token="",
         )
+
+
+def _refused(link: ControlLink, pool: Pool, why: fleet.Refusal) -> LogUnavailable:
+    """Count a job that is refused, and return what says so."""
+    link.registration.refusals[why] += 1
+    return LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {why}")
 
 
 class Guest:

@@ -66,7 +66,7 @@ class Door:
             dispatcher=Dispatcher(log, SUBJECTS, "bridge-1"),
             services=services,
             care=cast("Care", None),
-            links=lambda: {Pool("agent-1"): cast("ControlLink", None)},
+            links=lambda: {Pool("agent"): cast("ControlLink", bench.link)},
         )
 
     def comes(self, session: str = "session-1", job: str = "job-1") -> Visitor:
@@ -110,4 +110,13 @@ async def test_calls_without_ids_are_calls_of_their_own(door: Door) -> None:
 async def test_a_call_that_is_not_taken_says_why(door: Door) -> None:
     door.bench.usage = 0.95
     with pytest.raises(LogUnavailable, match="log_full"):
-        await door.reception.place(Guest(door.reception, "job-1", "session-1"), "agent-1")
+        await door.reception.place(Guest(door.reception, "job-1", "session-1"), "agent")
+    assert door.bench.link.registration.refusals == {"log_full": 1}
+
+
+async def test_a_call_that_the_job_store_has_no_room_for_is_counted_and_its_place_is_free(door: Door) -> None:
+    door.bench.store_log.broker.full = True
+    with pytest.raises(LogUnavailable, match="jobs_full"):
+        await door.reception.place(Guest(door.reception, "job-1", "session-1"), "agent")
+    assert door.bench.link.registration.refusals == {"jobs_full": 1}
+    await until(lambda: door.bench.releases() == 1)
