@@ -433,6 +433,7 @@ class Bridge:
             gone=gone,
             log_room=self._fullness.room,
             jobs_room=self._fullness.jobs_room,
+            log_behind=self._log_health.behind,
             refused={name: dict(link.refusals) for name, link in registrations.items() if link.refusals},
             agent_rooms=self._services.shares.room(),
         )

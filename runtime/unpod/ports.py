@@ -181,6 +181,10 @@ class EventLog(Protocol):
         """Return how full the stream is, 0.0 to 1.0 of its bound in bytes."""
         ...
 
+    def behind(self, for_s: float) -> list[str]:
+        """Return the nodes that each `usage` of the last `for_s` seconds has found not to keep up."""
+        ...
+
     def writer(
         self,
         *,

@@ -28,7 +28,7 @@ from unpod.jetstream import (
     stream_settings,
 )
 from unpod.jetstream.api import call
-from unpod.jetstream.topology import MIB, info
+from unpod.jetstream.topology import MIB, info, lagging
 from unpod.ports import Message
 from unpod_cli.diagnosis import Finding, in_two
 
@@ -119,16 +119,11 @@ async def _replicas(nats: Nats, name: str) -> list[Finding]:
     what = f"replicas of {name}"
     if not cluster.get("leader"):
         return [Finding(what, "wrong", "no leader is chosen: nothing is stored", "look at nats-server's logs")]
-    lagging = [each for each in others if each.get("offline") or not each.get("current")]
-    behind = [f"{each.get('name')} ({_state(each)})" for each in lagging]
+    behind = [f"{node} ({how})" for node, how in lagging(answer or {}).items()]
     if behind:
         fix = "look at its disk and at its log; one that could not write has to be started again once there is room"
         return [Finding(what, "wrong", f"not up to date: {', '.join(behind)}", fix)]
     return [Finding(what, "ok", f"{len(others) + 1} up to date")]
-
-
-def _state(replica: Mapping[str, object]) -> str:
-    return "offline" if replica.get("offline") else f"{replica.get('lag', 0)} records behind"
 
 
 async def _write(nats: Nats, subjects: Subjects, wanted: Topology) -> Finding:

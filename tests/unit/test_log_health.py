@@ -12,6 +12,11 @@ from unpod.ports import EventLog
 
 class Log:
     silent_s = 0.0
+    nodes: tuple[str, ...] = ()
+
+    def behind(self, for_s: float) -> list[str]:
+        assert for_s == SILENT_S
+        return [*self.nodes]
 
 
 def test_a_log_that_acknowledges_nothing_for_longer_than_an_election_is_silent_and_told_once(
@@ -26,3 +31,15 @@ def test_a_log_that_acknowledges_nothing_for_longer_than_an_election_is_silent_a
     assert len(lines) == 2
     assert "acknowledges nothing for 10 s, though NATS can be reached" in lines[0]
     assert "acknowledges again" in lines[1]
+
+
+def test_a_node_that_does_not_keep_up_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log()
+    health = LogHealth(cast("EventLog", log), logging.getLogger("unpod.bridge"))
+    for log.nodes in ((), ("n3",), ("n3", "n2"), (), ()):
+        assert not health.look()
+        assert health.behind == len(log.nodes)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "do not keep up (n3)" in lines[0]
+    assert "keep up again" in lines[1]

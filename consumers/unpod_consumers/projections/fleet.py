@@ -75,6 +75,9 @@ class AnnouncedFleet:
         free = [bridge.jobs_room for _, bridge in self._bridges.values() if bridge.jobs_room is not None]
         if free:
             points[instruments.JOBS_ROOM.name][()] = SeriesPoint(round(min(free) * NANO))
+        behind = [bridge.log_behind for _, bridge in self._bridges.values() if bridge.log_behind is not None]
+        if behind:
+            points[instruments.LOG_BEHIND.name][()] = SeriesPoint(max(behind) * NANO)
         for (name, reason), count in self._refused.items():
             points[instruments.REFUSED.name][_agent(name), ("reason", reason)] = SeriesPoint(count * NANO)
         return tuple((one, tuple(sorted(points[one.name].items()))) for one in FLEET)

@@ -89,8 +89,9 @@ DERIVED: Final = (
 """What stands in a checkpoint; the lag is the process's own."""
 
 JOBS_ROOM = Instrument("unpod.jobs.room", "gauge", "1", "What is free of the bridges' job store: 1 to 0")
+LOG_BEHIND = Instrument("unpod.log.behind", "gauge", "{node}", "Nodes of the log that do not keep up")
 REFUSED = Instrument("unpod.jobs.refused", "counter", "{job}", "Jobs that bridges have refused")
-FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED, LOG_ROOM, JOBS_ROOM, REFUSED)
+FLEET: Final = (CAPACITY, IN_FLIGHT, DRAINING, QUEUED, LOG_ROOM, JOBS_ROOM, LOG_BEHIND, REFUSED)
 """What the fleet says of itself; it is in no log."""
 
 BY_NAME: Final = {instrument.name: instrument for instrument in DERIVED}

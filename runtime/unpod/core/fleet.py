@@ -60,7 +60,8 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
 
     One that drains takes no more jobs, and other bridges may have those that it has released. `log_room` is what is
     free of the log, and `agent_rooms` what is left of the share of it that each agent may fill: 1.0 to 0.0; `jobs_room`
-    is what is free of the job store. `refused` counts, for each agent key, the jobs that were refused, by their reason.
+    is what is free of the job store. `log_behind` counts the nodes of the log that do not keep up, and `refused`, for
+    each agent key, the jobs that were refused, by their reason.
     """
 
     bridge: str
@@ -70,6 +71,7 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     gone: bool = False
     log_room: float | None = None
     jobs_room: float | None = None
+    log_behind: int | None = None
     refused: dict[str, dict[Refusal, int]] = {}
     agent_rooms: dict[str, float] = {}
 

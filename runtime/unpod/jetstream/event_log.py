@@ -16,7 +16,7 @@ from unpod.jetstream.api import read_ack
 from unpod.jetstream.batch import BatchRead, StoredParser
 from unpod.jetstream.newest import NewestRead
 from unpod.jetstream.points import KnownRead
-from unpod.jetstream.topology import ensure, info, with_limits_of
+from unpod.jetstream.topology import ensure, info, lagging, with_limits_of
 from unpod.jetstream.wire import check_subject, encode_headers, fenced, status_of
 from unpod.jetstream.writer import DEFAULT_BOUNDS, EncodedRecord, OrderedWriter, WriterBounds, submit
 from unpod.ports import Stored
@@ -77,6 +77,7 @@ class JetStreamLog:
         self._nats = nats
         self.spec = spec
         self._silent_since = 0.0
+        self._behind: dict[str, float] = {}
         self._sent_at = 0.0
 
     # ---------------------------------------------------------------------------------------------------------- write
@@ -280,10 +281,16 @@ class JetStreamLog:
                 return False
             await asyncio.sleep(_LAG_PAUSE_S)
 
+    def behind(self, for_s: float) -> list[str]:
+        """Return the nodes that have not kept up for so long (`EventLog.behind`)."""
+        return [node for node, since in self._behind.items() if monotonic() - since >= for_s]
+
     async def usage(self) -> float:
         """Return how full the stream is, 0.0 to 1.0 (`EventLog.usage`)."""
         found = await info(self._nats, self.spec.name)
         if found is None:
             raise LogUnavailable(f"the stream {self.spec.name} is gone")
+        now = monotonic()
+        self._behind = {node: self._behind.get(node, now) for node in lagging(found)}
         bound = found["config"]["max_bytes"]
         return float(found["state"]["bytes"]) / bound if bound > 0 else 0.0

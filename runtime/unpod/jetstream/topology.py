@@ -147,6 +147,16 @@ async def info(nats: Nats, name: str) -> dict[str, Any] | None:
         raise
 
 
+def lagging(found: dict[str, Any]) -> dict[str, str]:
+    """Return the nodes, by name, on which a stream is not up to date, and how each stands, given its `info`."""
+    replicas = (found.get("cluster") or {}).get("replicas") or []
+    return {
+        str(each.get("name")): "offline" if each.get("offline") else f"{each.get('lag', 0)} records behind"
+        for each in replicas
+        if each.get("offline") or not each.get("current")
+    }
+
+
 async def ensure(nats: Nats, *specs: StreamSpec) -> None:
     """Create the streams that are missing; what is there is never changed.
 

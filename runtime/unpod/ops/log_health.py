@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from unpod.ports import EventLog
 
 SILENT_S: Final = 10.0
-"""Longer than the nodes of a cluster take to choose a leader."""
+"""For so long in seconds it is nothing: longer than the nodes of a cluster take to choose a leader."""
 SILENT: Final = "the event log acknowledges nothing"
 
 
@@ -20,11 +20,17 @@ class LogHealth:
         self._log = log
         self._logger = logger
         self._was_silent = False
+        self._were_behind: list[str] = []
 
     @property
     def silent(self) -> bool:
         """Whether it has acknowledged nothing for too long; may be asked from any thread."""
         return self._log.silent_s >= SILENT_S
+
+    @property
+    def behind(self) -> int:
+        """How many of its nodes have not kept up for as long."""
+        return len(self._were_behind)
 
     def look(self) -> bool:
         """Return whether it is silent; called now and then, so that it is said when that changes."""
@@ -39,4 +45,14 @@ class LogHealth:
         elif self._was_silent and not silent:
             self._logger.warning("the event log acknowledges again what it is sent")
         self._was_silent = silent
+        behind = self._log.behind(SILENT_S)
+        if behind and not self._were_behind:
+            self._logger.error(
+                "nodes of the event log do not keep up (%s); the others go on, and one more that fails may stop "
+                "them: `unpod doctor` tells what is wrong",
+                ", ".join(behind),
+            )
+        elif self._were_behind and not behind:
+            self._logger.warning("all nodes of the event log keep up again")
+        self._were_behind = behind
         return silent

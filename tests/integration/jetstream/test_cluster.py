@@ -90,3 +90,22 @@ async def test_one_of_many_wins(directory: Path) -> None:
                 return_exceptions=True,
             )
             assert sum(isinstance(result, Fenced) for result in results) == 4, results
+
+
+async def test_a_node_that_does_not_keep_up_is_named(directory: Path) -> None:
+    async with running(directory) as (nodes, nats, log):
+        leader = await leader_of(nats, log.spec.name)
+        victim = next(node for node in NODES if node != leader)
+        await log.usage()
+        await nodes.kill(victim)
+
+        async def named(wanted: list[str]) -> None:
+            async with asyncio.timeout(20):
+                while log.behind(0.0) != wanted:
+                    await log.usage()
+                    await asyncio.sleep(0.1)
+
+        await named([victim])
+        assert log.behind(60.0) == []
+        await nodes.start(victim)
+        await named([])

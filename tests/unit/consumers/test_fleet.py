@@ -66,9 +66,9 @@ def test_what_bridges_refuse_is_counted_by_its_true_reason_through_their_restart
 
 def test_the_room_of_the_job_store_is_shown() -> None:
     fleet = AnnouncedFleet()
-    fleet.heard_bridge(BridgeAnnounced(bridge="b1", jobs_room=0.5), 0.0)
-    fleet.heard_bridge(BridgeAnnounced(bridge="b2", jobs_room=0.25), 0.0)
-    assert figures(fleet, 0.0) == {"unpod.jobs.room": {(): 0.25}}
+    fleet.heard_bridge(BridgeAnnounced(bridge="b1", jobs_room=0.5, log_behind=1), 0.0)
+    fleet.heard_bridge(BridgeAnnounced(bridge="b2", jobs_room=0.25, log_behind=0), 0.0)
+    assert figures(fleet, 0.0) == {"unpod.jobs.room": {(): 0.25}, "unpod.log.behind": {(): 1}}
 
 
 def test_the_room_of_the_log_and_of_each_agent_s_share_is_shown_as_the_tightest_bridge_knows_it() -> None:
