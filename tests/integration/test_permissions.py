@@ -21,6 +21,7 @@ from tests.integration.pty_rig import environment, run
 from tests.pages import ROOT
 
 from unpod.core import codec
+from unpod.core import events as ev
 from unpod.core.envelope import Letterhead, from_headers
 from unpod.core.fleet import RunnerAnnounced, encode
 from unpod.core.ids import message_id, record_id
@@ -357,6 +358,7 @@ async def test_records_that_a_consumer_has_delivered_to_others_change_nothing(ro
                 codec.read(SUBJECTS, record.subject, record.headers, record.data).body
                 async for record in log.read(subjects.line)
             ]
+            assert isinstance(line, ev.LineTaken)
             of_the_log = (subjects.line, subjects.ctl)
             places = [
                 *(SUBJECTS.runners, SUBJECTS.bridges, SUBJECTS.probations, SUBJECTS.bridge(bridge)),
