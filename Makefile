@@ -86,8 +86,10 @@ lint: $(READY) ## check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(READY) ## check types
-	@$(BIN)/mypy --num-workers=2
+types: $(READY) ## check types, of the pages too
+	@$(BIN)/python -m tests.typing.pages build/pages
+	@$(BIN)/mypy --num-workers=2 runtime bridge consumers tests examples build/pages
+	@$(BIN)/basedpyright --level error
 
 imports: $(READY) ## check that the packages import only what the floor plan allows
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import_linter_cache

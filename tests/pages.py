@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SAVED_AS = re.compile(r"Save this as `(\w+)\.py`")
+_RUN = "    await session.run()\n"
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _HEADING = re.compile(r"^#+ (.*\S)\s*$")
 
@@ -80,3 +82,11 @@ async def run(block: Block, namespace: dict[str, Any]) -> None:
         await eval(code, namespace)  # noqa: S307 - our own pages
     else:
         exec(code, namespace)  # noqa: S102 - our own pages
+
+
+def completed(piece: Block, saved: Block | None) -> Block:
+    """Return a saved file with a piece of a function added: it belongs in front of its `run()`."""
+    assert saved is not None, f"{piece}: a piece of a function, and no file that it belongs to"
+    text = saved.text.replace(_RUN, f"{piece.text}\n{_RUN}")
+    assert text != saved.text, f"{piece}: {saved} has no run()"
+    return Block(saved.page, saved.line, saved.language, saved.heading, saved.before, text)

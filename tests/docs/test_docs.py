@@ -12,7 +12,7 @@ from types import ModuleType
 
 import duckdb
 import pytest
-from tests.pages import ROOT, Block, blocks, run
+from tests.pages import ROOT, SAVED_AS, Block, blocks, completed, run
 from tests.unit.consumers.analyst import stored
 from tests.unit.consumers.records import SUBJECTS, call_of, message
 
@@ -25,9 +25,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 COMMANDS = [block for page in PAGES for block in blocks(page, "console")]
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-SAVED_AS = re.compile(r"Save this as `(\w+)\.py`")
-RUN = "    await session.run()\n"
 
 
 def named(page: Path) -> str:
@@ -48,7 +45,7 @@ class Page:
     async def take(self, block: Block) -> None:
         """Run a block, and the tests in it."""
         if block.indented:
-            block = self._completed(block)
+            block = completed(block, self._last)
         if saved := SAVED_AS.search(block.before):
             self.module = sys.modules[saved[1]] = ModuleType(saved[1])
             self.saved.add(saved[1])
@@ -60,14 +57,6 @@ class Page:
             if name.startswith("test_") and value is not before.get(name):
                 assert inspect.iscoroutinefunction(value), f"{block}: {name} is not async"
                 await value()
-
-    def _completed(self, piece: Block) -> Block:
-        """Return the saved file with a piece added: it belongs in front of the `run()` of what was saved last."""
-        saved = self._last
-        assert saved is not None, f"{piece}: a piece of a function, and no file that it belongs to"
-        text = saved.text.replace(RUN, f"{piece.text}\n{RUN}")
-        assert text != saved.text, f"{piece}: {saved} has no run()"
-        return Block(saved.page, saved.line, saved.language, saved.heading, saved.before, text)
 
 
 @pytest.fixture

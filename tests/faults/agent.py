@@ -88,7 +88,7 @@ async def _say(session: Session, asked: Question) -> None:
 
 
 async def _step(session: Session, asked: Question) -> None:
-    def charge(idempotency_key: str) -> str:
+    def charge(*, idempotency_key: str = "") -> str:
         note("charge", session=session.session_id, turn=asked.name, key=idempotency_key)
         return idempotency_key[:8]
 

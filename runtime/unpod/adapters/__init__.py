@@ -8,11 +8,12 @@ from unpod.adapters.echo import EchoAdapter
 from unpod.adapters.fallback import FallbackAdapter
 from unpod.adapters.generator import GeneratorAdapter
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult
-from unpod.adapters.protocol import DialogAdapter
+from unpod.adapters.protocol import DialogAdapter, ReplyContext
 from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
 from unpod.adapters.shared import close_clients
 from unpod.adapters.tools import Tool
 from unpod.adapters.view import AdapterView, check_adapter
+from unpod.adapters.wrapping import DialogMachine
 
 if TYPE_CHECKING:
     from unpod.adapters.anthropic import AnthropicAdapter
@@ -31,6 +32,7 @@ __all__ = [
     "ChatAdapter",
     "ChatMessage",
     "DialogAdapter",
+    "DialogMachine",
     "EchoAdapter",
     "FallbackAdapter",
     "GeneratorAdapter",
@@ -43,6 +45,7 @@ __all__ = [
     "Pause",
     "Piece",
     "Price",
+    "ReplyContext",
     "Rule",
     "ScriptedAdapter",
     "SuperDialogAdapter",

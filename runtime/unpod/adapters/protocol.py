@@ -21,7 +21,7 @@ import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import lru_cache
 from types import FunctionType, MethodType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 _REQUIRED = {
     "stream": "`async def stream(self, text)` yields the reply piece by piece",
@@ -33,6 +33,18 @@ _OFFERED = ("context", "language")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
+class ReplyContext(TypedDict):
+    """What an adapter is told with each text: fields of the `CallContext`, and the number of the turn."""
+
+    call_id: str
+    session_id: str
+    direction: str
+    user_number: str
+    instructions: str | None
+    data: dict[str, object]
+    turn_number: int
+
+
 @runtime_checkable
 class DialogAdapter(Protocol):
     """A brain: what `session.dialog_machine` takes."""
@@ -40,10 +52,10 @@ class DialogAdapter(Protocol):
     def stream(self, text: str, /, *args: Any, **kwargs: Any) -> AsyncIterable[Any] | Awaitable[AsyncIterable[Any]]:  # noqa: ANN401
         """Answer what the caller said, in pieces that are spoken as they come: `str`, or a report (`pieces.Piece`).
 
-        An async generator, or a coroutine that returns an async iterator. The call's `context` (a dict) and the
-        turn's `language` (a tag, or None) are passed by name where the method takes them. When the caller cuts in,
-        the iterator is closed: a generator sees `GeneratorExit` or `asyncio.CancelledError`, and its `finally` must
-        stop the provider.
+        An async generator, or a coroutine that returns an async iterator. The call's `context` (a `ReplyContext`)
+        and the turn's `language` (a tag, or None) are passed by name where the method takes them. When the caller
+        cuts in, the iterator is closed: a generator sees `GeneratorExit` or `asyncio.CancelledError`, and its
+        `finally` must stop the provider.
         """
         ...
 

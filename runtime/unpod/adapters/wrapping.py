@@ -6,13 +6,42 @@ Nobody's package is imported to find out: an object of a vendor's class exists o
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterable, Callable
 from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+from unpod.adapters.protocol import DialogAdapter
 
 _LANGCHAIN = ("unpod.adapters.langchain", "LangChainAdapter")
 _VENDORS = {
     "superdialog": ("unpod.adapters.superdialog", "SuperDialogAdapter"),
     "langchain_core.runnables": _LANGCHAIN,
 }
+
+
+class StreamsChunks(Protocol):
+    """A LangChain Runnable, or an object that streams like one."""
+
+    def astream(self, given: Any, /, *args: Any, **kwargs: Any) -> AsyncIterable[Any]:  # noqa: ANN401
+        """Yield the chunks of an answer."""
+        ...
+
+
+class SuperDialogAgent(Protocol):
+    """A superdialog agent."""
+
+    def turn(self, text: str, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Answer a text."""
+
+    def assist(self, text: str, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Take a note."""
+
+    def load_chat_ctx(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Take up a conversation."""
+
+
+DialogMachine: TypeAlias = DialogAdapter | Callable[..., AsyncIterable[Any]] | StreamsChunks | SuperDialogAgent
+"""What `session.dialog_machine` takes; the function is an async generator, as of `GeneratorAdapter`."""
 
 
 def wrapped(found: object) -> object:

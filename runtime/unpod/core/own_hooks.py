@@ -6,7 +6,7 @@ So it makes no difference who asks: a decision that writes such a record now, or
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypedDict
 
 from msgspec.structs import asdict
 
@@ -15,24 +15,49 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.decision import FireHooks
 
-TURN_FIELDS: Final = (
-    "turn_id",
-    "user_text",
-    "agent_text",
-    "heard_text",
-    "interrupted",
-    "ttfa_ms",
-    "asr_ms",
-    "stt_ms",
-    "llm_ttft_ms",
-    "llm_total_ms",
-    "llm_call_count",
-    "tts_ttfb_ms",
-    "tts_ms",
-    "from_node",
-    "to_node",
-)
-"""What a `turn_complete` hook is given, by name."""
+
+class TurnFields(TypedDict):
+    """What a `turn_complete` hook is given, by name. Times in milliseconds."""
+
+    turn_id: int
+    user_text: str | None
+    agent_text: str | None
+    heard_text: str | None
+    interrupted: bool
+    ttfa_ms: float | None
+    asr_ms: float | None
+    stt_ms: float | None
+    llm_ttft_ms: float | None
+    llm_total_ms: float | None
+    llm_call_count: int
+    tts_ttfb_ms: float | None
+    tts_ms: float | None
+    from_node: str | None
+    to_node: str | None
+
+
+class ModelCallFields(TypedDict):
+    """What an `llm_call` hook is given, by name. Times in milliseconds, `cost` in US dollars."""
+
+    turn_id: int
+    model: str | None
+    provider: str | None
+    call_type: str | None
+    latency_ms: float | None
+    ttft_ms: float | None
+    tokens_in: int
+    tokens_out: int
+    cached: int
+    cache_write: int
+    estimated: bool
+    cost: float | None
+    node_id: str | None
+    edge_id: str | None
+    prompt_messages: object
+    response_json: object
+
+
+TURN_FIELDS: Final = tuple(TurnFields.__annotations__)
 
 
 def of_record(record: Record, texts: dict[int, str]) -> Iterator[FireHooks]:

@@ -245,6 +245,7 @@ class Call:
             "user_number": fields.user_number,
             "instructions": fields.instructions,
             "data": fields.data,
+            "turn_number": 0,
         }
         return CallContext(
             call_id=fields.call_id,

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeVar, overload
 
 from unpod.core.decision import ADAPTER_APOLOGY, RESUME_APOLOGY
 from unpod.core.envelope import parse_time
+from unpod.core.metrics import CallMetrics
 from unpod.core.resume import OnResume
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, RunnerBroken, UnpodError
@@ -35,7 +36,7 @@ from unpod.runner.drain import DrainMode, Stop
 from unpod.runner.front import Front
 from unpod.runner.pulse import PulseThread
 from unpod.runner.rights import runner_rights
-from unpod.runner.runner_hooks import RunnerHooks
+from unpod.runner.runner_hooks import FinalState, RunnerHooks
 from unpod.runner.service import Ground, Plan, Service
 from unpod.runner.signals import listening
 from unpod.runner.stats import LastHour, RunnerStats
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from unpod.runner.context import CallContext
 
 F = TypeVar("F", bound=HookFunction)
+StartHook = TypeVar("StartHook", bound="Callable[[CallContext], object]")
+MetricHook = TypeVar("MetricHook", bound="Callable[[CallContext, CallMetrics], object]")
+EndHook = TypeVar("EndHook", bound="Callable[[CallContext, FinalState], object]")
 
 _BRIDGE_GRACE_S: Final = 5.0
 _FORCED_S: Final = 2.0
@@ -196,6 +200,12 @@ class AgentRunner:
         """The agent whose calls it takes."""
         return self._plan.agent_id
 
+    @overload
+    def on(self, event: Literal["call_start"]) -> Callable[[StartHook], StartHook]: ...
+    @overload
+    def on(self, event: Literal["metric"]) -> Callable[[MetricHook], MetricHook]: ...
+    @overload
+    def on(self, event: Literal["call_end"]) -> Callable[[EndHook], EndHook]: ...
     def on(self, event: str) -> Callable[[F], F]:
         """Return a decorator that registers a hook, sync or async.
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
 
+from unpod.adapters.protocol import ReplyContext
 from unpod.adapters.view import check_adapter
+from unpod.adapters.wrapping import DialogMachine
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.codec import Record
@@ -73,9 +75,17 @@ class Driver:
         self.state = SessionState()
         self.hooks = Hooks()
         self.main = main_scope()
-        self.context: Mapping[str, object] = {}
+        self.context = ReplyContext(
+            call_id=seat.session_id,
+            session_id=seat.session_id,
+            direction="inbound",
+            user_number="",
+            instructions=None,
+            data={},
+            turn_number=0,
+        )
         self.brain = TurnStream(self._on_brain, self._on_brain_stands, seat.session_id)
-        self.adapter: object | None = None
+        self.adapter: DialogMachine | None = None
         """The brain, as it was given."""
         self.past: Past | None = None
         self.chores: set[asyncio.Task[object]] = set()
@@ -260,7 +270,7 @@ class Driver:
         self.state = evolve_local(self.state, ToolsRun(turn, more, self._now()))
         self._rearm()
 
-    def use_brain(self, adapter: object | None) -> None:
+    def use_brain(self, adapter: DialogMachine | None) -> None:
         """Take another brain, from the next turn on.
 
         Raises:
@@ -379,7 +389,7 @@ class Driver:
                 delta = self.journal.delta(step.turn, step.part, step.n, step.text)
                 self._replies.keep(delta, self.seat.clock.now())
             case d.AskBrain():
-                context = {**self.context, "turn_number": step.turn}
+                context: ReplyContext = {**self.context, "turn_number": step.turn}
                 self.brain.ask(step, cause, context, BrainScope(self, cause, step.turn, context))
             case d.StopBrain():
                 self.brain.stop(mark=step.mark, heard=step.heard, note=self.settings.interruption_note)

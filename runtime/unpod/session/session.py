@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
 
+from unpod.adapters.wrapping import DialogMachine
 from unpod.core import commands as cmd
 from unpod.core import metrics
 from unpod.core.metrics import CallMetrics
 from unpod.core.resume import OnResume
 from unpod.errors import SessionClosed, UnsupportedControl
+from unpod.session import hook_types as h
 from unpod.session.hooks import HookFunction
 from unpod.session.recording import Recording
 from unpod.session.steps import Steps
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.session")
 
 F = TypeVar("F", bound=HookFunction)
+P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class MetricsTracker:
@@ -146,19 +150,39 @@ class Session:
 
     # --- what must not happen twice -----------------------------------------------------------------------------------
 
-    async def step(self, name: str, function: Callable[..., object], /, *args: object, **kwargs: object) -> object:
+    @overload
+    async def step(self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    async def step(
+        self, name: str, function: Callable[[Unpack[Ts]], Awaitable[T]], /, *args: *Ts, timeout_s: float | None
+    ) -> T: ...
+    @overload
+    async def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(  # type: ignore[misc]  # beside `P.kwargs` no keyword of our own can be named
+        self,
+        name: str,
+        function: Callable[..., object],
+        /,
+        *args: object,
+        timeout_s: float | None = None,
+        **kwargs: object,
+    ) -> object:
         """Run a side effect, record what it returns, and return it; a takeover returns what is recorded.
 
         `function`, sync or async, may take an `idempotency_key`: the same in every process, to be passed on to a third
-        party, since a step whose process dies inside it runs again. Its result must be what JSON can hold, and is
-        returned as JSON gives it back, once it is stored: while NATS is away, that waits.
+        party, since a step whose process dies inside it runs again. Give it a default, so that a type checker does not
+        ask you for it. An async one is cancelled after `timeout_s`, and has failed with `TimeoutError` then.
+
+        Its result must be what JSON can hold, and is returned once it is stored: while NATS is away, that waits. It
+        comes back from JSON in the type that the function's annotation promises; without one, as JSON has it.
 
         Raises:
             StepFailed: it raised, now or in the process that ran it.
             TypeError: its result cannot be written as JSON.
+            ValueError: `timeout_s` is not more than 0.
             LogError: the result could not be stored.
         """
-        return await self._steps.run(name, function, args, kwargs)
+        return await self._steps.run(name, function, args, kwargs, _positive("timeout_s", timeout_s))
 
     def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run a coroutine beside the call until the call is over; its verbs count as those of the handler `name`.
@@ -178,6 +202,28 @@ class Session:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
+    @overload
+    def on(self, event: h.TextEvent, *, replay: bool | None = None) -> Callable[[h.TextHook], h.TextHook]: ...
+    @overload
+    def on(self, event: h.BareEvent, *, replay: bool | None = None) -> Callable[[h.BareHook], h.BareHook]: ...
+    @overload
+    def on(self, event: h.ToolEvent, *, replay: bool | None = None) -> Callable[[h.ToolHook], h.ToolHook]: ...
+    @overload
+    def on(self, event: h.FrameEvent, *, replay: bool | None = None) -> Callable[[h.FrameHook], h.FrameHook]: ...
+    @overload
+    def on(
+        self, event: Literal["silence"], *, replay: bool | None = None
+    ) -> Callable[[h.SilenceHook], h.SilenceHook]: ...
+    @overload
+    def on(self, event: Literal["error"], *, replay: bool | None = None) -> Callable[[h.ErrorHook], h.ErrorHook]: ...
+    @overload
+    def on(
+        self, event: Literal["llm_call"], *, replay: bool | None = None
+    ) -> Callable[[h.ModelCallHook], h.ModelCallHook]: ...
+    @overload
+    def on(
+        self, event: Literal["turn_complete"], *, replay: bool | None = None
+    ) -> Callable[[h.TurnHook], h.TurnHook]: ...
     def on(self, event: str, *, replay: bool | None = None) -> Callable[[F], F]:
         """Return a decorator that registers a hook, sync or async; several per event run in order of registration.
 
@@ -197,8 +243,8 @@ class Session:
         return await self._driver.run()
 
     @property
-    def dialog_machine(self) -> object | None:
-        """The brain: anything with the methods of `DialogAdapter`.
+    def dialog_machine(self) -> DialogMachine | None:
+        """The adapter, as it was given: anything with the methods of `DialogAdapter`, or what can be made one.
 
         Raises:
             TypeError: on assignment of anything else; the text says what is missing.
@@ -206,7 +252,7 @@ class Session:
         return self._driver.adapter
 
     @dialog_machine.setter
-    def dialog_machine(self, adapter: object | None) -> None:
+    def dialog_machine(self, adapter: DialogMachine | None) -> None:
         self._driver.use_brain(adapter)
 
     @property

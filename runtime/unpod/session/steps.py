@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -16,7 +17,7 @@ from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
 from unpod.session.scope import Scope, current, entered
 from unpod.session.whose import belongs
-from unpod.user_code import is_theirs
+from unpod.user_code import TimedOut, bounded, is_theirs
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
@@ -33,25 +34,31 @@ class Steps:
         self._driver = driver
 
     async def run(
-        self, name: str, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+        self,
+        name: str,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        timeout_s: float | None = None,
     ) -> object:
         """Return a step's result: the recorded one, else what `function` returns, once that is stored."""
         driver, scope = self._driver, current(self._driver.main)
         identifier = scope.step_id(driver.seat.session_id, name)
         recorded = driver.past.steps.get(identifier) if driver.past is not None else None
         if recorded is not None and not recorded.withheld:
-            return _outcome(recorded)
+            return _outcome(recorded, function)
         if driver.ending.lost is not None:  # nobody would learn what came of it
             raise driver.ending.lost.with_traceback(None)
         if recorded is None:
             await driver.asking.room()
             driver.note_new(f"step {name}", scope)
-        completed = await _attempt(identifier, name, function, args, _with_key(function, kwargs, identifier))
+        given = partial(function, *args, **_with_key(function, kwargs, identifier))
+        completed = await _attempt(identifier, name, given, timeout_s)
         reached("step.returned")
         driver.record(completed, scope.cause)
         await driver.journal.flush()
         reached("step.stored")
-        return _outcome(completed)
+        return _outcome(completed, function)
 
     def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run `work` as a handler of its own, until the session closes."""
@@ -94,12 +101,15 @@ class Steps:
 
 
 async def _attempt(
-    identifier: str, name: str, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+    identifier: str, name: str, function: Callable[[], object], timeout_s: float | None
 ) -> StepCompleted:
     try:
-        result = function(*args, **kwargs)
+        result = function()
         if inspect.isawaitable(result):
-            result = await result
+            result = await (result if timeout_s is None else bounded(_awaited(result), timeout_s, f"unpod-step-{name}"))
+    except TimedOut:
+        late = f"it has taken longer than {timeout_s} s"
+        return StepCompleted(step=identifier, name=name, error_type="TimeoutError", error=late)
     except BaseException as error:  # it is recorded, and raised again as StepFailed
         if not is_theirs(error):
             raise
@@ -124,7 +134,26 @@ def _with_key(function: Callable[..., object], kwargs: Mapping[str, object], ide
     return given
 
 
-def _outcome(completed: StepCompleted) -> object:
+async def _awaited(result: Awaitable[T]) -> T:
+    return await result
+
+
+def _outcome(completed: StepCompleted, function: Callable[..., object]) -> object:
     if completed.error_type is not None:
         raise StepFailed(completed.name, completed.error_type, completed.error or "")
+    return _as_promised(completed, function)
+
+
+def _as_promised(completed: StepCompleted, function: Callable[..., object]) -> object:
+    """Return a result in the type that the function's annotation promises, as far as it can be had from JSON."""
+    try:
+        promised = get_type_hints(inspect.unwrap(function)).get("return", Any)
+    except Exception:  # noqa: BLE001 - no function with annotations, or such as only a type checker can read
+        return completed.value
+    try:
+        return msgspec.convert(completed.value, promised, str_keys=True)
+    except msgspec.ValidationError as error:
+        logger.warning("step %s: what it has returned is not what its annotation says: %s", completed.name, error)
+    except TypeError:  # a type that msgspec does not know
+        pass
     return completed.value

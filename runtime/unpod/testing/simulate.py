@@ -51,8 +51,6 @@ class SimulatedCall:
         self.clock = clock
         self.line = line
         self.result: CallResult | None = None
-        self.context: CallContext | None = None
-        """What the entrypoint was given; after a crash, what it was given in the new runner."""
         self.crashes = 0
         self.points: list[str] = []
         """At what the runner could have been killed so far: each record of the call, and each piece of a reply."""
@@ -62,6 +60,7 @@ class SimulatedCall:
         self._turns = 0
         self._unsure_until = 0
         self._runner: Runner
+        self._context: CallContext | None = None
         self._crashing: asyncio.Task[None] | None = None
         self._crash_at: frozenset[int] = frozenset()
 
@@ -205,6 +204,18 @@ class SimulatedCall:
     # --- what can be seen ---------------------------------------------------------------------------------------------
 
     @property
+    def context(self) -> CallContext:
+        """What the entrypoint was given; after a crash, what it was given in the new runner.
+
+        Raises:
+            UnpodError: it was not started.
+        """
+        if self._context is None:
+            msg = "the call did not start"
+            raise UnpodError(msg)
+        return self._context
+
+    @property
     def reason(self) -> str | None:
         """The reason of the call's end, None while it goes on."""
         return None if self.result is None else self.result.reason
@@ -244,9 +255,20 @@ class SimulatedCall:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self, until_seq: int) -> None:
-        """Start the entrypoint."""
+    async def start(self, until_seq: int) -> None:
+        """Start the entrypoint, and return when it has begun.
+
+        Raises:
+            UnpodError: it does not.
+        """
         self._runner = self._runners.start(self, until_seq)
+        await self.until(lambda: self._context is not None)
+        _ = self.context
+
+    def started(self, context: CallContext) -> None:
+        """Take note of what an entrypoint is given."""
+        self._context = context
+        self.line.changed.set()
 
     async def close(self) -> None:
         """Hang up where the call still goes on, and release everything."""
@@ -308,8 +330,7 @@ class Runners:
         log, line, agent_id = MemoryLog(self._broker), simulated.line, self._settings.agent_id
 
         async def on_start(context: CallContext) -> None:
-            simulated.context = context
-            line.changed.set()
+            simulated.started(context)
 
         async def on_end(_: CallContext, __: str) -> None:
             return
@@ -364,12 +385,8 @@ async def simulate_call(
     simulated = SimulatedCall(line, clock, subjects, runners, timeout_s)
     clock.settled = simulated.settled
     broker.watch = simulated.watch((crash_at,) if isinstance(crash_at, int) else crash_at or ())
-    simulated.start(until_seq)
     try:
-        await simulated.until(lambda: simulated.context is not None)
-        if simulated.context is None:
-            msg = "the call did not start"
-            raise UnpodError(msg)
+        await simulated.start(until_seq)
         await settle()
         yield simulated
     finally:

@@ -99,7 +99,7 @@ async def _outcome(call: SimulatedCall) -> _Outcome:
         said=call.said,
         commands=[command for command in call.commands if not isinstance(command, cmd.EndReply)],
         replies=dict(call.line.replies),
-        data={} if call.context is None else dict(call.context.session.data),
+        data=dict(call.context.session.data),
         points=tuple(call.points),
         command_ids=tuple(call.line.command_ids),
         facts=[record.body for record in await call.records()],

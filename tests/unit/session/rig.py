@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from unpod import CallContext, Session
+from unpod.adapters.wrapping import DialogMachine
 from unpod.runner.call import Entrypoint
 from unpod.session.hooks import EVENTS
 from unpod.testing.clock import settle
@@ -24,7 +25,7 @@ class Ear:
     def listen(self, session: Session, events: Sequence[str] = tuple(EVENTS)) -> None:
         """Register for `events`."""
         for event in events:
-            session.on(event)(self._hook(event))
+            session.on(event)(self._hook(event))  # type: ignore[call-overload]  # any event
 
     def _hook(self, event: str) -> Callable[..., None]:
         def hook(*args: object, **kwargs: object) -> None:
@@ -119,7 +120,7 @@ class Plain:
         self.notes.append(note)
 
 
-def agent(ear: Ear | None = None, brain: object | None = None, **chosen: float | str | None) -> Entrypoint:
+def agent(ear: Ear | None = None, brain: DialogMachine | None = None, **chosen: float | str | None) -> Entrypoint:
     """Return an entrypoint that listens, thinks with `brain`, and runs; `chosen` is set on the session."""
 
     async def handle(ctx: CallContext) -> None:

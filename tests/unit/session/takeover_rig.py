@@ -30,7 +30,7 @@ class Bank:
 
     keys: list[str] = field(default_factory=list)
 
-    async def charge(self, amount: int, idempotency_key: str) -> dict[str, int]:
+    async def charge(self, amount: int, *, idempotency_key: str = "") -> dict[str, int]:
         self.keys.append(idempotency_key)
         await asyncio.sleep(0)
         return {"charged": amount}

@@ -199,7 +199,7 @@ async def test_the_context_is_what_the_call_brings() -> None:
 async def test_the_context_shows_no_number_and_no_data() -> None:
     metadata = {"user_number": "+15551230000", "instructions": "secret", "data": {"plan": "gold"}}
     async with simulate_call(agent(), metadata=metadata) as call:
-        shown = repr(call.context) + repr(call.context.session if call.context else None)
+        shown = repr(call.context) + repr(call.context.session)
         assert "+1555" not in shown
         assert "secret" not in shown
         assert "gold" not in shown

@@ -17,6 +17,7 @@ from unpod.adapters import FallbackAdapter, GeneratorAdapter, ToolCall
 from unpod.adapters.chat import ChatAdapter, Prompt
 from unpod.adapters.memory import Said
 from unpod.adapters.metering import Meter
+from unpod.adapters.wrapping import DialogMachine
 from unpod.runner.call import Entrypoint
 from unpod.testing import simulate_call
 from unpod.testing.clock import settle
@@ -94,14 +95,14 @@ class Model(ChatAdapter):
             yield "found"
 
 
-def generator(ctx: CallContext) -> object:
+def generator(ctx: CallContext) -> DialogMachine:
     async def answer(text: str) -> AsyncGenerator[str, None]:
         yield f"{ctx.session_id}: {text}"
 
     return GeneratorAdapter(answer)
 
 
-Make = Callable[[CallContext], object]
+Make = Callable[[CallContext], DialogMachine]
 MAKERS: dict[str, Make] = {
     "plain": Brain,
     "failing": Failing,

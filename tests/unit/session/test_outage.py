@@ -150,7 +150,7 @@ async def test_beyond_its_bound_the_call_ends_with_a_clear_line(caplog: pytest.L
 
     async with simulate_call(handle) as call:
         connection(call).available = False
-        driver = call.context.session._driver  # type: ignore[union-attr]
+        driver = call.context.session._driver
         for _ in range(2_100):
             driver.record(ev.Settled(), "")
         await settle(100)
@@ -179,7 +179,7 @@ async def test_what_is_too_long_for_a_record_costs_its_texts_alone() -> None:
 
     async with simulate_call(handle) as call:
         await call.user("step")
-        driver = call.context.session._driver  # type: ignore[union-attr]
+        driver = call.context.session._driver
         driver.record(ev.ToolReturned(name="look", result="x" * 2_000_000), "")
         assert await call.user("two") == "You said: two"
         stored = [record.body for record in await call.records() if isinstance(record.body, ev.ToolReturned)]

@@ -90,7 +90,7 @@ async def test_a_transfer_happens_once_and_its_end_is_told_once(mode: str) -> No
 
         @session.on("call_end")
         async def end(reason: str) -> None:
-            ends.append(await session.step("told", str, reason))  # type: ignore[arg-type]
+            ends.append(await session.step("told", str, reason))
 
         session.data["reason"] = await session.run()
         await session.step("clean", lambda: 1)

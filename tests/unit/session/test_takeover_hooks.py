@@ -117,7 +117,7 @@ async def test_a_hook_that_had_returned_runs_again_as_its_rule_says(
         session = ctx.session
         session.dialog_machine = EchoAdapter()
 
-        @session.on(event, replay=replay)
+        @session.on(event, replay=replay)  # type: ignore[call-overload]  # any event
         async def hook(*_: object, **__: object) -> None:
             nonlocal ran
             ran += 1

@@ -15,7 +15,7 @@ from unpod.session import tracing
 from unpod.testing import simulate_call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from unpod import CallContext
 
@@ -52,7 +52,7 @@ async def test_spans_of_hooks_brain_and_entrypoint_have_their_parents() -> None:
                 pass
 
         @session.on("turn_complete")
-        async def done(**fields: Mapping[str, object]) -> None:
+        async def done(**fields: object) -> None:
             with tracer.start_as_current_span(f"done {fields['turn_id']}"):
                 pass
 
