@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
@@ -272,7 +273,13 @@ class LocalOrchestrator:
             metadata={} if metadata is None else metadata,
         )
         outgoing.encode(outgoing.call_started(who))
-        worker = SpeechWorker(who, self._options, faults or CallFaults(), asyncio.get_running_loop().time())
+        worker = SpeechWorker(
+            who,
+            self._options,
+            faults or CallFaults(),
+            token=secrets.token_urlsafe(24),
+            now=asyncio.get_running_loop().time(),
+        )
         call = LocalCall(worker, agent_id=agent_id, pool=pool or agent_id, on_over=self._call_over)
         self._calls.add(call)
         assign = self._assign(call, deadline_ms)

@@ -1,7 +1,6 @@
 """Who may join a call's line: the pairing of a job's token with its one socket. Pure."""
 
 import hmac
-import secrets
 
 from unpod_orchestrator.wire.constants import ALREADY_CONNECTED, PAIRING_REFUSED
 
@@ -9,8 +8,8 @@ from unpod_orchestrator.wire.constants import ALREADY_CONNECTED, PAIRING_REFUSED
 class Pairing:
     """Opens at dispatch for `window_s`; once the call has begun it holds as long as the call lives."""
 
-    def __init__(self, window_s: float) -> None:
-        self.token = secrets.token_urlsafe(24)
+    def __init__(self, token: str, window_s: float) -> None:
+        self.token = token
         self._window_s = window_s
         self._expires_at = 0.0
         self._established = False

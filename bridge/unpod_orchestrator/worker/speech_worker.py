@@ -103,9 +103,11 @@ Effect: TypeAlias = Transmit | CloseLine | AbortLine | AnyHappening
 
 
 class SpeechWorker:
-    """The state machine of one call."""
+    """The state machine of one call; whoever knows `token` may dial it."""
 
-    def __init__(self, who: CallIdentity, options: WorkerOptions, faults: CallFaults, now: float) -> None:
+    def __init__(
+        self, who: CallIdentity, options: WorkerOptions, faults: CallFaults, *, token: str, now: float
+    ) -> None:
         self.who = who
         self.options = options
         self.faults = faults
@@ -115,7 +117,7 @@ class SpeechWorker:
         self.outcome: Outcome | None = None
         self.violations: list[str] = []
         self.dials: list[tuple[float, int | None]] = []
-        self.pairing = Pairing(options.pairing_window_s)
+        self.pairing = Pairing(token, options.pairing_window_s)
         self.frames = FrameLog(options.max_frames, options.max_frame_bytes)
         self.deadlines = Deadlines()
         self.negotiated_verbs: tuple[str, ...] = ()
@@ -309,9 +311,9 @@ class SpeechWorker:
                 self.talk.stop_speech(self._now)
             case _:
                 self.tell(VerbDone({"event": verb.verb, **msgspec.structs.asdict(verb)}))
-                self._carry_out_unspoken(verb)
+                self._carry_out_request(verb)
 
-    def _carry_out_unspoken(self, verb: EndCallFrame | TransferFrame | RoomFrame) -> None:
+    def _carry_out_request(self, verb: EndCallFrame | TransferFrame | RoomFrame) -> None:
         match verb:
             case EndCallFrame(reason):
                 self.end_when_spoken(reason)

@@ -139,7 +139,7 @@ def act(worker: SpeechWorker, action: tuple[str, Any], now: float) -> float:
 def test_any_call(script: list[tuple[str, Any]]) -> None:
     who = CallIdentity(session_id="s", job_id="j", call_id="c", room_id="r", agent_id=None)
     now = 50.0
-    worker = SpeechWorker(who, WorkerOptions(offers=ALL_VERBS), CallFaults(), now)
+    worker = SpeechWorker(who, WorkerOptions(offers=ALL_VERBS), CallFaults(), token="t0ken", now=now)
     worker.dispatched(now)
     effects = []
     for action in [("dial", True), *script]:

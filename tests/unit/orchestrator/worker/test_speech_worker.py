@@ -48,7 +48,7 @@ class Bench:
         )
         self.now = 1000.0
         self.effects: list[Effect] = []
-        self.worker = SpeechWorker(who, options, faults or CallFaults(), self.now)
+        self.worker = SpeechWorker(who, options, faults or CallFaults(), token="t0ken", now=self.now)
         self.worker.dispatched(self.now)
 
     def dial(self, token: str | None = None) -> int | None:
