@@ -116,11 +116,15 @@ class StepFailed(UnpodError):  # noqa: N818 - a fact
 
 
 class AdapterError(UnpodError):
-    """The dialog adapter failed; `code` goes into the `error` hook."""
+    """The dialog adapter failed; `code` goes into the `error` hook.
 
-    def __init__(self, message: str, *, code: str = "adapter_error") -> None:
+    `retry_after_s` is after how many seconds a provider may be asked again, where it has said so.
+    """
+
+    def __init__(self, message: str, *, code: str = "adapter_error", retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class APIError(UnpodError):

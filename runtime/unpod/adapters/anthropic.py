@@ -16,6 +16,7 @@ from unpod.adapters.pieces import ToolCall
 from unpod.adapters.shared import shared
 from unpod.adapters.tools import Tools, called, text_of
 from unpod.adapters.vendors import (
+    MAX_WAIT_S,
     broken_off,
     disconnected,
     filtered,
@@ -24,6 +25,7 @@ from unpod.adapters.vendors import (
     named,
     timed_out,
     transport_error,
+    undisturbed,
     unfinished,
 )
 from unpod.errors import AdapterError, ConfigurationError
@@ -45,7 +47,8 @@ class AnthropicAdapter(ChatAdapter):
     `system_prompt`) is the system prompt (default: the call's own, `context["instructions"]`); notes and the
     caller's language go there, too, so that no turn of the conversation is made up. `tools` are plain functions
     that the model may call; `options` go into each request (`{"service_tier": "auto"}`); `timeout_s` bounds the
-    wait for the first piece and between two. `client` brings a client of your own.
+    wait for the first piece and between two, `max_wait_s` that for a provider which says when it may be asked again.
+    `client` brings a client of your own; it is used without its retries and redirects.
 
     Raises:
         ConfigurationError: the `anthropic` package or the key is missing.
@@ -66,13 +69,16 @@ class AnthropicAdapter(ChatAdapter):
         max_tokens: int = 1024,
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 20.0,
+        max_wait_s: float = MAX_WAIT_S,
         price: Price | None = None,
         client: anthropic.AsyncAnthropic | None = None,
     ) -> None:
         model, client = named("AnthropicAdapter", brain, model, client)
         instructions = instructions if instructions is not None else system_prompt
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
+        self.max_wait_s = max_wait_s
         self._options = {"max_tokens": max_tokens, **(options or {})}
+        self._given = client
         self._client = client or shared_client(self, api_key, base_url, timeout_s)
 
     async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
@@ -80,7 +86,8 @@ class AnthropicAdapter(ChatAdapter):
 
         reader = _Reader(meter)
         try:
-            stream = await self._client.messages.create(**self._request(prompt))
+            client = self._client if self._given is None else undisturbed(self._given, lambda given: given.messages)
+            stream = await client.messages.create(**self._request(prompt))
             async with stream:
                 async for event in stream:
                     piece = reader.see(event)
@@ -286,5 +293,5 @@ def adapter_error(error: anthropic.AnthropicError, provider: str) -> AdapterErro
     if isinstance(error, anthropic.APIStatusError):
         if error.response.is_success:  # an `error` event in a stream that had begun
             return broken_off(provider, error.type)
-        return http_error(provider, error.status_code, error.type)
+        return http_error(provider, error.status_code, error.type, error.response.headers)
     return AdapterError(f"{provider}: {type(error).__name__}", code="provider_error")

@@ -20,6 +20,7 @@ from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said, Used, taki
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
 from unpod.adapters.tools import Tools, ToolSet, text_of
+from unpod.adapters.vendors import MAX_WAIT_S, may_wait
 from unpod.errors import AdapterError
 
 BEGUN: Final = "Before the caller said anything, you said to them: {said}"
@@ -30,6 +31,7 @@ CUT_OFF: Final = (
 NOT_UNDERSTOOD: Final = "(The caller said something that could not be understood.)"
 LANGUAGE: Final = "The caller speaks {language} now; answer in it."
 MAX_ROUNDS: Final = 8
+_SHORTEST_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class ChatAdapter(ABC):
         self._notes: list[str] = []
         self._call_ids: set[str] = set()
         self._report: Callable[..., object] | None = None
+        self.max_wait_s = MAX_WAIT_S
         self._running: set[asyncio.Task[None]] = set()
 
     @abstractmethod
@@ -170,12 +173,13 @@ class ChatAdapter(ABC):
         async for result in self._again():
             yield result
         self._memory.add("assistant", said)
+        waited = _Waited(self.max_wait_s)
         for left in range(MAX_ROUNDS, -1, -1):
             await self.tools.refresh()
             prompt = Prompt(system, self._memory.valid, go_on=bool(said) and left == MAX_ROUNDS, use_tools=left > 0)
             calls: list[ToolCall] = []
             carried: Carried | None = None
-            async with aclosing(self._spoken(prompt)) as pieces:
+            async with aclosing(self._patiently(prompt, waited)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, ToolCall):
                         calls.append(piece)
@@ -191,6 +195,22 @@ class ChatAdapter(ABC):
                 yield call
             async for result in self._use(calls, carried):
                 yield result
+
+    async def _patiently(self, prompt: Prompt, waited: _Waited) -> AsyncGenerator[str | ToolCall | Carried, None]:
+        """Make one model call, again after the time that the provider asks for, if nothing of it has come."""
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._spoken(prompt)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece
+            except AdapterError as error:
+                if begun or not waited.allows(error.retry_after_s):
+                    raise
+            else:
+                return
+            await asyncio.sleep(waited.last_s)
 
     async def _spoken(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | Carried, None]:
         """Make one model call; its text is whole characters without the model's thinking."""
@@ -271,6 +291,22 @@ class ChatAdapter(ABC):
         given = context.get("instructions") if self._instructions is None else self._instructions
         texts = [given] if isinstance(given, str) and given else []
         return (*texts, LANGUAGE.format(language=language)) if language else tuple(texts)
+
+
+class _Waited:
+    """How much of a reply's time has gone into waiting for a provider."""
+
+    def __init__(self, left_s: float) -> None:
+        self.last_s = 0.0
+        self._left_s = left_s
+
+    def allows(self, seconds: float | None) -> bool:
+        """Whether so much more can be waited; it is counted."""
+        if seconds is None or not may_wait.get():
+            return False
+        self.last_s = max(seconds, _SHORTEST_S)
+        self._left_s -= self.last_s
+        return self._left_s >= 0
 
 
 def _length(entry: Entry) -> int:

@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 
 from unpod.adapters.memory import Memory
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece
+from unpod.adapters.vendors import may_wait
 from unpod.adapters.view import AdapterView, check_adapter
 from unpod.errors import AdapterError, ConfigurationError
 from unpod.user_code import is_theirs
@@ -27,7 +28,8 @@ class FallbackAdapter:
     The last one that is asked may take its time: there is nobody to wait for.
 
     Once a brain has begun, with a word or with a tool, the reply is its own: an error then is the reply's error, and
-    nobody hears half of each. A brain that has failed is asked last for half a minute. All of them know the whole
+    nobody hears half of each. A brain that has failed is asked last for half a minute, or as long as its provider
+    has asked for; it is not waited for as long as there is another. All of them know the whole
     conversation, whoever answered. What is said of the brains goes for what they are assigned as to a session, too.
 
     Raises:
@@ -89,15 +91,16 @@ class FallbackAdapter:
         self._memory.add("assistant", said)
         ranked = sorted(self._brains, key=_Brain.rests)
         for number, brain in enumerate(ranked, start=1):
+            is_last = number == len(ranked)
             await brain.catch_up(before, notes)
             async with aclosing(brain.view.open(text, context=context, language=language, said=said)) as pieces:
                 try:
-                    first = await self._begun(pieces, None if number == len(ranked) else self._first_token_s)
+                    first = await self._begun(pieces, None if is_last else self._first_token_s)
                 except BaseException as error:
                     if not is_theirs(error):
                         raise
-                    brain.failed()
-                    if number == len(ranked):
+                    brain.failed(error)
+                    if is_last:
                         raise
                     logger.warning("%s has not begun to answer: %s", brain.view.name, type(error).__name__)
                     continue
@@ -112,6 +115,7 @@ class FallbackAdapter:
         """Return the pieces up to the first with which the brain has begun; none, where it has nothing to say."""
         first: list[Piece] = []
         limit = asyncio.timeout(limit_s)
+        waits = may_wait.set(limit_s is None)
         try:
             async with limit:
                 async for piece in pieces:
@@ -122,6 +126,8 @@ class FallbackAdapter:
             if not limit.expired():
                 raise
             raise AdapterError(f"it said nothing for {limit_s:g} s", code="timeout") from None
+        finally:
+            may_wait.reset(waits)
         return first
 
     def _answer_with(self, brain: _Brain) -> None:
@@ -177,9 +183,10 @@ class _Brain:
     def rests(self) -> bool:
         return time.monotonic() < self._rests_until
 
-    def failed(self) -> None:
+    def failed(self, error: BaseException) -> None:
+        asked_for = error.retry_after_s if isinstance(error, AdapterError) else None
         self.is_behind = True
-        self._rests_until = time.monotonic() + REST_S
+        self._rests_until = time.monotonic() + max(REST_S, asked_for or 0.0)
 
     def answers(self) -> None:
         self.is_behind = False

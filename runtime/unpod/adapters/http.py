@@ -17,7 +17,7 @@ import msgspec
 from unpod.adapters.memory import Memory
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult
 from unpod.adapters.shared import shared
-from unpod.adapters.vendors import broken_off, http_error, transport_error
+from unpod.adapters.vendors import MAX_WAIT_S, broken_off, http_error, may_wait, transport_error
 from unpod.errors import AdapterError, ConfigurationError
 
 CONTEXT_FIELDS: Final = ("call_id", "session_id", "turn_number", "direction", "user_number", "data")
@@ -188,6 +188,7 @@ class HTTPAdapter:
             **self._headers,
         }
         for left in range(self._attempts - 1, -1, -1):
+            pause = _PAUSE_S * 2 ** (self._attempts - 1 - left)
             request = self._client.build_request("POST", self._url, content=content, headers=headers)
             try:
                 response = await self._client.send(request, stream=True, follow_redirects=False)
@@ -199,11 +200,13 @@ class HTTPAdapter:
                     if response.is_success:
                         yield response
                         return
-                    if response.status_code not in _TRY_AGAIN or not left:
-                        raise http_error(self._provider, response.status_code)
+                    refused = http_error(self._provider, response.status_code, headers=response.headers)
+                    pause = max(pause, refused.retry_after_s or 0.0)
+                    if response.status_code not in _TRY_AGAIN or not left or pause > MAX_WAIT_S or not may_wait.get():
+                        raise refused
                 finally:
                     await response.aclose()
-            await asyncio.sleep(_PAUSE_S * 2 ** (self._attempts - 1 - left))
+            await asyncio.sleep(pause)
 
     # --- the answer ---------------------------------------------------------------------------------------------------
 

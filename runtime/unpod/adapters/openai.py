@@ -17,7 +17,7 @@ from unpod.adapters.metering import Meter, Price, Usage
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall
 from unpod.adapters.tools import Tools, ToolSet, text_of
-from unpod.adapters.vendors import disconnected, filtered, named, transport_error, unfinished
+from unpod.adapters.vendors import MAX_WAIT_S, disconnected, filtered, named, transport_error, undisturbed, unfinished
 from unpod.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ class OpenAIAdapter(ChatAdapter):
     `instructions` (or `system_prompt`) is the system prompt (default: the call's own, `context["instructions"]`);
     `tools` are plain functions that the model may call. `base_url` is an endpoint other than OpenAI's, `provider`
     its name in metrics; `options` go into each request (`{"temperature": 0.3}`; None leaves a field out, as
-    `{"stream_options": None}` for Mistral). `timeout_s` bounds the wait for the first piece and between two. `client`
-    brings a client of your own.
+    `{"stream_options": None}` for Mistral). `timeout_s` bounds the wait for the first piece and between two,
+    `max_wait_s` that for a provider which says when it may be asked again. `client` brings a client of your own; it is
+    used without its retries and redirects.
 
     Raises:
         ConfigurationError: the `openai` package or the key is missing.
@@ -60,13 +61,16 @@ class OpenAIAdapter(ChatAdapter):
         provider: str = "openai",
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 20.0,
+        max_wait_s: float = MAX_WAIT_S,
         price: Price | None = None,
         client: openai.AsyncOpenAI | None = None,
     ) -> None:
         model, client = named("OpenAIAdapter", brain, model or _MODEL, client)
         instructions = instructions if instructions is not None else system_prompt
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
+        self.max_wait_s = max_wait_s
         self._options = dict(options or {})
+        self._given = client
         self._client = client or shared_client(self, api_key, base_url, timeout_s)
 
     async def _ask(self, prompt: Prompt, meter: Meter) -> AsyncGenerator[str | ToolCall | Carried, None]:
@@ -74,7 +78,9 @@ class OpenAIAdapter(ChatAdapter):
 
         reader = _Reader(meter, frozenset(tool.name for tool in self.tools))
         try:
-            stream = await self._client.chat.completions.create(**self._request(prompt))
+            given = self._given
+            client = self._client if given is None else undisturbed(given, lambda given: given.chat.completions)
+            stream = await client.chat.completions.create(**self._request(prompt))
             async with stream:
                 async for chunk in stream:
                     piece = reader.see(chunk)

@@ -53,7 +53,7 @@ def adapter_error(error: openai.OpenAIError, provider: str) -> AdapterError:
     if isinstance(error, openai.APIConnectionError):
         return disconnected(provider)
     if isinstance(error, openai.APIStatusError):
-        return http_error(provider, error.status_code, error.code or error.type)
+        return http_error(provider, error.status_code, error.code or error.type, error.response.headers)
     if isinstance(error, openai.APIError):
         return broken_off(provider, error.code, error.type)
     return AdapterError(f"{provider}: {type(error).__name__}", code="provider_error")

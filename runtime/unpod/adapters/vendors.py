@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Final, TypeVar
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, TypeVar, cast
 
 from unpod.errors import AdapterError, ConfigurationError
 
 C = TypeVar("C")
+
+MAX_WAIT_S: Final = 2.0
+"""How long a reply waits in all for a provider that says when it may be asked again."""
+
+may_wait: Final[ContextVar[bool]] = ContextVar("unpod_may_wait", default=True)
+"""False where somebody else can be asked meanwhile."""
 
 _CODE: Final = re.compile(r"[a-z0-9_.-]{1,64}", re.IGNORECASE)
 _MEANINGS: Final[dict[object, str]] = {
@@ -38,12 +50,50 @@ def named(adapter: str, brain: str | C | None, model: str | None, client: C | No
     return model, client if brain is None else brain
 
 
-def http_error(provider: str, status: int, detail: object = None) -> AdapterError:
+def http_error(
+    provider: str, status: int, detail: object = None, headers: Mapping[str, str] | None = None
+) -> AdapterError:
     """Return what a provider's refusal means; `code`: rate_limited, overloaded, auth, timeout or provider_error.
 
-    Its message is left out: it may quote the key or the prompt. `detail` is its error code, kept if it looks like one.
+    Its message is left out: it may quote the key or the prompt. `detail` is its error code, kept if it looks like one;
+    `headers` may say when it can be asked again.
     """
-    return AdapterError(f"{provider} answered HTTP {status}{_shown(detail)}", code=_meaning(status, detail))
+    return AdapterError(
+        f"{provider} answered HTTP {status}{_shown(detail)}",
+        code=_meaning(status, detail),
+        retry_after_s=retry_after(headers or {}),
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return after how many seconds a provider may be asked again: `retry-after-ms`, else seconds or a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit
+            if math.isfinite(seconds) and seconds >= 0:
+                return seconds
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    return None
+
+
+def undisturbed(client: C, patched: Callable[[C], object]) -> C:
+    """Return a vendor's client like `client`, on the same connections, that neither retries nor follows redirects.
+
+    A caller waits, and what they say goes to no other host than the one that was named. A client that is none of the
+    vendor's, or in which `patched` (what makes the requests) was replaced, as tracing libraries do, is used as it is.
+    """
+    copied: Callable[..., Any] | None = getattr(client, "with_options", None)
+    if copied is None or "create" in vars(patched(client)):
+        return client
+    copy = copied(max_retries=0)
+    post = copy.post
+
+    def post_here(path: str, *, options: Mapping[str, Any] | None = None, **given: object) -> Any:  # noqa: ANN401
+        return post(path, options={**(options or {}), "follow_redirects": False}, **given)
+
+    copy.post = post_here
+    return cast("C", copy)
 
 
 def broken_off(provider: str, *details: object) -> AdapterError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx2
@@ -15,8 +17,9 @@ from aiohttp import web
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
 
-from unpod.adapters import AnthropicAdapter, OpenAIAdapter, ToolCall, ToolResult, close_clients
+from unpod.adapters import AnthropicAdapter, FallbackAdapter, OpenAIAdapter, ToolCall, ToolResult, close_clients
 from unpod.adapters.chat import ChatAdapter
+from unpod.adapters.vendors import retry_after
 from unpod.errors import AdapterError
 
 Json = dict[str, Any]
@@ -400,3 +403,178 @@ async def test_requests_that_are_cut_off_leave_no_connection_behind() -> None:
                 assert await heard(OpenAIAdapter("tiny", client=client)) == ["One ", "two "]
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def answering(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Answer whatever is posted to a free port of this machine."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await close_clients()
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def own_client(vendor: str, url: str, **options: Any) -> AsyncIterator[ChatAdapter]:  # noqa: ANN401
+    """Yield an adapter with a client of the user's, as its makers set it: it retries, and follows redirects."""
+    if vendor == "openai":
+        async with AsyncOpenAI(api_key="any", base_url=url) as client:
+            yield OpenAIAdapter("tiny", client=client, **options)
+            assert not client.is_closed()
+    else:
+        async with AsyncAnthropic(api_key="any", base_url=url) as theirs:
+            yield AnthropicAdapter("tiny", client=theirs, **options)
+            assert not theirs.is_closed()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+async def test_the_callers_words_follow_no_redirect_of_a_users_own_client_either(vendor: str, status: int) -> None:
+    arrived: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        arrived.append(await request.text())
+        return web.Response(status=500)
+
+    async with answering(elsewhere) as other:
+
+        async def redirect(_: web.Request) -> web.Response:
+            return web.Response(status=status, headers={"Location": f"{other}/elsewhere"})
+
+        async with answering(redirect) as url, own_client(vendor, url) as adapter:
+            with pytest.raises(AdapterError, match=f"HTTP {status}"):
+                await heard(adapter)
+    assert arrived == []
+
+
+async def test_a_client_that_a_tracing_library_has_changed_is_used_as_it_is() -> None:
+    traced: list[object] = []
+    async with openai([said("yes"), STOP]) as (_, adapter):
+        completions = adapter._client.chat.completions
+        create = completions.create
+
+        async def create_traced(**request: Any) -> object:  # noqa: ANN401
+            traced.append(request["model"])
+            return await create(**request)
+
+        completions.create = create_traced  # type: ignore[method-assign,assignment]
+        assert await heard(adapter) == ["yes"]
+    assert traced == ["tiny"]
+
+
+class Limited:
+    """Refuses `times` requests with a status and headers, and answers the next."""
+
+    def __init__(self, vendor: str, status: int, headers: dict[str, str], times: int) -> None:
+        self.asked = 0
+        self._given = (status, headers)
+        self._times = times
+        self._events = WHOLE_ANSWERS[vendor]
+
+    async def answer(self, request: web.Request) -> web.Response:
+        await request.read()
+        self.asked += 1
+        if self.asked <= self._times:
+            return web.json_response({"error": {"message": "m"}}, status=self._given[0], headers=self._given[1])
+        return web.Response(body=self._events, content_type="text/event-stream")
+
+
+WHOLE_ANSWERS = {
+    "openai": b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in (said("yes"), STOP)),
+    "anthropic": b"".join(
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        for event in (
+            {
+                "type": "message_start",
+                "message": {
+                    "id": "m",
+                    "type": "message",
+                    "role": "assistant",
+                    "content": [],
+                    "model": "tiny",
+                    "stop_reason": None,
+                    "stop_sequence": None,
+                    "usage": {"input_tokens": 1, "output_tokens": 1},
+                },
+            },
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "yes"}},
+            {"type": "content_block_stop", "index": 0},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                "usage": {"output_tokens": 1},
+            },
+            {"type": "message_stop"},
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize("headers", [{"retry-after": "0"}, {"retry-after-ms": "50", "retry-after": "30"}])
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+async def test_a_provider_that_soon_can_be_asked_again_is_waited_for(
+    vendor: str, headers: dict[str, str], status: int
+) -> None:
+    limited = Limited(vendor, status, headers, times=2)
+    async with answering(limited.answer) as url, own_client(vendor, url) as adapter:
+        assert await heard(adapter) == ["yes"]
+    assert limited.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "code", "after"),
+    [
+        (429, {"retry-after": "60"}, "rate_limited", 60.0),
+        (429, {}, "rate_limited", None),
+        (429, {"retry-after": "soon"}, "rate_limited", None),
+        (429, {"retry-after": "nan"}, "rate_limited", None),
+        (503, {"retry-after-ms": "2100"}, "overloaded", 2.1),
+        (529, {"retry-after": "2.5"}, "overloaded", 2.5),
+    ],
+)
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+async def test_otherwise_it_is_an_error_at_once_that_says_when(
+    vendor: str, status: int, headers: dict[str, str], code: str, after: float | None
+) -> None:
+    limited = Limited(vendor, status, headers, times=9)
+    async with answering(limited.answer) as url, own_client(vendor, url) as adapter:
+        with pytest.raises(AdapterError) as caught:
+            await heard(adapter)
+    assert (caught.value.code, caught.value.retry_after_s, limited.asked) == (code, after, 1)
+
+
+async def test_all_waiting_of_a_reply_is_bounded() -> None:
+    limited = Limited("openai", 429, {"retry-after-ms": "100"}, times=99)
+    async with answering(limited.answer) as url, own_client("openai", url, max_wait_s=0.25) as adapter:
+        with pytest.raises(AdapterError) as caught:
+            await heard(adapter)
+    assert (caught.value.code, limited.asked) == ("rate_limited", 3)
+
+
+async def test_nobody_waits_where_another_brain_can_be_asked() -> None:
+    limited, other = Limited("openai", 429, {"retry-after": "1"}, times=9), Limited("openai", 429, {}, times=0)
+    async with (
+        answering(limited.answer) as url,
+        answering(other.answer) as second,
+        own_client("openai", url) as first,
+        own_client("openai", second) as last,
+    ):
+        adapter = FallbackAdapter([first, last])
+        assert [piece async for piece in adapter.stream("hello")] == ["yes"]
+    assert (limited.asked, other.asked) == (1, 1)
+
+
+def test_when_a_provider_can_be_asked_again_may_be_a_date() -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    assert 28 < (retry_after({"retry-after": format_datetime(soon, usegmt=True)}) or 0) <= 30
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    for header in ({}, {"retry-after": ""}, {"retry-after": "inf"}, {"retry-after": "-1"}, {"retry-after-ms": "x"}):
+        assert retry_after(header) is None
