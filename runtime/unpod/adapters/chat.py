@@ -11,7 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
@@ -197,7 +197,11 @@ class ChatAdapter(ABC):
                 yield result
 
     async def _patiently(self, prompt: Prompt, waited: _Waited) -> AsyncGenerator[str | ToolCall | Carried, None]:
-        """Make one model call, again after the time that the provider asks for, if nothing of it has come."""
+        """Make one model call, and if nothing of it has come another, where that helps.
+
+        That is after the time that a provider asks for; and where it refuses a request with tools that were used in
+        another process, of which it may want back what nobody has: it is told of them in words.
+        """
         while True:
             begun = False
             try:
@@ -206,11 +210,14 @@ class ChatAdapter(ABC):
                         begun = True
                         yield piece
             except AdapterError as error:
-                if begun or not waited.allows(error.retry_after_s):
+                if not begun and error.code == "provider_error" and self._memory.tell_in_words():
+                    prompt = replace(prompt, conversation=self._memory.valid)
+                elif begun or not waited.allows(error.retry_after_s):
                     raise
+                else:
+                    await asyncio.sleep(waited.last_s)
             else:
                 return
-            await asyncio.sleep(waited.last_s)
 
     async def _spoken(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | Carried, None]:
         """Make one model call; its text is whole characters without the model's thinking."""
@@ -244,13 +251,15 @@ class ChatAdapter(ABC):
         if scope is not None and scope.earlier:
             recorded = {call.call_id for call in scope.earlier if scope.is_reported(call)}
             self._call_ids.update(call.call_id for call in scope.earlier)
-            async for result in self._use(scope.earlier):
+            async for result in self._use(scope.earlier, elsewhere=True):
                 if result.call_id not in recorded:
                     yield result
 
-    async def _use(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> AsyncGenerator[ToolResult, None]:
+    async def _use(
+        self, calls: Sequence[ToolCall], carried: Carried | None = None, *, elsewhere: bool = False
+    ) -> AsyncGenerator[ToolResult, None]:
         """Run tools side by side, and yield what they return, each when it does."""
-        used = self._memory.use(calls, carried)
+        used = self._memory.use(calls, carried, elsewhere=elsewhere)
         results: asyncio.Queue[ToolResult | Exception] = asyncio.Queue()
         listens = True
 

@@ -15,6 +15,7 @@ from unpod.adapters.chat_stream import Carried
 from unpod.adapters.pieces import ChatMessage, ToolCall, ToolResult, UsedTool, told
 
 HEARD_UNKNOWN: Final = "The caller cut in on your last reply; it is not known how much of it they heard."
+USED_ELSEWHERE: Final = "When the caller said {said!r}: {used}"
 STILL_RUNNING = "(not finished yet)"
 CUT_SHORT: Final = "\u2026"
 """What stands for a reply that the caller cut in on while tools ran, and heard nothing of."""
@@ -35,14 +36,16 @@ class Said:
 class Used:
     """Tools that the brain used in one go, and what has come of each so far.
 
-    `carried` is what the model's provider wants back with them, on this turn and on all later ones.
+    `carried` is what the model's provider wants back with them, on this turn and on all later ones. Nobody has it of
+    tools that were used `elsewhere`, in another process.
     """
 
-    __slots__ = ("calls", "carried", "results")
+    __slots__ = ("calls", "carried", "elsewhere", "results")
 
-    def __init__(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> None:
+    def __init__(self, calls: Sequence[ToolCall], carried: Carried | None = None, *, elsewhere: bool = False) -> None:
         self.calls = list(calls)
         self.carried = carried
+        self.elsewhere = elsewhere
         self.results: dict[str, ToolResult] = {}
 
     def result_of(self, call: ToolCall) -> object:
@@ -59,6 +62,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self._in_words = False
 
     @property
     def messages(self) -> list[ChatMessage]:
@@ -72,9 +76,14 @@ class Memory:
         No blank texts, names that can be names, arguments that are objects.
         """
         entries: list[Entry] = []
+        said = ""
         for entry in self.entries:
-            if isinstance(entry, Used):
-                used = Used([_valid(call) for call in entry.calls], entry.carried)
+            if isinstance(entry, Said) and entry.role == "user":
+                said = entry.content
+            if isinstance(entry, Used) and entry.elsewhere and self._in_words:
+                entries.append(Said("system", USED_ELSEWHERE.format(said=said, used=told(_message_of(entry)))))
+            elif isinstance(entry, Used):
+                used = Used([_valid(call) for call in entry.calls], entry.carried, elsewhere=entry.elsewhere)
                 used.results = entry.results
                 entries.append(used)
             elif entry.content.strip():
@@ -94,9 +103,15 @@ class Memory:
         else:
             self.entries.append(Said("assistant", piece))
 
-    def use(self, calls: Sequence[ToolCall], carried: Carried | None = None) -> Used:
+    def tell_in_words(self) -> bool:
+        """Tell from now on in words of tools that were used elsewhere; False where that changes nothing."""
+        changes = not self._in_words and any(isinstance(entry, Used) and entry.elsewhere for entry in self.entries)
+        self._in_words = self._in_words or changes
+        return changes
+
+    def use(self, calls: Sequence[ToolCall], carried: Carried | None = None, *, elsewhere: bool = False) -> Used:
         """Take note that the brain uses tools, and return where their results go."""
-        used = Used(calls, carried)
+        used = Used(calls, carried, elsewhere=elsewhere)
         self.entries.append(used)
         return used
 
@@ -129,7 +144,7 @@ class Memory:
     def _use_again(self, tools: Sequence[UsedTool]) -> None:
         calls = [ToolCall(tool["name"], tool["arguments"], tool["call_id"]) for tool in tools]
         if calls:
-            used = self.use(calls)
+            used = self.use(calls, elsewhere=True)
             used.results = {
                 tool["call_id"]: ToolResult(tool["name"], tool["result"], tool["call_id"])
                 for tool in tools
@@ -160,6 +175,14 @@ def taking_turns(conversation: Sequence[Entry]) -> list[Entry]:
             entries.append(Said("assistant", CUT_SHORT))
         entries.append(entry)
     return entries
+
+
+def _message_of(used: Used) -> ChatMessage:
+    tools: list[UsedTool] = [
+        {"name": call.name, "arguments": call.arguments, "call_id": call.call_id, "result": used.result_of(call)}
+        for call in used.calls
+    ]
+    return {"role": "assistant", "content": "", "tools": tools}
 
 
 def _valid(call: ToolCall) -> ToolCall:

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 from openai import AsyncOpenAI
+from tests.providers.anthropic_wire import ThinkingWire, anthropic_client
+from tests.providers.imitations import DeepSeekWire, GeminiWire
 from tests.providers.openai_wire import OpenAIWire, openai_client
 from tests.providers.served import Json, Vendor, serve
 
 from unpod import CallContext
-from unpod.adapters import OpenAIAdapter, Tool, ToolCall, ToolResult
+from unpod.adapters import AnthropicAdapter, OpenAIAdapter, Tool, ToolCall, ToolResult
 from unpod.adapters.chat import MAX_ROUNDS, ChatAdapter, Prompt
 from unpod.adapters.memory import Said
 from unpod.adapters.metering import Meter
@@ -318,3 +320,49 @@ async def test_a_call_that_dies_at_every_point_orders_once() -> None:
         assert len(set(keys[before:])) == 1, "one order, however often its process died"
 
     assert await assert_survives_crashes(handle_call, script, prepare=keys.clear) > 5
+
+
+@asynccontextmanager
+async def strict(vendor: str, model: FakeModel) -> AsyncIterator[tuple[Vendor, Callable[[Kitchen], ChatAdapter]]]:
+    """Yield a vendor that wants back what it thought, and what makes a brain there."""
+    if vendor == "anthropic":
+        async with serve(model, ThinkingWire()) as served, anthropic_client(served) as client:
+            thinks = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+            yield (
+                served,
+                lambda kitchen: AnthropicAdapter("tiny", client=client, tools=[kitchen.order], options=thinks),
+            )
+    else:
+        wire = GeminiWire() if vendor == "gemini" else DeepSeekWire()
+        async with serve(model, wire) as served, openai_client(served) as theirs:
+            yield served, lambda kitchen: OpenAIAdapter("tiny", client=theirs, tools=[kitchen.order])
+
+
+@pytest.mark.parametrize("vendor", ["anthropic", "gemini", "deepseek"])
+@pytest.mark.parametrize("at", ["step.completed", "tool.result"])
+async def test_a_vendor_that_wants_back_what_died_with_a_process_is_told_in_words(vendor: str, at: str) -> None:
+    """It is asked again where it refuses; the tool is not used twice, and later turns go well, too."""
+
+    async def once(crash_at: int | None) -> tuple[SimulatedCall, Kitchen, Vendor]:
+        kitchen = Kitchen()
+        again = ToolCall("order", {"pizza": "funghi"}, "c9")
+        model = FakeModel(Answer((ORDER,)), Answer(("Number 1.",)), Answer((again,)), Answer(("Number 2.",)))
+        async with strict(vendor, model) as (served, make):
+
+            async def handle_call(ctx: CallContext) -> None:
+                ctx.session.dialog_machine = make(kitchen)
+                await ctx.session.run()
+
+            async with simulate_call(handle_call, crash_at=crash_at, timeout_s=20) as call:
+                assert await call.user("a margherita") == "Number 1."
+                assert await call.user("a funghi, too") == "Number 2."
+                await call.hang_up()
+            return call, kitchen, served
+
+    whole, _, served = await once(None)
+    assert served.refused == []
+    call, kitchen, served = await once(next(n for n, point in enumerate(whole.points, 1) if at in point))
+    assert call.crashes == 1
+    assert len(kitchen.orders) == 2
+    assert len(served.refused) == 1, served.refused
+    assert "margherita" in json.dumps(served.requests[-1])
