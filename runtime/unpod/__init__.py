@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from unpod.runner.context import CallContext
     from unpod.runner.runner import AgentRunner
     from unpod.runner.stats import RunnerStats
+    from unpod.session.outcomes import CommandHandle, Outcome
     from unpod.session.session import MetricsTracker, Session
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "CallMetrics",
     "ChatMessage",
     "Client",
+    "CommandHandle",
     "ConfigurationError",
     "ControlRefused",
     "ControlUnanswered",
@@ -64,6 +66,7 @@ __all__ = [
     "MetricsTracker",
     "OpenAIAdapter",
     "OrchestratorTooOld",
+    "Outcome",
     "RunnerAuthError",
     "RunnerStats",
     "ScriptedAdapter",
@@ -111,6 +114,7 @@ _HOMES = {
     "unpod.runner.context": ("CallContext",),
     "unpod.runner.runner": ("AgentRunner",),
     "unpod.runner.stats": ("RunnerStats",),
+    "unpod.session.outcomes": ("CommandHandle", "Outcome"),
     "unpod.session.session": ("MetricsTracker", "Session"),
 }
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library prints nothing that nobody asked for

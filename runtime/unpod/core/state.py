@@ -35,14 +35,28 @@ from unpod.core.turns import PendingTurn, Turn
 T = TypeVar("T")
 
 
+class ToolUse(Struct, frozen=True):
+    """A tool that the brain has used; `result` is None also where it has not returned."""
+
+    name: str
+    arguments: object = None
+    call_id: str = ""
+    result: object = None
+    returned: bool = False
+
+
 class Exchange(Struct, frozen=True):
-    """A completed turn as the brain's memory has it; `heard` is what the caller heard of the reply, None if unknown."""
+    """A completed turn as the brain's memory has it; `heard` is what the caller heard of the reply, None if unknown.
+
+    `tools` is filled in where a developer looks (`Session.history`).
+    """
 
     turn: int
     user: str | None
     agent: str | None
     heard: str | None
     withheld: bool = False
+    tools: tuple[ToolUse, ...] = ()
 
 
 class SessionState(Struct, frozen=True, kw_only=True):
@@ -73,6 +87,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     turn_count: int = 0
     reply_ends: dict[int, cmd.EndReply] = {}
     history: tuple[Exchange, ...] = ()
+    tools: dict[int, tuple[ToolUse, ...]] = {}
     interruptions: int = 0
     speaking: bool = False
     tells_state: bool = False
@@ -397,6 +412,8 @@ def _llm_called(state: SessionState, record: Record) -> SessionState:
 
 def _tool_called(state: SessionState, record: Record) -> SessionState:
     body, turn = _body(record, ev.ToolCalled), state.turn
+    used = ToolUse(body.name, body.arguments, body.call_id)
+    state = replace(state, tools={**state.tools, body.turn_id: (*state.tools.get(body.turn_id, ()), used)})
     if turn is None or turn.number != body.turn_id:
         return state
     return replace(state, turn=turns.tool_called(turn, body, record.envelope.time))
@@ -404,6 +421,11 @@ def _tool_called(state: SessionState, record: Record) -> SessionState:
 
 def _tool_returned(state: SessionState, record: Record) -> SessionState:
     body, turn = _body(record, ev.ToolReturned), state.turn
+    tools = tuple(
+        replace(used, result=body.result, returned=True) if used.call_id == body.call_id else used
+        for used in state.tools.get(body.turn_id, ())
+    )
+    state = replace(state, tools={**state.tools, body.turn_id: tools})
     if turn is None or turn.number != body.turn_id:
         return state
     return replace(state, turn=turns.tool_returned(turn, body, record.envelope.time))

@@ -81,7 +81,9 @@ class AgentRunner:
     `max_concurrent_calls` overrides `max_sessions`. `permits_per_minute` is how many new calls may begin in a minute,
     but a runner that was idle may be filled at once; None is no limit, and 0 takes no call. `silence_timeout_s` and
     `max_call_duration_s` hold for each session (None: none); `hook_timeout_s` is how long a call waits for the hooks of
-    one event (None: 10 for `call_start` and `user_turn`, 1 for the others). Times in seconds.
+    one event (None: 10 for `call_start` and `user_turn`, 1 for the others), and `hook_grace_s` how long those that took
+    longer still have at the call's end. A reply fails whose adapter says nothing for `reply_timeout_s` (None: no
+    limit), or that is longer than `max_reply_chars`. Times in seconds.
 
     `drain` says what SIGTERM does to calls in progress: `wait` for their end for `drain_timeout_s` and hand the rest
     over to other runners, or `handoff` all at once. `on_resume` says what becomes of a reply that the death of another
@@ -113,6 +115,9 @@ class AgentRunner:
         *,
         silence_timeout_s: float | None = 10.0,
         hook_timeout_s: float | None = None,
+        hook_grace_s: float = 10.0,
+        reply_timeout_s: float | None = 30.0,
+        max_reply_chars: int = 20_000,
         max_call_duration_s: float | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         health_port: int | None = None,
@@ -134,9 +139,12 @@ class AgentRunner:
         if permits_per_minute is not None:
             check_number("permits_per_minute", permits_per_minute, zero=True)
         check_number("drain_timeout_s", drain_timeout_s, zero=True)
+        check_number("hook_grace_s", hook_grace_s, zero=True)
+        check_count("max_reply_chars", max_reply_chars)
         for name, seconds in (
             ("silence_timeout_s", silence_timeout_s),
             ("hook_timeout_s", hook_timeout_s),
+            ("reply_timeout_s", reply_timeout_s),
             ("max_call_duration_s", max_call_duration_s),
         ):
             if seconds is not None:
@@ -169,6 +177,9 @@ class AgentRunner:
             settings=SessionSettings(
                 silence_timeout_s=silence_timeout_s,
                 hook_timeout_s=hook_timeout_s,
+                hook_grace_s=hook_grace_s,
+                reply_timeout_s=reply_timeout_s,
+                max_reply_chars=max_reply_chars,
                 max_duration_s=max_call_duration_s,
                 on_resume=on_resume,
                 resume_apology=resume_apology,

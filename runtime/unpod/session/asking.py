@@ -13,12 +13,14 @@ from unpod.core.decision import Verb
 from unpod.core.envelope import OVERHEAD, VERSION
 from unpod.core.events import tag_of
 from unpod.errors import LogError, ProtocolViolation
+from unpod.session.outcomes import CommandHandle
 from unpod.session.pace import Pace
 from unpod.session.scope import Scope, current
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
 
+OVER: Final = "the call is over"
 MANY_RECORDS: Final = 1_000
 """How many records may wait for the log before verbs wait, too: half of what a writer takes."""
 
@@ -32,7 +34,7 @@ class Asking:
         self._turn: asyncio.Lock | None = None  # most sessions never wait
         self._late = 0
 
-    def perform(self, command: AnyCommand) -> None:
+    def perform(self, command: AnyCommand) -> CommandHandle:
         """Decide on a command, and carry it out in this tick.
 
         Raises:
@@ -42,13 +44,22 @@ class Asking:
         _check(command)
         driver = self._driver
         scope, rehearsal = current(driver.main), driver.rehearsal
-        if self._is_known(command, scope):
-            return
+        outcomes, session, verb = driver.outcomes, driver.seat.session_id, tag_of(command)
+        identifier = scope.peek(session, verb)
+        if self._is_known(identifier, verb, scope):
+            return outcomes.of(identifier, command)
         if driver.heard_end:  # it is new, and comes up while the past is replayed: nobody performs it any more
-            scope.command_id(driver.seat.session_id, tag_of(command))
-            return
-        if rehearsal is None or not rehearsal.suppresses(command, scope):
-            driver.decide(Verb(command), scope.cause, scope)
+            scope.command_id(session, verb)
+            return outcomes.known("ignored", OVER)
+        if rehearsal is not None and rehearsal.suppresses(command, scope):
+            return outcomes.known("ignored", "its place in the call is gone through already")
+        before = driver.journal.last_command
+        driver.decide(Verb(command), scope.cause, scope)
+        if scope.peek(session, verb) != identifier:  # it was used: for the record of this command
+            return outcomes.of(identifier, command)
+        if driver.journal.last_command > before:
+            return outcomes.known("written", "the reply was ended, which is all that this worker can do")
+        return outcomes.known("ignored", "there was nothing to be done")
 
     async def room(self) -> None:
         """Return once there is room for more: a flood has to wait, one call must not fill the log of all calls.
@@ -73,16 +84,12 @@ class Asking:
     def _wait_s(self) -> float:
         return self._pace.wait_s(self._driver.journal.written + self._late, self._driver.seat.clock.now())
 
-    def _is_known(self, command: AnyCommand, scope: Scope) -> bool:
+    def _is_known(self, command_id: str, verb: str, scope: Scope) -> bool:
         """Whether the log knows this command; its id is used up with that."""
-        past, session = self._driver.past, self._driver.seat.session_id
-        if past is None or not past.commands:
+        past = self._driver.past
+        if past is None or command_id not in past.commands:
             return False
-        verb = tag_of(command)
-        command_id = scope.peek(session, verb)
-        if command_id not in past.commands:
-            return False
-        scope.command_id(session, verb)
+        scope.command_id(self._driver.seat.session_id, verb)
         if self._driver.rehearsal is not None:
             self._driver.rehearsal.knows(command_id)
         return True

@@ -45,6 +45,7 @@ from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
 from unpod.session.journal import Journal
 from unpod.session.log_time import SessionClock
+from unpod.session.outcomes import CommandHandle, Outcomes
 from unpod.session.rehearsal import Rehearsal
 from unpod.session.replies import Replies
 from unpod.session.scope import Scope, main_scope
@@ -92,7 +93,8 @@ class Driver:
         """What the developer's code has spawned."""
         self.settling = Settling()
         self._agenda = Agenda(self.hooks, self.settling)
-        self.ending = Ending(seat, self._agenda.wake)
+        self.outcomes = Outcomes(self.clock)
+        self.ending = Ending(seat, self._agenda.wake, on_lost=self.outcomes.over)
         self.journal = Journal(seat, on_failure=self.ending.lose)
         self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
         self.inbox = Inbox(
@@ -123,6 +125,7 @@ class Driver:
         since = self.seat.clock.now()
         records = await self.inbox.open(self.seat.until_seq, positions)
         past = Past(records, self.seat.epoch)
+        self.outcomes.begin(records)
         if past.superseded or self.ending.lost is not None:
             raise self.ending.lost or Fenced("a newer owner has been appointed")
         if self.inbox.owned_at:
@@ -227,6 +230,7 @@ class Driver:
         self._clock_alarm.release()
 
     async def _close(self) -> None:
+        self.outcomes.over()
         self._alarm.close()
         self._settled_alarm.close()
         self._clock_alarm.close()
@@ -240,13 +244,13 @@ class Driver:
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
-    def perform(self, command: AnyCommand) -> None:
+    def perform(self, command: AnyCommand) -> CommandHandle:
         """Decide on a command that the developer's code asks for, and carry it out in this tick.
 
         Raises:
             RecordTooLarge: it cannot be stored.
         """
-        self.asking.perform(command)
+        return self.asking.perform(command)
 
     def note_new(self, what: str, scope: Scope) -> None:
         """Record that the code does something new, where a former runner had come to the end of its handler."""
@@ -292,6 +296,9 @@ class Driver:
         if isinstance(body, ev.CallEnded):
             self.heard_end = True
             self.brain.look()
+            self.outcomes.over()
+        if isinstance(body, ev.CommandAcknowledged):
+            self.outcomes.take(body)
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)
         if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:

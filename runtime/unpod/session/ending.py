@@ -14,11 +14,15 @@ logger = logging.getLogger("unpod.session")
 
 
 class Ending:
-    """Whether one session goes on here; `wake` lets its loop look around when it does not."""
+    """Whether one session goes on here; `wake` lets its loop look around when it does not.
 
-    def __init__(self, seat: Seat, wake: Callable[[], None]) -> None:
+    `on_lost` is told when nothing more can be written.
+    """
+
+    def __init__(self, seat: Seat, wake: Callable[[], None], on_lost: Callable[[], None] = lambda: None) -> None:
         self._seat = seat
         self._wake = wake
+        self._on_lost = on_lost
         self.reason: str | None = None
         """With which `run()` returns, None while the call goes on."""
         self.lost: LogError | None = None
@@ -66,6 +70,7 @@ class Ending:
 
     def _let_go(self, error: Fenced) -> None:
         self.lost = error
+        self._on_lost()
         self.abandon()
         if self.on_fenced is not None:
             self.on_fenced()
@@ -79,6 +84,7 @@ class Ending:
             self._let_go(error)
             return
         self.lost = error
+        self._on_lost()
         logger.error("session %s: nothing more can be written: %s", self._seat.session_id, error)
         self.finish("error")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from unpod.core.commands import PauseRecording, ResumeRecording
 from unpod.errors import SessionClosed, UnsupportedControl
+from unpod.session.outcomes import CommandHandle
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
@@ -22,7 +23,7 @@ class Recording:
         """Whether the recording is paused, as far as this session has asked for it."""
         return self._driver.state.paused
 
-    async def pause(self, reason: str = "") -> None:
+    async def pause(self, reason: str = "") -> CommandHandle:
         """Stop recording; until `resume`, no text of the call is kept anywhere, the event log included.
 
         Calls that are not recorded at all (`recording: false` in their metadata) have nothing to pause; their texts are
@@ -34,9 +35,9 @@ class Recording:
         """
         await self._driver.asking.room()
         self._check("recording.pause")
-        self._driver.perform(PauseRecording(reason=reason))
+        return self._driver.perform(PauseRecording(reason=reason))
 
-    async def resume(self) -> None:
+    async def resume(self) -> CommandHandle:
         """Record again.
 
         Raises:
@@ -45,7 +46,7 @@ class Recording:
         """
         await self._driver.asking.room()
         self._check("recording.resume")
-        self._driver.perform(ResumeRecording())
+        return self._driver.perform(ResumeRecording())
 
     def _check(self, verb: str) -> None:
         state = self._driver.state

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
+
+from msgspec.structs import replace
 
 from unpod.adapters.wrapping import DialogMachine
 from unpod.core import commands as cmd
 from unpod.core import metrics
 from unpod.core.metrics import CallMetrics
 from unpod.core.resume import OnResume
+from unpod.core.state import Exchange
 from unpod.errors import SessionClosed, UnsupportedControl
 from unpod.session import hook_types as h
+from unpod.session.asking import OVER
 from unpod.session.hooks import HookFunction
+from unpod.session.outcomes import CommandHandle
 from unpod.session.recording import Recording
 from unpod.session.steps import Steps
 
@@ -42,7 +47,10 @@ class MetricsTracker:
 
 
 class Session:
-    """One live call. Every verb is stored as a command, and performed by the bridge that holds the call's line."""
+    """One live call. Every verb is stored as a command, and performed by the bridge that holds the call's line.
+
+    A verb returns at once, with a handle: what becomes of the command can be waited for, and need not be.
+    """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -62,33 +70,37 @@ class Session:
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
-    async def say(self, text: str) -> None:
+    async def say(self, text: str) -> CommandHandle:
         """Speak `text` verbatim; returns at once, but a flood has to wait. After the call's end it does nothing.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
-        if text and await self._may("say") and self._can("agent.say"):
-            self._driver.perform(cmd.Say(text=text))
+        if not text:
+            return self._driver.outcomes.known("ignored", "there is nothing to say")
+        if not await self._may("say"):
+            return self._too_late()
+        self._can("agent.say")
+        return self._driver.perform(cmd.Say(text=text))
 
-    async def interrupt(self) -> None:
+    async def interrupt(self) -> CommandHandle:
         """Stop speaking. A reply that is open ends here; a text that waits for its answer still gets it.
 
         With no reply open, what is playing is stopped where the speech worker can do that, and else nothing is.
         """
-        if await self._may("interrupt"):
-            self._driver.perform(cmd.Interrupt())
+        return self._driver.perform(cmd.Interrupt()) if await self._may("interrupt") else self._too_late()
 
-    async def set_filler(self, text: str) -> None:
+    async def set_filler(self, text: str) -> CommandHandle:
         """Set the phrase that the caller hears when the brain takes its time; an empty one sets none.
 
         Raises:
             UnsupportedControl: the speech worker can neither take fillers nor speak phrases.
         """
-        if await self._may("set_filler"):
-            if "agent.filler" not in self._driver.state.negotiated:
-                self._can("agent.say")
-            self._driver.perform(cmd.SetFiller(text=text))
+        if not await self._may("set_filler"):
+            return self._too_late()
+        if "agent.filler" not in self._driver.state.negotiated:
+            self._can("agent.say")
+        return self._driver.perform(cmd.SetFiller(text=text))
 
     # --- where the call goes ------------------------------------------------------------------------------------------
 
@@ -99,7 +111,7 @@ class Session:
         transfer_type: cmd.TransferType = "number",
         mode: cmd.TransferMode = "cold",
         announcement: str | None = None,
-    ) -> None:
+    ) -> CommandHandle:
         """Connect the caller to a number (E.164), an agent or a human queue.
 
         After a cold one nothing more is said, and another does nothing. Once the caller is connected, `run()` returns
@@ -117,27 +129,24 @@ class Session:
         state = self._driver.state
         if state.ending == "transferred" and state.ended is None:
             logger.info("session %s: transfer() came while the call is being transferred", self.session_id)
-            return
-        if state.over or state.ending is not None:
-            msg = "transfer: the call is over"
-            raise SessionClosed(msg)
-        self._can("agent.transfer")
+            return self._driver.outcomes.known("ignored", "the call is being transferred")
+        self._check("transfer", "agent.transfer")
         command = cmd.Transfer(transfer_type=transfer_type, target=target, mode=mode, announcement=announcement)
-        self._driver.perform(command)
+        return self._driver.perform(command)
 
     async def transfer_to_human(
         self, queue: str, *, mode: cmd.TransferMode = "cold", announcement: str | None = None
-    ) -> None:
+    ) -> CommandHandle:
         """Connect the caller to a queue of humans; as `transfer`."""
-        await self.transfer(queue, transfer_type="human", mode=mode, announcement=announcement)
+        return await self.transfer(queue, transfer_type="human", mode=mode, announcement=announcement)
 
     async def transfer_to_agent(
         self, agent_id: str, *, mode: cmd.TransferMode = "cold", announcement: str | None = None
-    ) -> None:
+    ) -> CommandHandle:
         """Connect the caller to another agent; as `transfer`."""
-        await self.transfer(agent_id, transfer_type="agent", mode=mode, announcement=announcement)
+        return await self.transfer(agent_id, transfer_type="agent", mode=mode, announcement=announcement)
 
-    async def end(self, reason: str = "completed") -> None:
+    async def end(self, reason: str = "completed") -> CommandHandle:
         """Hang up when what is being said is said, the reply that is open to its end. A second call does nothing.
 
         What the caller says after it is not answered; a reply that has not begun is none.
@@ -145,8 +154,45 @@ class Session:
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
-        if self._open("end") and self._driver.state.ending is None and self._can("agent.end_call"):
-            self._driver.perform(cmd.EndCall(reason=reason))
+        if not self._open("end") or self._driver.state.ending is not None:
+            return self._too_late()
+        self._can("agent.end_call")
+        return self._driver.perform(cmd.EndCall(reason=reason))
+
+    # --- who takes part -----------------------------------------------------------------------------------------------
+
+    async def dispatch(self, agent_id: str, *, metadata: Mapping[str, object] | None = None) -> CommandHandle:
+        """Bring another agent into the call, with `metadata` for it; this one goes on.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+            SessionClosed: the call is over.
+        """
+        self._check("dispatch", "agent.dispatch")
+        return self._driver.perform(cmd.DispatchAgent(agent_id=agent_id, metadata=dict(metadata or {})))
+
+    async def add_participant(
+        self, participant_type: str, *, config: Mapping[str, object] | None = None
+    ) -> CommandHandle:
+        """Bring a participant into the call, of a type that the speech worker knows, with what that needs.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+            SessionClosed: the call is over.
+        """
+        self._check("add_participant", "agent.add_participant")
+        command = cmd.AddParticipant(participant_type=participant_type, config=dict(config or {}))
+        return self._driver.perform(command)
+
+    async def remove_participant(self, participant_id: str) -> CommandHandle:
+        """Take a participant out of the call.
+
+        Raises:
+            UnsupportedControl: the speech worker did not negotiate it.
+            SessionClosed: the call is over.
+        """
+        self._check("remove_participant", "agent.remove_participant")
+        return self._driver.perform(cmd.RemoveParticipant(participant_id=participant_id))
 
     # --- what must not happen twice -----------------------------------------------------------------------------------
 
@@ -256,6 +302,15 @@ class Session:
         self._driver.use_brain(adapter)
 
     @property
+    def history(self) -> tuple[Exchange, ...]:
+        """The turns that are completed, each with what the caller said and heard, and the tools that were used for it.
+
+        It is folded from the log: after a takeover it is the same, but for texts that were not to be recorded (None).
+        """
+        state = self._driver.state
+        return tuple(replace(turn, tools=state.tools.get(turn.turn, ())) for turn in state.history)
+
+    @property
     def silence_timeout_s(self) -> float | None:
         """Seconds without speech after which `silence` fires, and at each multiple; None switches it off."""
         return self._driver.settings.silence_timeout_s
@@ -318,10 +373,20 @@ class Session:
             return False
         return True
 
-    def _can(self, verb: str) -> bool:
+    def _too_late(self) -> CommandHandle:
+        return self._driver.outcomes.known("ignored", OVER)
+
+    def _check(self, name: str, verb: str) -> None:
+        """Refuse what cannot be done any more, or at all."""
+        state = self._driver.state
+        if state.over or state.ending is not None:
+            msg = f"{name}: {OVER}"
+            raise SessionClosed(msg)
+        self._can(verb)
+
+    def _can(self, verb: str) -> None:
         if verb not in self._driver.state.negotiated:
             raise UnsupportedControl(verb, "the speech worker of this call did not negotiate it")
-        return True
 
 
 def _positive(name: str, seconds: float | None) -> float | None:
