@@ -6,10 +6,11 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench chaos soak faults docs image lint types imports paths superdialog check lock clean
+.PHONY: help setup demo test bench chaos soak faults docs image lint types imports paths superdialog versions check lock clean
 
 VENV := .venv
 SUPERDIALOG := .venv-superdialog
+VERSIONS := .venv-versions
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/dev.txt
@@ -100,7 +101,11 @@ superdialog: $(SUPERDIALOG)/.ready ## test superdialog's adapter, in an environm
 paths: $(READY) ## count what the hot paths do, beside what is recorded
 	@$(BIN)/python -m tests.benchmarks.hot_paths
 
-check: lint types imports paths superdialog test ## everything that CI checks
+# Allowed to fail, hence the dash: make shows it, and goes on.
+versions: $(READY) ## test with the oldest and the newest versions of others' packages that are allowed
+	-@$(BIN)/python -m tests.versions --uv-version=$(UV_VERSION) --folder=$(VERSIONS)
+
+check: lint types imports paths superdialog versions test ## everything that CI checks
 
 lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer ones
 	@set -e; $(find_python); \
@@ -121,7 +126,7 @@ lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer 
 	echo "$(LOCK): $$(grep -c '==' $(LOCK)) packages"
 
 clean: ## remove .venv, caches, and the data of local runs
-	rm -rf $(VENV) $(SUPERDIALOG) .unpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(SUPERDIALOG) $(VERSIONS) .unpod .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets $$python, or says in one line what is missing.
