@@ -38,6 +38,7 @@ with suppress(ImportError):  # the constructor says so, to those who use it
     import_module("anthropic")  # most of a second: at start-up, rather than in a call while others wait
 
 _CONNECT_S: Final = 5.0
+_MODEL: Final = "claude-haiku-4-5-20251001"
 
 
 class AnthropicAdapter(ChatAdapter):
@@ -58,10 +59,10 @@ class AnthropicAdapter(ChatAdapter):
         self,
         brain: str | anthropic.AsyncAnthropic | None = None,
         /,
-        *,
         model: str | None = None,
-        instructions: str | None = None,
         system_prompt: str | None = None,
+        *,
+        instructions: str | None = None,
         tools: Tools = (),
         api_key: str | None = None,
         base_url: str | None = None,
@@ -73,7 +74,7 @@ class AnthropicAdapter(ChatAdapter):
         price: Price | None = None,
         client: anthropic.AsyncAnthropic | None = None,
     ) -> None:
-        model, client = named("AnthropicAdapter", brain, model, client)
+        model, client = named("AnthropicAdapter", brain, model or _MODEL, client)
         instructions = instructions if instructions is not None else system_prompt
         super().__init__(model, provider=provider, instructions=instructions, tools=tools, price=price)
         self.max_wait_s = max_wait_s

@@ -118,7 +118,7 @@ class ChatAdapter(ABC):
         return {"model": self.model, "messages": len(self._memory.messages)}
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the reply as the model makes it; closing the iterator closes the stream at the provider.
 
@@ -138,7 +138,7 @@ class ChatAdapter(ABC):
             async for piece in pieces:
                 yield piece
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None, language: str | None = None) -> str:
         """Return the reply as a whole."""
         pieces = self.stream(text, context=context, language=language)
         return "".join([piece async for piece in pieces if isinstance(piece, str)])

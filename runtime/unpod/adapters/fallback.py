@@ -61,7 +61,7 @@ class FallbackAdapter:
         return {"answering": self._answering.view.name, **{name: node for name, node in stands if node is not None}}
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the reply of the first brain that begins one.
 
@@ -142,7 +142,7 @@ class FallbackAdapter:
             self._memory.say(piece)
         return piece
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None) -> str:
         """Return the reply as a whole."""
         return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
 

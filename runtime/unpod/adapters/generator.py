@@ -39,7 +39,7 @@ class GeneratorAdapter:
         return self._memory.messages
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Any, None]:
         """Yield what the function yields."""
         for note in self._notes:

@@ -54,10 +54,10 @@ class HTTPAdapter:
         self,
         url: str,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float = 20.0,
         *,
         history: bool = False,
         attempts: int = 3,
-        timeout_s: float = 20.0,
         name: str | None = None,
         client: httpx2.AsyncClient | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class HTTPAdapter:
         return self._memory.messages
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; closing the iterator closes the connection.
 
@@ -105,7 +105,7 @@ class HTTPAdapter:
             async for piece in pieces:
                 yield piece
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None) -> str:
         """Return the answer as a whole."""
         return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
 

@@ -45,9 +45,9 @@ class LangChainAdapter:
     def __init__(
         self,
         runnable: Runnable[Any, Any],
+        input_key: str | None = None,
         *,
         instructions: str | None = None,
-        input_key: str | None = None,
         make_input: MakeInput | None = None,
         config: Mapping[str, Any] | None = None,
         price: Price | None = None,
@@ -78,7 +78,7 @@ class LangChainAdapter:
         return self._memory.messages
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the reply as it is made; closing the iterator closes the model's stream.
 
@@ -111,7 +111,7 @@ class LangChainAdapter:
                 if self._report is not None:
                     self._report(**call)
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None) -> str:
         """Return the reply as a whole."""
         return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
 

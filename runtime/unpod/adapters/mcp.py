@@ -100,7 +100,7 @@ class MCPAdapter:
         return {**self.brain.state, "tools": [tool.name for tool in self.brain.tools]}
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the brain's reply; the first one waits for the servers.
 
@@ -119,7 +119,7 @@ class MCPAdapter:
             async for piece in pieces:
                 yield piece
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None) -> str:
         """Return the reply as a whole."""
         return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
 

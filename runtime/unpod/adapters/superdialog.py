@@ -73,7 +73,7 @@ class SuperDialogAdapter:
         return bool(getattr(self.agent, "is_complete", False))
 
     async def stream(
-        self, text: str, *, context: Mapping[str, object] | None = None, language: str | None = None
+        self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the reply; an `LLMAgent`'s as the model makes it, a machine's once the turn is resolved.
 
@@ -96,7 +96,7 @@ class SuperDialogAdapter:
             if self._meter is not None and self._meter.answered and self._report is not None:
                 self._report(**self._meter.fields())
 
-    async def turn(self, text: str, *, context: Mapping[str, object] | None = None) -> str:
+    async def turn(self, text: str, context: Mapping[str, object] | None = None) -> str:
         """Return the reply as a whole."""
         return "".join([piece async for piece in self.stream(text, context=context) if isinstance(piece, str)])
 
