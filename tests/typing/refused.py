@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import assert_type
 
-from unpod import AgentRunner, CallContext, CallMetrics, Session
+from unpod import AgentRunner, CallContext, CallMetrics, Outcome, Session
 from unpod.adapters import DialogAdapter, DialogMachine, EchoAdapter
 
 
@@ -104,3 +104,10 @@ async def right(session: Session, runner: AgentRunner, adapter: DialogAdapter) -
     assert_type(await session.step("charge", charge, amount=50), dict[str, int])
     assert_type(await session.step("charge", charge, 50, timeout_s=2.5), dict[str, int])
     assert_type(await session.step("add", lambda: 3), int)
+
+
+async def handles(session: Session) -> None:
+    assert_type(await (await session.say("hello")).outcome(timeout_s=1), Outcome)
+    await (await session.say("hello"))  # type: ignore[misc]  # a handle itself is not awaited
+    await session.dispatch(42)  # type: ignore[arg-type]
+    session.history = ()  # type: ignore[misc]
