@@ -36,7 +36,7 @@ from unpod_bridge.log_watch import LogWatch
 from unpod_bridge.outputs import Output
 from unpod_bridge.outside import Asked
 from unpod_bridge.owner_records import OwnerRecords
-from unpod_bridge.placing import Job, LineServices
+from unpod_bridge.placing import Job, LineServices, placed_by
 from unpod_bridge.possession import Possession
 from unpod_bridge.redial import LET_GO
 from unpod_bridge.relay import Relay
@@ -53,6 +53,8 @@ T = TypeVar("T")
 SURE_S: Final = 0.5
 """How long a call that is handed over waits to know what has become of its last verb."""
 LOOK_S: Final = 0.01
+STORED_S: Final = 0.1
+"""Within what time the log has mostly stored, or refused, what is heard on its way there."""
 _LOGGED_FRAMES: Final = 20
 
 
@@ -232,6 +234,10 @@ class CallLine:
             if self._controls is not None and self._controls.hint(message):
                 self._spawn(self._controls.read())
             return
+        if self._subjects is not None and message.subject == self._subjects.own:
+            if not placed_by(self._services, message):
+                self._spawn(self._look_for_another_owner())
+            return
         owned = None if self._reader is None else self._reader.read(message)
         if owned is None:
             return
@@ -243,6 +249,12 @@ class CallLine:
         self._feed(self._relay.on_owned(owned, self._clock.now()))
         if self._succession is not None:
             self._succession.on_record(message.subject, owned)
+
+    async def _look_for_another_owner(self) -> None:
+        """Another bridge has tried to appoint one: what was heard is stored a moment later, or refused."""
+        await self._clock.sleep(STORED_S)
+        if self._succession is not None:
+            await self._succession.displaced()
 
     # ------------------------------------------------------------------------------------------------------ carry out
 

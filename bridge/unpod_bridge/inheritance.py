@@ -57,7 +57,7 @@ class Inheritance:
             try:
                 return await self._append(former, place)
             except Fenced:
-                newest = await self._newest_of_others(former)
+                newest = await self.newest_of_others(former)
                 if newest is None:
                     raise
                 logger.warning("session %s: a bridge that has lost its line has appointed an owner", self._session)
@@ -73,7 +73,7 @@ class Inheritance:
         self._chart.placed(stored.seq)
         return Owner(place.runner_id, stored.seq, body.takeover)
 
-    async def _newest_of_others(self, known: Owner) -> Owner | None:
+    async def newest_of_others(self, known: Owner) -> Owner | None:
         """Return the newest appointment, where it is not the one that we know, and the line is still ours."""
         line = await self._persist(lambda: self._services.log.last(self._subjects.line))
         own = await self._persist(lambda: self._services.log.last(self._subjects.own))

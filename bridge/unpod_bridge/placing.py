@@ -15,10 +15,10 @@ from typing import Final, Protocol
 from unpod.core import events as ev
 from unpod.core import ids
 from unpod.core.codec import encode
-from unpod.core.envelope import Envelope, source, to_headers
+from unpod.core.envelope import Envelope, from_headers, source, to_headers
 from unpod.core.subjects import CallSubjects, Subjects
-from unpod.errors import Fenced
-from unpod.ports import Bus, Clock, EventLog, Fence
+from unpod.errors import Fenced, ProtocolViolation
+from unpod.ports import Bus, Clock, EventLog, Fence, Message
 from unpod_bridge.chart import Horizon
 from unpod_bridge.ledger import Ledger, Writing
 from unpod_bridge.outputs import Begin, Store
@@ -213,3 +213,11 @@ def placement_headers(services: LineServices, kind: str, body: ev.Placement, ses
             index=0,
         )
     )
+
+
+def placed_by(services: LineServices, message: Message) -> bool:
+    """Whether a placement is this bridge's own."""
+    try:
+        return from_headers(message.headers).source == source("bridge", services.bridge_id)
+    except ProtocolViolation:
+        return False

@@ -170,6 +170,21 @@ class Succession:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def displaced(self) -> None:
+        """Another bridge has appointed an owner: where the log has that and the line is ours, appoint one at once.
+
+        A bridge whose sending was held up may do so after it has lost the line. Its owner will never be told to begin,
+        and ours is refused: it cannot help that, so it is not to blame.
+        """
+        owner = self.owner
+        if owner is None or self._task is not None or await self._log.newest_of_others(owner) is None:
+            return
+        if self.owner is owner and self._task is None and not self._estate.ended:
+            logger.info("session %s: another bridge has appointed an owner; asking for one", self.session_id)
+            self._guarded = self._blamed = False
+            self._urgent.set()
+            self.succeed()
+
     # ---------------------------------------------------------------------------------------------- what is heard of it
 
     @property

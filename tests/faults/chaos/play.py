@@ -30,6 +30,9 @@ GROWS_MB: Final = 96
 DESCRIPTORS: Final = 60
 FRESH: Final = 6
 """Calls that are placed when all is over: everybody is there to take them."""
+FRESH_MOST: Final = 30
+TASKS: Final = 40
+"""By how many threads a process may grow: those of its pools are begun when they are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +131,16 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
         shown = [(worker.worker_id, worker.capabilities.max_concurrent) for worker in orchestrator.workers]
         wrong.append(f"{error}: {len(alive)} bridges live, registered are {shown}")
     try:
-        fresh = await talk.load.dial(FRESH)
-        for caller in fresh:
-            await caller.answer(await caller.ask())
-        holders = {await stacked.line(caller.session) for caller in fresh}
-        if len(holders) < min(len(alive), FRESH):
-            wrong.append(f"the last {FRESH} calls came to {holders}, of {alive}")
+        holders: set[Process] = set()
+        placed = 0
+        while len(holders) < len(alive) and placed < FRESH_MOST:  # who has the most room gets calls first
+            fresh = await talk.load.dial(FRESH)
+            placed += FRESH
+            for caller in fresh:
+                await caller.answer(await caller.ask())
+            holders |= {await stacked.line(caller.session) for caller in fresh}
+        if len(holders) < len(alive):
+            wrong.append(f"the last {placed} calls came to {holders}, of {alive}")
     except Exception as error:  # noqa: BLE001 - whatever it is, there should be new calls
         wrong.append(f"new calls at the end: {type(error).__name__}: {error}")
     try:

@@ -95,8 +95,7 @@ class Person:
         self._talk.ways[caller.number] = way
         match way:
             case "agent":
-                await caller.ask(frozenset({"end"}))
-                await caller.call.ended(LIMIT_S)
+                await self._is_ended_by_the_agent(caller)
             case "operator":
                 await self._end(caller)
             case _:
@@ -112,6 +111,14 @@ class Person:
                     await caller.answer(turn, ASK_AGAIN_S)
                     return
 
+    async def _is_ended_by_the_agent(self, caller: Caller) -> None:
+        """Ask for the end, and again where that is lost."""
+        async with asyncio.timeout(LIMIT_S):
+            while not caller.call.over:
+                await caller.ask(frozenset({"end"}))
+                with suppress(TimeoutError):
+                    await caller.call.ended(ASK_AGAIN_S)
+
     async def _turn(self, caller: Caller) -> None:
         rng = self._rng
         orders = frozenset(order for order, share in ORDERS.items() if rng.random() < share)
@@ -125,6 +132,8 @@ class Person:
             if caller.call.live:
                 self._talk.interrupted.add(turn.question.name)
                 turn.given_up = True
+                # What is cut short is what is spoken right now: it may be the answer to a question before this one.
+                self._talk.interrupted.update(each.question.name for each in caller.turns if each.done_at is None)
                 await caller.call.barge_in()
         elif manner < 0.24:
             await self._hears(caller, turn, point, patience_s)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.unit.bridge.succession_rig import CALL, House, a_house, handed
 
+from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.fleet import Hold, Offer, Release, Start, Suspicion
 from unpod.errors import Fenced, RecordTooLarge
+from unpod.ports import Fence
 from unpod.testing.clock import settle
 from unpod.testing.memory import MemoryLog
 from unpod_bridge import succession as successions
+from unpod_bridge.call_line import STORED_S
+from unpod_bridge.placing import placement_headers
 
 # --- a takeover -------------------------------------------------------------------------------------------------------
 
@@ -54,6 +59,34 @@ async def test_the_former_owner_writes_nothing_more_and_nothing_of_it_is_heard(h
     await second.write(cmd.Say(text="hello"))
     await settle()
     assert (house.said, house.spoken) == (["hello"], [])
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_an_owner_that_a_bridge_without_the_line_has_appointed_makes_place_at_once(
+    house: House, *, in_time: bool
+) -> None:
+    second = await house.runner("runner-2")
+    former = house.first.epoch
+    services = replace(house.services, bridge_id="bridge-2")
+    body = ev.OwnerAppointed(runner="runner-3", takeover=1)
+    headers = placement_headers(services, "own", body, "session-1")
+    if in_time:  # else the log refuses it, and there is nothing to do
+        await house.log.append(CALL.own, codec.encode(body), headers, fence=Fence(CALL.own, former))
+    else:
+        with pytest.raises(Fenced):
+            await house.log.append(CALL.own, codec.encode(body), headers, fence=Fence(CALL.own, former - 1))
+    await settle()
+    await house.clock.advance(STORED_S)
+    await settle(60)
+    if not in_time:
+        assert len(house.records(ev.OwnerAppointed)) == 1
+        return
+    await house.until(lambda: second.starts)
+    stray, own = house.records(ev.OwnerAppointed)[1:]
+    assert isinstance(own.body, ev.OwnerAppointed)
+    assert (own.body.runner, own.body.takeover) == ("runner-2", 2)
+    assert house.changes[-1].epoch == own.seq > stray.seq
+    assert house.changes[-1].skip == ""
 
 
 async def test_what_the_former_owner_had_stored_is_performed_though_the_tail_lost_it(house: House) -> None:
