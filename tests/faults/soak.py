@@ -128,7 +128,7 @@ async def _sizes(stacked: Stack, consumers: Mapping[str, Consumer], directory: P
     messages = await _quiet(stacked, consumers)
     sizes = {"nats": _size(stacked.server.pid)}
     for name, process in (("runner", stacked.runners[0]), ("bridge", stacked.bridges[0])):
-        told = await _told(process, directory)
+        told = await told_by(process, directory)
         sizes[name] = _size(process.pid)
         sizes[name].counts["tasks"] = told["tasks"]
         for kind in LIVES:
@@ -157,7 +157,8 @@ async def _quiet(stacked: Stack, consumers: Mapping[str, Consumer]) -> int:
     return last
 
 
-async def _told(process: Process, directory: Path) -> Told:
+async def told_by(process: Process, directory: Path) -> Told:
+    """Return what a watched process says that it holds."""
     file = directory / f"watch.{process.pid}"
     file.unlink(missing_ok=True)
     process.ask()

@@ -28,13 +28,17 @@ from unpod.core.codec import Record
 from unpod.core.controls import DEADLINE_S
 from unpod_orchestrator import LoggedFrame
 
-RECEIPT_S: Final = 0.25
-"""What a bridge has written since its last receipt may be unsure: so much of the owner's speech."""
+RECEIPT_S: Final = 0.35
+"""What a bridge has written since its last receipt may be unsure: so much of its speech, with the slack 0.5 s."""
 SLACK_WORDS: Final = 5
 """What was on its way beside that: a receipt that is not stored yet, pieces that were joined."""
 LOST_S: Final = 1.0
 """How long before the loss of its socket a frame may have been sent that is lost with it, not counting the time in
 which nobody could have stored it."""
+UNHEARD_S: Final = 3.0
+"""So much speech of a bridge that could not be heard may come twice: its link is given up by then."""
+LUMP_S: Final = 0.3
+"""How long after a redial comes what had waited for it."""
 CAUSE_S: Final = 15.0
 """How long after a fault a socket may be dropped because of it: one that nobody answers on is given up after 9 s."""
 REASONS: Final = {"hang up": {"hangup"}, "agent": {"done"}, "operator": {"completed"}}
@@ -181,8 +185,9 @@ def every_word_comes(seen: Harmed) -> Iterator[str]:
             whole = max(turn.words, default=0)
         for first, last, begin, end in _gaps(turn, whole):
             count = last - first + 1
-            drops = sum(begin - 0.1 <= down <= end for down in seen.caller.downs)
-            bound = drops * _unsure_words(seen.harmed_s(begin - 1.0, end, NATS, ROUTE, RUNNER))
+            since = _due_since(seen, turn, begin)
+            drops = sum(since - 0.1 <= down <= end for down in seen.caller.downs)
+            bound = drops * _unsure_words(seen.harmed_s(since - 1.0, end, NATS, ROUTE, RUNNER))
             if count <= bound:
                 seen.excepted.note("words unsure around a lost socket", count, f"{seen.name}, {turn.question.name}")
             elif number <= seen.unsure_until and seen.harmed_s(begin - 1.0, end, RUNNER):
@@ -198,6 +203,18 @@ def _gaps(turn: Turn, whole: int) -> Iterator[tuple[int, int, float, float]]:
     for (word, at), (following, later) in pairwise(heard):
         if following > word + 1:
             yield word + 1, following - 1, at, min(later, turn.done_at or math.inf)
+
+
+def _due_since(seen: Harmed, turn: Turn, begin: float) -> float:
+    """Return when words that follow one that was heard at `begin` may have been sent.
+
+    What was said while a socket was lost comes all at once when it is there again.
+    """
+    for down in seen.caller.downs:
+        up = min((up for up in seen.caller.ups if up >= down), default=math.inf)
+        if turn.asked_at <= down < begin <= up + LUMP_S:
+            return down
+    return begin
 
 
 def _unsure_words(troubled_s: float) -> int:
@@ -247,7 +264,8 @@ def every_word_is_spoken_once(seen: Harmed) -> Iterator[str]:
     for turn in seen.caller.turns:
         again = [word for word, count in Counter(turn.words).items() if count > 1]
         times = [at for word, at in zip(turn.words, turn.heard_at, strict=True) if word in again]
-        if again and any(deed.overlap(min(times) - LOST_S, max(times)) for deed in deaf_to):
+        spoken_s = len(again) * PIECE_S
+        if again and spoken_s <= UNHEARD_S and any(deed.overlap(min(times) - LOST_S, max(times)) for deed in deaf_to):
             seen.excepted.note("words spoken twice by a bridge that could not be heard", len(again), seen.name)
         elif again:
             yield f"{len(again)} words of {turn.question.name} were spoken twice: {checks._runs(sorted(again))}"

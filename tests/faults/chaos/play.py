@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from tests.faults.checks import Allow, Findings
 from tests.faults.load import load
 from tests.faults.process import Process, until
 from tests.faults.scene import _tracebacks
+from tests.faults.soak import told_by
 from tests.faults.stack import Setup, Stack, stack
 
 from unpod import AsyncClient
@@ -32,7 +33,7 @@ FRESH: Final = 6
 """Calls that are placed when all is over: everybody is there to take them."""
 FRESH_MOST: Final = 30
 TASKS: Final = 40
-"""By how many threads a process may grow: those of its pools are begun when they are needed."""
+"""By how many tasks a process may grow, when its calls are over: some wait for what has ended a moment ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +72,15 @@ async def play(options: Options, directory: Path) -> Outcome:
         "UNPOD_FAULTS_WORDS": str(WORDS),
         "UNPOD_FAULTS_REPLY_TIMEOUT_S": "30",
     }
+    watch = {"UNPOD_FAULTS_WATCH": str(directory / "watch")}
     setup = Setup(
         runners=strength.runners,
         bridges=strength.bridges,
         cluster=strength.nodes > 1,
-        runner_env=environment,
+        module="tests.faults.watched",
+        agent_module="tests.faults.watched",
+        bridge_env={**watch, "UNPOD_FAULTS_MODULE": "unpod_bridge"},
+        runner_env={**watch, **environment, "UNPOD_FAULTS_MODULE": "tests.faults.agent"},
         wired=True,
         max_mb=min(900, 128 + int(32 * options.minutes)),
     )
@@ -97,7 +102,7 @@ async def _run(options: Options, stacked: Stack, outcome: Outcome, exits: AsyncE
     talk = Talk(talking, client)
     places = Places(stacked)
     nemesis = Nemesis(places, lambda: [caller.call for caller in talking.living])
-    before = {process: _figures(process) for process in (*stacked.runners, *stacked.bridges)}
+    before = {process: await _figures(process, stacked.directory) for process in (*stacked.runners, *stacked.bridges)}
     faults = plan(options.seed, 60.0 * options.minutes, options.strength)
     persons = [asyncio.create_task(Person(talk, options.seed, number).live()) for number in range(options.callers)]
     try:
@@ -110,7 +115,7 @@ async def _run(options: Options, stacked: Stack, outcome: Outcome, exits: AsyncE
             person.cancel()
         await asyncio.gather(*persons, return_exceptions=True)
     outcome.findings.wrong += talk.wrong
-    _look_at_processes(stacked, places, before, outcome)
+    await _look_at_processes(stacked, places, before, outcome)
     await _look_at_calls(talk, stacked, nemesis.deeds, outcome)
     outcome.figures["faults"] = len(nemesis.deeds)
     outcome.figures["refused calls"] = len(talk.refused)
@@ -131,7 +136,7 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
         shown = [(worker.worker_id, worker.capabilities.max_concurrent) for worker in orchestrator.workers]
         wrong.append(f"{error}: {len(alive)} bridges live, registered are {shown}")
     try:
-        holders: set[Process] = set()
+        holders: set[Process | None] = set()
         placed = 0
         while len(holders) < len(alive) and placed < FRESH_MOST:  # who has the most room gets calls first
             fresh = await talk.load.dial(FRESH)
@@ -177,8 +182,8 @@ async def _look_at_calls(talk: Talk, stacked: Stack, deeds: Sequence[Deed], outc
     outcome.findings.wrong += [f"the orchestrator: {line}" for line in stacked.orchestrator.violations]
 
 
-def _look_at_processes(
-    stacked: Stack, places: Places, before: dict[Process, tuple[float, int]], outcome: Outcome
+async def _look_at_processes(
+    stacked: Stack, places: Places, before: Mapping[Process, Figures], outcome: Outcome
 ) -> None:
     wrong = outcome.findings.wrong
     for process in (*stacked.runners, *stacked.bridges):
@@ -186,16 +191,28 @@ def _look_at_processes(
             wrong.append(f"{process!r} has died: {process.text[-500:]}")
         wrong += [f"{process!r} has logged: {trace[-1200:]}" for trace in _tracebacks(process.text, Allow())]
         if process.alive and process in before:
-            (rss_mb, open_files), (rss_then, open_then) = _figures(process), before[process]
-            if rss_mb - rss_then > GROWS_MB:
-                wrong.append(f"{process!r} has grown by {rss_mb - rss_then:.0f} MiB")
-            if open_files - open_then > DESCRIPTORS:
-                wrong.append(f"{process!r} has {open_files - open_then} descriptors more than at the beginning")
+            now, then = await _figures(process, stacked.directory), before[process]
+            if now.rss_mb - then.rss_mb > GROWS_MB:
+                wrong.append(f"{process!r} has grown by {now.rss_mb - then.rss_mb:.0f} MiB")
+            if now.descriptors - then.descriptors > DESCRIPTORS:
+                wrong.append(f"{process!r} has {now.descriptors - then.descriptors} descriptors more than at first")
+            if now.tasks - then.tasks > TASKS:
+                wrong.append(f"{process!r} has {now.tasks - then.tasks} tasks more than at first")
 
 
-def _figures(process: Process) -> tuple[float, int]:
-    """Return a process's memory in MiB and how many descriptors it has."""
-    descriptors = Path(f"/proc/{process.pid}/fd")
-    with suppress(OSError):
-        return process.rss_mb, len(list(descriptors.iterdir()))
-    return process.rss_mb, 0
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A process's memory in MiB, and how many descriptors and tasks it has."""
+
+    rss_mb: float
+    descriptors: int
+    tasks: int
+
+
+async def _figures(process: Process, directory: Path) -> Figures:
+    told = await told_by(process, directory)
+    return Figures(process.rss_mb, _descriptors(process), told["tasks"])
+
+
+def _descriptors(process: Process) -> int:
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
