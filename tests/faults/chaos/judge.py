@@ -129,8 +129,20 @@ class Harmed(Observed):
         losses = [*self.caller.downs, *([self.over] if "lost" in self.allow.reasons else [])]
         for down in losses:
             if sent <= down + 0.05:
-                return down - sent - self.harmed_s(sent, down, NATS, ROUTE, BRIDGE) <= LOST_S
+                return self._is_moment(sent, down) or any(
+                    self._is_moment(sent, taken) and self._is_moment(taken, down) for taken in self._taken
+                )
         return False
+
+    def _is_moment(self, begin: float, end: float) -> bool:
+        """Whether between two times there is no more than may be lost with a socket, or with a line that is taken."""
+        return begin > end or end - begin - self.harmed_s(begin, end, NATS, ROUTE, BRIDGE) <= LOST_S
+
+    @cached_property
+    def _taken(self) -> list[float]:
+        """When bridges have taken the line from others: those let go of its socket once they notice."""
+        taken = [record for record in self.records if isinstance(record.body, ev.LineTaken)]
+        return [record.envelope.time - self.clock_offset for record in taken[1:]]
 
     def turn(self, text: str) -> Turn | None:
         """Return the turn of a question."""

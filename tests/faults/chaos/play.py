@@ -138,6 +138,8 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
     try:
         holders: set[Process | None] = set()
         placed = 0
+        for worker in orchestrator.workers:  # who was used least is asked first
+            worker.assigned_total = 0
         while len(holders) < len(alive) and placed < FRESH_MOST:  # who has the most room gets calls first
             fresh = await talk.load.dial(FRESH)
             placed += FRESH
