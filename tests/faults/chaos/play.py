@@ -147,7 +147,8 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
                 await caller.answer(await caller.ask())
             holders |= {await stacked.line(caller.session) for caller in fresh}
         if len(holders) < len(alive):
-            wrong.append(f"the last {placed} calls came to {holders}, of {alive}")
+            rooms = [(each.worker_id, each.capabilities.max_concurrent, each.free) for each in orchestrator.workers]
+            wrong.append(f"the last {placed} calls came to {holders}, of {alive}; room, in all and free: {rooms}")
     except Exception as error:  # noqa: BLE001 - whatever it is, there should be new calls
         wrong.append(f"new calls at the end: {type(error).__name__}: {error}")
     try:
