@@ -177,9 +177,9 @@ class Succession:
         and ours is refused: it cannot help that, so it is not to blame.
         """
         owner = self.owner
-        if owner is None or self._task is not None or await self._log.newest_of_others(owner) is None:
+        if owner is None or await self._log.newest_of_others(owner) is None:
             return
-        if self.owner is owner and self._task is None and not self._estate.ended:
+        if self.owner is owner and not self._estate.ended:  # else we have replaced it ourselves meanwhile
             logger.info("session %s: another bridge has appointed an owner; asking for one", self.session_id)
             self._guarded = self._blamed = False
             self._urgent.set()

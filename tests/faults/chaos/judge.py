@@ -35,6 +35,8 @@ SLACK_WORDS: Final = 5
 LOST_S: Final = 1.0
 """How long before the loss of its socket a frame may have been sent that is lost with it, not counting the time in
 which nobody could have stored it."""
+NOTICED_S: Final = 2.0
+"""How long a bridge whose records wait may not notice that its line is taken: they are sent again each second."""
 UNHEARD_S: Final = 3.0
 """So much speech of a bridge that could not be heard may come twice: its link is given up by then."""
 LUMP_S: Final = 0.3
@@ -130,13 +132,13 @@ class Harmed(Observed):
         for down in losses:
             if sent <= down + 0.05:
                 return self._is_moment(sent, down) or any(
-                    self._is_moment(sent, taken) and self._is_moment(taken, down) for taken in self._taken
+                    self._is_moment(sent, taken) and self._is_moment(taken, down, NOTICED_S) for taken in self._taken
                 )
         return False
 
-    def _is_moment(self, begin: float, end: float) -> bool:
+    def _is_moment(self, begin: float, end: float, bound_s: float = LOST_S) -> bool:
         """Whether between two times there is no more than may be lost with a socket, or with a line that is taken."""
-        return begin > end or end - begin - self.harmed_s(begin, end, NATS, ROUTE, BRIDGE) <= LOST_S
+        return begin > end or end - begin - self.harmed_s(begin, end, NATS, ROUTE, BRIDGE) <= bound_s
 
     @cached_property
     def _taken(self) -> list[float]:

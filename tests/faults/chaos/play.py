@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
 from tests.faults.chaos import dump
 from tests.faults.chaos.judge import Harmed, judge
 from tests.faults.chaos.nemesis import Deed, Nemesis, Places
@@ -138,8 +139,10 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
     try:
         holders: set[Process | None] = set()
         placed = 0
-        for worker in orchestrator.workers:  # who was used least is asked first
+        room = min(worker.capabilities.max_concurrent for worker in orchestrator.workers)
+        for worker in orchestrator.workers:  # who has said most room, and was used least, is asked first
             worker.assigned_total = 0
+            worker.capabilities = structs.replace(worker.capabilities, max_concurrent=room)
         while len(holders) < len(alive) and placed < FRESH_MOST:  # who has the most room gets calls first
             fresh = await talk.load.dial(FRESH)
             placed += FRESH
