@@ -22,6 +22,7 @@ from unpod_bridge.registration import backoff_s
 logger = logging.getLogger("unpod.bridge")
 
 LOOK_S: Final = 1.0
+AT_ONCE: Final = 16
 _REMEMBERED: Final = 1_000
 
 
@@ -57,6 +58,8 @@ class Heirs:
         make: Callable[[JobRecord], ControlLink],
         give_back: Callable[[str, str], Awaitable[object]],
         own: Callable[[str], ControlLink | None],
+        look_s: float = LOOK_S,
+        backoff: Callable[[int, float], float] = backoff_s,
     ) -> None:
         self._bridge_id = bridge_id
         self._records = records
@@ -64,6 +67,8 @@ class Heirs:
         self._make = make
         self._give_back = give_back
         self._own = own
+        self._look_s = look_s
+        self._backoff = backoff
         self._owed: dict[str, str] = {}  # workers that were registered here, and whose they are
         self._jobs: dict[str, JobRecord] = {}
         self._links: dict[str, ControlLink] = {}
@@ -102,7 +107,7 @@ class Heirs:
         """See to it that each worker has its socket, until cancelled."""
         try:
             while True:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(self._look_s)
                 if self._jobs or self._links:
                     self._look()
                 await self._return()
@@ -131,16 +136,20 @@ class Heirs:
                 self._close(worker, link)
 
     async def _return(self) -> None:
-        """Tell those who are there again that their workers are registered by nobody."""
-        for worker, home in tuple(self._owed.items()):
-            if worker not in self._runs and self._alive(home):
-                try:
-                    await self._give_back(home, worker)
-                except LogError as error:
-                    logger.debug("%s cannot be told to register %s: %s", home, worker, type(error).__name__)
-                else:
-                    logger.info("%s is there again, and has its worker %s back", home, worker)
-                    self._owed.pop(worker, None)
+        """Tell those who are there again that their workers are registered by nobody, some at once in each look."""
+        due = [(worker, home) for worker, home in self._owed.items() if worker not in self._runs and self._alive(home)]
+        await asyncio.gather(*(self._return_one(worker, home) for worker, home in due[:AT_ONCE]))
+
+    async def _return_one(self, worker: str, home: str) -> None:
+        try:
+            await self._give_back(home, worker)
+        except LogError as error:
+            logger.debug("%s cannot be told to register %s: %s", home, worker, type(error).__name__)
+            if worker in self._owed:
+                self._owed[worker] = self._owed.pop(worker)  # the others first
+        else:
+            logger.info("%s is there again, and has its worker %s back", home, worker)
+            self._owed.pop(worker, None)
 
     def _open(self, worker: str, record: JobRecord) -> None:
         logger.info("the jobs of the worker %s, whose bridge is gone, are called off here", worker)
@@ -167,7 +176,7 @@ class Heirs:
         except ConnectionError as error:  # told by the links of our own workers, too
             logger.debug("the worker %s is not registered any more: %s", worker, type(error).__name__)
             times, _ = self._refused.get(worker, (0, 0.0))
-            pause_s = backoff_s(times, random.random())  # noqa: S311 - spreads load
+            pause_s = self._backoff(times, random.random())  # noqa: S311 - spreads load
             self._refused[worker] = times + 1, asyncio.get_running_loop().time() + pause_s
         finally:
             if self._links.get(worker) is link:

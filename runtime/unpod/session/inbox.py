@@ -45,6 +45,8 @@ LINE_TRIES = 3
 
 KEPT = 64
 KEPT_S = 10.0
+KEPT_BYTES = 512 * 1024
+"""More would not fit into the one message that tells them (`SeenAnswer`)."""
 """So many of the bridge's newest records are kept, and none for longer: by then they are stored, or it is known."""
 
 
@@ -79,6 +81,7 @@ class Inbox:
         self._on_again = on_again
         self._on_rewritten = on_rewritten
         self._recent: dict[int, Record] = {}
+        self._kept_bytes = 0
         self._private: set[int] = set()
         self._tail: Tail | None = None
         self._early: list[Record] = []
@@ -242,9 +245,15 @@ class Inbox:
         if envelope.index in self._private:
             self._private.discard(envelope.index)
         elif not record.seq:
+            former = recent.pop(envelope.index, None)
             recent[envelope.index] = record
-            while len(recent) > KEPT or next(iter(recent.values())).envelope.time < envelope.time - KEPT_S:
-                del recent[next(iter(recent))]
+            self._kept_bytes += len(record.data) - (0 if former is None else len(former.data))
+            while recent and (
+                len(recent) > KEPT
+                or self._kept_bytes > KEPT_BYTES
+                or next(iter(recent.values())).envelope.time < envelope.time - KEPT_S
+            ):
+                self._kept_bytes -= len(recent.pop(next(iter(recent))).data)
 
     def _contradicts(self, record: Record) -> bool:
         """Whether a later bridge has stored, or wants to, something else where we have had a record."""

@@ -11,7 +11,6 @@ import pytest
 from tests.unit.bridge.test_neighbours import Street, until
 
 from unpod.errors import NoResponders, RunnerAuthError
-from unpod_bridge import heirs
 from unpod_bridge.control_effects import Identity
 from unpod_bridge.heirs import Heirs
 from unpod_bridge.job_records import JobRecord
@@ -49,6 +48,9 @@ class Home:
         self.alive: set[str] = set()
         self.records = street.records(bridge)
         self.told: list[tuple[str, str]] = []
+        self.tries: list[int] = []
+        self.asked = 0
+        self.together = 1
         self.hears = True
         self.own: dict[str, FakeLink] = {}
         self.heirs = Heirs(
@@ -58,11 +60,19 @@ class Home:
             make=self._make,
             give_back=self._tell,
             own=lambda worker: cast("ControlLink | None", self.own.get(worker)),
+            look_s=0.01,
+            backoff=self.backoff,
         )
+
+    def backoff(self, attempt: int, _: float) -> float:
+        self.tries.append(attempt)
+        return 0.05 if attempt < 2 else 60.0
 
     async def _tell(self, home: str, worker: str) -> None:
         if not self.hears:
             raise NoResponders("nobody")
+        self.asked += 1
+        await until(lambda: self.asked >= self.together)
         self.told.append((home, worker))
 
     def _make(self, record: JobRecord) -> ControlLink:
@@ -94,8 +104,7 @@ async def homes(street: Street, *bridges: str) -> AsyncIterator[list[Home]]:
 
 
 @pytest.fixture
-async def street(monkeypatch: pytest.MonkeyPatch) -> Street:
-    monkeypatch.setattr(heirs, "LOOK_S", 0.01)
+async def street() -> Street:
     made = Street()
     for number in range(1, 4):
         await made.job(f"job-{number}", "bridge-1")
@@ -148,6 +157,18 @@ async def test_a_bridge_that_is_there_after_all_keeps_its_worker(street: Street)
         assert home.told == [("bridge-1", "agent#bridge-1")]
 
 
+async def test_bridges_that_are_slow_to_take_their_workers_back_do_not_wait_for_each_other(street: Street) -> None:
+    await street.job("job-9", "bridge-9")
+    async with homes(street, "bridge-2") as [home]:
+        home.together = 2
+        for job in ("job-1", "job-9"):
+            await home.takes(job)
+        await until(lambda: len(home.links) == 2)
+        home.alive |= {"bridge-1", "bridge-9"}
+        await until(lambda: len(home.told) == 2)
+        assert sorted(home.told) == [("bridge-1", "agent#bridge-1"), ("bridge-9", "agent#bridge-9")]
+
+
 async def test_a_worker_is_given_back_also_when_its_bridge_comes_back_after_its_last_job(street: Street) -> None:
     async with homes(street, "bridge-2") as [home]:
         await home.takes("job-1")
@@ -181,23 +202,16 @@ async def test_a_socket_that_is_refused_is_tried_again(street: Street) -> None:
         await until(lambda: len(home.links) > 1)
 
 
-async def test_a_key_that_is_refused_is_tried_less_and_less(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[int] = []
-
-    def pause(attempt: int, _: float) -> float:
-        tries.append(attempt)
-        return 0.05 if attempt < 2 else 60.0
-
-    monkeypatch.setattr(heirs, "backoff_s", pause)
+async def test_a_key_that_is_refused_is_tried_less_and_less(street: Street) -> None:
     async with homes(street, "bridge-2") as [home]:
         await home.takes("job-1")
         for number in range(3):
             await until(lambda: len(home.links) > number)  # noqa: B023 - it is called in this turn
             home.links[number].error = RunnerAuthError("refused")
             home.links[number].left.set()
-        await until(lambda: len(tries) > 2)
+        await until(lambda: len(home.tries) > 2)
         await looks()
-        assert (tries, len(home.links)) == ([0, 1, 2], 3)
+        assert (home.tries, len(home.links)) == ([0, 1, 2], 3)
 
 
 async def test_a_store_that_is_away_changes_nothing(street: Street) -> None:

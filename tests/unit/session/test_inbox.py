@@ -283,6 +283,17 @@ async def test_what_was_seen_is_told_to_the_next_bridge_which_stores_what_the_lo
     assert not scene.rewritten
 
 
+async def test_no_more_is_kept_of_what_was_seen_than_one_message_can_tell(scene: Scene) -> None:
+    for number in range(20):
+        await scene.says(f"{number} " + "x" * 60_000)
+    epoch = await another(scene)
+    answer = await scene.log.request(scene.line.call.seen, codec.encode(SeenAsked(epoch)), timeout_s=1.0)
+    seen = SEEN_ANSWER.decode(answer.data).records
+    assert 4 < len(seen) < 20
+    assert len(answer.data) < 1024 * 1024
+    assert b'"19 ' in seen[-1].data
+
+
 async def test_what_the_log_has_instead_of_what_was_acted_on_is_noticed(scene: Scene) -> None:
     former = scene.line._line_epoch
     await scene.says("one")
