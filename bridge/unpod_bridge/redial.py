@@ -19,11 +19,11 @@ REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
 class Redial:
     """Counts the dials of one call. What it returns is the pause before the next in seconds, or why there is none."""
 
-    __slots__ = ("_attached_at", "_busy_since", "_dropped_at", "_redials", "_settings", "tries")
+    __slots__ = ("_attached_at", "_busy_since", "_dropped_at", "_failed", "_redials", "_settings")
 
     def __init__(self, settings: RelaySettings) -> None:
         self._settings = settings
-        self.tries = 0
+        self._failed = 0
         self._redials = 0
         self._dropped_at: float | None = None
         self._busy_since: float | None = None
@@ -50,9 +50,10 @@ class Redial:
             return "the worker hung up before the call started"
         if code == ALREADY_CONNECTED:
             return self._busy(now)
-        if self.tries >= settings.tries:
-            return f"no call after {self.tries} dials" + (f", the last ended with {code}" if code else "")
-        return settings.retry_s[min(self.tries, len(settings.retry_s)) - 1]
+        self._failed += 1
+        if self._failed >= settings.tries:
+            return f"no call after {self._failed} dials" + (f", the last ended with {code}" if code else "")
+        return settings.retry_s[min(self._failed, len(settings.retry_s)) - 1]
 
     def after_start(self, code: int | None, now: float, *, was_open: bool) -> float | str:
         """The link to a call is lost, or could not be had again.

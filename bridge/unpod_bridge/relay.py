@@ -164,7 +164,6 @@ class Relay:
 
     def _dial(self, _: float) -> None:
         self.phase = "dialling"
-        self._redial.tries += 1
         self._call.out.append(Dial())
 
     def _down(self, code: int | None, now: float) -> None:
