@@ -67,7 +67,11 @@ def essence(state: SessionState) -> dict[str, object]:
             "negotiated": sorted(state.negotiated),
             "turn_count": state.turn_count,
             "interruptions": state.interruptions,
-            "history": state.history,
+            # `tools` is filled in for developers only, and never in the fold
+            "history": [
+                {name: value for name, value in msgspec.structs.asdict(exchange).items() if name != "tools"}
+                for exchange in state.history
+            ],
             "paused": state.paused,
             "ending": state.ending,
             "ended": state.ended,

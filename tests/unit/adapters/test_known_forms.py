@@ -15,7 +15,6 @@ from tests.providers.openai_wire import OpenAIWire, openai_client
 from tests.providers.served import serve
 
 from unpod.adapters import AnthropicAdapter, HTTPAdapter, LangChainAdapter, OpenAIAdapter, check_adapter
-from unpod.errors import ConfigurationError
 from unpod.testing import FakeModel
 
 
@@ -34,8 +33,7 @@ async def test_anthropic_with_a_client_of_ones_own() -> None:
         assert await adapter.turn("hello") == "Hello there"
         assert vendor.requests[0]["model"] == "claude-tiny"
         assert vendor.requests[0]["system"] == [{"type": "text", "text": "Be brief"}]
-        with pytest.raises(ConfigurationError, match="AnthropicAdapter needs the name of a model"):
-            AnthropicAdapter(client)
+        assert AnthropicAdapter(client).model == "claude-haiku-4-5-20251001"
 
 
 async def test_a_chain_under_a_key() -> None:
