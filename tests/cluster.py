@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from unpod.errors import ConfigurationError, LogError
-from unpod.jetstream import ChildProcess, Credentials, Nats, NatsOptions, StreamSpec, ensure, spawn_child
-from unpod.jetstream.embedded import find_binary
-from unpod.jetstream.topology import info
+from unpod.jetstream import Credentials, Nats, NatsOptions, StreamSpec, ensure
+from unpod.jetstream.streams.topology import info
+from unpod.processes import ChildProcess, spawn_child
+from unpod.processes.embedded import find_binary
 
 NODES: Final = ("n1", "n2", "n3")
 UP_S: Final = 20.0

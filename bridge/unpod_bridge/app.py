@@ -16,35 +16,35 @@ from msgspec import Struct
 from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
+from unpod.core.dispatch_messages import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
 from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
-from unpod.jetstream.rights import check_rights
+from unpod.jetstream.connection.rights import check_rights
 from unpod.ops import LogHealth
 from unpod.ports import Message, Subscription
-from unpod_bridge.community import Community
+from unpod_bridge.call.owners import Owners
+from unpod_bridge.call.placing import NewCall
 from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
-from unpod_bridge.control import ControlLink
-from unpod_bridge.control_effects import Assigned, Identity
-from unpod_bridge.departures import Departures
-from unpod_bridge.dispatch import Dispatcher, RunnerPlace
-from unpod_bridge.fleet import Fleet, Join, Leave, Pool, Renew, Roster, Standing, Step, share
-from unpod_bridge.front import Front
-from unpod_bridge.fullness import Fullness
-from unpod_bridge.household import Revival
-from unpod_bridge.job_records import JobRecord, Records
-from unpod_bridge.jobs import Jobs
-from unpod_bridge.line import Line
-from unpod_bridge.owners import Owners
-from unpod_bridge.peers import Peers
-from unpod_bridge.placing import Job, LineServices, placement_headers
-from unpod_bridge.porch import Porch
-from unpod_bridge.reception import Reception
-from unpod_bridge.registration import Registration
+from unpod_bridge.fleet.bridges import Bridges
+from unpod_bridge.fleet.disconnects import Disconnects
+from unpod_bridge.fleet.dispatch import Dispatcher, RunnerPlace
+from unpod_bridge.fleet.runners import Fleet, Join, Pool, Renew, Roster, Standing, Step, Unregister, share
+from unpod_bridge.jobs.adopted_job import Revival
+from unpod_bridge.jobs.adoption import Adoption
+from unpod_bridge.jobs.dial_in import DialIn
+from unpod_bridge.jobs.jobs import Jobs
+from unpod_bridge.jobs.store import JobRecord, JobRecords
+from unpod_bridge.journal.placements import Job, LineServices, placement_headers
+from unpod_bridge.journal.room import Fullness
+from unpod_bridge.journal.stalls import StallDetector
+from unpod_bridge.ops import Ops
 from unpod_bridge.rights import bridge_rights
-from unpod_bridge.steadiness import Steadiness
-from unpod_bridge.websocket import WebSocketDialer
+from unpod_bridge.transport.dial_in import DialInSockets
+from unpod_bridge.transport.websocket import WebSocketDialer
+from unpod_bridge.workers.control_link import ControlLink
+from unpod_bridge.workers.effects import Assigned, Identity
+from unpod_bridge.workers.registration import Registration
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -63,7 +63,7 @@ LEAVE_S: Final = 3.0
 ABANDON_S: Final = 2.0
 
 
-class Stop:
+class BridgeStop:
     """When to end: `gently` at the first signal, `now` at the second."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Stop:
 
 async def run_bridge(config: BridgeConfig) -> int:
     """Run a bridge until a signal ends it; return its exit status: 0, or 1 after an error, logged in one line."""
-    stop = Stop()
+    stop = BridgeStop()
     bridge_id = f"bridge-{secrets.token_hex(4)}"
     with _signals(stop.ask):
         nats = Nats(replace(config.nats, name=bridge_id))
@@ -113,17 +113,17 @@ class Bridge:
         self._subjects = Subjects(config.prefix)
         self._fleet = Fleet()
         self._roster = Roster()
-        self._steadiness = Steadiness()
+        self._stalls = StallDetector()
         self._dialer = WebSocketDialer()
-        porch = Porch(self._dialer, is_open=config.serving is not None)
+        dial_ins = DialInSockets(self._dialer, is_open=config.serving is not None)
         self._services = LineServices(
             log=log,
             bus=nats,
             subjects=self._subjects,
             clock=LogClock(),
             bridge_id=self.bridge_id,
-            dialer=porch,
-            steadiness=self._steadiness,
+            dialer=dial_ins,
+            stalls=self._stalls,
         )
         self._dispatcher = Dispatcher(
             nats,
@@ -132,10 +132,10 @@ class Bridge:
             unheard=lambda pool: self._fleet.standings().get(pool, Standing()).closed_for,
         )
         self._owners = Owners(nats, self._services, self._dispatcher, self._on_dead)
-        self._departures = Departures(config.system, self._on_departed)
-        peers = Peers(self._loop.time(), self.bridge_id)
-        self._owners.probations.accompanied = lambda: bool(peers.takers(self._loop.time()))
-        records = Records(store, self.bridge_id, lambda bridge: peers.alive(bridge, self._loop.time()))
+        self._disconnects = Disconnects(config.system, self._on_departed)
+        other_bridges = Bridges(self._loop.time(), self.bridge_id)
+        self._owners.suspects.accompanied = lambda: bool(other_bridges.takers(self._loop.time()))
+        records = JobRecords(store, self.bridge_id, lambda bridge: other_bridges.alive(bridge, self._loop.time()))
         self._records = records
         self._log_health = LogHealth(log, logger)
         fullness = self._fullness = Fullness(
@@ -146,10 +146,10 @@ class Bridge:
             jobs=store.usage,
         )
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
-        self._community = Community(
+        self._adoption = Adoption(
             nats,
             log,
-            peers,
+            other_bridges,
             records=records,
             jobs=self._jobs,
             dispatcher=self._dispatcher,
@@ -157,14 +157,14 @@ class Bridge:
             care=self._owners.care,
             own_link=self._own_link,
             make_link=self._make_heir,
-            ended_ago=self._departures.ended_ago,
+            ended_ago=self._disconnects.ended_ago,
         )
-        self._reception = (
+        self._dial_in = (
             None
             if config.serving is None
-            else Reception(
+            else DialIn(
                 config.serving,
-                porch,
+                dial_ins,
                 jobs=self._jobs,
                 records=records,
                 fullness=fullness,
@@ -182,9 +182,9 @@ class Bridge:
 
     # ---------------------------------------------------------------------------------------------------- life and end
 
-    async def run(self, stop: Stop) -> int:
+    async def run(self, stop: BridgeStop) -> int:
         """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
-        front = Front(
+        front = Ops(
             self._nats,
             self._subjects,
             self.bridge_id,
@@ -200,22 +200,22 @@ class Bridge:
         finally:
             await front.close()
 
-    async def _run(self, stop: Stop, front: Front) -> int:
+    async def _run(self, stop: BridgeStop, front: Ops) -> int:
         await self._records.open(self._nats)
-        if self._reception is not None:
-            await self._reception.open()
+        if self._dial_in is not None:
+            await self._dial_in.open()
         subscriptions = [
             await self._nats.subscribe(self._subjects.runners, self._on_runner),
             await self._nats.subscribe(self._subjects.bridges, self._on_bridge),
         ]
-        self._nats.on_state(self._steadiness.connected)
+        self._nats.on_state(self._stalls.connected)
         await self._owners.open()
-        await self._community.open()
+        await self._adoption.open()
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
         watching = asyncio.create_task(self._watch_log(), name="unpod-log-watch")
-        hearing = asyncio.create_task(self._departures.run(), name="unpod-departures")
+        hearing = asyncio.create_task(self._disconnects.run(), name="unpod-departures")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping), asyncio.shield(watching))
             front.draining = True
@@ -230,9 +230,9 @@ class Bridge:
             logger.info("no more calls are taken; waiting for %d to end, or to be handed over", self._jobs.calls)
         for link in tuple(self._links.values()):
             link.drain()
-        if self._reception is not None:
-            self._reception.drain()
-        self._community.drain()
+        if self._dial_in is not None:
+            self._dial_in.drain()
+        self._adoption.drain()
         self._jobs.release()
         self._announce()
         try:
@@ -248,12 +248,12 @@ class Bridge:
             task.cancel()
         await self._jobs.leave(LEAVE_S)
         await self._jobs.abandon(ABANDON_S)
-        if self._reception is not None:
-            await self._reception.close()
+        if self._dial_in is not None:
+            await self._dial_in.close()
         for run in self._runs.values():
             run.cancel()
         await asyncio.wait({*tasks, *self._runs.values()}, timeout=ABANDON_S)
-        await self._community.close()
+        await self._adoption.close()
         await self._records.close()
         self._announce(gone=True)
         await self._owners.close()
@@ -265,9 +265,9 @@ class Bridge:
         said_at, losses = float("-inf"), 0
         while True:
             now = self._loop.time()
-            self._steadiness.check()
-            if losses != self._steadiness.losses or not self._steadiness.up:  # silence that we could not have heard
-                losses = self._steadiness.losses
+            self._stalls.check()
+            if losses != self._stalls.losses or not self._stalls.up:  # silence that we could not have heard
+                losses = self._stalls.losses
                 self._fleet.excuse(now)
             for runner in self._fleet.expire(now):
                 logger.warning("the runner %s has fallen silent", runner)
@@ -288,7 +288,7 @@ class Bridge:
                 self._fullness.free,
                 self._loop.time(),
                 agents=len({pool.agent for pool in self._links}),
-                bridges=1 + len(self._community.takers()),
+                bridges=1 + len(self._adoption.takers()),
             )
             await asyncio.sleep(SHARES_S)
 
@@ -312,7 +312,7 @@ class Bridge:
             return
         now = self._loop.time()
         if said.gone:
-            self._owners.watch.said_gone(said.runner)  # and not believed: anybody in this account can say so
+            self._owners.runner_health.said_gone(said.runner)  # and not believed: anybody in this account can say so
         elif self._fleet.hear(said, now):
             self._look(now)
             self._dispatcher.changed()
@@ -324,9 +324,9 @@ class Bridge:
 
     def _on_departed(self, process_id: str) -> None:
         if process_id.startswith("runner-"):
-            self._owners.watch.said_gone(process_id)
-        self._owners.probations.departed(process_id)
-        self._community.departed(process_id)
+            self._owners.runner_health.said_gone(process_id)
+        self._owners.suspects.departed(process_id)
+        self._adoption.departed(process_id)
 
     def _on_bridge(self, message: Message) -> None:
         try:
@@ -334,12 +334,12 @@ class Bridge:
         except MALFORMED:
             logger.debug("a bridge's announcement cannot be read")
             return
-        if self._community.hear(said):
+        if self._adoption.hear(said):
             self._announce()
 
     def _look(self, now: float) -> None:
         """Bring the registrations in line with the runners that there are."""
-        others = self._community.takers()
+        others = self._adoption.takers()
         standings = {pool: share(each, self.bridge_id, others) for pool, each in self._fleet.standings().items()}
         for pool, link in self._links.items():
             standing = standings.get(pool, Standing())
@@ -359,7 +359,7 @@ class Bridge:
             case Renew():
                 if link is not None:
                     link.renew()
-            case Leave():
+            case Unregister():
                 if link is not None:
                     link.leave()
             case _:
@@ -409,9 +409,9 @@ class Bridge:
     def _make_heir(self, record: JobRecord) -> ControlLink:
         return self._make_link(Pool(record.agent, record.dev), record.worker, _nothing)
 
-    def _make_line(self, assigned: Assigned, place: RunnerPlace, inherited: bool) -> Line | Revival:  # noqa: FBT001
+    def _make_line(self, assigned: Assigned, place: RunnerPlace, inherited: bool) -> NewCall | Revival:  # noqa: FBT001
         if inherited:
-            return self._community.household.begin(assigned, place)
+            return self._adoption.adopted_jobs.begin(assigned, place)
         job = Job(
             job_id=assigned.job_id,
             call_id=assigned.call_id,
@@ -420,7 +420,7 @@ class Bridge:
             call_token=assigned.call_token,
             dev=place.pool.dev,
         )
-        return Line(job, place, self._services, care=self._owners.care)
+        return NewCall(job, place, self._services, care=self._owners.care)
 
     def _announce(self, *, gone: bool = False) -> None:
         registrations = {pool.name: link.registration for pool, link in self._links.items()}

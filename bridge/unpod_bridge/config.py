@@ -12,8 +12,8 @@ from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, UnsafeIdentifier
 from unpod.jetstream import NatsOptions, StreamSettings, nats_options, parse_urls, stream_settings
 from unpod.ops import health_port
-from unpod_bridge.description import Description, describe
-from unpod_bridge.serving import Serving, serving
+from unpod_bridge.transport.serving import Serving, serving
+from unpod_bridge.workers.host_info import Description, describe
 
 DEFAULT_ORCHESTRATOR: Final = "wss://api.unpod.ai"
 CONTROL_PATH: Final = "/v1/internal/workers"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unpod.core.subjects import Subjects
 from unpod.jetstream import Topology
-from unpod.jetstream.rights import PROBE, Rights
+from unpod.jetstream.connection.rights import PROBE, Rights
 
 
 def bridge_rights(subjects: Subjects, streams: Topology, bridge_id: str) -> Rights:

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from unpod.errors import LogUnavailable, ProtocolViolation
-from unpod.jetstream.api import ApiError
+from unpod.jetstream.streams.api import ApiError
 from unpod_consumers.checkpoint import load_patiently, note
 
 if TYPE_CHECKING:

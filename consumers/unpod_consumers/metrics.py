@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from unpod.core import codec
-from unpod.core.fleet import BRIDGE_ANNOUNCED, QUEUED_ANNOUNCED, RUNNER_ANNOUNCED
+from unpod.core.dispatch_messages import BRIDGE_ANNOUNCED, QUEUED_ANNOUNCED, RUNNER_ANNOUNCED
 from unpod.core.subjects import Subjects
 from unpod.errors import ProtocolViolation
 from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_jobs, open_log, topology

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from unpod.errors import LogError, LogUnavailable, ProtocolViolation
-from unpod.jetstream.api import ApiError
+from unpod.jetstream.streams.api import ApiError
 from unpod_consumers.checkpoint import Checkpoint, note
 
 if TYPE_CHECKING:

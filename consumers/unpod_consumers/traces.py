@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from unpod.core.subjects import Subjects
 from unpod.errors import LogUnavailable, ProtocolViolation
 from unpod.jetstream import PullConsumer, PullSpec, checkpoints, connect, open_jobs, open_log, topology
-from unpod.jetstream.api import ApiError
+from unpod.jetstream.streams.api import ApiError
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import SpanSender, open_sender
 from unpod_consumers.exporters.prometheus import serving

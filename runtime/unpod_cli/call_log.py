@@ -11,7 +11,7 @@ from rich.text import Text
 
 from unpod.core.codec import OWNER_CHANNELS, Record, read
 from unpod.core.events import ReplySpoken, Settled, StateChanged
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.subjects import Subjects
 from unpod.errors import ProtocolViolation
 from unpod.ports import EventLog

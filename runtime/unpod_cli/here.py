@@ -11,10 +11,10 @@ from typing import Final
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import stream_settings
-from unpod.jetstream.embedded import find_binary
+from unpod.processes.embedded import find_binary
 from unpod_bridge.config import CONTROL_PATH, Credential, credential, log_level, orchestrator_url, readable
-from unpod_bridge.sockets import DialError
-from unpod_bridge.websocket import WebSocketDialer
+from unpod_bridge.transport.sockets import DialError
+from unpod_bridge.transport.websocket import WebSocketDialer
 from unpod_cli.diagnosis import Finding, in_two
 
 _EXTRAS: Final = (

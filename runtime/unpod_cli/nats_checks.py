@@ -12,8 +12,8 @@ from typing import Final
 
 from unpod.core.codec import MALFORMED, encode
 from unpod.core.controls import InterruptAgent
+from unpod.core.dispatch_messages import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, RunnerAnnounced
 from unpod.core.envelope import Envelope, parse_time, source, to_headers
-from unpod.core.fleet import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, RunnerAnnounced
 from unpod.core.ids import derive
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.errors import ConfigurationError, LogError, LogFull, UnpodError
@@ -27,8 +27,8 @@ from unpod.jetstream import (
     nats_options,
     stream_settings,
 )
-from unpod.jetstream.api import call
-from unpod.jetstream.topology import MIB, info, lagging
+from unpod.jetstream.streams.api import call
+from unpod.jetstream.streams.topology import MIB, info, lagging
 from unpod.ports import Message
 from unpod_cli.diagnosis import Finding, in_two
 

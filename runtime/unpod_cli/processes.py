@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Self
 
-from unpod.jetstream import ChildProcess, spawn_child
+from unpod.processes import ChildProcess, spawn_child
 
 LineHandler = Callable[[str], None]
 

@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import RUNNER_ANNOUNCED, RunnerAnnounced
+from unpod.core.dispatch_messages import RUNNER_ANNOUNCED, RunnerAnnounced
 from unpod.core.subjects import Subjects
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, embedded_topology, open_log
+from unpod.jetstream import JetStreamLog, connect, embedded_topology, open_log
 from unpod.logs import redact
 from unpod.ports import Message
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod.runner.stats import RunnerStats
 from unpod_cli.agent_process import REPORT, Finished, Loaded, Unusable
 from unpod_cli.failure import Failure

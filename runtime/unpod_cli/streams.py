@@ -26,7 +26,7 @@ from unpod.jetstream import (
     readable_size,
     stream_settings,
 )
-from unpod.jetstream.topology import info
+from unpod.jetstream.streams.topology import info
 from unpod_cli import loop
 from unpod_cli.console import make_console
 from unpod_cli.failure import FAILED

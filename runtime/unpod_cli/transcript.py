@@ -16,12 +16,12 @@ from unpod_orchestrator import (
     Ended,
     Interrupted,
     LineDropped,
-    Outcome,
     ReplyEnded,
     SpeechProgress,
     TransferRecord,
     Transferred,
     VerbDone,
+    VerbOutcome,
     Violated,
 )
 
@@ -67,7 +67,7 @@ class Done(Struct, frozen=True):
 class CallOver(Struct, frozen=True):
     """The call is over."""
 
-    outcome: Outcome
+    outcome: VerbOutcome
     text: str
 
 
@@ -180,6 +180,6 @@ def _transferred(transfer: TransferRecord) -> Done:
     return Done(f"{transfer.mode} transfer to {to}")
 
 
-def _ending(outcome: Outcome) -> str:
+def _ending(outcome: VerbOutcome) -> str:
     text = _ENDINGS[outcome.reason]
     return f"{text}: {outcome.detail}" if outcome.detail else text

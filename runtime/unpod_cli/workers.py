@@ -19,17 +19,10 @@ from typing import Final
 
 from unpod.core.codec import MALFORMED
 from unpod.event_loop import run_main
-from unpod.jetstream import (
-    ChildProcess,
-    EmbeddedOptions,
-    EmbeddedServer,
-    connect,
-    embedded_topology,
-    ensure,
-    spawn_child,
-)
-from unpod.jetstream.environment import NATS_VARIABLES
+from unpod.jetstream import connect, embedded_topology, ensure
+from unpod.jetstream.connection.environment import NATS_VARIABLES
 from unpod.ops.health import VARIABLE as HEALTH_PORT
+from unpod.processes import ChildProcess, EmbeddedOptions, EmbeddedServer, spawn_child
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig
 from unpod_cli.failure import USAGE, Failure

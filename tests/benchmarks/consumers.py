@@ -37,10 +37,11 @@ from tests.unit.consumers.records import AGENT, START, SUBJECTS, message
 from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.commands import EndReply
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, Nats, connect, open_log
-from unpod.jetstream.api import ApiError, call
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log
+from unpod.jetstream.streams.api import ApiError, call
+from unpod.jetstream.streams.topology import MIB, topology
 from unpod.ports import Message
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_consumers.analytics import AnalyticsProjection
 from unpod_consumers.exporters.parquet import ParquetFiles
 from unpod_consumers.metrics import MetricsProjection

@@ -17,11 +17,11 @@ from tests.benchmarks.line import LineCall
 from tests.benchmarks.rig import SYSTEMS, UNPOD, Rig, rig
 from tests.benchmarks.turns import percentile
 
-from unpod.core.fleet import OFFER
+from unpod.core.dispatch_messages import OFFER
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
 from unpod.jetstream import JetStreamLog, Nats, StreamSpec, connect, open_log, topology
-from unpod.jetstream.api import call as ask
+from unpod.jetstream.streams.api import call as ask
 
 ASSIGNED: Final = "job.assign"
 DISPATCHED: Final = "dispatch"

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 from urllib.parse import urlsplit
 
-from unpod.jetstream.wire import encode_publish
+from unpod.jetstream.connection.wire import encode_publish
 
 _PART: Final = 1_000
 _UNANSWERED: Final = 5

@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from unpod.jetstream import EmbeddedServer, connect
+from unpod.jetstream import connect
+from unpod.processes import EmbeddedServer
 
 _REQUESTS: Final = "$SYS.REQ.SERVER"
 _WITHIN_S: Final = 10.0

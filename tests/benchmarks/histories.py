@@ -10,7 +10,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.envelope import to_headers
 from unpod.core.subjects import Subjects
-from unpod.jetstream.wire import encode_headers, fenced
+from unpod.jetstream.connection.wire import encode_headers, fenced
 from unpod.ports import Fence
 
 PER_TURN = 5

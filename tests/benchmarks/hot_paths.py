@@ -45,8 +45,8 @@ from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.core.timers import due
 from unpod.errors import LogError
-from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish, fenced
-from unpod.jetstream.writer import EncodedRecord, OrderedWriter
+from unpod.jetstream.connection.wire import Framing, decode_headers, encode_headers, encode_publish, fenced
+from unpod.jetstream.log.writer import EncodedRecord, OrderedWriter
 from unpod.ports import Fence, Stored
 from unpod.testing import simulate_call
 
@@ -196,7 +196,7 @@ async def deciding() -> AsyncIterator[Step]:
 
 
 @asynccontextmanager
-async def relay() -> AsyncIterator[Step]:
+async def protocol() -> AsyncIterator[Step]:
     """`TURNS` turns through the bridge's state machine: frames and pieces of speech in, frames and records out."""
     wire = Wire().up()
     turn = 0
@@ -310,7 +310,7 @@ PATHS: Final[dict[str, tuple[Callable[[], Any], int]]] = {
     "encoding": (encoding, RECORDS),
     "decoding": (decoding, RECORDS),
     "deciding": (deciding, RECORDS),
-    "relay": (relay, TURNS),
+    "relay": (protocol, TURNS),
     "bridge": (bridge, TURNS),
     "writing": (writing, RECORDS),
     "turn": (turn, TURNS),

@@ -13,7 +13,7 @@ from unpod.core import codec
 from unpod.core.envelope import to_headers
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
-from unpod.jetstream.wire import decode_headers, encode_headers
+from unpod.jetstream.connection.wire import decode_headers, encode_headers
 
 
 def _rate(step: Callable[[], None], records: int, rounds: int) -> float:

@@ -21,9 +21,10 @@ from unpod.core.positions import unpack
 from unpod.core.state import SessionState, evolve
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log, topology
-from unpod.jetstream.topology import info
-from unpod_bridge.chart import Chart
+from unpod.jetstream import JetStreamLog, connect, open_log, topology
+from unpod.jetstream.streams.topology import info
+from unpod.processes import EmbeddedOptions, EmbeddedServer
+from unpod_bridge.journal.positions import StreamPositions
 
 _GIB: Final = 2**30
 _SUBJECTS: Final = Subjects()
@@ -70,11 +71,11 @@ def _mixed(sizes: Sequence[int], others: int) -> Iterator[Publishable]:
 
 async def _charted(log: JetStreamLog, size: int, last: int) -> bytes:
     """Return what a bridge would hand over whose call this is, if a new owner's starting point were the last record."""
-    chart, call = Chart(), _SUBJECTS.call("agent", f"s{size}")
+    stream_positions, call = StreamPositions(), _SUBJECTS.call("agent", f"s{size}")
     async for message in log.read(call.all):
-        chart.take(call, message)
-    chart.searched((), 0, last)
-    return chart.pack(last, last)
+        stream_positions.take(call, message)
+    stream_positions.searched((), 0, last)
+    return stream_positions.pack(last, last)
 
 
 async def _replay(log: JetStreamLog, size: int, packed: bytes) -> tuple[float, float, int]:

@@ -15,7 +15,8 @@ from tests.benchmarks.heap import live_kb
 from tests.benchmarks.line import Line, open_line
 from tests.benchmarks.processes import cpu_ms, process, rss_kb
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, ensure, topology
+from unpod.jetstream import connect, ensure, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 DIRECT: Final = "direct"
 DIRECT_JSON: Final = "direct-json"
@@ -104,9 +105,9 @@ async def rig(*, sync: str = "1s", runners: int = 1, direct: bool = True) -> Asy
             for name, module in MODULES.items():
                 pids[name] = {"runner": await stack.enter_async_context(process("-m", module, line.url))}
                 await line.worker(name)
-            relay = await stack.enter_async_context(process(*_FLOOR, "relay", line.url, **quiet))
+            protocol = await stack.enter_async_context(process(*_FLOOR, "relay", line.url, **quiet))
             runner = await stack.enter_async_context(process(*_FLOOR, "runner", **quiet))
-            pids[FLOOR] = {"nats": server.pid, "relay": relay, "runner": runner}
+            pids[FLOOR] = {"nats": server.pid, "relay": protocol, "runner": runner}
             await line.worker(FLOOR)
         await line.worker(UNPOD)
         yield Rig(line, server, pids, agents, more)

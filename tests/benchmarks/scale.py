@@ -14,7 +14,7 @@ from tests.benchmarks.rig import UNPOD, Rig, rig
 from tests.benchmarks.turns import TURNS_PER_S, Round, percentile
 
 from unpod.jetstream import connect, topology
-from unpod.jetstream.topology import info
+from unpod.jetstream.streams.topology import info
 
 TURN_EVERY_S: Final = 5.0
 Tell = Callable[[str], None]

@@ -16,7 +16,7 @@ from tests.benchmarks.line import LineCall, Timing
 from tests.benchmarks.rig import UNPOD, Rig, rig
 from tests.benchmarks.turns import percentile
 
-from unpod.core.fleet import RunnerAnnounced
+from unpod.core.dispatch_messages import RunnerAnnounced
 from unpod.core.subjects import Subjects
 from unpod.jetstream import connect
 from unpod.ports import Message

@@ -22,15 +22,15 @@ from unpod.core.live import Delta
 from unpod.core.subjects import Subjects
 from unpod.event_loop import batch
 from unpod.jetstream import JetStreamLog, LogClock, Nats, NatsOptions, topology
-from unpod_bridge import outputs as do
-from unpod_bridge import websocket_frames as frames
-from unpod_bridge.call_line import CallLine
-from unpod_bridge.ledger import Writing
-from unpod_bridge.outputs import Store
-from unpod_bridge.placing import Job, LineServices
-from unpod_bridge.sockets import Receiver
-from unpod_bridge.steadiness import Steadiness
-from unpod_bridge.websocket import Direct, SocketSettings, WebSocket
+from unpod_bridge.call.call import Call
+from unpod_bridge.journal.journal import Writing
+from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.journal.stalls import StallDetector
+from unpod_bridge.protocol import outputs as do
+from unpod_bridge.protocol.outputs import Store
+from unpod_bridge.transport import websocket_frames as frames
+from unpod_bridge.transport.sockets import Receiver
+from unpod_bridge.transport.websocket import Direct, SocketSettings, WebSocket
 
 SESSION: Final = "s1"
 AGENT: Final = "agent"
@@ -96,27 +96,27 @@ class _Dialer:
         return self.socket
 
 
-class _Line(CallLine):
+class _Line(Call):
     """A call that needs no placing."""
 
     def _enter(self) -> None:
-        self._feed(self._relay.start(self._clock.now()))
+        self._feed(self._protocol.start(self._clock.now()))
 
     def _begin(self, output: do.Begin) -> None:
         self._spawn(self._placed(output))
 
     async def _placed(self, begin: do.Begin) -> None:
         await self._listen(begin.session_id)
-        self._ledger = self._open_ledger(Writing(session=SESSION, source="bridge-1", epoch=1, offset_s=0.0))
+        self._journal = self._open_ledger(Writing(session=SESSION, source="bridge-1", epoch=1, offset_s=0.0))
         for frame in (begin.hello, begin.started):
-            self._ledger.put(Store("evt", frame.body, frame.data))
-        self._feed(self._relay.owner.appoint(OWNER_EPOCH))
-        self._feed(self._relay.begin())
+            self._journal.put(Store("evt", frame.body, frame.data))
+        self._feed(self._protocol.owner.appoint(OWNER_EPOCH))
+        self._feed(self._protocol.begin())
 
     @property
     def carried(self) -> bool:
         """Whether the call is up."""
-        return self._ledger is not None and self._ledger.backlog == 0
+        return self._journal is not None and self._journal.backlog == 0
 
 
 class Scene:
@@ -143,7 +143,7 @@ class Scene:
             clock=LogClock(),
             bridge_id="bridge-1",
             dialer=self.dialer,
-            steadiness=Steadiness(),
+            stalls=StallDetector(),
         )
         self.call = Subjects().call(AGENT, SESSION)
         self.line = _Line(Job("job-1", "c1", AGENT, "ws://nowhere", "token"), services)

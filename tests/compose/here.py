@@ -15,7 +15,7 @@ import yaml
 from tests.cluster import free_ports
 from tests.pages import ROOT
 
-from unpod.jetstream.embedded import find_binary
+from unpod.processes.embedded import find_binary
 
 K = TypeVar("K")
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from unpod.errors import LogFull
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, open_log, topology
+from unpod.jetstream import connect, open_log, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
 

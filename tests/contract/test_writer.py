@@ -11,7 +11,7 @@ from tests.contract.places import until
 from tests.contract.test_event_log import ALL, CMD, OTHER, OWN, msg_id, read
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
-from unpod.jetstream.writer import EncodedRecord, OrderedWriter
+from unpod.jetstream.log.writer import EncodedRecord, OrderedWriter
 from unpod.ports import Fence, Stored, Writer
 
 if TYPE_CHECKING:

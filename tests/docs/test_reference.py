@@ -25,7 +25,7 @@ from unpod.runner.runner_hooks import EVENTS as RUNNER_EVENTS
 from unpod.session.hooks import EVENTS
 from unpod.session.recording import Recording
 from unpod.testing import SimulatedCall, simulate_call
-from unpod_bridge.description import CLOUDS, REGIONS
+from unpod_bridge.workers.host_info import CLOUDS, REGIONS
 from unpod_cli.dev.talk import HELP
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -152,7 +152,7 @@ def constants() -> set[str]:
 
 def test_the_variables_are_those_that_the_code_reads() -> None:
     documented = set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)`", (REFERENCE / "configuration.md").read_text()))
-    worker = re.findall(r'_override\(environment, "([A-Z]+)"', (PACKAGES[2] / "description.py").read_text())
+    worker = re.findall(r'_override\(environment, "([A-Z]+)"', (PACKAGES[2] / "workers" / "host_info.py").read_text())
     in_code = constants() | {f"UNPOD_WORKER_{name}" for name in worker}
     ours = {name for name in in_code if re.match(r"(UNPOD|NATS|OTEL)_", name)} | {*REGIONS, *CLOUDS, "NO_COLOR"}
     assert ours - documented == set(), "the code reads what the page does not tell"

@@ -20,8 +20,8 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
 from unpod.core import commands as cmd
+from unpod.core import dispatch_messages, live
 from unpod.core import events as ev
-from unpod.core import fleet, live
 from unpod.core.controls import AnyControl
 from unpod.core.envelope import TYPE_PREFIX, VERSION
 
@@ -159,7 +159,7 @@ CHANNELS: Final = (
         "runner",
         "bridge, tools",
         "Runners say that they are there, each second and at each change.",
-        [fleet.RunnerAnnounced],
+        [dispatch_messages.RunnerAnnounced],
     ),
     Channel(
         "bridges",
@@ -167,7 +167,7 @@ CHANNELS: Final = (
         "bridge",
         "runner, bridge, tools",
         "Bridges say that they are there, each second and at each change.",
-        [fleet.BridgeAnnounced],
+        [dispatch_messages.BridgeAnnounced],
     ),
     Channel(
         "probations",
@@ -175,7 +175,7 @@ CHANNELS: Final = (
         "bridge",
         "bridge",
         "Of which sessions a runner may die now: bridges tell each other.",
-        [fleet.ProbationAnnounced],
+        [dispatch_messages.ProbationAnnounced],
     ),
     Channel(
         "dispatch",
@@ -183,8 +183,8 @@ CHANNELS: Final = (
         "bridge",
         "runner",
         "A new call looks for a runner (queue group: one answers).",
-        [fleet.Offer],
-        answers=[fleet.OfferAnswered],
+        [dispatch_messages.Offer],
+        answers=[dispatch_messages.OfferAnswered],
     ),
     Channel(
         "resume",
@@ -192,8 +192,8 @@ CHANNELS: Final = (
         "bridge",
         "runner",
         "The same, for a call whose runner is gone.",
-        [fleet.Offer],
-        answers=[fleet.OfferAnswered],
+        [dispatch_messages.Offer],
+        answers=[dispatch_messages.OfferAnswered],
     ),
     Channel(
         "queued",
@@ -201,7 +201,7 @@ CHANNELS: Final = (
         "bridge",
         "runner, tools",
         "How many calls wait for a runner.",
-        [fleet.QueuedAnnounced],
+        [dispatch_messages.QueuedAnnounced],
     ),
     Channel(
         "runner",
@@ -209,8 +209,8 @@ CHANNELS: Final = (
         "bridge",
         "runner",
         "What one runner is told in person.",
-        union(fleet.ToRunner),
-        answers=[fleet.Told],
+        union(dispatch_messages.ToRunner),
+        answers=[dispatch_messages.Told],
     ),
     Channel(
         "ping",
@@ -218,8 +218,8 @@ CHANNELS: Final = (
         "bridge",
         "runner",
         "Is it there, does its event loop turn, and has it all records?",
-        [fleet.Ping],
-        answers=[fleet.Pulse],
+        [dispatch_messages.Ping],
+        answers=[dispatch_messages.Pulse],
     ),
     Channel(
         "bridge",
@@ -227,8 +227,8 @@ CHANNELS: Final = (
         "runner",
         "bridge",
         "A runner lets go of sessions, or says how far one is that was held.",
-        [fleet.HandOver, fleet.ProbationTold],
-        answers=[fleet.Told],
+        [dispatch_messages.HandOver, dispatch_messages.ProbationTold],
+        answers=[dispatch_messages.Told],
     ),
 )
 

@@ -24,7 +24,7 @@ from unpod.adapters.pieces import Piece, ToolCall
 from unpod.adapters.scripted import ScriptedAdapter
 from unpod.adapters.tools import THREADS as TOOL_THREADS
 from unpod.adapters.tools import Tool, ToolSet
-from unpod.core.resume import OnResume
+from unpod.core.replay.resume import OnResume
 from unpod.core.subjects import Subjects
 from unpod.jetstream import connect, nats_options, open_log, topology
 

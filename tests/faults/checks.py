@@ -21,7 +21,7 @@ from tests.faults.words import Word, question, words_in
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.state import SessionState, fold
 from unpod_orchestrator import LoggedFrame
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from unpod.jetstream import ChildProcess, spawn_child
+from unpod.processes import ChildProcess, spawn_child
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 20.0

@@ -25,14 +25,14 @@ from tests.faults.stack import Setup, Stack, stack
 from tests.integration.consumers.process import Consumer, consuming
 from tests.integration.consumers.span_collector import Spans, over_http
 
-from unpod.jetstream.topology import info
+from unpod.jetstream.streams.topology import info
 
 GROWS: Final = 0.05
 """How much more memory there may be at the end."""
 WINDOW_S: Final = 300.0
 ID_BYTES: Final = 5_000
 """What nats-server keeps for each message in its window of duplicates, its collector lets the heap double included."""
-LIVES: Final = ("Session", "Driver", "TurnStream", "Line", "AdoptedLine")
+LIVES: Final = ("Session", "Driver", "ReplyStream", "NewCall", "AdoptedCall")
 """Classes of which there is one for each call in progress, or two, whatever module they stand in."""
 QUIET_S: Final = 90.0
 WORDS: Final = 3
@@ -67,15 +67,15 @@ class Soaked:
 
 async def soak(calls: int, first: int, at_once: int, directory: Path, *, grows: float = GROWS) -> Soaked:
     """Play so many calls, `at_once` at a time; what has grown by more than `grows` since the `first` is wrong."""
-    watch = {"UNPOD_FAULTS_WATCH": str(directory / "watch")}
+    runner_health = {"UNPOD_FAULTS_WATCH": str(directory / "watch")}
     agent = {"UNPOD_FAULTS_MODULE": "tests.faults.agent", "UNPOD_FAULTS_PIECE_S": "0", "UNPOD_FAULTS_WORDS": str(WORDS)}
     setup = Setup(
         runners=1,
         bridges=1,
         module="tests.faults.watched",
         agent_module="tests.faults.watched",
-        bridge_env={**watch, "UNPOD_FAULTS_MODULE": "unpod_bridge"},
-        runner_env={**watch, **agent, "UNPOD_FAULTS_CAPACITY": str(4 * at_once)},
+        bridge_env={**runner_health, "UNPOD_FAULTS_MODULE": "unpod_bridge"},
+        runner_env={**runner_health, **agent, "UNPOD_FAULTS_CAPACITY": str(4 * at_once)},
         max_mb=900,
     )
     async with AsyncExitStack() as exits:

@@ -26,15 +26,8 @@ from unpod.core import events as ev
 from unpod.core.subjects import Channel, Subjects
 from unpod.errors import LogUnavailable, ProtocolViolation
 from unpod.failpoints import VARIABLE
-from unpod.jetstream import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    JetStreamLog,
-    Nats,
-    connect,
-    open_log,
-    topology,
-)
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalOrchestrator
 
 SUBJECTS: Final = Subjects()

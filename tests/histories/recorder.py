@@ -33,7 +33,7 @@ from unpod.core.controls import (
     Whisper,
 )
 from unpod.core.metrics import snapshot
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.state import SessionState, fold
 from unpod.core.subjects import Subjects
 from unpod.ports import Message

@@ -13,7 +13,7 @@ from unpod.core import codec
 from unpod.core.codec import Record
 from unpod.core.envelope import VERSION
 from unpod.core.events import Unknown
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.state import fold
 
 HERE = Path(__file__).parent

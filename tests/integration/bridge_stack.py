@@ -12,8 +12,7 @@ from pathlib import Path
 from unpod.core import codec, ids
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core.envelope import Envelope, to_headers
-from unpod.core.fleet import (
+from unpod.core.dispatch_messages import (
     BRIDGE_ANNOUNCED,
     OFFER,
     QUEUED_ANNOUNCED,
@@ -28,21 +27,13 @@ from unpod.core.fleet import (
     Told,
     encode,
 )
+from unpod.core.envelope import Envelope, to_headers
 from unpod.core.live import Delta
 from unpod.core.subjects import Subjects
-from unpod.jetstream import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    JetStreamLog,
-    JobStore,
-    Nats,
-    connect,
-    embedded_topology,
-    open_jobs,
-    open_log,
-)
-from unpod.jetstream.topology import Topology
+from unpod.jetstream import JetStreamLog, JobStore, Nats, connect, embedded_topology, open_jobs, open_log
+from unpod.jetstream.streams.topology import Topology
 from unpod.ports import Fence, Message, Subscription
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalCall, LocalOrchestrator
 
 SUBJECTS = Subjects()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from unpod import AgentRunner, CallContext, EchoAdapter
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
+from unpod.jetstream import connect, embedded_topology, ensure
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod.runner.call import Entrypoint
 from unpod_orchestrator import LocalCall, LocalOrchestrator
 

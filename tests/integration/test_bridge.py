@@ -11,10 +11,10 @@ from typing import get_args
 import pytest
 from tests.integration.bridge_stack import BridgeProcess, Stack, bridge_process, stack
 
+from unpod.core.dispatch_messages import Release
 from unpod.core.envelope import Envelope, to_headers
-from unpod.core.fleet import Release
 from unpod.jetstream import topology
-from unpod.jetstream.topology import MIB
+from unpod.jetstream.streams.topology import MIB
 from unpod_orchestrator import CallFaults, CallRefused
 from unpod_orchestrator.faults import KeyRefusal
 

@@ -14,7 +14,8 @@ import httpx2
 import pytest
 from tests.integration.pty_rig import Piped, environment, run
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, open_log
+from unpod.jetstream import connect, embedded_topology, open_log
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_cli.processes import Process
 
 pytestmark = pytest.mark.integration

@@ -28,7 +28,7 @@ from tests.integration.runner_rig import AGENT, KEY, counted, free_port, joined,
 from unpod.core.envelope import from_headers
 from unpod.core.subjects import Subjects
 from unpod.jetstream import NatsOptions, connect, embedded_topology, ensure, open_log
-from unpod.jetstream.embedded import find_binary
+from unpod.processes.embedded import find_binary
 from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = [pytest.mark.integration, pytest.mark.docker]

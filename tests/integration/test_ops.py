@@ -17,9 +17,10 @@ from tests.faults.stack import Setup, Stack, stack
 from tests.integration.runner_rig import until
 
 from unpod.errors import ConfigurationError
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, Nats, connect, embedded_topology, ensure
+from unpod.jetstream import Nats, connect, embedded_topology, ensure
 from unpod.ops import Endpoint, HealthServer, MicroService, health_port
 from unpod.ops.micro import page
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 pytestmark = pytest.mark.integration
 

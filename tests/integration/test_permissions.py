@@ -22,13 +22,13 @@ from tests.pages import ROOT
 
 from unpod.core import codec
 from unpod.core import events as ev
+from unpod.core.dispatch_messages import RunnerAnnounced, encode
 from unpod.core.envelope import Letterhead, from_headers
-from unpod.core.fleet import RunnerAnnounced, encode
 from unpod.core.ids import message_id, record_id
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, Nats, NatsOptions, PermissionDenied, connect, open_log, topology
-from unpod.jetstream.api import call
-from unpod.jetstream.topology import MIB, ensure, info
+from unpod.jetstream.streams.api import call
+from unpod.jetstream.streams.topology import MIB, ensure, info
 from unpod.ports import Message
 from unpod_orchestrator import LocalCall, LocalOrchestrator
 
@@ -82,7 +82,7 @@ async def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 @pytest.fixture
-async def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+async def receipts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     async with place(tmp_path, "accounts.conf", monkeypatch) as made:
         yield made
 
@@ -462,34 +462,34 @@ async def test_a_role_that_may_not_create_the_streams_says_who_may(roles: Place)
 # ----------------------------------------------------------------------------------------------- an account per agent
 
 
-async def test_an_account_per_agent_serves_calls(accounts: Place, tmp_path: Path) -> None:
-    await make_streams(accounts.variables("a-operator", "_INBOX.operator"))
+async def test_an_account_per_agent_serves_calls(receipts: Place, tmp_path: Path) -> None:
+    await make_streams(receipts.variables("a-operator", "_INBOX.operator"))
     async with LocalOrchestrator(speed=100) as orchestrator:
         await a_call_is_answered(
             tmp_path,
             orchestrator,
-            accounts.variables("a-bridge", "_INBOX.bridge"),
-            accounts.variables("a-runner", "_INBOX.runner"),
-            accounts.variables("a-operator", "_INBOX.operator"),
+            receipts.variables("a-bridge", "_INBOX.bridge"),
+            receipts.variables("a-runner", "_INBOX.runner"),
+            receipts.variables("a-operator", "_INBOX.operator"),
         )
 
 
-async def test_one_account_does_not_starve_the_others(accounts: Place) -> None:
-    async with connect(accounts.options("a-operator", "_INBOX.operator")) as ours:
+async def test_one_account_does_not_starve_the_others(receipts: Place) -> None:
+    async with connect(receipts.options("a-operator", "_INBOX.operator")) as ours:
         limits = (await call(ours, "INFO"))["limits"]
         assert min(limits[each] for each in ("max_storage", "max_memory", "max_streams", "max_consumers")) > 0
         with pytest.raises(ConfigurationError, match="cannot be created"):
             await ensure(ours, topology(max_bytes=1024 * 1024 * MIB).calls)
-    async with connect(accounts.options("b-operator", "_INBOX.operator")) as theirs:
+    async with connect(receipts.options("b-operator", "_INBOX.operator")) as theirs:
         await ensure(theirs, SMALL.calls)
 
 
-async def test_row_34_nothing_gets_from_one_account_to_another(accounts: Place) -> None:
+async def test_row_34_nothing_gets_from_one_account_to_another(receipts: Place) -> None:
     """It reads, commands, claims, acknowledges, and has the server answer into the other's log."""
     async with (
-        connect(accounts.options("a-operator", "_INBOX.operator")) as ours,
-        connect(accounts.options("b-operator", "_INBOX.operator")) as theirs,
-        connect(accounts.options("a-runner", "_INBOX.runner")) as runner,
+        connect(receipts.options("a-operator", "_INBOX.operator")) as ours,
+        connect(receipts.options("b-operator", "_INBOX.operator")) as theirs,
+        connect(receipts.options("a-runner", "_INBOX.runner")) as runner,
     ):
         await open_log(ours, SMALL.calls)
         log = await open_log(theirs, SMALL.calls)

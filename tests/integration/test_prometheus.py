@@ -19,6 +19,7 @@ from tests.integration.consumers.process import consuming, free_port
 from tests.pages import ROOT
 from tests.unit.consumers.records import call_of, message
 
+from unpod.core.dispatch_messages import QueuedAnnounced, RunnerAnnounced, encode
 from unpod.core.events import (
     CallEnded,
     CallStarted,
@@ -28,10 +29,10 @@ from unpod.core.events import (
     TurnCompleted,
     TurnMetrics,
 )
-from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced, encode
 from unpod.core.traces import trace_id
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, Nats, connect, open_log
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.prometheus]
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from unpod import AgentRunner, CallContext
-from unpod.core.fleet import PULSE, Ping, Pulse, encode
+from unpod.core.dispatch_messages import PULSE, Ping, Pulse, encode
 from unpod.errors import LogUnavailable, NoResponders, RunnerBroken
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, Nats, NatsOptions, connect, embedded_topology, ensure
-from unpod.runner.pulse import DOUBT_S, PulseThread
-from unpod.session.whose import belongs
+from unpod.jetstream import Nats, NatsOptions, connect, embedded_topology, ensure
+from unpod.processes import EmbeddedOptions, EmbeddedServer
+from unpod.runner.liveness import DOUBT_S, PulseThread
+from unpod.session.task_owner import belongs
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 

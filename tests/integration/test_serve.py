@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from tests.integration.bridge_stack import BridgeProcess, FakeRunner, Stack
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology
+from unpod.jetstream import connect, embedded_topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 from unpod_orchestrator.control.serve_dialer import signed_url
 

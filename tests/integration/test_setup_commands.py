@@ -11,8 +11,9 @@ import pytest
 from tests.integration.pty_rig import Finished, environment, run
 from tests.integration.runner_rig import AGENT, fleet, joined, running
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect
-from unpod.jetstream.api import call
+from unpod.jetstream import connect
+from unpod.jetstream.streams.api import call
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration

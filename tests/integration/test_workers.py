@@ -13,7 +13,8 @@ import pytest
 from tests.integration.pty_rig import Piped, environment, run
 from tests.integration.runner_rig import parents, until_gone
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded_topology, ensure
+from unpod.jetstream import connect, embedded_topology, ensure
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalOrchestrator
 
 pytestmark = pytest.mark.integration

@@ -1,6 +1,6 @@
 """A small fleet around one call, made of the parts that write in production, and what must hold of its log.
 
-Bridges write with `Ledger`, `take_line`, `CallLog` and `Inheritance`, runners with `Journal`, each over a connection of
+Bridges write with `Journal`, `take_line`, `CallLog` and `TakeoverLog`, runners with `Outbox`, each over a connection of
 its own. Nobody is told that it has been replaced: it finds out when the log refuses it.
 """
 
@@ -10,32 +10,32 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.contract.places import Client
-from tests.unit.bridge.call_rig import FakePlace
+from tests.unit.bridge.call.call_rig import FakePlace
 
 from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.positions import unpack
-from unpod.core.replay import is_whole, merge
+from unpod.core.replay.ordering import is_whole, merge
 from unpod.core.state import SessionState, evolve, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError
 from unpod.jetstream import LogClock
 from unpod.ports import Message
-from unpod.session.journal import Journal
-from unpod.session.seat import Seat
+from unpod.session.outbox import Outbox
+from unpod.session.ownership import Ownership
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.adopt import CallLog, Hearing
-from unpod_bridge.chart import Chart
-from unpod_bridge.frames import read_frame
-from unpod_bridge.inheritance import Inheritance
-from unpod_bridge.ledger import Ledger, Writing
-from unpod_bridge.outputs import Begin, Store
-from unpod_bridge.placing import Job, LineServices, appoint, take_line
-from unpod_bridge.sockets import DialError, Receiver, Socket
-from unpod_bridge.takeover import Owner, owner_changed
-from unpod_bridge.tenure import Legacy
+from unpod_bridge.call.takeover_log import TakeoverLog
+from unpod_bridge.journal.journal import Journal, Writing
+from unpod_bridge.journal.placements import Job, LineServices, appoint, take_line
+from unpod_bridge.journal.positions import StreamPositions
+from unpod_bridge.protocol.outputs import Begin, Store
+from unpod_bridge.protocol.owners import Owner, owner_changed
+from unpod_bridge.protocol.ownership import ReplyProgress
+from unpod_bridge.protocol.recovered_log import CallLog, Hearing
+from unpod_bridge.transport.sockets import DialError, Receiver, Socket
+from unpod_bridge.wire.call_frames import read_frame
 
 AGENT = "agent"
 SUBJECTS = Subjects()
@@ -48,10 +48,10 @@ class Runner:
     def __init__(self, client: Client, session: str, owner: Owner, until_seq: int, index: int) -> None:
         self.owner = owner
         self.failure: LogError | None = None
-        seat = Seat(
+        seat = Ownership(
             client.log, client.bus, LogClock(), SUBJECTS, AGENT, session, owner.runner_id, owner.epoch, until_seq
         )
-        self.journal = Journal(seat, on_failure=self._fail)
+        self.journal = Outbox(seat, on_failure=self._fail)
         self.journal.begin(index)
         self._said = 0
 
@@ -80,13 +80,13 @@ class Bridge:
         )
         self.session = session
         self.job = Job(f"job-{session}", "c", AGENT, "ws://x", "t")
-        self.chart = Chart(self.services.horizon)
-        self.inheritance = Inheritance(session, self.services, self.subjects, self.chart)
-        self.ledger: Ledger | None = None
+        self.stream_positions = StreamPositions(self.services.horizon)
+        self.takeover_log = TakeoverLog(session, self.services, self.subjects, self.stream_positions)
+        self.journal: Journal | None = None
         self.owner: Owner | None = None
 
-    def _ledger(self, writing: Writing) -> Ledger:
-        return Ledger(
+    def _journal(self, writing: Writing) -> Journal:
+        return Journal(
             self.services.log,
             self.services.bus,
             self.services.clock,
@@ -94,7 +94,7 @@ class Bridge:
             writing,
             on_failure=self._fail,
             on_state=lambda _: None,
-            chart=self.chart,
+            stream_positions=self.stream_positions,
         )
 
     def _fail(self, error: LogError) -> None:
@@ -109,13 +109,13 @@ class Bridge:
     async def place(self, client: Client) -> Runner:
         """Begin the call, with its first owner."""
         writing = await take_line(self.services, self.subjects, self.job, self.session)
-        self.chart.placed(writing.epoch)
-        self.ledger = self._ledger(writing)
+        self.stream_positions.placed(writing.epoch)
+        self.journal = self._journal(writing)
         started = read_frame(b'{"event":"call.started","session_id":"%s"}' % self.session.encode(), binary=False)
         begin = Begin(self.session, HELLO, started)
-        epoch, first = await appoint(self.services, self.subjects, begin, self.ledger, FakePlace("runner-0"))
+        epoch, first = await appoint(self.services, self.subjects, begin, self.journal, FakePlace("runner-0"))
         self.owner = Owner("runner-0", epoch)
-        self.inheritance.begin(epoch)
+        self.takeover_log.begin(epoch)
         return Runner(client, self.session, self.owner, first, 0)
 
     async def adopt(self) -> None:
@@ -126,49 +126,49 @@ class Bridge:
         log = CallLog(SUBJECTS, self.subjects, self.session)
         async for message in self.services.log.read(self.subjects.all, until_seq=writing.epoch):
             log.take(message)
-            self.chart.take(self.subjects, message)
+            self.stream_positions.take(self.subjects, message)
         past = log.adopted(Hearing())
-        self.chart.searched((), past.owner_index, writing.epoch)
-        self.ledger = self._ledger(replace(writing, index=past.index))
+        self.stream_positions.searched((), past.owner_index, writing.epoch)
+        self.journal = self._journal(replace(writing, index=past.index))
         if past.own is not None:
             first, own = past.own
             self.owner = Owner(own.runner_id, own.epoch, own.takeover)
-            self.inheritance.begin(first.epoch)
+            self.takeover_log.begin(first.epoch)
 
     def hear(self) -> None:
         """The caller says something."""
-        if self.ledger is not None:
-            self.ledger.put(Store("evt", ev.UserText(text="hi")))
+        if self.journal is not None:
+            self.journal.put(Store("evt", ev.UserText(text="hi")))
 
     def ask(self, runner: Runner, *, heard: bool) -> None:
         """Ask the owner where its records stand; what it answers may be lost."""
         if self.owner is None or runner.owner.epoch != self.owner.epoch:
             return
-        chart, horizon = self.chart, self.services.horizon.seq
+        stream_positions, horizon = self.stream_positions, self.services.horizon.seq
         index = runner.journal.index
-        after = chart.owner_index if chart.lacks(index) else None
+        after = stream_positions.owner_index if stream_positions.lacks(index) else None
         stored = None if after is None else runner.journal.stored(after)
         if after is not None:
             runner.journal.forget(after)
         if heard:
             if stored is not None:
-                chart.told(*stored)
-            chart.sent(index, horizon)
+                stream_positions.told(*stored)
+            stream_positions.sent(index, horizon)
 
     async def replace_owner(self, client: Client, name: str, known: int) -> Runner:
         """Appoint another owner; the records of the former up to the index `known` have come in."""
-        assert self.ledger is not None
+        assert self.journal is not None
         assert self.owner is not None
-        self.owner = await self.inheritance.appoint(self.owner, FakePlace(name))
-        await self.inheritance.tip(self.owner.epoch, known)
-        stored = await self.ledger.append(owner_changed(self.owner, self.inheritance.last, Legacy()))
+        self.owner = await self.takeover_log.appoint(self.owner, FakePlace(name))
+        await self.takeover_log.tip(self.owner.epoch, known)
+        stored = await self.journal.append(owner_changed(self.owner, self.takeover_log.last, ReplyProgress()))
         await self._check_chart(stored.seq)
-        return Runner(client, self.session, self.owner, stored.seq, self.inheritance.last)
+        return Runner(client, self.session, self.owner, stored.seq, self.takeover_log.last)
 
     async def _check_chart(self, until_seq: int) -> None:
         """Check that what the new owner is handed leaves out nothing that it needs."""
         assert self.owner is not None
-        packed = self.chart.pack(self.owner.epoch, until_seq)
+        packed = self.stream_positions.pack(self.owner.epoch, until_seq)
         if not packed:
             return
         positions, log = unpack(packed), self.services.log
@@ -215,7 +215,7 @@ class Fleet:
 
         `heard`: it has heard all that the former has said where its records stand.
         """
-        known = bridge.chart.owner_index if heard else 0
+        known = bridge.stream_positions.owner_index if heard else 0
         try:
             self.runners.append(await bridge.replace_owner(await self.connect(), f"runner-{len(self.runners)}", known))
         except Fenced as error:
@@ -245,8 +245,8 @@ class Fleet:
     async def close(self) -> None:
         """Nobody writes any more."""
         for bridge in self.bridges:
-            if bridge.ledger is not None:
-                await bridge.ledger.close()
+            if bridge.journal is not None:
+                await bridge.journal.close()
         for runner in self.runners:
             await runner.journal.close()
 

@@ -20,7 +20,7 @@ from unpod.core.live import AGAIN, DELTA, Again, Delta
 from unpod.core.subjects import Channel, Subjects
 from unpod.core.withhold import withhold
 from unpod.errors import ProtocolViolation
-from unpod.jetstream.wire import decode_headers, encode_headers
+from unpod.jetstream.connection.wire import decode_headers, encode_headers
 
 numbers = st.integers(0, 10**18 - 1)
 times = st.floats(0, 4_000_000_000).map(lambda at: parse_time(format_time(at)))

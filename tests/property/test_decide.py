@@ -16,7 +16,7 @@ from unpod.core import controls
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up
-from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
 from unpod.core.state import evolve_local
 from unpod.core.timers import due
 

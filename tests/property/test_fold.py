@@ -14,7 +14,7 @@ from tests.unit.core.call_log import CallLog
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
-from unpod.core.replay import Tail, merge
+from unpod.core.replay.ordering import Tail, merge
 from unpod.core.state import SessionState, evolve, fold
 
 from_bridge = st.one_of(

@@ -8,7 +8,7 @@ from tests.property.strategies import ids
 
 from unpod.core.ids import command_id, derive, record_id
 from unpod.core.subjects import CHANNELS, MAX_TOKEN, TYPED, Address, Channel, Subjects, token
-from unpod.jetstream.wire import check_subject
+from unpod.jetstream.connection.wire import check_subject
 from unpod.testing.broker import matches
 
 parts = st.lists(st.text(max_size=8), max_size=4).map(tuple)

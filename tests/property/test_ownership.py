@@ -149,19 +149,19 @@ class OneCall(RuleBasedStateMachine):
                 if isinstance(client.log, MemoryLog):
                     client.log.available = True
             last.hear()
-            assert last.ledger is not None
-            await last.ledger.flush()
+            assert last.journal is not None
+            await last.journal.flush()
             assert await self.fleet.take_over(last)  # whatever the others have done, the line is who decides
             owner = self.fleet.runners[-1]
-            owner.say(command=True, seen=last.ledger.index)
+            owner.say(command=True, seen=last.journal.index)
             await owner.journal.flush()
             await self.fleet.close()
 
         self.run(settle())
         records = self.run(self.fleet.records())
         check(records)
-        assert last.ledger is not None
-        assert max(r.envelope.index for r in records if r.channel in ("evt", "ack")) == last.ledger.index
+        assert last.journal is not None
+        assert max(r.envelope.index for r in records if r.channel in ("evt", "ack")) == last.journal.index
 
     def bridge(self, data: st.DataObject) -> Bridge:
         return data.draw(st.sampled_from(self.fleet.bridges), "which bridge")

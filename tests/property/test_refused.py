@@ -15,7 +15,7 @@ from itertools import pairwise
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.unit.bridge.books import SUBJECTS, Book
+from tests.unit.bridge.jobs.books import SUBJECTS, Book
 from tests.unit.bridge.wires import EPOCH, Wire
 
 from unpod.core import codec
@@ -32,14 +32,14 @@ from unpod.core.controls import (
     TransferSession,
 )
 from unpod.core.decide import decide, follow_up
-from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
-from unpod.core.past import Past
-from unpod.core.replay import merge
-from unpod.core.resume import Present, Trace, resume
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.replay.history import History
+from unpod.core.replay.ordering import merge
+from unpod.core.replay.resume import Present, Trace, resume
 from unpod.core.state import SessionState, evolve, evolve_local, fold
-from unpod_bridge import outputs as do
-from unpod_bridge.outside import Asked
-from unpod_bridge.takeover import Owner, owner_changed
+from unpod_bridge.protocol import outputs as do
+from unpod_bridge.protocol.controls import Asked
+from unpod_bridge.protocol.owners import Owner, owner_changed
 
 SETTINGS = d.Settings(silence_timeout_s=None, reply_timeout_s=None)
 LEAVING = ("agent.end_call", "agent.transfer")
@@ -73,11 +73,11 @@ class Play:
 
     @property
     def over(self) -> bool:
-        return self.wire.relay.phase == "over"
+        return self.wire.protocol.phase == "over"
 
     @property
     def linked(self) -> bool:
-        return self.wire.relay.phase == "open"
+        return self.wire.protocol.phase == "open"
 
     # --- the log and the session
 
@@ -155,7 +155,7 @@ class Play:
     def control(self, control: AnyControl) -> None:
         name = f"c{len(self.asked)}"
         self.asked.append(name)
-        self.wire.feed(self.wire.relay.outside.ask(Asked(name, control, self.wire.now), self.wire.now))
+        self.wire.feed(self.wire.protocol.admission.ask(Asked(name, control, self.wire.now), self.wire.now))
 
     def drop(self) -> None:
         if self.linked:
@@ -163,7 +163,7 @@ class Play:
             self.wire.lost(None)
 
     def back(self) -> None:
-        if self.wire.relay.phase == "dialling":
+        if self.wire.protocol.phase == "dialling":
             self.wire.passes(0.0)
             self.wire.back()
             self.wire.says("state", state="listening", turn_id=0)
@@ -171,42 +171,42 @@ class Play:
     def stored(self) -> None:
         notices, self.notices = self.notices, []
         for notice in notices:
-            self.wire.feed(self.wire.relay.stored(notice, self.wire.now))
+            self.wire.feed(self.wire.protocol.stored(notice, self.wire.now))
 
     def pong(self) -> None:
         pings, self.pings = self.pings, []
         for token in pings:
             if self.linked:
-                self.wire.feed(self.wire.relay.on_pong(token, self.wire.now))
+                self.wire.feed(self.wire.protocol.on_pong(token, self.wire.now))
 
     def takeover(self) -> None:
         """Another runner goes on, as its bridge says."""
-        self.wire.feed(self.wire.relay.owner.inherit([], self.book.owner_index, self.wire.now))
+        self.wire.feed(self.wire.protocol.owner.inherit([], self.book.owner_index, self.wire.now))
         self.take()
         self.epoch += 1
         owner = Owner("runner-2", self.epoch, self.epoch - EPOCH)
-        self.book.bridge(owner_changed(owner, self.book.owner_index, self.wire.relay.owner.legacy))
-        past = Past(merge(self.records()), self.epoch)
+        self.book.bridge(owner_changed(owner, self.book.owner_index, self.wire.protocol.owner.progress))
+        past = History(merge(self.records()), self.epoch)
         state = fold(past.prefix)
         trace = Trace(state, past.records)
         self.state = trace.state
-        self.wire.feed(self.wire.relay.owner.appoint(self.epoch))
+        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch))
         present = Present(now=self.wire.now, settings=SETTINGS, has_brain=True, can_continue=True)
         self.carry_out(resume(self.state, trace, past, present).steps)
 
     def hand_over(self, *, clean: bool) -> None:
         """Another bridge goes on: the former one has let go, or has died."""
         if clean:
-            self.wire.feed(self.wire.relay.leave(self.wire.now))
+            self.wire.feed(self.wire.protocol.leave(self.wire.now))
             self.take()
-            if self.wire.relay.phase == "leaving":
+            if self.wire.protocol.phase == "leaving":
                 self.wire.lost(1000)
         self.take()
         now, self.notices, self.pings = self.wire.now, [], []
         self.wire = Wire()
         self.wire.now, self.wire.index = now, self.book.owner_index
-        self.wire.feed(self.wire.relay.adopt(self.book.adopted(deaf_from=self.book.seq + 1, clean=clean), now))
-        self.wire.feed(self.wire.relay.owner.appoint(self.epoch))
+        self.wire.feed(self.wire.protocol.adopt(self.book.adopted(deaf_from=self.book.seq + 1, clean=clean), now))
+        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch))
 
     def run(self, script: list[str]) -> None:
         for name in script:
@@ -292,7 +292,7 @@ def assert_it_goes_on(play: Play) -> None:
     """The agent answers, and can be told what to do."""
     assert play.state.ending is None
     assert not play.state.over
-    assert not play.wire.relay._call.timers.get("ending")
+    assert not play.wire.protocol._call.timers.get("ending")
     turn = play.texts + 1
     play.run(["text", "speak", "finish"])
     assert play.heard[-2:] == ["agent.text.delta", "agent.text.end"]

@@ -12,8 +12,8 @@ from tests.unit.bridge.wires import Wire
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod_bridge import outputs as do
-from unpod_bridge.frames import MAX_HEAD, OWN_VERBS, TEXT_END, VERBS, head_of, read_frame
+from unpod_bridge.protocol import outputs as do
+from unpod_bridge.wire.call_frames import MAX_HEAD, OWN_VERBS, TEXT_END, VERBS, head_of, read_frame
 
 # What the owner does, in its own order: turns of several pieces, each with its end, and commands in between.
 COMMANDS: list[Callable[[int], cmd.AnyCommand]] = [
@@ -108,7 +108,7 @@ class Play:
 
     def pong(self) -> None:
         """The worker reads everything, and says so."""
-        if self.wire.relay.phase == "open" and any(
+        if self.wire.protocol.phase == "open" and any(
             isinstance(output, do.Ping) for output in self.wire.out[self.read :]
         ):
             until = len(self.wire.out)
@@ -117,12 +117,12 @@ class Play:
 
     def disturb(self, what: str) -> None:
         wire = self.wire
-        if what in ("drop", "cut") and wire.relay.phase == "open":
+        if what in ("drop", "cut") and wire.protocol.phase == "open":
             if what == "cut":  # it has read nothing of what no pong has answered, but for all ends before the last one
                 ends = [place for place in range(self.read, len(wire.out)) if self.is_end(place)]
                 self.unread |= set(range(ends[-1] if ends else self.read, len(wire.out)))
             wire.lost(None)
-        elif what == "back" and wire.relay.phase == "dialling":
+        elif what == "back" and wire.protocol.phase == "dialling":
             wire.passes(0.0)
             wire.back(*self.verbs)
             wire.says("state", state="thinking" if self.owes_an_end() else "listening", turn_id=0)
@@ -179,11 +179,11 @@ def test_whatever_happens_each_reply_is_whole_ended_once_and_nothing_is_done_twi
     play = Play(plan, verbs)
     barged, cut = "barge-in" in disturbed, "cut" in disturbed
     play.run(list(disturbed))
-    speech = [frame for frame in play.frames if str(frame["event"]).startswith("agent.text.")]
+    frames = [frame for frame in play.frames if str(frame["event"]).startswith("agent.text.")]
 
     # One end for each turn, in order, and nothing of a reply after its end.
     replies: list[str] = [""]
-    for frame in speech:
+    for frame in frames:
         if frame["event"] == "agent.text.end":
             replies.append("")
         else:
@@ -265,4 +265,4 @@ def test_no_frame_ends_a_call(event: str, fields: dict[str, object], lacking: in
     out = wire.raw(data[: len(data) - lacking])
     assert all(isinstance(output, do.Store) for output in out)
     assert len(out) == 1
-    assert wire.relay.phase == "open"
+    assert wire.protocol.phase == "open"

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unpod.core.fleet import IDS_CHARS, sendable
+from unpod.core.dispatch_messages import IDS_CHARS, sendable
 
 
 @given(st.lists(st.integers(1, 100_000)), st.integers(1, 20))

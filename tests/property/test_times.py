@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unpod.core.envelope import format_time, parse_time
 from unpod.errors import ProtocolViolation
-from unpod.jetstream.batch import StoredParser
+from unpod.jetstream.log.direct_get.by_subject import StoredParser
 
 MOMENTS = st.floats(min_value=-1e9, max_value=4e9, allow_nan=False)
 

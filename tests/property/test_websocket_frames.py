@@ -12,7 +12,7 @@ from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from unpod_bridge import websocket_frames as frames
+from unpod_bridge.transport import websocket_frames as frames
 
 MAX: int = 300
 Event = tuple[int, bytes]

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from unpod.session.whose import belongs
+from unpod.session.task_owner import belongs
 from unpod.user_code import DaemonThreads, TimedOut, bounded, cancelled, is_theirs, owners
 
 

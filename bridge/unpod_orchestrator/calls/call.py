@@ -15,7 +15,7 @@ from unpod_orchestrator.wire.call_frames import RawFrame
 from unpod_orchestrator.wire.frame_log import LoggedFrame
 from unpod_orchestrator.wire.outgoing import CallState
 from unpod_orchestrator.worker.conversation import HeardPrefix
-from unpod_orchestrator.worker.happenings import AnyHappening, Ended, Outcome, Role, TranscriptEntry
+from unpod_orchestrator.worker.happenings import AnyHappening, Ended, Role, TranscriptEntry, VerbOutcome
 from unpod_orchestrator.worker.replies import WrittenReply
 from unpod_orchestrator.worker.room import RecordingState
 from unpod_orchestrator.worker.speech_worker import AbortLine, CloseLine, Phase, SpeechWorker, Transmit
@@ -34,7 +34,7 @@ _SHOWN_ID_CHARS: Final = 40
 class CallOverError(Exception):
     """The call ended while something else was awaited of it; `outcome` says how."""
 
-    def __init__(self, outcome: Outcome, awaited: str) -> None:
+    def __init__(self, outcome: VerbOutcome, awaited: str) -> None:
         super().__init__(f"the call ended ({outcome}) before {awaited}")
         self.outcome = outcome
 
@@ -111,7 +111,7 @@ class LocalCall:
         return self._worker.phase is Phase.OVER
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> VerbOutcome | None:
         """How the call ended; None while it lives."""
         return self._worker.outcome
 
@@ -210,7 +210,7 @@ class LocalCall:
         """The caller hangs up: the socket is closed with 1000."""
         self._do(self._worker.hang_up)
 
-    async def ended(self, timeout_s: float = PATIENCE_S) -> Outcome:
+    async def ended(self, timeout_s: float = PATIENCE_S) -> VerbOutcome:
         """The call's outcome, as soon as there is one."""
         return await self._until(lambda: self.outcome, "the call's end", timeout_s)
 

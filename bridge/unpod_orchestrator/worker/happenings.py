@@ -20,7 +20,7 @@ class TranscriptEntry(msgspec.Struct, frozen=True):
     t_s: float
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class VerbOutcome(msgspec.Struct, frozen=True):
     """How a call ended: `detail` is the agent's reason, the transfer's target, or the fault."""
 
     reason: EndReason
@@ -113,7 +113,7 @@ class Violated(Happening, frozen=True, tag="violation"):
 class Ended(Happening, frozen=True, tag="ended"):
     """The call is over; nothing happens after that."""
 
-    outcome: Outcome
+    outcome: VerbOutcome
 
 
 AnyHappening: TypeAlias = (

@@ -38,9 +38,9 @@ from unpod_orchestrator.worker.happenings import (
     Ended,
     EndReason,
     LineDropped,
-    Outcome,
     Transferred,
     VerbDone,
+    VerbOutcome,
     Violated,
 )
 from unpod_orchestrator.worker.pairing import Pairing
@@ -114,7 +114,7 @@ class SpeechWorker:
         self.origin_s = now
         self.phase = Phase.WAITING
         self.began = False
-        self.outcome: Outcome | None = None
+        self.outcome: VerbOutcome | None = None
         self.violations: list[str] = []
         self.dials: list[tuple[float, int | None]] = []
         self.pairing = Pairing(token, options.pairing_window_s)
@@ -476,7 +476,7 @@ class SpeechWorker:
         self.deadlines.clear_all()
         if connected:
             self._effects.append(CloseLine(code, detail if reason == "failed" else reason))
-        self.outcome = Outcome(reason, detail, tuple(self.violations))
+        self.outcome = VerbOutcome(reason, detail, tuple(self.violations))
         self.tell(Ended(self.outcome))
 
     def _note_violation(self, reason: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
-from unpod.core import figures
+from unpod.core import turn_ids
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.events import (
     CallCompleted,
@@ -127,9 +127,9 @@ def _of_bridge(call: GatheredCall, record: Record, now: float) -> None:
         case UserText(is_final=True) if call.ended_at is None:
             call.texts += 1
         case StateChanged(turn_id=turn):
-            call.counts_turns &= not figures.contradicts(turn, call.texts)
+            call.counts_turns &= not turn_ids.contradicts(turn, call.texts)
         case TurnMetrics(turn_id=turn) as metrics:
-            call.counts_turns &= not figures.contradicts(turn, call.texts)
+            call.counts_turns &= not turn_ids.contradicts(turn, call.texts)
             if call.counts_turns and isinstance(turn, int) and not isinstance(turn, bool):
                 call.figures[turn] = late_row(metrics)
         case _:

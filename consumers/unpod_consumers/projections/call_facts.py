@@ -20,7 +20,7 @@ _MOST: Final = 1_000
 """How many errors, and how many controls, of a call are kept."""
 
 
-class ToolUse(Struct):
+class ToolFacts(Struct):
     """One use of a tool; times in seconds since 1970, `ended` None where it never returned."""
 
     name: str
@@ -38,7 +38,7 @@ class TurnFacts(Struct):
     number: int
     completed: Record | None = None
     models: list[Record] = msgspec.field(default_factory=list)
-    tools: list[ToolUse] = msgspec.field(default_factory=list)
+    tools: list[ToolFacts] = msgspec.field(default_factory=list)
     spoken: tuple[float, float] | None = None
     reply_ended: float | None = None
     interruptions: list[float] = msgspec.field(default_factory=list)
@@ -199,7 +199,7 @@ class CallFacts:
             case ev.LLMCalled(turn_id=number):
                 self.turn(number, time).models.append(record)
             case ev.ToolCalled(turn_id=number):
-                tool = ToolUse(body.name, body.call_id, record, time, arguments=body.arguments)
+                tool = ToolFacts(body.name, body.call_id, record, time, arguments=body.arguments)
                 self.turn(number, time).tools.append(tool)
             case ev.ToolReturned(turn_id=number):
                 _returned(self.turn(number, time), body, time)

@@ -1,8 +1,8 @@
 """One call, as far as the analysts' tables need it, and the rows that it comes to.
 
-What the owner wrote is kept by its index until the call is told, and counts as in `unpod.core.replay.merge`: of two
-records of one index the newer epoch's, and nothing that a takeover has made void. So a turn that a new runner has done
-again has the figures of the one that the caller heard.
+What the owner wrote is kept by its index until the call is told, and counts as in `unpod.core.replay.ordering.merge`:
+of two records of one index the newer epoch's, and nothing that a takeover has made void. So a turn that a new runner
+has done again has the figures of the one that the caller heard.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, TypeVar, get_args
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
+from unpod.core.dispatch_messages import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
 from unpod_consumers.projections import instruments
 from unpod_consumers.projections.instruments import FLEET, Instrument
 from unpod_consumers.projections.series import NANO, Attributes, SeriesPoint

@@ -33,8 +33,8 @@ from unpod.core.events import (
     WorkerFact,
     tag_of,
 )
-from unpod.core.figures import is_stage_ms
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
+from unpod.core.turn_ids import is_stage_ms
 from unpod_consumers.projections import instruments, intervals
 from unpod_consumers.projections.instruments import Instrument
 from unpod_consumers.projections.intervals import Intervals

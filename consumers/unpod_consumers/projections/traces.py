@@ -14,9 +14,9 @@ import msgspec
 
 from unpod.core.codec import Record
 from unpod.core.events import FAILED_REASONS, CallEnded, CallStarted, LLMCalled, TurnCompleted
-from unpod.core.figures import is_stage_ms
 from unpod.core.traces import root_span, span_id, trace_id, turn_span
-from unpod_consumers.projections.call_facts import CallFacts, ControlFacts, Takeover, ToolUse, TurnFacts
+from unpod.core.turn_ids import is_stage_ms
+from unpod_consumers.projections.call_facts import CallFacts, ControlFacts, Takeover, ToolFacts, TurnFacts
 from unpod_consumers.projections.sampling import Sampling
 from unpod_consumers.projections.spans import Attribute, Moment, Span
 
@@ -176,7 +176,7 @@ class CallTrace:
         start = end - _seconds(measured_ms if body.latency_ms is None else body.latency_ms)
         return self._span(_chat_name(body.model), record.envelope.id, parent, (start, end), attributes)
 
-    def _tool(self, tool: ToolUse, parent: str, turn_end: float) -> Span:
+    def _tool(self, tool: ToolFacts, parent: str, turn_end: float) -> Span:
         attributes: dict[str, Attribute] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": tool.name,

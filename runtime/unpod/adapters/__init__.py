@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from unpod.adapters.adapter import AdapterView, check_adapter
 from unpod.adapters.call_scope import CallScope, call_scope
 from unpod.adapters.echo import EchoAdapter
 from unpod.adapters.fallback import FallbackAdapter
@@ -12,7 +13,6 @@ from unpod.adapters.protocol import DialogAdapter, ReplyContext
 from unpod.adapters.scripted import Pause, Rule, ScriptedAdapter
 from unpod.adapters.shared import close_clients
 from unpod.adapters.tools import Tool
-from unpod.adapters.view import AdapterView, check_adapter
 from unpod.adapters.wrapping import DialogMachine
 
 if TYPE_CHECKING:

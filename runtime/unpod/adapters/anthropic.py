@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unpod.adapters.chat import ChatAdapter, Prompt
 from unpod.adapters.chat_stream import Carried, tokens
 from unpod.adapters.memory import Entry, Said, Used
-from unpod.adapters.metering import Meter, Price, Usage
+from unpod.adapters.metering import Meter, MeteredUsage, Price
 from unpod.adapters.pieces import ToolCall
 from unpod.adapters.shared import shared
 from unpod.adapters.tools import Tools, called, text_of
@@ -139,7 +139,7 @@ class _Reader:
         match event.type:
             case "message_start":
                 self._meter.model = event.message.model or self._meter.model
-                self._meter.usage = _usage(event.message.usage, Usage(tokens_in=None), is_final=False)
+                self._meter.usage = _usage(event.message.usage, MeteredUsage(tokens_in=None), is_final=False)
             case "content_block_start":
                 self._block(event.content_block)
             case "content_block_delta":
@@ -149,7 +149,9 @@ class _Reader:
                 self._spoke = True
                 return called(name, self._arguments, call_id) if self._arguments else ToolCall(name, given, call_id)
             case "message_delta":
-                self._meter.usage = _usage(event.usage, self._meter.usage or Usage(tokens_in=None), is_final=True)
+                self._meter.usage = _usage(
+                    event.usage, self._meter.usage or MeteredUsage(tokens_in=None), is_final=True
+                )
                 self._stopped = event.delta.stop_reason or self._stopped
             case "message_stop":
                 self._is_over = True
@@ -197,7 +199,7 @@ class _Reader:
         return ""
 
 
-def _usage(counted: object, was: Usage, *, is_final: bool) -> Usage:
+def _usage(counted: object, was: MeteredUsage, *, is_final: bool) -> MeteredUsage:
     """Return the tokens so far: the last count holds, and what it leaves out stands as it was.
 
     The count at a message's start says what went in; what came out is counted at its end alone.
@@ -209,7 +211,7 @@ def _usage(counted: object, was: Usage, *, is_final: bool) -> Usage:
     fresh = tokens(counted, "input_tokens")
     if fresh is None and was.tokens_in is not None:
         fresh = was.tokens_in - was.cached - was.cache_write
-    return Usage(
+    return MeteredUsage(
         tokens_in=None if fresh is None else fresh + cached + written,
         tokens_out=tokens(counted, "output_tokens") if is_final else None,
         cached=cached,

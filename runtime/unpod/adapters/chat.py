@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
-from unpod.adapters.chat_stream import Carried, Spoken, distinct
+from unpod.adapters.chat_stream import Carried, SpokenText, distinct
 from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said, Used, taking_turns
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
@@ -221,7 +221,7 @@ class ChatAdapter(ABC):
 
     async def _spoken(self, prompt: Prompt) -> AsyncGenerator[str | ToolCall | Carried, None]:
         """Make one model call; its text is whole characters without the model's thinking."""
-        spoken = Spoken()
+        spoken = SpokenText()
         async with aclosing(self._metered(prompt)) as pieces:
             async for piece in pieces:
                 said = spoken.take(piece) if isinstance(piece, str) else piece

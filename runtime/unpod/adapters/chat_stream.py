@@ -22,7 +22,7 @@ _CLOSE: Final = "</think>"
 _MAX_TOKENS: Final = 1 << 40  # what is more is no count
 
 
-class Spoken:
+class SpokenText:
     """Leaves out what a model writes between `<think>` and `</think>`: it is not meant for the caller."""
 
     __slots__ = ("_characters", "_held", "_thinks")

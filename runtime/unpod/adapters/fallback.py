@@ -9,10 +9,10 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
+from unpod.adapters.adapter import AdapterView, check_adapter
 from unpod.adapters.memory import Memory
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece
 from unpod.adapters.vendors import may_wait
-from unpod.adapters.view import AdapterView, check_adapter
 from unpod.errors import AdapterError, ConfigurationError
 from unpod.user_code import is_theirs
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackHandler
 
-from unpod.adapters.metering import Meter, Price, Usage
+from unpod.adapters.metering import Meter, MeteredUsage, Price
 from unpod.adapters.pieces import Piece, ToolCall, ToolResult, plain
 
 
@@ -113,11 +113,11 @@ class Reports(AsyncCallbackHandler):
         )
 
 
-def _usage(counted: Any) -> Usage | None:  # noqa: ANN401 - a dict of LangChain's, or nothing
+def _usage(counted: Any) -> MeteredUsage | None:  # noqa: ANN401 - a dict of LangChain's, or nothing
     if not counted:
         return None
     details = counted.get("input_token_details") or {}
-    return Usage(
+    return MeteredUsage(
         tokens_in=counted.get("input_tokens") or 0,
         tokens_out=counted.get("output_tokens") or 0,
         cached=details.get("cache_read") or 0,

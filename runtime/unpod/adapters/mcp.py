@@ -143,7 +143,7 @@ class MCPAdapter:
 class _Offer:
     """The tools of one server, as one brain has last listed them."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServerConnection) -> None:
         self._connection = connection
         self._seen: int | None = None
 
@@ -265,7 +265,7 @@ class _Link:
             await asyncio.sleep(self._server.connect_s)
 
 
-class Connection:
+class ServerConnection:
     """A process's way to an MCP server, over one connection at a time."""
 
     def __init__(self, server: MCPServer) -> None:
@@ -393,7 +393,7 @@ class Connection:
 class MCPTool:
     """A tool of a server."""
 
-    def __init__(self, connection: Connection, tool: mcp_types.Tool) -> None:
+    def __init__(self, connection: ServerConnection, tool: mcp_types.Tool) -> None:
         hints = tool.annotations
         self.remote_name = tool.name
         self.name = _NOT_IN_NAMES.sub("_", connection.server.prefix + tool.name)[:64]
@@ -452,7 +452,7 @@ def _server(given: str | Sequence[str] | MCPServer) -> MCPServer:
     return server
 
 
-def _connection(user: object, server: MCPServer) -> Connection:
-    connection = shared(user, Connection, server, lambda: Connection(server))
+def _connection(user: object, server: MCPServer) -> ServerConnection:
+    connection = shared(user, ServerConnection, server, lambda: ServerConnection(server))
     connection.begin()
     return connection

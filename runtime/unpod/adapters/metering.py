@@ -31,7 +31,7 @@ class Price(Struct, frozen=True, kw_only=True):
     cached: float | None = None
     cache_write: float | None = None
 
-    def of(self, usage: Usage) -> float:
+    def of(self, usage: MeteredUsage) -> float:
         """Return what the tokens of one call cost."""
         plain = max(0, (usage.tokens_in or 0) - usage.cached - usage.cache_write)
         cached = self.input if self.cached is None else self.cached
@@ -40,7 +40,7 @@ class Price(Struct, frozen=True, kw_only=True):
         return (tokens_in + (usage.tokens_out or 0) * self.output) / _PER
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class MeteredUsage(Struct, frozen=True, kw_only=True):
     """Tokens of one call; `tokens_in` includes `cached` and `cache_write`. `cost` where the provider itself says it.
 
     None is what the provider has not counted, or not to the end.
@@ -58,7 +58,7 @@ class Meter:
 
     def __init__(self, *, model: str, provider: str, prompt_chars: int, price: Price | None = None) -> None:
         self.model = model
-        self.usage: Usage | None = None
+        self.usage: MeteredUsage | None = None
         """What the provider counted, once it has."""
         self.answered = False
         """Whether anything has come from the provider."""
@@ -78,7 +78,7 @@ class Meter:
 
     def fields(self) -> dict[str, object]:
         """Return the figures, times up to now."""
-        counted = self.usage or Usage(tokens_in=None, tokens_out=None)
+        counted = self.usage or MeteredUsage(tokens_in=None, tokens_out=None)
         estimated = counted.tokens_in is None or counted.tokens_out is None
         usage = msgspec.structs.replace(
             counted,
@@ -99,7 +99,7 @@ class Meter:
             "cost": self._cost(usage),
         }
 
-    def _cost(self, usage: Usage) -> float | None:
+    def _cost(self, usage: MeteredUsage) -> float | None:
         if usage.cost is not None:
             return usage.cost
         return self._price.of(usage) if self._price is not None else listed(self._provider, self.model, usage)
@@ -109,7 +109,7 @@ def _or_estimate(counted: int | None, chars: int) -> int:
     return math.ceil(chars / _CHARS_PER_TOKEN) if counted is None else counted
 
 
-def listed(provider: str, model: str, usage: Usage) -> float | None:
+def listed(provider: str, model: str, usage: MeteredUsage) -> float | None:
     """Return what a call costs by the price list, None where that is missing or does not know the model."""
     if _price_list is None:
         return None

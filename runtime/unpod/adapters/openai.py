@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unpod.adapters.chat import ChatAdapter, Prompt
 from unpod.adapters.chat_stream import CallParts, Carried, field_of, tokens
 from unpod.adapters.memory import HEARD_UNKNOWN, Said, Used
-from unpod.adapters.metering import Meter, Price, Usage
+from unpod.adapters.metering import Meter, MeteredUsage, Price
 from unpod.adapters.openai_clients import adapter_error, shared_client
 from unpod.adapters.pieces import ToolCall
 from unpod.adapters.tools import Tools, ToolSet, text_of
@@ -167,11 +167,11 @@ def _text(content: object) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _usage(counted: object) -> Usage | None:
+def _usage(counted: object) -> MeteredUsage | None:
     if counted is None:
         return None
     cost = field_of(counted, "cost")  # some gateways say it
-    return Usage(
+    return MeteredUsage(
         tokens_in=tokens(counted, "prompt_tokens"),
         tokens_out=tokens(counted, "completion_tokens"),
         cached=tokens(field_of(counted, "prompt_tokens_details"), "cached_tokens") or 0,

@@ -1,6 +1,7 @@
 """Imperatives: what shall be done. Each is a record on `cmd`, written by the session's owner.
 
-The names are unpod's; `unpod_bridge.frames` turns them into verbs of the wire. A control never travels in spoken text.
+The names are unpod's; `unpod_bridge.wire.call_frames` turns them into verbs of the wire. A control never travels in
+spoken text.
 """
 
 from __future__ import annotations

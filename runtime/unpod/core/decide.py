@@ -40,7 +40,7 @@ from unpod.core.decision import (
     TurnHooksReturned,
     Verb,
 )
-from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened
 from unpod.core.state import SessionState, evolve_local
 from unpod.core.supervision import Waiting, note_for
 from unpod.core.turns import Turn

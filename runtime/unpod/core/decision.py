@@ -9,8 +9,8 @@ from msgspec import Struct
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand
+from unpod.core.ephemeral_events import LocalEvent
 from unpod.core.events import SessionEvent
-from unpod.core.local_events import LocalEvent
 
 # --- what can happen, beside the bridge's records ---------------------------------------------------------------------
 

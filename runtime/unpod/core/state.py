@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
-from unpod.core import figures, metrics, supervision, turns, verbs
+from unpod.core import metrics, supervision, turn_ids, turns, verbs
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.controls import (
     OWNER_CONTROLS,
@@ -27,7 +27,7 @@ from unpod.core.controls import (
     SaySomething,
     ends_session,
 )
-from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
@@ -139,7 +139,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
     def is_late(self, body: ev.TurnMetrics, turn: int) -> bool:
         """Whether the worker's figures are those of a turn before `turn`, as far as they say."""
-        return self.counts_turns and figures.names_earlier(body.turn_id, turn)
+        return self.counts_turns and turn_ids.names_earlier(body.turn_id, turn)
 
     def duration_s(self, now: float) -> float:
         """Return the seconds from the call's start to its end, or to `now`."""
@@ -164,7 +164,7 @@ def evolve(state: SessionState, record: Record) -> SessionState:
 
 
 def fold(records: Iterable[Record], state: SessionState | None = None) -> SessionState:
-    """Return the state after all `records`, which are in merged order (`unpod.core.replay.merge`)."""
+    """Return the state after all `records`, which are in merged order (`unpod.core.replay.ordering.merge`)."""
     state = SessionState() if state is None else state
     for record in records:
         state = evolve(state, record)
@@ -261,7 +261,7 @@ def _state_changed(state: SessionState, record: Record) -> SessionState:
 
 
 def _compare_counts(state: SessionState, turn_id: object) -> SessionState:
-    contradicts = figures.contradicts(turn_id, state.turn_count)
+    contradicts = turn_ids.contradicts(turn_id, state.turn_count)
     return replace(state, counts_turns=False) if contradicts else state
 
 

@@ -8,7 +8,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.controls import SaySomething
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.state import SessionState, fold
 from unpod.management.models import SessionRecord, TranscriptLine
 

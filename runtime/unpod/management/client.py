@@ -9,8 +9,8 @@ from unpod.management.auth import Auth
 from unpod.management.background import Background
 from unpod.management.blocking import BlockingSessions
 from unpod.management.fleet import ManagementConnection, fleet_settings
-from unpod.management.over_nats import FleetSessions
-from unpod.management.over_rest import RestSessions
+from unpod.management.nats_sessions import FleetSessions
+from unpod.management.rest_sessions import RestSessions
 from unpod.management.sessions import Sessions
 from unpod.management.settings import resolve
 from unpod.management.transport import HttpTransport

@@ -12,7 +12,7 @@ import httpx2
 
 from unpod.errors import APIError
 from unpod.logs import redact
-from unpod.management.answers import Unreadable, payload, read, reason_of
+from unpod.management.rest_answers import Unreadable, payload, read, reason_of
 
 logger = logging.getLogger("unpod.management")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Registration
+from unpod.core.dispatch_messages import BridgeAnnounced, QueuedAnnounced, Registration
 
 BRIDGE_SILENT_S: Final = 5.0
 """A bridge that has not been heard for so long counts as gone; it announces itself each second."""
@@ -24,7 +24,7 @@ class RegistrationStatus:
     detail: str = ""
 
 
-class Bridges:
+class KnownBridges:
     """The bridges that one agent's runner hears of; `agent_key` is the agent's id, with `@dev` for dev runners."""
 
     def __init__(self, agent_key: str) -> None:

@@ -11,20 +11,20 @@ from typing import Final
 from msgspec.structs import replace
 
 from unpod.core.call_context import context_fields
-from unpod.core.fleet import Start
+from unpod.core.dispatch_messages import Start
 from unpod.core.positions import Positions, unpack
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError, LogUnavailable, ProtocolViolation
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
-from unpod.runner.gate import Gate, Trial
+from unpod.runner.probation import Probation, Trial
 from unpod.session.driver import Driver
+from unpod.session.ownership import Ownership
 from unpod.session.scope import entered
-from unpod.session.seat import Seat
 from unpod.session.session import Session
 from unpod.session.settings import SessionSettings
+from unpod.session.task_owner import belongs
 from unpod.session.tracing import in_turn
-from unpod.session.whose import belongs
 from unpod.user_code import cancelled, ended, is_theirs
 
 logger = logging.getLogger("unpod.runner")
@@ -47,7 +47,7 @@ class CallServices:
     subjects: Subjects
     runner_id: str
     agent_id: str
-    gate: Gate
+    gate: Probation
     settings: SessionSettings
     entrypoint: Entrypoint
     on_call_start: Callable[[CallContext], Awaitable[None]]
@@ -68,7 +68,7 @@ class CallResult:
     started: bool
 
 
-class Call:
+class RunningCall:
     """One call, from its start message to its cleanup."""
 
     def __init__(self, services: CallServices, start: Start) -> None:
@@ -83,7 +83,7 @@ class Call:
         if not start.held:
             self._going.set()
         self._driver = Driver(
-            Seat(
+            Ownership(
                 log=services.log,
                 bus=services.bus,
                 clock=services.clock,

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from unpod.errors import UnpodError
-from unpod.session.whose import belongs
+from unpod.session.task_owner import belongs
 
 if TYPE_CHECKING:
-    from unpod.core.fleet import Start
-    from unpod.runner.call import Call, CallResult
+    from unpod.core.dispatch_messages import Start
+    from unpod.runner.call import CallResult, RunningCall
     from unpod.runner.context import CallContext
 
 logger = logging.getLogger("unpod.runner")
@@ -26,7 +26,7 @@ _CHECKS: Final = 64
 """How many sessions look into the log at once."""
 
 
-_on_behalf_of: ContextVar[tuple[Inside, ...]] = ContextVar("unpod_on_behalf_of", default=())
+_on_behalf_of: ContextVar[tuple[InCall, ...]] = ContextVar("unpod_on_behalf_of", default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RunnerSession:
     replaying: bool
 
 
-class Inside:
+class InCall:
     """Whether code runs on behalf of a call of one runner: in its entrypoint, a hook, or a task of theirs."""
 
     def __bool__(self) -> bool:
@@ -55,14 +55,14 @@ class Calls:
     """The calls of one run, by job; `over(start, result)` is told of each end, with None where it broke down."""
 
     def __init__(
-        self, make: Callable[[Start], Call], over: Callable[[Start, CallResult | None], None], inside: Inside
+        self, make: Callable[[Start], RunningCall], over: Callable[[Start, CallResult | None], None], inside: InCall
     ) -> None:
         self._make = make
         self._over = over
         self._inside = inside
-        self._calls: dict[str, tuple[Call, Start]] = {}
-        self._tasks: dict[Call, asyncio.Task[None]] = {}
-        self._by_session: dict[str, Call] = {}
+        self._calls: dict[str, tuple[RunningCall, Start]] = {}
+        self._tasks: dict[RunningCall, asyncio.Task[None]] = {}
+        self._by_session: dict[str, RunningCall] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -82,7 +82,7 @@ class Calls:
             for call, start in self._calls.values()
         ]
 
-    def find(self, session_id: str) -> Call | None:
+    def find(self, session_id: str) -> RunningCall | None:
         """Return the call of a session that runs here; may be called from any thread."""
         return self._by_session.get(session_id)
 
@@ -101,10 +101,10 @@ class Calls:
         """Let each session look whether another runner has it by now."""
         await self._each(lambda call: call.check_owner())
 
-    async def _each(self, what: Callable[[Call], Awaitable[None]]) -> None:
+    async def _each(self, what: Callable[[RunningCall], Awaitable[None]]) -> None:
         turn = asyncio.Semaphore(_CHECKS)
 
-        async def one(call: Call) -> None:
+        async def one(call: RunningCall) -> None:
             async with turn:
                 await what(call)
 
@@ -134,7 +134,7 @@ class Calls:
         if call is not None and known is not None and known.epoch == start.epoch:
             call.go()
 
-    async def _run(self, call: Call, start: Start, former: asyncio.Task[None] | None) -> None:
+    async def _run(self, call: RunningCall, start: Start, former: asyncio.Task[None] | None) -> None:
         self._inside.enter()
         result: CallResult | None = None
         try:

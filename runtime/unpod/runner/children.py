@@ -13,10 +13,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from unpod.event_loop import in_thread
-from unpod.jetstream.children import spawn_child
+from unpod.processes.children import spawn_child
 
 if TYPE_CHECKING:
-    from unpod.jetstream.children import ChildProcess
+    from unpod.processes.children import ChildProcess
 
 logger = logging.getLogger("unpod.runner")
 

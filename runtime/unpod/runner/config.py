@@ -10,9 +10,9 @@ from pathlib import Path
 from unpod.core.subjects import DEFAULT_PREFIX, Subjects
 from unpod.dot_env import environment as process_environment
 from unpod.errors import ConfigurationError, UnsafeIdentifier
-from unpod.jetstream.environment import NATS_VARIABLES, nats_options
-from unpod.jetstream.options import NatsOptions
-from unpod.jetstream.sizing import StreamSettings, stream_settings
+from unpod.jetstream.connection.environment import NATS_VARIABLES, nats_options
+from unpod.jetstream.connection.options import NatsOptions
+from unpod.jetstream.streams.sizing import StreamSettings, stream_settings
 from unpod.ops.health import VARIABLE as HEALTH_PORT
 from unpod.ops.health import health_port
 

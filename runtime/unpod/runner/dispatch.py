@@ -12,7 +12,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, assert_never
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import OFFER, TO_RUNNER, Answer, Hold, Offer, OfferAnswered, Release, Start, Told, encode
+from unpod.core.dispatch_messages import (
+    OFFER,
+    TO_RUNNER,
+    Answer,
+    Hold,
+    Offer,
+    OfferAnswered,
+    Release,
+    Start,
+    Told,
+    encode,
+)
 from unpod.errors import LogError, UnpodError
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ ABANDON_S: Final = 1.0
 HOOKS_S: Final = 5.0
 
 
-class Stop:
+class RunnerStop:
     """Whether a runner has been asked to end, and how urgently."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Drain:
         self._can_hand_over = can_hand_over
         self._hand_over = hand_over
 
-    async def run(self, stop: Stop, timeout_s: float, mode: DrainMode) -> None:
+    async def run(self, stop: RunnerStop, timeout_s: float, mode: DrainMode) -> None:
         """Return when no call is left."""
         await self._dispatch.drain()
         self._presence.changed()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from unpod.core.fleet import RunnerAnnounced, encode
+from unpod.core.dispatch_messages import RunnerAnnounced, encode
 from unpod.errors import LogError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unpod.core.subjects import Subjects
-from unpod.jetstream.rights import PROBE, Rights
+from unpod.jetstream.connection.rights import PROBE, Rights
 
 
 def runner_rights(subjects: Subjects, stream: str, agent_id: str, agent_key: str, runner_id: str) -> Rights:

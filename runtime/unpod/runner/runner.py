@@ -17,27 +17,27 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeVar, overload
 from unpod.core.decision import ADAPTER_APOLOGY, RESUME_APOLOGY
 from unpod.core.envelope import parse_time
 from unpod.core.metrics import CallMetrics
-from unpod.core.resume import OnResume
+from unpod.core.replay.resume import OnResume
 from unpod.core.subjects import Subjects
 from unpod.errors import ConfigurationError, RunnerBroken, UnpodError
 from unpod.event_loop import run_main
-from unpod.jetstream.clock import LogClock
-from unpod.jetstream.connection import Nats, connect
-from unpod.jetstream.embedded import EmbeddedOptions, EmbeddedServer
-from unpod.jetstream.event_log import open_log
-from unpod.jetstream.options import NatsOptions
-from unpod.jetstream.rights import check_rights
-from unpod.jetstream.topology import embedded_topology, ensure, info
+from unpod.jetstream.connection.connection import Nats, connect
+from unpod.jetstream.connection.options import NatsOptions
+from unpod.jetstream.connection.rights import check_rights
+from unpod.jetstream.log.clock import LogClock
+from unpod.jetstream.log.event_log import open_log
+from unpod.jetstream.streams.topology import embedded_topology, ensure, info
 from unpod.logs import enable_logging, is_set_up
-from unpod.runner.calls import Inside
+from unpod.processes.embedded import EmbeddedOptions, EmbeddedServer
+from unpod.runner.admin import Admin
+from unpod.runner.calls import InCall
 from unpod.runner.children import BridgeChild
 from unpod.runner.config import RunnerConfig, read_config
-from unpod.runner.drain import DrainMode, Stop
-from unpod.runner.front import Front
-from unpod.runner.pulse import PulseThread
+from unpod.runner.drain import DrainMode, RunnerStop
+from unpod.runner.liveness import PulseThread
 from unpod.runner.rights import runner_rights
 from unpod.runner.runner_hooks import FinalState, RunnerHooks
-from unpod.runner.service import Ground, Plan, Service
+from unpod.runner.service import RunnerOptions, RunnerPorts, Service
 from unpod.runner.signals import listening
 from unpod.runner.stats import LastHour, RunnerStats
 from unpod.runner.validation import (
@@ -167,7 +167,7 @@ class AgentRunner:
         check_choice("on_resume", on_resume, ("continue", "apologise", "repeat"))
         check_text("resume_apology", resume_apology)
         check_text("on_adapter_error", on_adapter_error)
-        self._plan = Plan(
+        self._plan = RunnerOptions(
             entrypoint=entrypoint,
             agent_id=agent_id,
             capacity=max_sessions if max_concurrent_calls is None else max_concurrent_calls,
@@ -195,9 +195,9 @@ class AgentRunner:
         self._hooks = RunnerHooks(hook_timeout_s)
         self._last_hour = LastHour()
         self._clock = LogClock()
-        self._inside = Inside()
+        self._inside = InCall()
         self._service: Service | None = None
-        self._stop: Stop | None = None
+        self._stop: RunnerStop | None = None
         self._owns_process = False
         self._signals: list[int] = []
         self.runner_id = f"runner-{secrets.token_hex(4)}"
@@ -281,7 +281,7 @@ class AgentRunner:
         config = self._configuration()
         if self._owns_process and (config.log_level or not is_set_up()):
             enable_logging(config.log_level or "WARNING")
-        self._stop = stop = Stop()
+        self._stop = stop = RunnerStop()
         self._signals.clear()
         try:
             with listening(stop.on_signal, self._on_raw_signal):
@@ -320,7 +320,7 @@ class AgentRunner:
             agent_secret=self._agent_secret,
         )
 
-    async def _run(self, config: RunnerConfig, stop: Stop) -> None:
+    async def _run(self, config: RunnerConfig, stop: RunnerStop) -> None:
         async with AsyncExitStack() as stack:
             service = await stop.unless_requested(self._open(stack, config, stop))
             if service is not None:
@@ -330,7 +330,7 @@ class AgentRunner:
                 finally:
                     self._service = None
 
-    async def _open(self, stack: AsyncExitStack, config: RunnerConfig, stop: Stop) -> Service:
+    async def _open(self, stack: AsyncExitStack, config: RunnerConfig, stop: RunnerStop) -> Service:
         """Start what is needed; `stack` ends it in the opposite order."""
         server = None
         if config.nats is None:
@@ -347,7 +347,7 @@ class AgentRunner:
             await check_rights(nats, runner_rights(subjects, calls, plan.agent_id, plan.agent_key, self.runner_id))
         log = await open_log(nats, streams.calls)
         await self._anchor(nats, streams.calls.name)
-        ground = Ground(log, nats, self._clock, Subjects(config.prefix))
+        ground = RunnerPorts(log, nats, self._clock, Subjects(config.prefix))
         service = Service(
             self._plan, ground, self.runner_id, hooks=self._hooks, last_hour=self._last_hour, inside=self._inside
         )
@@ -372,7 +372,7 @@ class AgentRunner:
         pulse = PulseThread(options, ping, self.runner_id, service.find, cut_off)
         stack.push_async_callback(service.close)
         stack.push_async_callback(pulse.stop)  # before it says that it is gone: bridges look whether that is so
-        front = Front(service, nats, ground.subjects, stop, config.health_port)
+        front = Admin(service, nats, ground.subjects, stop, config.health_port)
         stack.push_async_callback(front.close)
         await pulse.start()
         await service.open()
@@ -391,7 +391,7 @@ class AgentRunner:
         if found is not None and isinstance(found.get("ts"), str):
             self._clock.anchor(int(parse_time(found["ts"]) * 1e9))
 
-    async def _end_bridge(self, child: BridgeChild, stop: Stop) -> None:
+    async def _end_bridge(self, child: BridgeChild, stop: RunnerStop) -> None:
         await child.stop(0.0 if stop.aborted.is_set() else _BRIDGE_GRACE_S)
 
     def _on_raw_signal(self, number: int) -> None:

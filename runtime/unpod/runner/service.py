@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from unpod.core.codec import MALFORMED
-from unpod.core.fleet import (
+from unpod.core.dispatch_messages import (
     BRIDGE_ANNOUNCED,
     QUEUED_ANNOUNCED,
     RUNNER_ANNOUNCED,
@@ -23,18 +23,18 @@ from unpod.core.fleet import (
 )
 from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError, RunnerBroken, UnpodError
 from unpod.ops.log_health import SILENT, LogHealth
-from unpod.runner.bridges import Bridges, RegistrationStatus
-from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
-from unpod.runner.calls import Calls, Inside, RunnerSession
+from unpod.runner.bridges import KnownBridges, RegistrationStatus
+from unpod.runner.call import CallResult, CallServices, Entrypoint, RunningCall
+from unpod.runner.calls import Calls, InCall, RunnerSession
 from unpod.runner.capacity import Capacity
 from unpod.runner.dispatch import Dispatch
-from unpod.runner.drain import Drain, DrainMode, Stop
-from unpod.runner.gate import Gate
-from unpod.runner.others import Others
+from unpod.runner.drain import Drain, DrainMode, RunnerStop
+from unpod.runner.peers import Peers
 from unpod.runner.presence import Announcer
+from unpod.runner.probation import Probation
 
 if TYPE_CHECKING:
-    from unpod.core.fleet import ProbationPhase, Start
+    from unpod.core.dispatch_messages import ProbationPhase, Start
     from unpod.core.subjects import Subjects
     from unpod.ports import Bus, Clock, EventLog, Message, Subscription, Timer
     from unpod.runner.context import CallContext
@@ -54,7 +54,7 @@ BAD_SETTINGS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunnerOptions:
     """What a runner was made with, checked; times in seconds."""
 
     entrypoint: Entrypoint
@@ -74,7 +74,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class RunnerPorts:
     """What a runner stands on."""
 
     log: EventLog
@@ -87,15 +87,22 @@ class Service:
     """Announces itself, takes calls and runs them, until it is asked to stop or cannot go on."""
 
     def __init__(
-        self, plan: Plan, ground: Ground, runner_id: str, *, hooks: RunnerHooks, last_hour: LastHour, inside: Inside
+        self,
+        plan: RunnerOptions,
+        ground: RunnerPorts,
+        runner_id: str,
+        *,
+        hooks: RunnerHooks,
+        last_hour: LastHour,
+        inside: InCall,
     ) -> None:
         self.plan = plan
         self.runner_id = runner_id
         self._ground = ground
         self._last_hour = last_hour
         self._failure: asyncio.Future[UnpodError] = asyncio.get_running_loop().create_future()
-        self._bridges = Bridges(plan.agent_key)
-        self._others = Others(runner_id, plan.agent_key)
+        self._bridges = KnownBridges(plan.agent_key)
+        self._others = Peers(runner_id, plan.agent_key)
         self._standing: RegistrationStatus | None = None
         self._was_ready = False
         self._settled = threading.Event()
@@ -110,7 +117,7 @@ class Service:
             subjects=ground.subjects,
             runner_id=runner_id,
             agent_id=plan.agent_id,
-            gate=Gate(ground.clock, self._tell_probation),
+            gate=Probation(ground.clock, self._tell_probation),
             settings=msgspec.structs.replace(plan.settings, agent_id=plan.agent_id),
             entrypoint=plan.entrypoint,
             on_call_start=hooks.call_start,
@@ -150,7 +157,7 @@ class Service:
         """Return the contexts of the calls that are running."""
         return self._calls.contexts()
 
-    def find(self, session_id: str) -> Call | None:
+    def find(self, session_id: str) -> RunningCall | None:
         """Return the call of a session that runs here; may be called from any thread."""
         return self._calls.find(session_id)
 
@@ -222,7 +229,7 @@ class Service:
         self._presence.start()
         self._patience = self._ground.clock.call_later(BRIDGE_EXPECTED_S, self._no_bridge)
 
-    async def serve(self, stop: Stop) -> None:
+    async def serve(self, stop: RunnerStop) -> None:
         """Run calls until asked to stop, or until it makes no sense to go on; then drain.
 
         Raises:
@@ -266,8 +273,8 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------------------ calls
 
-    def _make_call(self, start: Start) -> Call:
-        return Call(self._services, start)
+    def _make_call(self, start: Start) -> RunningCall:
+        return RunningCall(self._services, start)
 
     async def _can_hand_over(self) -> bool:
         """Return whether another runner could take calls of ours, once all had time to say that they are there."""

@@ -4,7 +4,7 @@ All that changes a session goes through `decide`, which runs to its end without 
 sees the state it was made for. Hooks are the one thing that waits, so they are put in line with the inputs and run by
 the loop, one event's after the other's. Speech does not wait for hooks: pieces of a reply and barge-ins pass them.
 
-A session begins by going through its past (`Rehearsal`); for a new call there is none.
+A session begins by going through its past (`Replay`); for a new call there is none.
 """
 
 from __future__ import annotations
@@ -18,41 +18,49 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from unpod.adapters.adapter import check_adapter
 from unpod.adapters.protocol import ReplyContext
-from unpod.adapters.view import check_adapter
 from unpod.adapters.wrapping import DialogMachine
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand, Command, EndReply
 from unpod.core.decide import decide, follow_up
+from unpod.core.ephemeral_events import (
+    BrainAsked,
+    BrainStands,
+    DeltaSent,
+    LocalEvent,
+    ToolsRun,
+    TurnOpened,
+    TurnResumed,
+)
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id
 from unpod.core.live import Again
-from unpod.core.local_events import BrainAsked, BrainStands, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
-from unpod.core.past import Past, Point
 from unpod.core.positions import Positions
+from unpod.core.replay.history import History, Point
 from unpod.core.state import SessionState, evolve, evolve_local, fold
 from unpod.core.timers import due
 from unpod.errors import Fenced, LogError
-from unpod.session.agenda import Agenda, End, HooksDue
-from unpod.session.alarm import Alarm
-from unpod.session.asking import Asking
-from unpod.session.brain_scope import BrainScope
+from unpod.session.adapter_scope import AdapterScope
+from unpod.session.deadline import Deadline
 from unpod.session.ending import Ending
 from unpod.session.hook_runner import HookRunner, describe
 from unpod.session.hooks import Hooks
 from unpod.session.inbox import Inbox
-from unpod.session.journal import Journal
+from unpod.session.issuing import Issuing
 from unpod.session.log_time import SessionClock
+from unpod.session.outbox import Outbox
 from unpod.session.outcomes import CommandHandle, Outcomes
-from unpod.session.rehearsal import Rehearsal
-from unpod.session.replies import Replies
+from unpod.session.ownership import Ownership
+from unpod.session.replay import Replay
+from unpod.session.reply_stream import ReplyStream
+from unpod.session.resend_buffer import ResendBuffer
 from unpod.session.scope import Scope, main_scope
-from unpod.session.seat import Seat
 from unpod.session.settings import SessionSettings
-from unpod.session.settling import Settling
-from unpod.session.turn_stream import TurnStream
+from unpod.session.watermark import Watermark
+from unpod.session.work_queue import End, HooksDue, WorkQueue
 from unpod.user_code import cancelled
 
 logger = logging.getLogger("unpod.session")
@@ -69,48 +77,48 @@ _Doing = LocalEvent | d.AskBrain | d.StopBrain | d.MarkInterrupted | d.Nudge | d
 class Driver:
     """One session at work. `attach`, then `run` (or not), then `finish`."""
 
-    def __init__(self, seat: Seat, settings: SessionSettings) -> None:
-        self.clock = SessionClock(seat.clock)
-        self.seat = seat = dataclasses.replace(seat, clock=self.clock)
-        self.settings = replace(settings, agent_id=seat.agent_id)
+    def __init__(self, ownership: Ownership, settings: SessionSettings) -> None:
+        self.clock = SessionClock(ownership.clock)
+        self.ownership = ownership = dataclasses.replace(ownership, clock=self.clock)
+        self.settings = replace(settings, agent_id=ownership.agent_id)
         self.state = SessionState()
         self.hooks = Hooks()
         self.main = main_scope()
         self.context = ReplyContext(
-            call_id=seat.session_id,
-            session_id=seat.session_id,
+            call_id=ownership.session_id,
+            session_id=ownership.session_id,
             direction="inbound",
             user_number="",
             instructions=None,
             data={},
             turn_number=0,
         )
-        self.brain = TurnStream(self._on_brain, self._on_brain_stands, seat.session_id)
+        self.brain = ReplyStream(self._on_brain, self._on_brain_stands, ownership.session_id)
         self.adapter: DialogMachine | None = None
         """The brain, as it was given."""
-        self.past: Past | None = None
+        self.past: History | None = None
         self.chores: set[asyncio.Task[object]] = set()
         """What the developer's code has spawned."""
-        self.settling = Settling()
-        self._agenda = Agenda(self.hooks, self.settling)
+        self.watermark = Watermark()
+        self._work_queue = WorkQueue(self.hooks, self.watermark)
         self.outcomes = Outcomes(self.clock)
-        self.ending = Ending(seat, self._agenda.wake, on_lost=self.outcomes.over)
-        self.journal = Journal(seat, on_failure=self.ending.lose)
-        self.hook_runner = HookRunner(seat.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
+        self.ending = Ending(ownership, self._work_queue.wake, on_lost=self.outcomes.over)
+        self.journal = Outbox(ownership, on_failure=self.ending.lose)
+        self.hook_runner = HookRunner(ownership.session_id, self.hooks, self._on_trouble, lambda: self.state.private)
         self.inbox = Inbox(
-            seat, on_record=self._on_record, on_again=self._on_again, on_rewritten=self.ending.begin_again
+            ownership, on_record=self._on_record, on_again=self._on_again, on_rewritten=self.ending.begin_again
         )
-        self._alarm = Alarm(seat.clock, self._on_time)
-        self._replies = Replies()
-        self.rehearsal: Rehearsal | None = None
+        self._deadline = Deadline(ownership.clock, self._on_time)
+        self._replies = ResendBuffer()
+        self.replay: Replay | None = None
         """The way through the past, until the present has begun."""
-        self.asking = Asking(self)
+        self.issuing = Issuing(self)
         self._running = False
         self._warned = False
         self.heard_end = False
         """Whether the bridge has said that the call is over, though that may come after all that is replayed."""
-        self._settled_alarm = Alarm(seat.clock, self._say_settled)
-        self._clock_alarm = Alarm(seat.clock, self._check_clock)
+        self._settled_alarm = Deadline(ownership.clock, self._say_settled)
+        self._clock_alarm = Deadline(ownership.clock, self._check_clock)
         self._clock_check: asyncio.Task[None] | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -122,9 +130,9 @@ class Driver:
             Fenced: another runner owns the session already.
             LogError: the log cannot be read; it may be tried again.
         """
-        since = self.seat.clock.now()
-        records = await self.inbox.open(self.seat.until_seq, positions)
-        past = Past(records, self.seat.epoch)
+        since = self.ownership.clock.now()
+        records = await self.inbox.open(self.ownership.until_seq, positions)
+        past = History(records, self.ownership.epoch)
         self.outcomes.begin(records)
         if past.superseded or self.ending.lost is not None:
             raise self.ending.lost or Fenced("a newer owner has been appointed")
@@ -134,13 +142,13 @@ class Driver:
         self.past = past
         self.state = fold(past.prefix)
         self.journal.begin(past.owner_index, past.settled)
-        self._agenda.begin_with(past.later)
-        self.rehearsal = Rehearsal(self, past, since)
+        self._work_queue.begin_with(past.later)
+        self.replay = Replay(self, past, since)
 
     @property
     def replaying(self) -> bool:
         """Whether what happens now has happened before, in another process."""
-        return self.rehearsal is not None and self.rehearsal.replaying
+        return self.replay is not None and self.replay.replaying
 
     @property
     def live(self) -> bool:
@@ -154,8 +162,8 @@ class Driver:
 
     def now(self) -> float:
         """Return the log's time: of the record that is replayed, or the present."""
-        at = None if self.rehearsal is None else self.rehearsal.now
-        return self.seat.clock.now() if at is None else at
+        at = None if self.replay is None else self.replay.now
+        return self.ownership.clock.now() if at is None else at
 
     async def run(self) -> str:
         """Handle what comes in until the call is over, and return the reason of its end."""
@@ -167,25 +175,25 @@ class Driver:
 
     async def _begin(self, *, hooks: bool) -> None:
         """Go through the past, with its hooks or without, and on to the present."""
-        rehearsal, past = self.rehearsal, self.past
-        assert rehearsal is not None  # noqa: S101 - `attach` comes first
+        replay, past = self.replay, self.past
+        assert replay is not None  # noqa: S101 - `attach` comes first
         assert past is not None  # noqa: S101
         if hooks:
-            await rehearsal.play()
-        steps = await rehearsal.go_live()
-        self.rehearsal = None
+            await replay.play()
+        steps = await replay.go_live()
+        self.replay = None
         self._running = True
         first = self.state.queue[0].cause if self.state.queue else CORE
-        self._carry_out(steps, first, due=None if rehearsal.end is None else End(rehearsal.end, past))
+        self._carry_out(steps, first, due=None if replay.end is None else End(replay.end, past))
         for pending in self.state.queue:
             point = past.point(pending.cause)
             if point is not None:
-                self._agenda.await_turn(pending.number, point)
-        self.settling.start()
+                self._work_queue.await_turn(pending.number, point)
+        self.watermark.start()
         past.forget()
         self._follow_up(CORE)
-        if rehearsal.was_needed and self.ending.lost is None:
-            self.record(rehearsal.summary(self._now()), CORE)
+        if replay.was_needed and self.ending.lost is None:
+            self.record(replay.summary(self._now()), CORE)
 
     async def finish(self, error: BaseException | None) -> None:
         """End what is still open once the entrypoint has returned, or raised `error`, and release everything."""
@@ -197,9 +205,9 @@ class Driver:
             if (error is not None and not self.state.failed) or not self.state.over:
                 self.decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(self.settings.end_timeout_s) as limit:
-                while self._agenda or not (self.state.completed or self.ending.lost):
+                while self._work_queue or not (self.state.completed or self.ending.lost):
                     await self._next()
-                    if not (self._agenda or self.state.over):  # its last word was a transfer, which was refused
+                    if not (self._work_queue or self.state.over):  # its last word was a transfer, which was refused
                         self.decide(d.EntrypointReturned(), CORE)
                         limit.reschedule(asyncio.get_running_loop().time() + self.settings.end_timeout_s)
             await self.hook_runner.over(0.0 if self.ending.lost else self.settings.hook_grace_s)
@@ -209,7 +217,7 @@ class Driver:
                 async with asyncio.timeout(self.settings.end_timeout_s):
                     await self.journal.flush()
         except TimeoutError:
-            logger.warning("session %s: the call's end was not heard of; letting go", self.seat.session_id)
+            logger.warning("session %s: the call's end was not heard of; letting go", self.ownership.session_id)
         except LogError as failure:
             self.ending.lost = self.ending.lost or failure
         finally:
@@ -220,18 +228,18 @@ class Driver:
 
         To be called when nothing of the call will run any more. Verbs may still be used, and reach nobody.
         """
-        self.adapter = self.rehearsal = None
+        self.adapter = self.replay = None
         self.hooks.clear()
         self.brain.release()
         self.hook_runner.release()
         self.inbox.release()
-        self._alarm.release()
+        self._deadline.release()
         self._settled_alarm.release()
         self._clock_alarm.release()
 
     async def _close(self) -> None:
         self.outcomes.over()
-        self._alarm.close()
+        self._deadline.close()
         self._settled_alarm.close()
         self._clock_alarm.close()
         if self._clock_check is not None:
@@ -250,12 +258,12 @@ class Driver:
         Raises:
             RecordTooLarge: it cannot be stored.
         """
-        return self.asking.perform(command)
+        return self.issuing.perform(command)
 
     def note_new(self, what: str, scope: Scope) -> None:
         """Record that the code does something new, where a former runner had come to the end of its handler."""
-        if self.rehearsal is not None:
-            self.rehearsal.note_new(what, scope)
+        if self.replay is not None:
+            self.replay.note_new(what, scope)
 
     def record(self, fact: ev.SessionEvent, cause: str) -> None:
         """Store a fact."""
@@ -290,7 +298,7 @@ class Driver:
 
     def _on_record(self, record: Record) -> None:
         body, turn = record.body, self.state.turn
-        if isinstance(body, ev.OwnerChanged) and body.epoch > self.seat.epoch:
+        if isinstance(body, ev.OwnerChanged) and body.epoch > self.ownership.epoch:
             self.ending.fence()
             return
         if isinstance(body, ev.CallEnded):
@@ -305,13 +313,13 @@ class Driver:
             self.brain.cut()
         elif isinstance(body, ev.CallEnded):
             self.hook_runner.hurry(self.settings.hook_wait_s("call_end"))
-        self._agenda.add(record)
+        self._work_queue.add(record)
 
     def _on_brain(self, given: d.Given, error: BaseException | None) -> None:
         if error is not None:
             logger.error(
                 "session %s: the brain failed: %s",
-                self.seat.session_id,
+                self.ownership.session_id,
                 type(error).__name__,
                 exc_info=None if self.state.private else error,
             )
@@ -326,8 +334,8 @@ class Driver:
             self.decide(d.TimeReached(), CORE)
 
     def _on_again(self, again: Again) -> None:
-        if again.epoch == self.seat.epoch:
-            for delta in self._replies.again(again, self.seat.clock.now()):
+        if again.epoch == self.ownership.epoch:
+            for delta in self._replies.again(again, self.ownership.clock.now()):
                 self.journal.resend(delta)
 
     def _on_trouble(self, fact: ev.HookFailed, cause: str) -> None:
@@ -337,7 +345,7 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def _next(self) -> None:
-        match await self._agenda.next(self._rearm):
+        match await self._work_queue.next(self._rearm):
             case None:
                 return
             case HooksDue() as hooks:
@@ -350,14 +358,14 @@ class Driver:
     def _take(self, record: Record) -> None:
         turns, paused = self.state.turn_count, self.state.paused
         point = Point(record.envelope.index)
-        self.settling.begin(point)  # until the hooks that it is due to are in line
+        self.watermark.begin(point)  # until the hooks that it is due to are in line
         self.state = evolve(self.state, record)
         if self.state.paused and not paused:  # from outside; what waits for the log was written before that
             self.journal.withhold_waiting()
         if self.state.turn_count > turns:
-            self._agenda.await_turn(self.state.turn_count, point)
+            self._work_queue.await_turn(self.state.turn_count, point)
         self.decide(record, record.envelope.id)
-        self.settling.returned(point)
+        self.watermark.returned(point)
 
     def decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
@@ -394,10 +402,10 @@ class Driver:
                 self.state = evolve_local(self.state, step)
             case d.SendDelta():
                 delta = self.journal.delta(step.turn, step.part, step.n, step.text)
-                self._replies.keep(delta, self.seat.clock.now())
+                self._replies.keep(delta, self.ownership.clock.now())
             case d.AskBrain():
                 context: ReplyContext = {**self.context, "turn_number": step.turn}
-                self.brain.ask(step, cause, context, BrainScope(self, cause, step.turn, context))
+                self.brain.ask(step, cause, context, AdapterScope(self, cause, step.turn, context))
             case d.StopBrain():
                 self.brain.stop(mark=step.mark, heard=step.heard, note=self.settings.interruption_note)
             case d.MarkInterrupted():
@@ -405,12 +413,12 @@ class Driver:
             case d.Nudge():
                 self.brain.nudge(step.note)
             case d.Finish():
-                self._agenda.add(step)
+                self._work_queue.add(step)
             case _:
                 assert_never(step)
 
     def _append(self, step: d.Append, cause: str, scope: Scope | None) -> Record:
-        body, session = step.body, self.seat.session_id
+        body, session = step.body, self.ownership.session_id
         identifier = ""
         if step.cause:
             scope, identifier = None, command_id(session, step.cause, CORE, tag_of(body), 0)
@@ -419,22 +427,22 @@ class Driver:
         if isinstance(body, EndReply) and body.reason == "empty":
             logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
         record = self._write(body, cause, identifier, scope)
-        if self.rehearsal is None:
+        if self.replay is None:
             self.state = evolve(self.state, record)
         else:
-            self.rehearsal.keep(record)
+            self.replay.keep(record)
         if isinstance(body, ev.TurnCompleted):
-            self._agenda.turn_over(body.turn_id)
+            self._work_queue.turn_over(body.turn_id)
         return record
 
     def _write(self, body: ev.SessionEvent | AnyCommand, cause: str, identifier: str, scope: Scope | None) -> Record:
-        seen = self.state.bridge_index if self.rehearsal is None else self.rehearsal.seen
+        seen = self.state.bridge_index if self.replay is None else self.replay.seen
         return self.journal.append(
             body,
             cause=cause,
             seen=seen,
-            settled=self.settling.say(seen, self.journal.index),
-            hidden=self.state.private or (self.rehearsal is not None and self.rehearsal.paused),
+            settled=self.watermark.say(seen, self.journal.index),
+            hidden=self.state.private or (self.replay is not None and self.replay.paused),
             handler="" if scope is None else scope.handler,
             command_id=identifier,
         )
@@ -443,9 +451,9 @@ class Driver:
 
     def _line_up(self, fire: d.FireHooks, stored: Record | None, cause: str, due: End | None) -> None:
         if fire.event == "user_turn" and self.state.turn is not None:
-            self._agenda.line_up_turn(fire, self.state.turn.cause)
+            self._work_queue.line_up_turn(fire, self.state.turn.cause)
         else:
-            self._agenda.line_up(fire, stored, cause, Point(self.state.bridge_index), due)
+            self._work_queue.line_up(fire, stored, cause, Point(self.state.bridge_index), due)
 
     async def _run_hooks(self, hooks: HooksDue) -> None:
         fire = hooks.fire
@@ -459,7 +467,7 @@ class Driver:
         )
         if fire.event == "user_turn":
             # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
-            for record in self._agenda.through_interruptions():
+            for record in self._work_queue.through_interruptions():
                 self._take(record)
             has_brain = self.brain.view is not None
             if not (has_brain or self.over) and self.journal.last_command == before:
@@ -472,43 +480,43 @@ class Driver:
             self._warned = True
             logger.warning(
                 "session %s: nobody answers the caller: assign a brain to session.dialog_machine before session.run()",
-                self.seat.session_id,
+                self.ownership.session_id,
             )
 
     def _returned(self, event: str, point: Point | None) -> None:
         if point is None:
             return
-        self.settling.returned(point)
+        self.watermark.returned(point)
         if self._running and self.hooks.has(event) and not self._settled_alarm.is_set:
             self._settled_alarm.set(self._now() + SETTLED_S)
 
     def _say_settled(self) -> None:
         """Say that hooks have returned, where no other record has done so since."""
-        if self.ending.lost is None and self.settling.has_news(self.state.bridge_index, self.journal.index):
+        if self.ending.lost is None and self.watermark.has_news(self.state.bridge_index, self.journal.index):
             self.record(ev.Settled(), CORE)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        return self.seat.clock.now()
+        return self.ownership.clock.now()
 
     def _check_clock(self) -> None:
         self._clock_check = asyncio.get_running_loop().create_task(self._compare_clock(), name="unpod-clock")
 
     async def _compare_clock(self) -> None:
         """Put the clock right by the session's newest record: a machine that was suspended is behind."""
-        seat = self.seat
+        ownership = self.ownership
         try:
-            newest = await seat.log.newest([seat.subjects.call(seat.agent_id, seat.session_id).all])
+            newest = await ownership.log.newest([ownership.subjects.call(ownership.agent_id, ownership.session_id).all])
         except LogError as error:
             logger.debug("the log cannot be read: %s", type(error).__name__)
             newest = None
         if newest and self.clock.correct(newest[-1].time_ns / 1e9):
-            logger.info("session %s: this process's clock was behind the log's", seat.session_id)
-            self._alarm.set(None)  # it was set by the clock as it was
+            logger.info("session %s: this process's clock was behind the log's", ownership.session_id)
+            self._deadline.set(None)  # it was set by the clock as it was
             self._rearm()
         self._clock_alarm.set(self._now() + self.settings.clock_check_s)
 
     def _rearm(self) -> None:
         if self._running:
-            self._alarm.set(due(self.state, self.settings))
+            self._deadline.set(due(self.state, self.settings))

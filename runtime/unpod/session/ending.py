@@ -8,7 +8,7 @@ from collections.abc import Callable
 from unpod.core.events import FAILED_REASONS
 from unpod.core.state import SessionState
 from unpod.errors import Fenced, LogError
-from unpod.session.seat import Seat
+from unpod.session.ownership import Ownership
 
 logger = logging.getLogger("unpod.session")
 
@@ -19,8 +19,10 @@ class Ending:
     `on_lost` is told when nothing more can be written.
     """
 
-    def __init__(self, seat: Seat, wake: Callable[[], None], on_lost: Callable[[], None] = lambda: None) -> None:
-        self._seat = seat
+    def __init__(
+        self, ownership: Ownership, wake: Callable[[], None], on_lost: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ownership = ownership
         self._wake = wake
         self._on_lost = on_lost
         self.reason: str | None = None
@@ -65,7 +67,9 @@ class Ending:
     def begin_again(self) -> None:
         """The session has acted on what the log does not have: let go of it, to be folded again by its next owner."""
         if self.lost is None:
-            logger.warning("session %s: the log lacks what it has acted on; it is folded again", self._seat.session_id)
+            logger.warning(
+                "session %s: the log lacks what it has acted on; it is folded again", self._ownership.session_id
+            )
             self._let_go(Fenced("the log lacks what it has acted on"))
 
     def _let_go(self, error: Fenced) -> None:
@@ -80,20 +84,20 @@ class Ending:
         if self.lost is not None:
             return
         if isinstance(error, Fenced):
-            logger.warning("session %s: another runner owns it now", self._seat.session_id)
+            logger.warning("session %s: another runner owns it now", self._ownership.session_id)
             self._let_go(error)
             return
         self.lost = error
         self._on_lost()
-        logger.error("session %s: nothing more can be written: %s", self._seat.session_id, error)
+        logger.error("session %s: nothing more can be written: %s", self._ownership.session_id, error)
         self.finish("error")
 
     async def check_owner(self) -> None:
         """Look in the log for a newer owner; where it does not answer, nothing is known."""
-        seat = self._seat
+        ownership = self._ownership
         try:
-            newest = await seat.log.last(seat.subjects.call(seat.agent_id, seat.session_id).own)
+            newest = await ownership.log.last(ownership.subjects.call(ownership.agent_id, ownership.session_id).own)
         except LogError:
             return
-        if newest is not None and newest.seq > seat.epoch:
+        if newest is not None and newest.seq > ownership.epoch:
             self.fence()

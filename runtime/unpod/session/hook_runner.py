@@ -14,8 +14,8 @@ from unpod.core.decision import FireHooks
 from unpod.session.frame_view import FrameView
 from unpod.session.hooks import Hooks, Runs, every
 from unpod.session.scope import Scope
+from unpod.session.task_owner import belongs
 from unpod.session.tracing import in_turn
-from unpod.session.whose import belongs
 from unpod.user_code import cancelled
 
 logger = logging.getLogger("unpod.session")

@@ -27,10 +27,10 @@ from unpod.core.envelope import to_headers
 from unpod.core.events import LineTaken
 from unpod.core.live import AGAIN, LIVE_SUBJECT, SEEN_ASKED, Again, SeenAnswer, SeenRecord
 from unpod.core.positions import Positions
-from unpod.core.replay import Tail, is_whole, merge
+from unpod.core.replay.ordering import Tail, is_whole, merge
 from unpod.errors import LogError, ProtocolViolation
 from unpod.ports import Message, Subscription
-from unpod.session.seat import Seat
+from unpod.session.ownership import Ownership
 
 logger = logging.getLogger("unpod.session")
 
@@ -65,18 +65,18 @@ class Inbox:
 
     def __init__(
         self,
-        seat: Seat,
+        ownership: Ownership,
         *,
         on_record: Callable[[Record], None],
         on_again: Callable[[Again], None],
         on_rewritten: Callable[[], None] = lambda: None,
     ) -> None:
-        self._log = seat.log
-        self._bus = seat.bus
-        self._subjects = seat.subjects
-        self._call = seat.subjects.call(seat.agent_id, seat.session_id)
-        self._session_id = seat.session_id
-        self._epoch = seat.epoch
+        self._log = ownership.log
+        self._bus = ownership.bus
+        self._subjects = ownership.subjects
+        self._call = ownership.subjects.call(ownership.agent_id, ownership.session_id)
+        self._session_id = ownership.session_id
+        self._epoch = ownership.epoch
         self._on_record = on_record
         self._on_again = on_again
         self._on_rewritten = on_rewritten

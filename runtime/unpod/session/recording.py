@@ -33,7 +33,7 @@ class Recording:
             UnsupportedControl: the other side would go on recording.
             SessionClosed: the call is over.
         """
-        await self._driver.asking.room()
+        await self._driver.issuing.room()
         self._check("recording.pause")
         return self._driver.perform(PauseRecording(reason=reason))
 
@@ -44,7 +44,7 @@ class Recording:
             UnsupportedControl: the other side cannot.
             SessionClosed: the call is over.
         """
-        await self._driver.asking.room()
+        await self._driver.issuing.room()
         self._check("recording.resume")
         return self._driver.perform(ResumeRecording())
 

@@ -13,12 +13,12 @@ from unpod.adapters.wrapping import DialogMachine
 from unpod.core import commands as cmd
 from unpod.core import metrics
 from unpod.core.metrics import CallMetrics
-from unpod.core.resume import OnResume
+from unpod.core.replay.resume import OnResume
 from unpod.core.state import Exchange
 from unpod.errors import SessionClosed, UnsupportedControl
 from unpod.session import hook_types as h
-from unpod.session.asking import OVER
 from unpod.session.hooks import HookFunction
+from unpod.session.issuing import OVER
 from unpod.session.outcomes import CommandHandle
 from unpod.session.recording import Recording
 from unpod.session.steps import Steps
@@ -43,7 +43,7 @@ class MetricsTracker:
     def live(self) -> CallMetrics:
         """Return a snapshot, during the call or after it."""
         state = self._driver.state
-        return metrics.snapshot(state.metrics, state.duration_s(self._driver.seat.clock.now()))
+        return metrics.snapshot(state.metrics, state.duration_s(self._driver.ownership.clock.now()))
 
 
 class Session:
@@ -66,7 +66,7 @@ class Session:
     @property
     def session_id(self) -> str:
         """The id by which the call is known outside."""
-        return self._driver.seat.session_id
+        return self._driver.ownership.session_id
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
@@ -362,8 +362,8 @@ class Session:
 
     async def _may(self, verb: str) -> bool:
         """Whether the call still goes on, once there is room for a verb that can be used any number of times."""
-        asking = self._driver.asking
-        await (asking.late() if self._driver.over else asking.room())
+        issuing = self._driver.issuing
+        await (issuing.late() if self._driver.over else issuing.room())
         return self._open(verb)
 
     def _open(self, verb: str) -> bool:

@@ -16,7 +16,7 @@ from unpod.errors import StepFailed
 from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
 from unpod.session.scope import Scope, current, entered
-from unpod.session.whose import belongs
+from unpod.session.task_owner import belongs
 from unpod.user_code import TimedOut, bounded, is_theirs
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ class Steps:
     ) -> object:
         """Return a step's result: the recorded one, else what `function` returns, once that is stored."""
         driver, scope = self._driver, current(self._driver.main)
-        identifier = scope.step_id(driver.seat.session_id, name)
+        identifier = scope.step_id(driver.ownership.session_id, name)
         recorded = driver.past.steps.get(identifier) if driver.past is not None else None
         if recorded is not None and not recorded.withheld:
             return _outcome(recorded, function)
         if driver.ending.lost is not None:  # nobody would learn what came of it
             raise driver.ending.lost.with_traceback(None)
         if recorded is None:
-            await driver.asking.room()
+            await driver.issuing.room()
             driver.note_new(f"step {name}", scope)
         given = partial(function, *args, **_with_key(function, kwargs, identifier))
         completed = await _attempt(identifier, name, given, timeout_s)
@@ -64,7 +64,7 @@ class Steps:
         """Run `work` as a handler of its own, until the session closes."""
         scope = current(self._driver.main).task(name)
         task = asyncio.get_running_loop().create_task(self._guarded(name, scope, work), name=f"unpod-task-{name}")
-        belongs(task, self._driver.seat.session_id)
+        belongs(task, self._driver.ownership.session_id)
         self._driver.chores.add(task)
 
         def over(_: asyncio.Task[T]) -> None:
@@ -88,7 +88,7 @@ class Steps:
                     raise
                 logger.error(  # noqa: TRY400 - what was said while the recording is paused stays out of the log
                     "session %s: task %s raised %s",
-                    driver.seat.session_id,
+                    driver.ownership.session_id,
                     name,
                     type(error).__name__,
                     exc_info=None if driver.state.paused else error,

@@ -22,9 +22,9 @@ from typing import Any, Final
 
 from msgspec.structs import asdict
 
+from unpod.adapters.adapter import AdapterView, check_adapter
 from unpod.adapters.pieces import ChatMessage, LLMCall, Piece, ToolCall, ToolResult, UsedTool
 from unpod.adapters.protocol import accepted_options
-from unpod.adapters.view import AdapterView, check_adapter
 from unpod.testing.fake_model import Answer, FakeModel
 
 WAIT_S: Final = 15.0

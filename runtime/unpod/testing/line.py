@@ -22,7 +22,7 @@ from unpod.core.controls import AnyControl, command_of, ends_session
 from unpod.core.envelope import Envelope, source, to_headers
 from unpod.core.ids import derive, record_id
 from unpod.core.live import DELTA, LIVE_SUBJECT, Delta
-from unpod.core.replay import Tail
+from unpod.core.replay.ordering import Tail
 from unpod.core.subjects import CallSubjects, Channel, Subjects
 from unpod.core.verbs import OWN_VERBS, VERBS
 from unpod.core.withhold import withhold

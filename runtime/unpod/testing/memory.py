@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from unpod.core.headers import msg_id_of
 from unpod.errors import LogError, LogUnavailable, NoResponders, RecordTooLarge
-from unpod.jetstream.wire import check_subject, decode_headers, encode_headers
-from unpod.jetstream.writer import DEFAULT_BOUNDS, EncodedRecord, OrderedWriter, WriterBounds, submit
+from unpod.jetstream.connection.wire import check_subject, decode_headers, encode_headers
+from unpod.jetstream.log.writer import DEFAULT_BOUNDS, EncodedRecord, OrderedWriter, WriterBounds, submit
 from unpod.ports import Message, Stored
 from unpod.testing.broker import MemoryBroker, MemorySubscription, matches
 

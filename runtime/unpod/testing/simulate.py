@@ -21,18 +21,18 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core.codec import Record
 from unpod.core.controls import AnyControl
+from unpod.core.dispatch_messages import Start
 from unpod.core.envelope import from_headers
-from unpod.core.fleet import Start
 from unpod.core.live import DELTA
 from unpod.core.metrics import CallMetrics, snapshot
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.core.state import SessionState, fold
 from unpod.core.subjects import Subjects
 from unpod.errors import UnpodError
 from unpod.ports import Message
-from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
+from unpod.runner.call import CallResult, CallServices, Entrypoint, RunningCall
 from unpod.runner.context import CallContext
-from unpod.runner.gate import Gate
+from unpod.runner.probation import Probation
 from unpod.session.settings import SessionSettings
 from unpod.testing.broker import MemoryBroker, matches
 from unpod.testing.clock import VirtualClock, settle
@@ -283,7 +283,7 @@ class SimulatedCall:
 class Runner:
     """One runner process, as far as a call can tell."""
 
-    def __init__(self, log: MemoryLog, call: Call) -> None:
+    def __init__(self, log: MemoryLog, call: RunningCall) -> None:
         self._log = log
         self._call = call
         self.task = asyncio.get_running_loop().create_task(call.run(), name="unpod-simulated-call")
@@ -342,14 +342,14 @@ class Runners:
             subjects=self._subjects,
             runner_id=f"runner-{simulated.crashes}",
             agent_id=agent_id,
-            gate=Gate(self._clock, lambda _start, _phase: None),
+            gate=Probation(self._clock, lambda _start, _phase: None),
             settings=self._settings,
             entrypoint=self._entrypoint,
             on_call_start=on_start,
             on_call_end=on_end,
         )
         start = Start(job="job-1", agent=agent_id, session=line.session_id, epoch=line.epoch, until_seq=until_seq)
-        runner = Runner(log, Call(services, start))
+        runner = Runner(log, RunningCall(services, start))
         runner.task.add_done_callback(lambda _: line.changed.set())
         return runner
 

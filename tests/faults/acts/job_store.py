@@ -12,8 +12,8 @@ from tests.faults.scene import Scene
 
 from unpod.errors import LogFull
 from unpod.jetstream import JetStreamLog, JobStore, open_log, topology
-from unpod.jetstream.api import call as api
-from unpod.jetstream.topology import info
+from unpod.jetstream.streams.api import call as api
+from unpod.jetstream.streams.topology import info
 from unpod_orchestrator import CallRefused
 
 FILL_BYTES: Final = 200_000

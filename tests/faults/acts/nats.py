@@ -13,7 +13,7 @@ from tests.faults.stack import SUBJECTS
 
 from unpod.core.envelope import from_headers
 from unpod.errors import LogFull
-from unpod.jetstream.api import call as api
+from unpod.jetstream.streams.api import call as api
 
 CHUNK = 60_000
 CHUNK_EACH_S = 0.02

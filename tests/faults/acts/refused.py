@@ -10,7 +10,7 @@ from tests.faults.scene import Act, Scene
 from unpod import AsyncClient, ControlRefused
 from unpod.core import events as ev
 from unpod.core.controls import AnyControl, EndSession, InterruptAgent, SaySomething, TransferSession
-from unpod.management.over_nats import FleetSessions
+from unpod.management.nats_sessions import FleetSessions
 
 DEADLINE_S = 2.0
 EVERY = 1_000_000

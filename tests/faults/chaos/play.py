@@ -73,15 +73,15 @@ async def play(options: Options, directory: Path) -> Outcome:
         "UNPOD_FAULTS_WORDS": str(WORDS),
         "UNPOD_FAULTS_REPLY_TIMEOUT_S": "30",
     }
-    watch = {"UNPOD_FAULTS_WATCH": str(directory / "watch")}
+    runner_health = {"UNPOD_FAULTS_WATCH": str(directory / "watch")}
     setup = Setup(
         runners=strength.runners,
         bridges=strength.bridges,
         cluster=strength.nodes > 1,
         module="tests.faults.watched",
         agent_module="tests.faults.watched",
-        bridge_env={**watch, "UNPOD_FAULTS_MODULE": "unpod_bridge"},
-        runner_env={**watch, **environment, "UNPOD_FAULTS_MODULE": "tests.faults.agent"},
+        bridge_env={**runner_health, "UNPOD_FAULTS_MODULE": "unpod_bridge"},
+        runner_env={**runner_health, **environment, "UNPOD_FAULTS_MODULE": "tests.faults.agent"},
         wired=True,
         max_mb=min(900, 128 + int(32 * options.minutes)),
     )

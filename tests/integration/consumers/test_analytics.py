@@ -15,8 +15,9 @@ from tests.unit.consumers.analyst import everything, rows
 from tests.unit.consumers.records import AGENT, call_of, message
 
 from unpod.core.events import CallCompleted
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, connect, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

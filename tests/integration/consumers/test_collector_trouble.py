@@ -14,8 +14,9 @@ from tests.integration.consumers.test_traces import expected, whole_call
 from tests.unit.consumers.records import SUBJECTS
 
 from unpod.core.traces import trace_id
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_consumers import trace_consumer, traces
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import SpanSender

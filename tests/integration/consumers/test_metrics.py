@@ -14,9 +14,10 @@ from tests.integration.consumers.collector import Received, over_grpc, over_http
 from tests.integration.consumers.process import consuming, from_start
 from tests.unit.consumers.records import call_of
 
-from unpod.core.fleet import QueuedAnnounced, RunnerAnnounced, encode
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, checkpoints, connect, open_jobs, open_log
-from unpod.jetstream.topology import MIB, topology
+from unpod.core.dispatch_messages import QueuedAnnounced, RunnerAnnounced, encode
+from unpod.jetstream import JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

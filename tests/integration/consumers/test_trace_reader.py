@@ -10,8 +10,9 @@ from tests.unit.consumers.records import AGENT, SUBJECTS
 
 from unpod.core import codec
 from unpod.core.events import CallEnded, CallStarted, TurnCompleted
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, connect, open_log
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, connect, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_consumers import reading
 from unpod_consumers.projections.sampling import Sampling
 from unpod_consumers.projections.traces import spans_of_log

@@ -18,17 +18,9 @@ from unpod.core import codec
 from unpod.core.envelope import format_time
 from unpod.core.events import CallEnded, CallStarted, LineTaken, LLMCalled, OwnerAppointed, OwnerChanged, TurnCompleted
 from unpod.core.traces import root_span, trace_id
-from unpod.jetstream import (
-    EmbeddedOptions,
-    EmbeddedServer,
-    JetStreamLog,
-    PullConsumer,
-    checkpoints,
-    connect,
-    open_jobs,
-    open_log,
-)
-from unpod.jetstream.topology import MIB, topology
+from unpod.jetstream import JetStreamLog, PullConsumer, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream.streams.topology import MIB, topology
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_consumers import traces
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import open_sender

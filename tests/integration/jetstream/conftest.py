@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, JetStreamLog, Nats, connect, open_log, topology
-from unpod.jetstream.topology import MIB
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log, topology
+from unpod.jetstream.streams.topology import MIB
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

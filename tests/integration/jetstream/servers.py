@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from tests.contract.places import until
 
-from unpod.jetstream import spawn_child
-from unpod.jetstream.embedded import find_binary
+from unpod.processes import spawn_child
+from unpod.processes.embedded import find_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from unpod.core.positions import Positions
-    from unpod.jetstream import ChildProcess
     from unpod.ports import EventLog, Message
+    from unpod.processes import ChildProcess
 
 CMD = "unpod.call.a.s.cmd"
 OWN = "unpod.call.a.s.own"

@@ -14,11 +14,11 @@ import pytest
 from tests.integration.jetstream.servers import until
 
 from unpod.errors import ConfigurationError
-from unpod.jetstream import _guard, spawn_child
+from unpod.processes import _guard, spawn_child
 
 PARENT = """
 import asyncio, sys
-from unpod.jetstream import spawn_child
+from unpod.processes import spawn_child
 async def main():
     child = await spawn_child([sys.executable, "-c", "import time; time.sleep(600)"])
     print(child.pid, flush=True)
@@ -55,7 +55,7 @@ async def test_a_child_dies_with_a_parent_that_is_killed(directory: Path) -> Non
 
 async def test_where_the_kernel_cannot_be_asked_a_guard_watches(directory: Path) -> None:
     # What other systems than Linux do.
-    script = "import sys; from unpod.jetstream import _guard; sys.exit(_guard.watch(int(sys.argv[1]), sys.argv[2:]))"
+    script = "import sys; from unpod.processes import _guard; sys.exit(_guard.watch(int(sys.argv[1]), sys.argv[2:]))"
     reading, writing = os.pipe()
     show = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     guard = await asyncio.create_subprocess_exec(

@@ -12,7 +12,7 @@ from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
 
 from unpod.errors import Fenced
 from unpod.jetstream import JetStreamLog, Nats, connect, open_log, topology
-from unpod.jetstream.topology import MIB
+from unpod.jetstream.streams.topology import MIB
 from unpod.ports import Fence
 
 if TYPE_CHECKING:

@@ -18,14 +18,15 @@ from tests.integration.jetstream.servers import CMD, RANDOM_PORT, msg_id, server
 
 from unpod.errors import ConfigurationError, LogUnavailable
 from unpod.jetstream import Credentials, NatsOptions, PermissionDenied, connect, open_log, topology
-from unpod.jetstream.client import WireClient
-from unpod.jetstream.topology import MIB
+from unpod.jetstream.connection.client import WireClient
+from unpod.jetstream.streams.topology import MIB
 from unpod.ports import Message
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from unpod.jetstream import EmbeddedServer, JetStreamLog, Nats
+    from unpod.jetstream import JetStreamLog, Nats
+    from unpod.processes import EmbeddedServer
 
 
 def test_the_replaced_are_all_of_them() -> None:

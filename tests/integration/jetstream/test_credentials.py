@@ -9,7 +9,7 @@ import pytest
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, NatsOptions, load_context, parse_urls
-from unpod.jetstream.credentials import take_secrets, without_secrets
+from unpod.jetstream.connection.credentials import take_secrets, without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,8 @@ from tests.integration.jetstream.servers import CMD, msg_id, read, until
 from tests.integration.jetstream.test_children import runs
 
 from unpod.errors import ConfigurationError
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, connect, embedded, embedded_topology, ensure, open_log
+from unpod.jetstream import connect, embedded_topology, ensure, open_log
+from unpod.processes import EmbeddedOptions, EmbeddedServer, embedded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 async def main():
     server = EmbeddedServer(EmbeddedOptions(Path(sys.argv[1])))
     await server.start()

@@ -11,8 +11,9 @@ from tests.integration.jetstream.servers import CMD, OWN, msg_id, read, until
 
 from unpod.core.positions import Positions
 from unpod.errors import Fenced, LogUnavailable
-from unpod.jetstream import EmbeddedServer, JetStreamLog, Nats, connect, open_log
+from unpod.jetstream import JetStreamLog, Nats, connect, open_log
 from unpod.ports import Fence
+from unpod.processes import EmbeddedServer
 
 
 async def test_ten_thousand_records_in_order(log: JetStreamLog) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from unpod.errors import Fenced, ProtocolViolation, UnsafeIdentifier
 from unpod.jetstream import Entry, JobStore, StreamSettings, connect, differences, open_jobs, topology
-from unpod.jetstream.api import call
-from unpod.jetstream.topology import MIB
+from unpod.jetstream.streams.api import call
+from unpod.jetstream.streams.topology import MIB
 
 if TYPE_CHECKING:
-    from unpod.jetstream import EmbeddedServer, Nats
+    from unpod.jetstream import Nats
+    from unpod.processes import EmbeddedServer
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from tests.contract.places import open_place
 from tests.property.ownership import AGENT, SUBJECTS, Fleet
 
 from unpod.core.positions import Positions, unpack
-from unpod.core.replay import merge
+from unpod.core.replay.ordering import merge
 from unpod.jetstream import LogClock
 from unpod.session.inbox import Inbox
-from unpod.session.seat import Seat
+from unpod.session.ownership import Ownership
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,7 @@ class Stage:
         for number in range(TURNS):
             self.bridge.hear()
             for command in (True, False):
-                runner.say(command=command, seen=self.bridge.chart.owner_index)
+                runner.say(command=command, seen=self.bridge.stream_positions.owner_index)
             others.put(f"unpod.call.{AGENT}.other.evt.x", b"{}", {"Nats-Msg-Id": f"other-{number}"})
             if number % 10 == 0:
                 self.bridge.ask(runner, heard=number % 20 == 0)
@@ -51,7 +51,7 @@ class Stage:
     def opened(self, until_seq: int) -> Inbox:
         assert self.bridge.owner is not None
         services, owner = self.bridge.services, self.bridge.owner
-        seat = Seat(
+        seat = Ownership(
             services.log,
             services.bus,
             LogClock(),
@@ -101,7 +101,7 @@ async def test_no_record_is_lost_by_a_wrong_word(stage: Stage, kind: str, caplog
     records = await stage.fleet.records()
     until_seq = records[-1].seq
     assert stage.bridge.owner is not None
-    known = unpack(stage.bridge.chart.pack(stage.bridge.owner.epoch, until_seq))
+    known = unpack(stage.bridge.stream_positions.pack(stage.bridge.owner.epoch, until_seq))
     assert (len(known.seqs), known.through) == (len(records), until_seq)
     inbox = stage.opened(until_seq)
     found: list[Record] = await inbox.open(until_seq, WRONG[kind](known))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unpod.jetstream import EmbeddedOptions, EmbeddedServer, PullConsumer, PullSpec, connect, open_log, topology
-from unpod.jetstream.topology import MIB
+from unpod.jetstream import PullConsumer, PullSpec, connect, open_log, topology
+from unpod.jetstream.streams.topology import MIB
+from unpod.processes import EmbeddedOptions, EmbeddedServer
 
 pytestmark = pytest.mark.integration
 

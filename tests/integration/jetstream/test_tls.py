@@ -12,7 +12,7 @@ from tests.integration.jetstream.servers import CMD, RANDOM_PORT, msg_id, read, 
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import Credentials, NatsOptions, connect, open_log, topology
-from unpod.jetstream.topology import MIB
+from unpod.jetstream.streams.topology import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path

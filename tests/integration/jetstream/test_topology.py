@@ -12,11 +12,12 @@ from tests.integration.jetstream.servers import msg_id
 
 from unpod.errors import ConfigurationError
 from unpod.jetstream import StreamSettings, connect, differences, ensure, open_log, stream_settings, topology
-from unpod.jetstream.api import call
-from unpod.jetstream.topology import MIB, info
+from unpod.jetstream.streams.api import call
+from unpod.jetstream.streams.topology import MIB, info
 
 if TYPE_CHECKING:
-    from unpod.jetstream import EmbeddedServer, Nats
+    from unpod.jetstream import Nats
+    from unpod.processes import EmbeddedServer
 
 
 async def test_what_is_missing_is_created_as_it_must_be(nats: Nats) -> None:

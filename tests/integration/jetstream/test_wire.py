@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unpod.errors import ProtocolViolation
-from unpod.jetstream.wire import Framing, decode_headers, encode_headers, encode_publish, status_of
+from unpod.jetstream.connection.wire import Framing, decode_headers, encode_headers, encode_publish, status_of
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}", fullmatch=True)
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)

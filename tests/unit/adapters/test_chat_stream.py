@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unpod.adapters import ToolCall
 from unpod.adapters.characters import Characters
-from unpod.adapters.chat_stream import CallParts, Spoken, distinct, tokens
+from unpod.adapters.chat_stream import CallParts, SpokenText, distinct, tokens
 
 NAMES = frozenset({"order", "drink"})
 
@@ -20,7 +20,7 @@ def cut(text: str, size: int) -> list[str]:
 
 
 def spoken(*texts: str) -> str:
-    reader = Spoken()
+    reader = SpokenText()
     return "".join([reader.take(text) for text in texts]) + reader.end()
 
 
@@ -71,7 +71,7 @@ def test_how_a_text_is_cut_makes_no_difference(text: str, size: int) -> None:
 
 
 def test_what_cannot_be_thinking_is_not_held_back() -> None:
-    reader = Spoken()
+    reader = SpokenText()
     assert [reader.take(text) for text in ("One ", "two", " <", "b", " <thi", "s")] == [
         "One ",
         "two",

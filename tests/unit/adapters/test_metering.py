@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from unpod.adapters import Price, metering
-from unpod.adapters.metering import Meter, Usage, listed
+from unpod.adapters.metering import Meter, MeteredUsage, listed
 
-USAGE = Usage(tokens_in=1_000_000, tokens_out=1_000_000, cached=400_000, cache_write=100_000)
+USAGE = MeteredUsage(tokens_in=1_000_000, tokens_out=1_000_000, cached=400_000, cache_write=100_000)
 
 
 def cost(**options: object) -> object:
@@ -23,7 +23,7 @@ def test_a_price_that_is_given() -> None:
 
 
 def test_a_price_that_is_known() -> None:
-    small = Usage(tokens_in=1000, tokens_out=50, cached=100)
+    small = MeteredUsage(tokens_in=1000, tokens_out=50, cached=100)
     assert listed("openai", "gpt-4o-mini", small) == pytest.approx((900 * 0.15 + 100 * 0.075 + 50 * 0.6) / 1e6)
     assert listed("openai", "tiny-2025", small) is None
     assert listed("nobody", "tiny", small) is None
@@ -31,7 +31,7 @@ def test_a_price_that_is_known() -> None:
 
 def test_a_cost_that_the_provider_says() -> None:
     meter = Meter(model="gpt-4o-mini", provider="openai", prompt_chars=8, price=Price(input=1, output=1))
-    meter.usage = Usage(tokens_in=5, cost=0.25)
+    meter.usage = MeteredUsage(tokens_in=5, cost=0.25)
     assert meter.fields()["cost"] == 0.25
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.unit.bridge.succession_rig import House, a_house
+from tests.unit.bridge.call.takeover_rig import House, a_house
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unpod_bridge.departures import ended_ago
+from unpod_bridge.fleet.disconnects import ended_ago
 
 
 def answer(now: str, *connections: tuple[str, str]) -> bytes:

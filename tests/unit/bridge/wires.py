@@ -9,11 +9,11 @@ from msgspec import Struct
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import Delta
-from unpod_bridge import outputs as do
-from unpod_bridge.call_state import RelaySettings
-from unpod_bridge.frames import OWN_VERBS, VERBS, read_frame
-from unpod_bridge.outputs import Output, Owned
-from unpod_bridge.relay import Relay
+from unpod_bridge.protocol import outputs as do
+from unpod_bridge.protocol.call_protocol import CallProtocol
+from unpod_bridge.protocol.outputs import Output, Owned
+from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.wire.call_frames import OWN_VERBS, VERBS, read_frame
 
 EPOCH = 7
 
@@ -22,7 +22,7 @@ class Wire:
     """One relay, fed by hand."""
 
     def __init__(self, settings: RelaySettings | None = None) -> None:
-        self.relay = Relay(settings)
+        self.protocol = CallProtocol(settings)
         self.now = 1_000.0
         self.out: list[Output] = []
         self.index = 0
@@ -34,26 +34,26 @@ class Wire:
     # --- the worker
 
     def start(self) -> list[Output]:
-        return self.feed(self.relay.start(self.now))
+        return self.feed(self.protocol.start(self.now))
 
     def opened(self) -> list[Output]:
-        return self.feed(self.relay.on_open(self.now))
+        return self.feed(self.protocol.on_open(self.now))
 
     def refused(self, status: int | None = None) -> list[Output]:
-        return self.feed(self.relay.on_dial_failed(status, self.now))
+        return self.feed(self.protocol.on_dial_failed(status, self.now))
 
     def raw(self, data: bytes) -> list[Output]:
-        return self.feed(self.relay.on_frame(read_frame(data), self.now))
+        return self.feed(self.protocol.on_frame(read_frame(data), self.now))
 
     def says(self, event: str, /, **fields: object) -> list[Output]:
         return self.raw(json.dumps({"event": event, **fields}).encode())
 
     def lost(self, code: int | None = None, reason: str = "") -> list[Output]:
-        return self.feed(self.relay.on_lost(code, reason, self.now))
+        return self.feed(self.protocol.on_lost(code, reason, self.now))
 
     def pong(self) -> list[Output]:
         token = next(output.token for output in reversed(self.out) if isinstance(output, do.Ping))
-        return self.feed(self.relay.on_pong(token, self.now))
+        return self.feed(self.protocol.on_pong(token, self.now))
 
     def acks(self, *verbs: str) -> list[Output]:
         return self.says("hello.ack", negotiated_verbs=list(verbs or VERBS + OWN_VERBS))
@@ -66,8 +66,8 @@ class Wire:
         self.start()
         self.opened()
         self.greets(*verbs, metadata=metadata)
-        self.relay.owner.appoint(EPOCH)
-        self.feed(self.relay.begin())
+        self.protocol.owner.appoint(EPOCH)
+        self.feed(self.protocol.begin())
         self.out.clear()
         return self
 
@@ -82,19 +82,19 @@ class Wire:
     ) -> list[Output]:
         self.index = index or self.index + 1
         owned = Owned(epoch, self.index, name or f"id-{self.index}", command)
-        return self.feed(self.relay.on_owned(owned, self.now))
+        return self.feed(self.protocol.on_owned(owned, self.now))
 
     def speaks(
         self, turn: int, n: int, text: str, *, after: int | None = None, part: int = 0, epoch: int = EPOCH
     ) -> list[Output]:
         delta = Delta(epoch, turn, part, n, self.index if after is None else after, text)
-        return self.feed(self.relay.on_delta(delta, self.now))
+        return self.feed(self.protocol.on_delta(delta, self.now))
 
     def ends(self, turn: int, deltas: int, *, part: int = 0, reason: cmd.ReplyEndReason = "done") -> list[Output]:
         return self.does(cmd.EndReply(turn=turn, part=part, deltas=deltas, reason=reason))
 
     def flush(self) -> list[Output]:
-        return self.feed(self.relay.flush(self.now))
+        return self.feed(self.protocol.flush(self.now))
 
     # --- log and time
 
@@ -103,15 +103,15 @@ class Wire:
         found: list[Output] = []
         for output in tuple(self.out):
             if isinstance(output, do.Store) and output.notify:
-                found += self.feed(self.relay.stored(output.notify, self.now))
+                found += self.feed(self.protocol.stored(output.notify, self.now))
         return found
 
     def passes(self, seconds: float) -> list[Output]:
         """Time passes, with a tick whenever one is due."""
         until, found = self.now + seconds, list[Output]()
-        while (deadline := self.relay.deadline) is not None and deadline <= until:
+        while (deadline := self.protocol.deadline) is not None and deadline <= until:
             self.now = max(self.now, deadline)
-            found += self.feed(self.relay.tick(self.now))
+            found += self.feed(self.protocol.tick(self.now))
         self.now = until
         return found
 

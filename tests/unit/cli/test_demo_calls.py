@@ -11,7 +11,7 @@ from unpod_cli.demo.calls import CALLS, CARD_NUMBER, PATIENCE_S, DemoCall
 from unpod_cli.demo.pizzeria import handle_call
 from unpod_cli.demo.show import Show
 from unpod_cli.transcript import CallOver, Done, Speaking, SpokenLine
-from unpod_orchestrator import ExpectsEnd, HangsUp, Outcome, Says
+from unpod_orchestrator import ExpectsEnd, HangsUp, Says, VerbOutcome
 
 
 def demo(caller: str) -> DemoCall:
@@ -109,7 +109,7 @@ def test_what_is_shown_of_a_call() -> None:
         show.happened(call, 1.3, Speaking("agent", "not shown"))
         show.happened(call, 1.3, SpokenLine("caller", "Stop it, please, I know what I want now: a margherita."))
         show.happened(call, 2.0, SpokenLine("caller", "4929", recorded=False))
-        show.happened(call, 12.0, CallOver(Outcome("hangup"), "the caller hung up"))
+        show.happened(call, 12.0, CallOver(VerbOutcome("hangup"), "the caller hung up"))
         show.verdict([(call, []), (demo("Ada"), ["it went wrong"])], 3.21)
     assert captured.get().splitlines() == [
         " 0.0s Ben  │        · connected",

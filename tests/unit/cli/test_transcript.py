@@ -10,12 +10,12 @@ from unpod_orchestrator import (
     Ended,
     Interrupted,
     LineDropped,
-    Outcome,
     ReplyEnded,
     SpeechProgress,
     TransferRecord,
     Transferred,
     VerbDone,
+    VerbOutcome,
     Violated,
 )
 
@@ -89,9 +89,9 @@ def test_nothing_heard_shows_nothing() -> None:
 
 
 def test_the_end_in_mid_reply_cuts_it() -> None:
-    assert items(DeltaCame("We have pizza", 1), heard("We"), Ended(Outcome("hangup"))) == [
+    assert items(DeltaCame("We have pizza", 1), heard("We"), Ended(VerbOutcome("hangup"))) == [
         SpokenLine("agent", "We", "have pizza", cut=True),
-        CallOver(Outcome("hangup"), "the caller hung up"),
+        CallOver(VerbOutcome("hangup"), "the caller hung up"),
     ]
 
 
@@ -124,7 +124,7 @@ def test_controls_and_ends() -> None:
         Connected(again=True),
         Violated("agent.say before hello"),
         SpeechProgress("worker", "I am sorry.", done=True),
-        Ended(Outcome("transferred", "managers")),
+        Ended(VerbOutcome("transferred", "managers")),
     ) == [
         Done("cold transfer to human managers"),
         Done("transfer to number 12 refused: not an E.164 number", bad=True),
@@ -134,5 +134,5 @@ def test_controls_and_ends() -> None:
         Done("the line is back"),
         Done("protocol: agent.say before hello", bad=True),
         SpokenLine("worker", "I am sorry."),
-        CallOver(Outcome("transferred", "managers"), "the caller was connected: managers"),
+        CallOver(VerbOutcome("transferred", "managers"), "the caller was connected: managers"),
     ]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
+from unpod.core.dispatch_messages import BridgeAnnounced, QueuedAnnounced, Refusal, RunnerAnnounced
 from unpod_consumers.projections.fleet import AnnouncedFleet
 from unpod_consumers.projections.series import NANO
 

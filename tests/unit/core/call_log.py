@@ -10,9 +10,9 @@ from unpod.core import events as ev
 from unpod.core.codec import Body, Record
 from unpod.core.commands import Command
 from unpod.core.envelope import Envelope
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id, record_id
-from unpod.core.local_events import BrainAsked, DeltaSent, TurnOpened
 from unpod.core.state import SessionState, evolve, evolve_local
 from unpod.core.subjects import Channel
 

@@ -9,7 +9,7 @@ from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up, summary
-from unpod.core.local_events import TurnOpened
+from unpod.core.ephemeral_events import TurnOpened
 
 SETTINGS = d.Settings(agent_id="agt")
 

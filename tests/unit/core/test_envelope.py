@@ -9,7 +9,7 @@ from unpod.core.envelope import Envelope, Letterhead, format_time, from_headers,
 from unpod.core.headers import HeaderText, msg_id_of
 from unpod.core.ids import record_id
 from unpod.errors import ProtocolViolation
-from unpod.jetstream.wire import decode_headers, encode_headers
+from unpod.jetstream.connection.wire import decode_headers, encode_headers
 
 ENVELOPE = Envelope(
     id="0123456789abcdef",

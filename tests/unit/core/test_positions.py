@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unpod.core.fleet import TO_RUNNER, Start, encode
+from unpod.core.dispatch_messages import TO_RUNNER, Start, encode
 from unpod.core.positions import MOST, Positions, Trail, pack, unpack
 from unpod.errors import ProtocolViolation
 

@@ -17,8 +17,8 @@ from unpod.core.controls import (
     TakeOver,
     TransferSession,
 )
+from unpod.core.ephemeral_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened
 from unpod.core.events import Unknown
-from unpod.core.local_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened
 from unpod.core.state import Exchange, SessionState, evolve, evolve_local, fold
 from unpod.core.verbs import SPEECH_VERBS
 

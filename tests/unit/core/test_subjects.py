@@ -6,7 +6,7 @@ import pytest
 
 from unpod.core.subjects import CHANNELS, MAX_TOKEN, TYPED, Address, Subjects, token
 from unpod.errors import ProtocolViolation, UnsafeIdentifier
-from unpod.jetstream.wire import check_subject
+from unpod.jetstream.connection.wire import check_subject
 from unpod.testing.broker import matches
 
 HOSTILE = (

@@ -8,7 +8,7 @@ from tests.unit.core.call_log import START, CallLog, speaking
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
-from unpod.core.local_events import ToolsRun
+from unpod.core.ephemeral_events import ToolsRun
 from unpod.core.state import SessionState, evolve_local
 from unpod.core.timers import due, reached, restarted
 

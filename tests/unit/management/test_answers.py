@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from unpod.management.answers import Unreadable, payload, read, reason_of
 from unpod.management.models import SessionRecord, TranscriptLine
+from unpod.management.rest_answers import Unreadable, payload, read, reason_of
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from itertools import count
 
 from msgspec import Struct, ValidationError
 
-from unpod.core.fleet import (
+from unpod.core.dispatch_messages import (
     HAND_OVER,
     OFFER_ANSWERED,
     PROBATION_TOLD,
@@ -33,10 +33,10 @@ from unpod.core.subjects import Subjects
 from unpod.errors import NoResponders
 from unpod.ports import Message
 from unpod.runner.call import Entrypoint
-from unpod.runner.calls import Inside
-from unpod.runner.drain import DrainMode, Stop
+from unpod.runner.calls import InCall
+from unpod.runner.drain import DrainMode, RunnerStop
 from unpod.runner.runner_hooks import RunnerHooks
-from unpod.runner.service import Ground, Plan, Service
+from unpod.runner.service import RunnerOptions, RunnerPorts, Service
 from unpod.runner.stats import LastHour
 from unpod.session.settings import SessionSettings
 from unpod.testing.broker import MemoryBroker
@@ -152,7 +152,7 @@ class Stage:
     service: Service
     bridge: Bridge
     clock: VirtualClock
-    stop: Stop
+    stop: RunnerStop
     hooks: RunnerHooks
     bus: MemoryLog
     serving: asyncio.Task[None]
@@ -179,7 +179,7 @@ async def stage(
     clock = clock or VirtualClock()
     broker = broker or MemoryBroker(now_ns=clock.now_ns)
     subjects = Subjects()
-    plan = Plan(
+    plan = RunnerOptions(
         entrypoint=entrypoint,
         agent_id="agent",
         capacity=capacity,
@@ -192,9 +192,9 @@ async def stage(
     bus = MemoryLog(broker)
     bridge = Bridge(MemoryLog(broker), clock, subjects, "agent", plan.agent_key)
     await bridge.open()
-    hooks, stop = RunnerHooks(0.05), Stop()
-    ground = Ground(bus, bus, clock, subjects)
-    service = Service(plan, ground, runner_id, hooks=hooks, last_hour=LastHour(), inside=Inside())
+    hooks, stop = RunnerHooks(0.05), RunnerStop()
+    ground = RunnerPorts(bus, bus, clock, subjects)
+    service = Service(plan, ground, runner_id, hooks=hooks, last_hour=LastHour(), inside=InCall())
     await service.open()
     serving = asyncio.create_task(service.serve(stop))
     await settle()

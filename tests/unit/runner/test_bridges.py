@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from unpod.core.fleet import BridgeAnnounced, QueuedAnnounced, Registration
-from unpod.runner.bridges import BRIDGE_SILENT_S, QUEUED_SILENT_S, Bridges
+from unpod.core.dispatch_messages import BridgeAnnounced, QueuedAnnounced, Registration
+from unpod.runner.bridges import BRIDGE_SILENT_S, QUEUED_SILENT_S, KnownBridges
 
 
 def said(bridge: str, registration: Registration, *, agent: str = "a", gone: bool = False) -> BridgeAnnounced:
     return BridgeAnnounced(bridge=bridge, agents={agent: registration}, gone=gone)
 
 
-def standing(bridges: Bridges, now: float) -> str | None:
+def standing(bridges: KnownBridges, now: float) -> str | None:
     found = bridges.standing(now)
     return None if found is None else found.registration
 
 
 def test_the_best_that_any_bridge_says_counts() -> None:
-    bridges = Bridges("a")
+    bridges = KnownBridges("a")
     assert standing(bridges, 0.0) is None
     for number, (registration, best) in enumerate(
         [
@@ -33,13 +33,13 @@ def test_the_best_that_any_bridge_says_counts() -> None:
 
 @pytest.mark.parametrize("agent", ["b", "a@dev", ""])
 def test_what_is_said_of_other_agents_is_nothing_to_us(agent: str) -> None:
-    bridges = Bridges("a")
+    bridges = KnownBridges("a")
     bridges.heard(said("b1", "refused", agent=agent), 0.0)
     assert standing(bridges, 0.0) is None
 
 
 def test_a_bridge_that_is_gone_silent_or_without_the_agent_is_forgotten() -> None:
-    bridges = Bridges("a")
+    bridges = KnownBridges("a")
     bridges.heard(said("b1", "registered"), 0.0)
     bridges.heard(said("b1", "registered", gone=True), 1.0)
     assert standing(bridges, 1.0) is None
@@ -52,7 +52,7 @@ def test_a_bridge_that_is_gone_silent_or_without_the_agent_is_forgotten() -> Non
 
 
 def test_what_waits_is_added_up_and_forgotten_with_its_bridge() -> None:
-    bridges = Bridges("a")
+    bridges = KnownBridges("a")
     bridges.heard_queued(QueuedAnnounced(bridge="b1", agent="a", count=2), 0.0)
     bridges.heard_queued(QueuedAnnounced(bridge="b2", agent="a", count=3), 1.0)
     assert bridges.queued(1.0) == 5

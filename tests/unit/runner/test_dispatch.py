@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from tests.unit.runner.stage import Stage, stage
 
 from unpod import CallContext
-from unpod.core.fleet import Hold, Start, Suspicion
+from unpod.core.dispatch_messages import Hold, Start, Suspicion
 from unpod.runner.call import Entrypoint
-from unpod.runner.gate import FIRST_S
+from unpod.runner.probation import FIRST_S
 from unpod.testing.clock import settle
 from unpod.testing.line import MemoryLine
 

@@ -11,10 +11,10 @@ import pytest
 from tests.unit.session.rig import Ear, agent
 
 from unpod import CallContext
-from unpod.core.fleet import Start
+from unpod.core.dispatch_messages import Start
 from unpod.core.subjects import Subjects
-from unpod.runner.call import Call, CallResult, CallServices, Entrypoint
-from unpod.runner.gate import Gate
+from unpod.runner.call import CallResult, CallServices, Entrypoint, RunningCall
+from unpod.runner.probation import Probation
 from unpod.session.settings import SessionSettings
 from unpod.testing import ALL_VERBS, MemoryBroker, MemoryLog, VirtualClock, simulate_call
 from unpod.testing.clock import settle
@@ -25,7 +25,7 @@ from unpod.testing.line import MemoryLine
 class Stage:
     """A call with the hooks of its runner."""
 
-    call: Call
+    call: RunningCall
     line: MemoryLine
     log: MemoryLog
     clock: VirtualClock
@@ -54,14 +54,14 @@ async def stage(
         subjects=subjects,
         runner_id="runner-1",
         agent_id="agent",
-        gate=Gate(clock, lambda _start, _phase: None),
+        gate=Probation(clock, lambda _start, _phase: None),
         settings=SessionSettings(),
         entrypoint=entrypoint,
         on_call_start=on_start,
         on_call_end=on_end,
     )
     start = Start(job="job-1", agent="agent", session="s-1", epoch=line.epoch, until_seq=until or until_seq)
-    yield Stage(Call(services, start), line, log, clock)
+    yield Stage(RunningCall(services, start), line, log, clock)
     await line.close()
 
 

@@ -9,7 +9,7 @@ from unpod.core.state import SessionState
 from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError
 from unpod.session.ending import Ending
-from unpod.session.seat import Seat
+from unpod.session.ownership import Ownership
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
@@ -19,8 +19,8 @@ ENDED = SessionState(ended=CallEnded(reason="hangup"))
 
 def an_ending(told: list[str]) -> Ending:
     log = MemoryLog(MemoryBroker())
-    seat = Seat(log, log, VirtualClock(), Subjects(), "agent", "s1", "runner-1", epoch=1, until_seq=1)
-    ending = Ending(seat, lambda: told.append("woken"))
+    ownership = Ownership(log, log, VirtualClock(), Subjects(), "agent", "s1", "runner-1", epoch=1, until_seq=1)
+    ending = Ending(ownership, lambda: told.append("woken"))
     ending.on_fenced = lambda: told.append("fenced")
     return ending
 

@@ -18,7 +18,7 @@ from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogUnavailable
 from unpod.ports import Fence
 from unpod.session.inbox import Inbox
-from unpod.session.seat import Seat
+from unpod.session.ownership import Ownership
 from unpod.testing import ALL_VERBS, MemoryBroker, MemoryLog, VirtualClock
 from unpod.testing.clock import settle
 from unpod.testing.line import MemoryLine
@@ -33,7 +33,7 @@ class Scene:
     inbox: Inbox
     line: MemoryLine
     log: MemoryLog
-    seat: Seat
+    ownership: Ownership
     came: list[Record] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
     """One for each time that the log was found to have something else than what had come."""
@@ -96,7 +96,7 @@ async def scene() -> AsyncIterator[Scene]:
     line = MemoryLine(MemoryLog(broker), clock, subjects, "agent", "s1")
     until_seq = await line.open({}, ALL_VERBS, {})
     log = MemoryLog(broker)
-    seat = Seat(
+    ownership = Ownership(
         log=log,
         bus=log,
         clock=clock,
@@ -110,10 +110,10 @@ async def scene() -> AsyncIterator[Scene]:
     came: list[Record] = []
     rewritten: list[str] = []
     inbox = Inbox(
-        seat, on_record=came.append, on_again=lambda _: None, on_rewritten=lambda: rewritten.append("rewritten")
+        ownership, on_record=came.append, on_again=lambda _: None, on_rewritten=lambda: rewritten.append("rewritten")
     )
     assert len(await inbox.open(until_seq)) == 5
-    yield Scene(inbox, line, log, seat, came, rewritten)
+    yield Scene(inbox, line, log, ownership, came, rewritten)
     await inbox.close()
     await line.close()
 
@@ -121,12 +121,12 @@ async def scene() -> AsyncIterator[Scene]:
 async def test_an_opening_that_has_failed_is_tried_again_in_full(scene: Scene) -> None:
     came: list[Record] = []
     log = MemoryLog(scene.line.log.broker)
-    inbox = Inbox(replace(scene.seat, log=log, bus=log), on_record=came.append, on_again=lambda _: None)
+    inbox = Inbox(replace(scene.ownership, log=log, bus=log), on_record=came.append, on_again=lambda _: None)
     log.available = False
     with pytest.raises(LogUnavailable):
-        await inbox.open(scene.seat.until_seq)
+        await inbox.open(scene.ownership.until_seq)
     log.available = True
-    assert len(await inbox.open(scene.seat.until_seq)) == 5
+    assert len(await inbox.open(scene.ownership.until_seq)) == 5
     await scene.says("one")
     assert [record.envelope.index for record in came] == [4]
     await inbox.close()
@@ -154,8 +154,8 @@ async def test_places_that_are_wrong_lose_nothing(scene: Scene, wrong: Positions
 
 async def opened_by(scene: Scene, positions: Positions) -> tuple[int, MemoryLog]:
     log = MemoryLog(scene.line.log.broker)
-    inbox = Inbox(replace(scene.seat, log=log, bus=log), on_record=lambda _: None, on_again=lambda _: None)
-    records = await inbox.open(scene.seat.until_seq, positions)
+    inbox = Inbox(replace(scene.ownership, log=log, bus=log), on_record=lambda _: None, on_again=lambda _: None)
+    records = await inbox.open(scene.ownership.until_seq, positions)
     await inbox.close()
     return len(records), log
 
@@ -269,7 +269,7 @@ async def test_what_was_seen_is_told_to_the_next_bridge_which_stores_what_the_lo
     epoch = await another(scene)
     answer = await scene.log.request(line.call.seen, codec.encode(SeenAsked(epoch)), timeout_s=1.0)
     seen = SEEN_ANSWER.decode(answer.data).records
-    read = [codec.read(scene.seat.subjects, each.subject, each.headers, each.data) for each in seen]
+    read = [codec.read(scene.ownership.subjects, each.subject, each.headers, each.data) for each in seen]
     assert [(record.envelope.index, record.body) for record in read] == [
         (4, ev.UserText(text="one")),
         (5, ev.UserText(text="two")),

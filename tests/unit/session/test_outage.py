@@ -12,8 +12,8 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import DELTA, Again, Delta, Doubt
-from unpod.session import replies
-from unpod.session.replies import Replies
+from unpod.session import resend_buffer
+from unpod.session.resend_buffer import ResendBuffer
 from unpod.testing import MemoryLog, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
@@ -99,8 +99,8 @@ async def test_what_the_bridge_has_handed_on_is_not_kept() -> None:
 
 
 def test_pieces_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "MAX_CHARS", 100)
-    kept = Replies()
+    monkeypatch.setattr(resend_buffer, "MAX_CHARS", 100)
+    kept = ResendBuffer()
     for turn in range(1, 6):
         for n in range(1, 4):
             kept.keep(Delta(1, turn, 0, n, 0, "x" * 20))
@@ -190,9 +190,9 @@ async def test_what_is_too_long_for_a_record_costs_its_texts_alone() -> None:
         assert call.context.session.data == {"small": "y"}
 
 
-def kept_at(*times: float) -> Replies:
+def kept_at(*times: float) -> ResendBuffer:
     """One reply after the other, of two pieces each, sent at these times."""
-    kept = Replies()
+    kept = ResendBuffer()
     for number, at in enumerate(times):
         kept.keep(Delta(1, 1 + number // 2, 0, 1 + number % 2, 0, f"<{number}>"), at)
     return kept

@@ -161,7 +161,7 @@ async def test_a_brain_without_restore_is_told_in_one_note_and_one_that_hangs_ho
         ctx.session.dialog_machine = Forgetful() if not notes else Hanging()
         await ctx.session.run()
 
-    monkeypatch.setattr("unpod.session.rehearsal.RESTORE_S", 0.01)
+    monkeypatch.setattr("unpod.session.replay.RESTORE_S", 0.01)
     async with simulate_call(handle) as call:
         await call.user("hi")
         await call.advance(2)

@@ -10,7 +10,7 @@ from unpod_orchestrator.wire.constants import EVENTS
 from unpod_orchestrator.wire.frame_log import FrameLog, LoggedFrame
 from unpod_orchestrator.wire.outgoing import CallIdentity, TurnTimes
 from unpod_orchestrator.worker.deadlines import Deadlines
-from unpod_orchestrator.worker.happenings import Outcome
+from unpod_orchestrator.worker.happenings import VerbOutcome
 from unpod_orchestrator.worker.transfers import number_refusal
 
 WHO = CallIdentity(session_id="s", job_id="j", call_id="c", room_id="r", agent_id="desk")
@@ -115,5 +115,5 @@ def test_faults_are_used_up_one_by_one() -> None:
 
 
 def test_an_outcome_reads_as_one_line() -> None:
-    assert str(Outcome("failed", "a binary frame")) == "failed: a binary frame"
-    assert str(Outcome("hangup")) == "hangup"
+    assert str(VerbOutcome("failed", "a binary frame")) == "failed: a binary frame"
+    assert str(VerbOutcome("hangup")) == "hangup"

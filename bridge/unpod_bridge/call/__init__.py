@@ -1,0 +1,1 @@
+"""The shell of one call: sockets, log and clock around its protocol."""

@@ -1,0 +1,1 @@
+"""Who is there: the runners, their health, the other bridges."""

@@ -1,0 +1,1 @@
+"""Jobs, from their assignment to their end."""

@@ -1,0 +1,185 @@
+"""What a bridge does with the calls of others: goes on with those of bridges that are gone, and hands its own over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from unpod.errors import Fenced, UnpodError
+from unpod_bridge.call.adopting import UNSTARTED, AdoptedCall, Predecessor
+from unpod_bridge.call.placing import BEGUN, NewCall
+from unpod_bridge.call.settings import MOVED, LineResult
+from unpod_bridge.call.takeover import Care
+from unpod_bridge.fleet.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet.runners import Pool
+from unpod_bridge.jobs.inherited_workers import InheritedWorkers
+from unpod_bridge.jobs.jobs import Jobs, OnBegin
+from unpod_bridge.jobs.orphans import Orphan
+from unpod_bridge.jobs.store import Claim, JobRecord
+from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.workers.effects import Assigned
+
+logger = logging.getLogger("unpod.bridge")
+
+PAIRING_S: Final = 15.0
+"""How long a call that had not begun is worth looking for a runner: its pairing expires after 20 s."""
+
+
+class AdoptedJobs:
+    """The calls that come from other bridges, and go to them (`orphans.Household`)."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        inherited_workers: InheritedWorkers,
+        dispatcher: Dispatcher,
+        services: LineServices,
+        care: Care,
+    ) -> None:
+        self._jobs = jobs
+        self._inherited_workers = inherited_workers
+        self._dispatcher = dispatcher
+        self._services = services
+        self._care = care
+
+    def adopt(self, orphan: Orphan, claim: Claim) -> None:
+        """Go on with another bridge's call."""
+        record = orphan.record
+        self._jobs.retire(record.job)
+        self._inherited_workers.enter(record)
+        job = Assigned(
+            job_id=record.job,
+            assign_id="",
+            agent_id=record.agent,
+            call_id=record.call,
+            bridge_url=record.bridge_url,
+            call_token=record.token,
+            ask_until=0.0,
+            ack_by=0.0,
+        )
+        self._jobs.carry(job, self._inherited_workers, claim, lambda on_begin: Revival(self, orphan, on_begin))
+
+    def begin(self, job: Assigned, place: RunnerPlace) -> Revival:
+        """Return the line of a job that another bridge was about to begin, and whose call it may have begun."""
+        record = JobRecord(
+            job=job.job_id,
+            agent=job.agent_id,
+            dev=place.pool.dev,
+            worker="",
+            bridge="",
+            call=job.call_id,
+            bridge_url=job.bridge_url,
+            token=job.call_token,
+        )
+        return Revival(self, Orphan(record), place.begin, place)
+
+    async def let_go(self, job_id: str) -> bool:
+        """Hand a call over."""
+        return await self._jobs.let_go(job_id)
+
+    def cancel(self, job_id: str) -> None:
+        """End a call, if it is here."""
+        self._jobs.cancel_here(job_id)
+
+    def place(self, record: JobRecord, runner_id: str) -> RunnerPlace:
+        """Return the place that a runner has for a job."""
+        pool = Pool(record.agent, record.dev)
+        return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=record.job, pool=pool, patience_s=RESUME_S)
+
+    def adopted_line(self, orphan: Orphan, session_id: str) -> AdoptedCall:
+        """Return the line of a call that was up."""
+        record = orphan.record
+        predecessor = Predecessor(
+            session_id=session_id,
+            deaf_from=orphan.deaf_from,
+            deaf_since=orphan.deaf_since,
+            still_since=orphan.still_since,
+            let_go=orphan.let_go,
+            place_of=lambda runner_id: self.place(record, runner_id),
+        )
+        return AdoptedCall(_job(record), predecessor, self._services, care=self._care)
+
+    async def find(self, record: JobRecord, on_begin: OnBegin) -> RunnerPlace | None:
+        """Return a place for a call that was not up; None where no runner takes it."""
+        loop = asyncio.get_running_loop()
+        place = await self._dispatcher.find(Ask(record.job, Pool(record.agent, record.dev), loop.time() + PAIRING_S))
+        if not isinstance(place, RunnerPlace):
+            logger.warning("job %s: no runner takes it: %s", record.job, place)
+            return None
+        place.on_begin = on_begin
+        return place
+
+    def new_line(self, record: JobRecord, place: RunnerPlace) -> NewCall:
+        """Return the line of a call that was not up."""
+        return NewCall(_job(record), place, self._services, care=self._care, inherited=True)
+
+
+class Revival:
+    """One orphan's line (`jobs.Line`): as it was, or dialled as new, at `place` if it has one, where it had not begun.
+
+    The record may not say that it had: then the log does, once the worker has told which session it is.
+    """
+
+    def __init__(
+        self, adopted_jobs: AdoptedJobs, orphan: Orphan, on_begin: OnBegin, place: RunnerPlace | None = None
+    ) -> None:
+        self._adopted_jobs = adopted_jobs
+        self._orphan = orphan
+        self._on_begin = on_begin
+        self._place = place
+        self._line: AdoptedCall | NewCall | None = None
+        self._called_off = False
+
+    async def run(self) -> LineResult:
+        """Carry the call to its end."""
+        record = self._orphan.record
+        if record.session:
+            result = await self._carry(self._adopted_jobs.adopted_line(self._orphan, record.session))
+            if result.reason != UNSTARTED:
+                return result
+            self._line = None
+        place = self._place
+        try:
+            place = place or await self._adopted_jobs.find(record, self._on_begin)
+        except UnpodError as error:
+            logger.warning("job %s: %s", record.job, error)
+        if place is None:
+            return LineResult("lost", 0.0, connected=False)
+        made = self._adopted_jobs.new_line(record, place)
+        result = await self._carry(made)
+        if result.reason != BEGUN:
+            return result
+        logger.info("job %s: its call had begun; it is taken over", record.job)
+        try:
+            await self._on_begin(made.session_id)
+        except Fenced:
+            return LineResult(MOVED, 0.0, connected=False)
+        return await self._carry(self._adopted_jobs.adopted_line(self._orphan, made.session_id))
+
+    async def _carry(self, line: AdoptedCall | NewCall) -> LineResult:
+        self._line = line
+        if self._called_off:
+            line.cancel()
+        return await line.run()
+
+    def cancel(self) -> None:
+        """End the call."""
+        self._called_off = True
+        if self._line is not None:
+            self._line.cancel()
+
+    async def let_go(self) -> bool:
+        """Hand the call over."""
+        return self._line is not None and await self._line.let_go()
+
+
+def _job(record: JobRecord) -> Job:
+    return Job(
+        job_id=record.job,
+        call_id=record.call,
+        agent_id=record.agent,
+        bridge_url=record.bridge_url,
+        call_token=record.token,
+        dev=record.dev,
+    )

@@ -1,0 +1,265 @@
+"""The serve transport: workers dial in, and each that is let in brings a call, or comes back to one.
+
+There is no assignment: what it would say, the query of the dialled URL and `call.started` say. The runner is looked for
+once the agent is known, and the job's record is made then, so that another bridge can go on with the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from secrets import token_hex
+from typing import Final
+
+from unpod.core import dispatch_messages
+from unpod.errors import LogError, LogFull, LogUnavailable
+from unpod_bridge.call.dialed_in import DialedInCall
+from unpod_bridge.call.takeover import Care
+from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet.runners import Pool
+from unpod_bridge.jobs.jobs import Jobs, OnBegin, shown
+from unpod_bridge.jobs.store import Claim, JobRecord, JobRecords
+from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.journal.room import Fullness
+from unpod_bridge.transport.dial_in import DialInSockets, address
+from unpod_bridge.transport.serving import Serving
+from unpod_bridge.transport.websocket_server import Arrival, Listener
+from unpod_bridge.wire.signed_urls import DialInCaller, Doorkeeper, Refusal, key_of
+from unpod_bridge.workers.control_link import ControlLink
+from unpod_bridge.workers.effects import Assigned
+
+logger = logging.getLogger("unpod.bridge")
+
+ASK_S: Final = 10.0
+"""How long a runner is looked for: the caller is on the line already."""
+LOOK_S: Final = 0.1
+REFUSED: Final = 1000
+
+
+class DialIn:
+    """Lets workers in (`websocket_server.Host`); `links` are the registrations that there are."""
+
+    def __init__(
+        self,
+        where: Serving,
+        dial_ins: DialInSockets,
+        *,
+        jobs: Jobs,
+        records: JobRecords,
+        fullness: Fullness,
+        dispatcher: Dispatcher,
+        services: LineServices,
+        care: Care,
+        links: Callable[[], Mapping[Pool, ControlLink]],
+    ) -> None:
+        self._where = where
+        self._dial_ins = dial_ins
+        self._jobs = jobs
+        self._records = records
+        self._fullness = fullness
+        self._dispatcher = dispatcher
+        self._services = services
+        self._care = care
+        self._links = links
+        self._doorkeeper = Doorkeeper(where.secret.encode())
+        self._listener = Listener(where.host, where.port)
+        self._draining = False
+        self._guests: set[str] = set()
+
+    async def open(self) -> None:
+        """Listen; raises ConfigurationError."""
+        await self._listener.open(self)
+        logger.info("workers may dial in on port %d%s", self._where.port, "" if self._where.secret else ", unsigned")
+
+    def drain(self) -> None:
+        """Let no new calls in; workers may come back to those that are here."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Listen no more."""
+        self._dial_ins.close()
+        await self._listener.close()
+
+    # --------------------------------------------------------------------------------------------------------- the door
+
+    def is_open_to(self, target: str) -> bool:
+        """Whether a worker may come in (`Host.is_open_to`)."""
+        return not self._draining or self._expects(key_of(target))
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Let a worker in, or not (`Host.arrived`)."""
+        caller = self._doorkeeper.admit(arrival.target, time.time_ns() // 1_000_000)
+        if isinstance(caller, Refusal):
+            logger.warning("a worker that has dialled in is refused: %s", caller.reason)
+            arrival.refuse(REFUSED)
+            return
+        key = caller.key or token_hex(8)
+        known = self._expects(key)
+        self._dial_ins.enter(key, arrival)
+        if not known:
+            self._receive(caller, key)
+
+    def _expects(self, key: str) -> bool:
+        """Whether a call of that key is here, be it that its first socket has come in this moment."""
+        return key in self._guests or self._dial_ins.expects(key)
+
+    def _receive(self, caller: DialInCaller, key: str) -> None:
+        # It waits a while: this bridge may be about to go on with the call, or to dial it.
+        if caller.job_id and self._records.elsewhere(caller.job_id):
+            logger.info("job %s: its worker has come; the call lives at another bridge", shown(caller.job_id))
+        elif caller.job_id and self._jobs.has(caller.job_id):
+            logger.info("job %s: its worker has come under another name, or before it is dialled", shown(caller.job_id))
+        else:
+            guest = DialInCall(self, caller.job_id or f"job-{token_hex(8)}", key)
+            self._guests.add(key)
+            self._jobs.carry(guest.job, guest, guest, guest.line)
+
+    # ----------------------------------------------------------------------------------------------- what a guest needs
+
+    def line(self, guest: DialInCall, find: Callable[[str], Awaitable[RunnerPlace]]) -> DialedInCall:
+        """Return the line of a guest's call."""
+        assigned = guest.job
+        job = Job(assigned.job_id, assigned.call_id, "", assigned.bridge_url, "")
+        return DialedInCall(job, find, self._services, care=self._care)
+
+    async def place(self, guest: DialInCall, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
+        """Return a place for a guest's call, this bridge's claim of it, and the registration that it counts for.
+
+        Raises:
+            LogUnavailable: nobody takes it; the text says why.
+        """
+        until = asyncio.get_running_loop().time() + ASK_S
+        pool, link = await self._pool(agent, until)
+        refusal = await self._fullness.refusal(pool.agent)
+        place = await self._dispatcher.find(Ask(guest.job.job_id, pool, until)) if refusal is None else refusal
+        if not isinstance(place, RunnerPlace):
+            raise _refused(link, pool, place)
+        try:
+            async with asyncio.timeout_at(until):
+                claim = await self._records.claim(self._record(guest, pool, link))
+        except (TimeoutError, LogError) as error:
+            await place.release("no record")
+            raise _refused(link, pool, "jobs_full" if isinstance(error, LogFull) else "jobs_away") from None
+        except BaseException:
+            await place.release("no record")
+            raise
+        if claim is None:
+            await place.release("elsewhere")
+            raise LogUnavailable("its call lives at another bridge")
+        return place, claim, link
+
+    def forget(self, key: str) -> None:
+        """A guest's call is over."""
+        self._guests.discard(key)
+        self._dial_ins.forget(key)
+
+    async def _pool(self, agent: str, until: float) -> tuple[Pool, ControlLink]:
+        """Return whose call it is: the agent's that it names, else the only one's; a runner may be about to come."""
+        loop = asyncio.get_running_loop()
+        while True:
+            links = self._links()
+            for pool in (Pool(agent), Pool(agent, dev=True)):
+                if pool in links:
+                    return pool, links[pool]
+            if len(links) == 1:
+                return next(iter(links.items()))
+            if loop.time() >= until:
+                break
+            await asyncio.sleep(LOOK_S)
+        known = ", ".join(sorted(shown(pool.name) for pool in links)) or "none"
+        raise LogUnavailable(f"call.started names the agent {shown(agent)}, and these are served here: {known}")
+
+    def _record(self, guest: DialInCall, pool: Pool, link: ControlLink) -> JobRecord:
+        bridge_id = self._services.bridge_id
+        return JobRecord(
+            job=guest.job.job_id,
+            agent=pool.agent,
+            dev=pool.dev,
+            worker=link.registration.identity.worker_id,
+            bridge=bridge_id,
+            home=bridge_id,
+            call=guest.job.call_id,
+            bridge_url=guest.job.bridge_url,
+            token="",
+        )
+
+
+def _refused(link: ControlLink, pool: Pool, why: dispatch_messages.Refusal) -> LogUnavailable:
+    """Count a job that is refused, and return what says so."""
+    link.registration.refusals[why] += 1
+    return LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {why}")
+
+
+class DialInCall:
+    """One call that was dialled in.
+
+    Its books (`inherited_workers.Books`) and its claim (`jobs.Claiming`) wait for its agent's name.
+    """
+
+    def __init__(self, dial_in: DialIn, job_id: str, key: str) -> None:
+        self._dial_in = dial_in
+        self._key = key
+        self._claim: Claim | None = None
+        self._link: ControlLink | None = None
+        self.job = Assigned(
+            job_id=job_id,
+            assign_id="",
+            agent_id="",
+            call_id="",
+            bridge_url=address(key),
+            call_token="",
+            ask_until=0.0,
+            ack_by=0.0,
+        )
+
+    def line(self, on_begin: OnBegin) -> DialedInCall:
+        """Return the call's line."""
+
+        async def find(agent: str) -> RunnerPlace:
+            place, self._claim, self._link = await self._dial_in.place(self, agent)
+            place.on_begin = on_begin
+            return place
+
+        return self._dial_in.line(self, find)
+
+    # ------------------------------------------------------------------------------------------------------------ books
+
+    def up(self, job_id: str) -> None:
+        """The call counts from here on."""
+        if self._link is not None:
+            self._link.registration.enter(job_id)
+
+    def ended(self, job_id: str) -> None:
+        """It counts no more, and its worker is not waited for."""
+        if self._link is not None:
+            self._link.ended(job_id)
+        self._dial_in.forget(self._key)
+
+    def taken_away(self) -> None:
+        """Another bridge has taken it."""
+        if self._link is not None:
+            self._link.taken_away()
+
+    # ------------------------------------------------------------------------------------------------------------ claim
+
+    async def begun(self, session_id: str) -> None:
+        """The call is up; raises Fenced where another bridge has the job."""
+        if self._claim is not None:
+            await self._claim.begun(session_id)
+
+    async def release(self) -> None:
+        """Let another bridge have the call."""
+        if self._claim is not None:
+            await self._claim.release()
+
+    async def leave(self) -> None:
+        """The call is let go of."""
+        if self._claim is not None:
+            await self._claim.leave()
+
+    async def drop(self) -> None:
+        """The job is over."""
+        if self._claim is not None:
+            await self._claim.drop()

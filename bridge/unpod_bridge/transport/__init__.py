@@ -1,0 +1,1 @@
+"""WebSockets: the only importer of `websockets`."""

@@ -1,0 +1,1 @@
+"""Frames and URLs: bytes to values and back. Pure."""

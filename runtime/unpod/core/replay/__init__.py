@@ -1,0 +1,1 @@
+"""Going through the past: records in order, what has been done, and where to go on."""

@@ -1,0 +1,1 @@
+"""One connection to NATS: how it is found, opened, read and kept."""

@@ -1,0 +1,1 @@
+"""The stream of calls: written in order, read back, followed."""

@@ -1,0 +1,1 @@
+"""Reading back by batched direct get, which needs no consumer."""

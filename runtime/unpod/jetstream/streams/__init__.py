@@ -1,0 +1,1 @@
+"""The streams themselves: what they must be, and where they differ."""

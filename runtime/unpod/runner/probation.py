@@ -1,0 +1,117 @@
+"""Calls of which a former owner may have died begin one after the other: if one kills this process, it is known which.
+
+The first, which is the one that was spoken to last, is alone so long as it has not shown that it is past what its
+former owner died of, but for `FIRST_S` at most: most that kill do it at once. The others follow each other by `NEXT_S`,
+or as soon as one has passed. One that was on probation with others when a runner died is `alone` here, after those that
+were not, for `PROBATION_S` or until it has passed.
+
+That one begins is said to its bridge before any of its code runs, and that it has passed before the next begins: NATS
+keeps the order, so what the bridge knows when this process dies is what was so. There is no round trip in between.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from bisect import insort
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal
+
+from unpod.core.dispatch_messages import PROBATION_S, ProbationPhase, Suspicion
+
+if TYPE_CHECKING:
+    from unpod.core.dispatch_messages import Start
+    from unpod.ports import Clock, Timer
+
+FIRST_S: Final = 0.5
+NEXT_S: Final = 0.05
+
+Order = tuple[bool, float, str, int]
+"""Who comes first: those that need not be alone; of them the one whose caller was silent for the shortest."""
+Tell = Callable[["Start", ProbationPhase], None]
+
+
+class Trial:
+    """One call's way through the gate: it `waits`, has `begun`, `lets_in` the next, and is `over`."""
+
+    __slots__ = ("_gate", "alone", "go", "has_waited", "order", "phase", "start", "timers")
+
+    def __init__(self, gate: Probation, start: Start, go: Callable[[], None]) -> None:
+        self._gate = gate
+        self.start = start
+        self.go = go
+        held = start.suspicion or Suspicion()
+        self.alone = held.alone
+        self.order: Order = (held.alone, held.silent_s, start.session, start.epoch)
+        self.has_waited = False
+        self.phase: Literal["waits", "begun", "lets_in", "over"] = "waits"
+        self.timers: list[Timer] = []
+
+    def __lt__(self, other: Trial) -> bool:
+        return self.order < other.order
+
+    def passed(self, *, spoken: bool) -> None:
+        """The call is past what its former owner died of; its bridge hears that by itself where it has spoken."""
+        self._gate.end(self, tell=not spoken)
+
+    def leave(self) -> None:
+        """The call is over, or not to be waited for any more."""
+        self._gate.end(self, tell=False)
+
+
+class Probation:
+    """Lets calls begin; `tell` says so to the bridge of each, and must not raise."""
+
+    def __init__(self, clock: Clock, tell: Tell) -> None:
+        self._clock = clock
+        self._tell = tell
+        self._waiting: list[Trial] = []
+        self._there: set[Trial] = set()
+
+    def join(self, start: Start, go: Callable[[], None]) -> Trial:
+        """Wait in line; `go` is called in a later turn of the event loop, once the call may begin."""
+        trial = Trial(self, start, go)
+        insort(self._waiting, trial)
+        self._look()
+        trial.has_waited = trial.phase == "waits"
+        return trial
+
+    def end(self, trial: Trial, *, tell: bool) -> None:
+        """One is past its probation, or away."""
+        if trial.phase == "over":
+            return
+        for timer in trial.timers:
+            timer.cancel()
+        begun = trial.phase != "waits"
+        if not begun:
+            self._waiting.remove(trial)
+        self._there.discard(trial)
+        trial.phase = "over"
+        if tell and begun:
+            self._tell(trial.start, "over")
+        self._look()
+
+    def _look(self) -> None:
+        """Let in whose turn it is."""
+        while self._waiting and self._is_free(self._waiting[0]):
+            self._begin(self._waiting.pop(0))
+
+    def _is_free(self, trial: Trial) -> bool:
+        if trial.alone:
+            return not self._there
+        return all(there.phase == "lets_in" for there in self._there)
+
+    def _begin(self, trial: Trial) -> None:
+        later = self._clock.call_later
+        alone_s = NEXT_S if self._there or trial.has_waited else FIRST_S
+        # Its bridge counts from when it hears that this one has begun: unless the end is said, two would be suspects.
+        trial.timers = [later(PROBATION_S, lambda: self.end(trial, tell=True))]
+        if not trial.alone:
+            trial.timers.append(later(alone_s, lambda: self._open(trial)))
+        trial.phase = "begun"
+        self._there.add(trial)
+        self._tell(trial.start, "begun")
+        get_running_loop().call_soon(trial.go)  # what was said leaves before that
+
+    def _open(self, trial: Trial) -> None:
+        trial.phase = "lets_in"
+        self._look()
