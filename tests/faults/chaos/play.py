@@ -139,8 +139,9 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
     try:
         holders: set[Process | None] = set()
         placed = 0
-        room = min(worker.capabilities.max_concurrent for worker in orchestrator.workers)
-        for worker in orchestrator.workers:  # who has said most room, and was used least, is asked first
+        own = [worker for worker in orchestrator.workers if worker.capabilities.max_concurrent]  # not those of heirs
+        room = min(worker.capabilities.max_concurrent for worker in own)
+        for worker in own:  # who has said most room, and was used least, is asked first
             worker.assigned_total = 0
             worker.capabilities = structs.replace(worker.capabilities, max_concurrent=room)
         while len(holders) < len(alive) and placed < FRESH_MOST:  # who has the most room gets calls first
