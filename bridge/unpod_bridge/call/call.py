@@ -271,7 +271,7 @@ class Call:
         self._wakeups.look()
 
     def _dial(self, _: do.Dial) -> None:
-        self._runner_health(self._link.dial(self._may_dial))
+        self._watch(self._link.dial(self._may_dial))
 
     def _store(self, output: do.Store) -> None:
         journal = self._journal
@@ -362,6 +362,8 @@ class Call:
     # -------------------------------------------------------------------------------------------------------- the log
 
     def _on_log_failure(self, error: LogError) -> None:
+        if self._done is None or self._done.done():
+            return  # told in the tick after the call's end, when there is nothing left of it
         if isinstance(error, Fenced) and not error.absent:
             self._move()
             return
@@ -481,9 +483,9 @@ class Call:
         self._session_id, self._done = session_id, done
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._runner_health(self._loop.create_task(work))
+        self._watch(self._loop.create_task(work))
 
-    def _runner_health(self, task: asyncio.Task[None]) -> None:
+    def _watch(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._reap)
 

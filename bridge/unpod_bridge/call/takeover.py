@@ -111,7 +111,7 @@ class OwnerTakeover:
         self.owner = owner
         self._log.begin(since or owner.epoch)
         if started:
-            self._runner_health(owner)
+            self._watch(owner)
         else:
             self._estate.leaves()
             self._seek()
@@ -251,7 +251,7 @@ class OwnerTakeover:
 
     # --------------------------------------------------------------------------------------------------------- another
 
-    def _runner_health(self, owner: Owner) -> None:
+    def _watch(self, owner: Owner) -> None:
         self._started_at = self._clock.now()
         self._care.runner_health.add(self, owner.runner_id, owner.epoch)
 
@@ -349,7 +349,7 @@ class OwnerTakeover:
             self._estate.leaves()
             return False
         logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
-        self._runner_health(owner)
+        self._watch(owner)
         if suspicion is not None and not place.lets_in:
             self._care.suspects.begin(owner.runner_id, self.session_id, owner.epoch)
             await place.start(self.session_id, owner.epoch, stored.seq)  # pings show it, should there be no answer

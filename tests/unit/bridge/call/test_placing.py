@@ -13,6 +13,7 @@ from tests.unit.bridge.call.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWor
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
+from unpod.errors import Fenced
 from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.placing import LineResult, LineSettings
@@ -702,3 +703,4 @@ async def test_a_call_that_is_over_holds_nothing_of_what_it_was_made_of() -> Non
         assert rig.line.session_id == "session-1"
         assert not await rig.line.let_go()
         rig.line.cancel()
+        rig.line._on_log_failure(Fenced("its writer says so in the next tick"))
