@@ -11,7 +11,7 @@ from tests.contract.places import until
 from tests.contract.test_event_log import ALL, CMD, OTHER, OWN, msg_id, read
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable, RecordTooLarge
-from unpod.jetstream.log.writer import EncodedRecord, OrderedWriter
+from unpod.jetstream.log.writer import EncodedRecord, OrderedWriter, WriterBounds
 from unpod.ports import Fence, Stored, Writer
 
 if TYPE_CHECKING:
@@ -184,3 +184,14 @@ async def test_no_try_is_waited_for_so_long_that_the_end_of_an_election_is_misse
             await asyncio.sleep(0.01)
     await writer.close()
     assert max(sink.waits) <= 1.0
+
+
+async def test_a_writer_that_is_closed_once_it_has_failed_tells_nobody() -> None:
+    told: list[LogError] = []
+    writer = OrderedWriter(Leaderless(), on_failure=told.append, bounds=WriterBounds(records=1))
+    writer.put(CMD, b"", msg_id("1"))
+    with pytest.raises(LogUnavailable):
+        writer.put(CMD, b"", msg_id("2"))
+    await writer.close()
+    await asyncio.sleep(0)
+    assert not told

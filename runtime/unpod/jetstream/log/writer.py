@@ -430,4 +430,8 @@ class OrderedWriter:
             if not future.done():
                 future.set_exception(error)
         if self._on_failure is not None:
-            self._loop.call_soon(self._on_failure, error)
+            self._loop.call_soon(self._tell, error)
+
+    def _tell(self, error: LogError) -> None:
+        if self._on_failure is not None:  # a writer that was closed meanwhile tells nobody
+            self._on_failure(error)
