@@ -161,6 +161,13 @@ class Harmed(Observed):
         """Up to which turn nobody knows how far replies came: a bridge and a runner were lost together."""
         return max((body.unsure_until for body in self._bodies(ev.OwnerChanged)), default=0)
 
+    @cached_property
+    def passed_over(self) -> set[str]:
+        """The questions at which runners have died in a row: no answer to them is begun again, or gone on with."""
+        inputs = {body.input for body in self._bodies(ev.HookPoisoned)}
+        texts = [record for record in self.of(ev.UserText) if record.envelope.id in inputs]
+        return {record.body.text for record in texts if isinstance(record.body, ev.UserText)}
+
     def _bodies(self, kind: type[Body]) -> list[Body]:
         return [record.body for record in self.of(kind) if isinstance(record.body, kind)]
 
@@ -190,12 +197,15 @@ def judge(harmed: Harmed) -> Findings:
 
 
 def every_word_comes(seen: Harmed) -> Iterator[str]:
-    """Of each text in the log the whole answer has come, but for what was unsure when a socket was lost."""
+    """Of each text in the log the whole answer has come, but for what was unsure when a socket was lost.
+
+    The answer to one that is passed over ends where its last owner has died: `few_inputs_are_passed_over` bounds that.
+    """
     for number, turn in enumerate(seen.logged, 1):
         if "end" in turn.question.orders or (turn is seen.caller.turns[-1] and turn.done_at is None):
             continue
         whole = turn.length
-        if turn.question.name in seen.talk.interrupted:
+        if turn.question.name in seen.talk.interrupted or turn.question.text in seen.passed_over:
             whole = max(turn.words, default=0)
         for first, last, begin, end in _gaps(turn, whole):
             count = last - first + 1
