@@ -1,4 +1,4 @@
-"""An adapter at Anthropic.
+"""A brain at Anthropic.
 
 pip install "unpod[anthropic]"; export ANTHROPIC_API_KEY=...; unpod dev examples/anthropic_agent.py
 """

@@ -1,4 +1,4 @@
-"""The adapter that everything measured answers with."""
+"""The brain that everybody has who is measured."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Scene:
 
     @property
     def state(self) -> SessionState:
-        return self.session._driver.kernel.state
+        return self.session._driver.state
 
     @property
     def words(self) -> str:

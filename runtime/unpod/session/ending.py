@@ -38,6 +38,10 @@ class Ending:
         """Whether another runner owns the session now."""
         return isinstance(self.lost, Fenced)
 
+    def has_told(self, error: BaseException) -> bool:
+        """Whether `error` is only how user code learns that this runner has lost its call, which is told already."""
+        return isinstance(error, Fenced) or error is self.lost
+
     def has_failed(self, state: SessionState) -> bool:
         """Whether the call counts as failed: its entrypoint raised, or it ended with `error` or `lost`."""
         reason = state.ended.reason if state.ended is not None else state.ending

@@ -11,6 +11,7 @@ from typing import Protocol
 from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.decision import FireHooks
+from unpod.errors import Fenced
 from unpod.session.frame_view import FrameView
 from unpod.session.hooks import Hooks, Runs, every
 from unpod.session.scope import Scope
@@ -107,6 +108,8 @@ class HookRunner:
 
     def _raised(self, event: str, function: str, error: BaseException, cause: str) -> None:
         """Log a hook that raised by its name; what was said while the recording is paused stays out of the log."""
+        if isinstance(error, Fenced):
+            return  # out of a step: the call is another runner's now, which is told already
         logger.error(
             "session %s: hook %s of %s raised %s",
             self._session,
