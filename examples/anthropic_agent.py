@@ -1,4 +1,4 @@
-"""A brain at Anthropic.
+"""An adapter at Anthropic.
 
 pip install "unpod[anthropic]"; export ANTHROPIC_API_KEY=...; unpod dev examples/anthropic_agent.py
 """

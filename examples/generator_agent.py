@@ -1,4 +1,4 @@
-"""The smallest brain of your own: an async generator function. Put your model where the sentence is made.
+"""The smallest adapter of your own: an async generator function. Put your model where the sentence is made.
 
 unpod dev examples/generator_agent.py
 """

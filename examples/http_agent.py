@@ -1,4 +1,4 @@
-"""A brain of yours behind HTTP: it gets one POST per turn, and streams its answer.
+"""A service of your own behind HTTP: it gets one POST per turn, and streams its answer.
 
 export BRAIN_URL=https://brain.example/turn BRAIN_TOKEN=...; unpod dev examples/http_agent.py
 """

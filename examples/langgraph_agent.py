@@ -1,4 +1,4 @@
-"""A LangGraph graph as a brain; any LangChain Runnable works the same way.
+"""A LangGraph graph as an adapter; any LangChain Runnable works the same way.
 
 This one needs no key: put a chat model (`await model.ainvoke(state["messages"])`) into a node, and it streams.
 

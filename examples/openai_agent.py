@@ -1,4 +1,4 @@
-"""A brain at OpenAI, or at any server that speaks its chat completions (set OPENAI_BASE_URL).
+"""An adapter at OpenAI, or at any server that speaks its chat completions (set OPENAI_BASE_URL).
 
 pip install "unpod[openai]"; export OPENAI_API_KEY=...; unpod dev examples/openai_agent.py
 """

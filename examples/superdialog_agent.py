@@ -1,4 +1,4 @@
-"""A superdialog flow as a brain: assigned as it is. At its final node the call ends.
+"""A superdialog flow as an adapter: assigned as it is. At its final node the call ends.
 
 pip install "unpod[superdialog]"; export OPENAI_API_KEY=...; unpod dev examples/superdialog_agent.py
 """

@@ -184,7 +184,7 @@ class Bridge:
 
     async def run(self, stop: BridgeStop) -> int:
         """Serve until `stop`, or until the orchestrator refuses us for good; return the exit status."""
-        front = Ops(
+        ops = Ops(
             self._nats,
             self._subjects,
             self.bridge_id,
@@ -195,12 +195,12 @@ class Bridge:
             port=self._config.health_port,
         )
         try:
-            await front.open()
-            return await self._run(stop, front)
+            await ops.open()
+            return await self._run(stop, ops)
         finally:
-            await front.close()
+            await ops.close()
 
-    async def _run(self, stop: BridgeStop, front: Ops) -> int:
+    async def _run(self, stop: BridgeStop, ops: Ops) -> int:
         await self._records.open(self._nats)
         if self._dial_in is not None:
             await self._dial_in.open()
@@ -213,12 +213,12 @@ class Bridge:
         await self._adoption.open()
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
-        keeping = asyncio.create_task(self._keep_house(), name="unpod-bridge-house")
+        keeping = asyncio.create_task(self._keep_house(), name="unpod-housekeeping")
         watching = asyncio.create_task(self._watch_log(), name="unpod-log-watch")
-        hearing = asyncio.create_task(self._disconnects.run(), name="unpod-departures")
+        hearing = asyncio.create_task(self._disconnects.run(), name="unpod-disconnects")
         try:
             await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping), asyncio.shield(watching))
-            front.draining = True
+            ops.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
             await self._end({keeping, watching, hearing}, subscriptions)
@@ -447,7 +447,7 @@ class Bridge:
 
 
 def _nothing() -> None:
-    """Nobody is told how an heir's registration stands."""
+    """Nobody is told how the registration of an inherited worker stands."""
 
 
 async def _first(*waits: Coroutine[object, object, object] | asyncio.Future[None]) -> None:

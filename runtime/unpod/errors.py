@@ -14,7 +14,7 @@
     ├── ControlRefused            a control from outside was not done: `reason` says why
     ├── ControlUnanswered         nobody has said what became of a control; the same `command_id` may be sent again
     ├── StepFailed                a journaled step raised, now or in the process that ran it
-    ├── AdapterError              the brain failed in a way that the adapter knows
+    ├── AdapterError              the adapter failed, and says how
     ├── APIError                  a request to the management API or the orchestrator failed: `status`, `reason`
     ├── ProtocolViolation         a frame, record or request breaks the protocol; `whose` says on which side
     │   └── UnsafeIdentifier      an id that cannot be made a NATS subject token

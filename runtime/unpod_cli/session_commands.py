@@ -183,14 +183,14 @@ def interrupt(*, session_id: str) -> Verb:
 
 
 @sessions.command(
-    short_help="Tell the brain what the caller does not hear.",
+    short_help="Tell the adapter what the caller does not hear.",
     epilog=_example("unpod sessions whisper ID 'Offer a refund.'"),
 )
 @click.argument("session_id", metavar="ID")
 @click.argument("text")
 @_control
 def whisper(*, session_id: str, text: str) -> Verb:
-    """Tell the agent's brain something that the caller does not hear."""
+    """Tell the agent's adapter something that the caller does not hear."""
     return lambda client, command_id: client.whisper(session_id, text, command_id=command_id)
 
 
@@ -213,7 +213,7 @@ def pause(*, session_id: str, recording: bool) -> Verb:
 @click.option("--recording", is_flag=True, help="Resume the recording, not the agent.")
 @_control
 def resume(*, session_id: str, recording: bool) -> Verb:
-    """Let the agent answer again; its brain is told what was said meanwhile."""
+    """Let the agent answer again; its adapter is told what was said meanwhile."""
     return lambda client, command_id: (client.resume_recording if recording else client.resume)(
         session_id, command_id=command_id
     )
@@ -234,7 +234,7 @@ def takeover(*, session_id: str, reason: str | None) -> Verb:
 @click.argument("session_id", metavar="ID")
 @_control
 def handback(*, session_id: str) -> Verb:
-    """Give the call back to the agent, whose brain is told what was said."""
+    """Give the call back to the agent, whose adapter is told what was said."""
     return lambda client, command_id: client.handback(session_id, command_id=command_id)
 
 

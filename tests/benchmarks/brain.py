@@ -1,4 +1,4 @@
-"""The brain that everybody has who is measured."""
+"""The adapter that everything measured answers with."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _HOW: Final = """\
 - Whole processes: nats-server (file storage, one node), bridge, runner, and the load generator, which plays the
   orchestrator with WebSocket frames of its own. All share the cores of one machine.
 - A turn is one text and a reply of 20 pieces. *stream*: a yield to the event loop before each piece; *burst*: all there
-  at once; *spoken*: one each 20 ms, so the first delta includes the brain's own 20 ms.
+  at once; *spoken*: one each 20 ms, so the first delta includes the adapter's own 20 ms.
 - *Paced*: 60 turns a second in all (fewer where so few sessions can't). *Saturated*: each session asks again as soon
   as it has its reply.
 - p50 is the median of the rounds' medians; p99 is of all turns of all rounds. Systems take turns, the first one

@@ -227,7 +227,7 @@ async def test_05_langchain(key: str | None) -> None:
 
 
 class Wrapped:
-    """A brain around one of the bundled ones, which hands the arguments on by position, as they declare them."""
+    """An adapter around one of the bundled ones, which hands the arguments on by position, as they declare them."""
 
     def __init__(self, inner: HTTPAdapter) -> None:
         self._inner = inner
@@ -344,7 +344,7 @@ async def test_04_transfers_in_every_form() -> None:
 
 
 async def test_03_what_an_outbound_call_was_placed_with() -> None:
-    """The older document 03: `calls.create(instructions=, data=)`, and steering the brain with it."""
+    """The older document 03: `calls.create(instructions=, data=)`, and steering the adapter with it."""
     seen: list[object] = []
 
     async def entrypoint(ctx: CallContext) -> None:

@@ -301,7 +301,7 @@ def the_fold_is_what_was_heard(seen: Observed) -> Iterator[str]:
         if seen.allow.unstored:
             logged = logged[
                 : len(heard)
-            ]  # the call was ended in mid-reply: what else the brain had to say is there, too
+            ]  # the call was ended in mid-reply: what else the adapter had to say is there, too
         if logged != heard:
             yield f"turn {turn.turn_id}: the log has the words {_runs(logged)}, the worker got {_runs(heard)}"
 

@@ -58,7 +58,7 @@ class News:
 
 
 class FakeRunner:
-    """A runner with an echo for a brain: it answers each final text with the same text."""
+    """A runner with an echo for an adapter: it answers each final text with the same text."""
 
     def __init__(self, nats: Nats, log: JetStreamLog, news: News, runner_id: str, agent: str, capacity: int) -> None:
         self.runner_id = runner_id

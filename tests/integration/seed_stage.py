@@ -54,7 +54,7 @@ async def snippet(page: Path, heading: str, **names: Any) -> dict[str, Any]:  # 
 
 
 def brain() -> ScriptedAdapter:
-    """Return a brain that reports its model calls."""
+    """Return an adapter that reports its model calls."""
     figures = LLMCall(model="model-1", tokens_in=100, tokens_out=20, cost=0.002)
     return ScriptedAdapter([Rule("story", [figures, LONG])], fallback=lambda text: [f"You said {text}.", figures])
 

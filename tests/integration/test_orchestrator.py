@@ -111,7 +111,7 @@ async def dial(assign: Frame) -> Line:
 
 
 async def echo(line: Line) -> None:
-    """A brain that says back what it hears."""
+    """An adapter that says back what it hears."""
     while True:
         text = await line.final_text()
         await line.reply("You said: ", text)
@@ -285,7 +285,7 @@ async def test_a_call_from_placing_to_hanging_up(orchestrator: LocalOrchestrator
 
 
 async def idle(line: Line) -> None:
-    """A brain that leaves the line to the test."""
+    """An adapter that leaves the line to the test."""
     await line.socket.wait_closed()
 
 

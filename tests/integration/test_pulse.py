@@ -168,7 +168,8 @@ async def test_each_runner_of_a_process_has_a_pulse_while_it_runs(server: Embedd
 
 
 @pytest.mark.parametrize(
-    ("whose", "says"), [("runner", "given the connection up"), ("pulse", r"pulse has stopped \(LogUnavailable\)")]
+    ("whose", "says"),
+    [("runner", "given the connection up"), ("pulse", r"liveness thread has stopped \(LogUnavailable\)")],
 )
 async def test_a_connection_that_is_closed_for_good_ends_the_runner(
     server: EmbeddedServer, whose: str, says: str

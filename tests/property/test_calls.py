@@ -77,7 +77,7 @@ class Scene:
 
     @property
     def state(self) -> SessionState:
-        return self.session._driver.state
+        return self.session._driver.kernel.state
 
     @property
     def words(self) -> str:

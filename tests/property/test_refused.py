@@ -1,8 +1,8 @@
 """What is refused, or comes to nothing, is as if it had not been asked: whoever has asked, and in whatever order.
 
-A relay, the session's rules and the log between them, without a shell: a text, a piece of a reply, an end, a transfer
-or a control from outside, a drop, a redial, an expiry, a takeover, a hand-over or the death of the bridge, one after
-the other. The worker never closes by itself, so that every transfer is refused.
+A call protocol, the session's rules and the log between them, without a shell: a text, a piece of a reply, an end, a
+transfer or a control from outside, a drop, a redial, an expiry, a takeover, a hand-over or the death of the bridge, one
+after the other. The worker never closes by itself, so that every transfer is refused.
 """
 
 from __future__ import annotations

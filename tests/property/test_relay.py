@@ -65,7 +65,7 @@ def script(plan: Plan) -> list[Step]:
 
 
 class Play:
-    """One owner's script against a relay, disturbed."""
+    """One owner's script against a call protocol, disturbed."""
 
     def __init__(self, plan: Plan, verbs: tuple[str, ...]) -> None:
         self.verbs = verbs

@@ -1,4 +1,4 @@
-"""Brains behind HTTP: server-sent events, and text in chunks."""
+"""HTTP services with an answer of their own: server-sent events, and text in chunks."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 In this order: the owner is heard (and kept waiting), so that what it says from here on is not lost; the former bridge
 is asked to let go, where it lives; the line is taken, and from here on the log refuses what the former bridge writes;
-the log is read up to there, all of which is final; the relay goes on from that, and then with what came meanwhile.
+the log is read up to there, all of which is final; the protocol goes on from that, and then with what came meanwhile.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from unpod_bridge.journal.journal import Journal
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.protocol.ownership import ReplyProgress
 
-logger = logging.getLogger("unpod.bridge.succession")
+logger = logging.getLogger("unpod.bridge.takeover")
 
 
 class Aftercare:

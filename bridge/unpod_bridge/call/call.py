@@ -259,7 +259,7 @@ class Call:
     # ------------------------------------------------------------------------------------------------------ carry out
 
     def _feed(self, outputs: list[Output]) -> None:
-        """Carry out what the relay wants, and come back when it wants to be asked."""
+        """Carry out what the protocol wants, and come back when it wants to be asked."""
         if outputs:
             lease = self._lease
             if lease.is_doubtful():

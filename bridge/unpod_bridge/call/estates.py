@@ -89,7 +89,7 @@ class Estate(Protocol):
 
 
 class LiveCall:
-    """A call whose line is ours (`owner_takeover.Estate`); `feed` carries out what its relay wants."""
+    """A call whose line is ours (`Estate`); `feed` carries out what its protocol wants."""
 
     ended = False
 
@@ -167,7 +167,7 @@ class LiveCall:
 
 
 class EndedCall:
-    """A call that is over (`owner_takeover.Estate`): there is nothing to perform, and nobody waits."""
+    """A call that is over (`Estate`): there is nothing to perform, and nobody waits."""
 
     ended = True
     owner_index = EVERY

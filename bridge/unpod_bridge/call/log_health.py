@@ -1,6 +1,6 @@
 """Whether one call's log is away, and what that means: the call goes on for a while, and then ends with an error.
 
-A ledger says so of a log that does not acknowledge what waits for it. A call of which nothing waits hears of the lost
+A journal says so of a log that does not acknowledge what waits for it. A call of which nothing waits hears of the lost
 connection itself: it must not be kept without a log for ever, either.
 """
 
@@ -21,7 +21,7 @@ GRACE_S: Final = 3.0
 
 
 class LogWatch:
-    """Tells a call's relay whether the log is away; what it wants done goes to `feed`."""
+    """Tells a call's protocol whether the log is away; what it wants done goes to `feed`."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class LogWatch:
         if self._stop is not None:
             self._stop()
 
-    def on_state(self, away: bool) -> None:  # noqa: FBT001 - the ledger's callback
-        """The ledger says whether what waits for the log is acknowledged."""
+    def on_state(self, away: bool) -> None:  # noqa: FBT001 - the journal's callback
+        """The journal says whether what waits for the log is acknowledged."""
         protocol, journal, now = self._protocol, self._journal, self._clock.now()
         if journal is None or journal.backlog < self._settings.busy // 4:
             self._link.resume_reading()
@@ -65,7 +65,7 @@ class LogWatch:
             self._feed(protocol.end("error", "too much waits for the event log", now))
 
     def _on_connection(self) -> None:
-        """The connection is lost, or back; what waits then is the ledger's matter."""
+        """The connection is lost, or back; what waits then is the journal's matter."""
         if self._cut_off:
             self._feed(self._protocol.log_away(self._clock.now() + GRACE_S))
         elif self._journal is not None and not self._journal.backlog:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unpod_bridge.fleet.dispatch import Dispatcher
     from unpod_bridge.journal.placements import LineServices
 
-logger = logging.getLogger("unpod.bridge.watch")
+logger = logging.getLogger("unpod.bridge.runner_health")
 
 
 class OwnersConnection(Bus, Protocol):
@@ -68,7 +68,7 @@ class Owners:
         for subject, handler in ((self._on, self._on_told), (self._announced_on, self._on_probation)):
             self._subscriptions.append(await self._nats.subscribe(subject, handler))
         self._nats.on_state(self.runner_health.connected)
-        self._watching = asyncio.create_task(self.runner_health.run(), name="unpod-watch")
+        self._watching = asyncio.create_task(self.runner_health.run(), name="unpod-runner-health")
 
     async def close(self) -> None:
         """End."""

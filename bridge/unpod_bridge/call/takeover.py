@@ -29,7 +29,7 @@ from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.protocol.outputs import Owned
 from unpod_bridge.protocol.owners import CLEANUPS, Owner, Poison, owner_changed
 
-logger = logging.getLogger("unpod.bridge.succession")
+logger = logging.getLogger("unpod.bridge.takeover")
 
 AT_ONCE: Final = 64
 BETWEEN_TURNS_S: Final = 5.0
@@ -257,7 +257,7 @@ class OwnerTakeover:
 
     def _seek(self) -> None:
         if self._task is None and not self.closed.is_set():
-            self._task = asyncio.get_running_loop().create_task(self._find_owner(), name="unpod-succession")
+            self._task = asyncio.get_running_loop().create_task(self._find_owner(), name="unpod-takeover")
             self._task.add_done_callback(self._sought)
 
     def _sought(self, task: asyncio.Task[None]) -> None:

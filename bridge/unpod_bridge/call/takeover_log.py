@@ -21,7 +21,7 @@ from unpod_bridge.journal.until_answered import until_answered
 from unpod_bridge.protocol.owner_records import OwnerRecords
 from unpod_bridge.protocol.owners import EVERY, Inputs, Owner, Tip
 
-logger = logging.getLogger("unpod.bridge.succession")
+logger = logging.getLogger("unpod.bridge.takeover")
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class TakeoverLog:
             start = max(self._since, found.seqs[0] if found.seqs else 0)
             tip = await self._persist(lambda: self._read(start, epoch, found))
             stream_positions.searched(tip.seqs, tip.last, epoch)
-            if tip.last < known < EVERY:  # the log has refused what was heard, or the chart leaves something out
+            if tip.last < known < EVERY:  # the log has refused what was heard, or the positions leave something out
                 stream_positions.spoil()
                 tip = await self._read_from_command(epoch)
         if tip.first > known + 1 or not tip.is_whole:

@@ -1,4 +1,4 @@
-"""When a call's relay is asked again though nothing has come in: at its deadline, and for speech that it has joined."""
+"""When a call's protocol is asked again though nothing came in: at its deadline, and for speech that it has joined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unpod_bridge.protocol.outputs import Output
 
 
 class Wakeups:
-    """Asks one relay, at the end of a turn of the event loop or when its time has come; its answers go to `feed`."""
+    """Asks one protocol, at the end of a turn of the event loop or when its time has come; its answers go to `feed`."""
 
     __slots__ = ("_at", "_batch", "_clock", "_feed", "_flushing", "_loop", "_protocol", "_timer")
 
@@ -27,7 +27,7 @@ class Wakeups:
         self._flushing = False
 
     def look(self) -> None:
-        """Come back when the relay wants to be asked, now that it has answered."""
+        """Come back when the protocol wants to be asked, now that it has answered."""
         protocol = self._protocol
         if protocol.joined and not self._flushing:
             self._flushing = True
@@ -50,7 +50,7 @@ class Wakeups:
             self._timer.cancel()
 
     def _set_timer(self) -> None:
-        """Come back at the relay's deadline, if it still has one."""
+        """Come back at the protocol's deadline, if it still has one."""
         deadline = self._protocol.deadline
         if self._timer is not None:
             self._timer.cancel()

@@ -21,7 +21,7 @@ from unpod.errors import LogError, LogUnavailable, NoResponders
 from unpod.ports import Bus, Clock
 from unpod_bridge.fleet.horizon import Horizon
 
-logger = logging.getLogger("unpod.bridge.watch")
+logger = logging.getLogger("unpod.bridge.runner_health")
 
 PING_S: Final = 1.0
 ANSWER_S: Final = 0.8
@@ -361,7 +361,7 @@ class RunnerHealth:
         return [each for each in watched if self._sessions.get(each.ward.session_id) is each]
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name="unpod-watch")
+        task = asyncio.get_running_loop().create_task(work, name="unpod-runner-health")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

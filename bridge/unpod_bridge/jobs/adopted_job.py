@@ -27,7 +27,7 @@ PAIRING_S: Final = 15.0
 
 
 class AdoptedJobs:
-    """The calls that come from other bridges, and go to them (`orphans.Household`)."""
+    """The calls that come from other bridges, and go to them (`orphans.AdoptingBridge`)."""
 
     def __init__(
         self,

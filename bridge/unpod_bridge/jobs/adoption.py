@@ -1,4 +1,4 @@
-"""This bridge among the others: it hears them, goes on with the calls of those that are gone, hands over its own."""
+"""Recovery between bridges: this one hears the others, takes over calls of those that are gone, hands over its own."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("unpod.bridge")
 
 HEAR_S: Final = 1.0
-"""How often the server is asked for a word, by which we know that we would hear the others."""
+"""How often NATS is asked for an answer, which shows that we would hear the other bridges."""
 
 
 class Adoption:
-    """What of a bridge has to do with other bridges.
+    """All that a bridge does because of other bridges.
 
     `own_link` returns the control link of a worker of ours, if it is, `make_link` one for another's job; `ended_ago`
     says how many seconds ago a process has lost its connection.
@@ -87,7 +87,7 @@ class Adoption:
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
-        """Answer the others, and watch over them.
+        """Answer the other bridges, and begin to watch them.
 
         Raises:
             LogError: NATS does not let us.
@@ -98,8 +98,8 @@ class Adoption:
         self._stop_listening = self._nats.on_state(self._orphans.connected)
         heard = self._other_bridges.server_answered, self._server_answered
         self._tasks = [
-            asyncio.create_task(self._orphans.run(), name="unpod-neighbours"),
-            asyncio.create_task(self._inherited_workers.run(), name="unpod-heirs"),
+            asyncio.create_task(self._orphans.run(), name="unpod-orphans"),
+            asyncio.create_task(self._inherited_workers.run(), name="unpod-inherited-workers"),
             asyncio.create_task(keep_hearing(self._nats, *heard), name="unpod-hearing"),
         ]
 
@@ -155,7 +155,7 @@ class Adoption:
 
 
 async def keep_hearing(nats: Nats, *heard: Callable[[float], None], every_s: float = HEAR_S) -> None:
-    """Ask the server for a word, until cancelled: what we say ourselves does not come back to us (`no_echo`).
+    """Ask NATS for an answer, until cancelled: what we say ourselves does not come back to us (`no_echo`).
 
     Each of `heard` is told when it has answered, in the event loop's time.
     """

@@ -66,7 +66,7 @@ class DialIn:
         self._doorkeeper = Doorkeeper(where.secret.encode())
         self._listener = Listener(where.host, where.port)
         self._draining = False
-        self._guests: set[str] = set()
+        self._calls: set[str] = set()
 
     async def open(self) -> None:
         """Listen; raises ConfigurationError."""
@@ -82,7 +82,7 @@ class DialIn:
         self._dial_ins.close()
         await self._listener.close()
 
-    # --------------------------------------------------------------------------------------------------------- the door
+    # ------------------------------------------------------------------------------------------------- who is let in
 
     def is_open_to(self, target: str) -> bool:
         """Whether a worker may come in (`Host.is_open_to`)."""
@@ -103,7 +103,7 @@ class DialIn:
 
     def _expects(self, key: str) -> bool:
         """Whether a call of that key is here, be it that its first socket has come in this moment."""
-        return key in self._guests or self._dial_ins.expects(key)
+        return key in self._calls or self._dial_ins.expects(key)
 
     def _receive(self, caller: DialInCaller, key: str) -> None:
         # It waits a while: this bridge may be about to go on with the call, or to dial it.
@@ -112,20 +112,20 @@ class DialIn:
         elif caller.job_id and self._jobs.has(caller.job_id):
             logger.info("job %s: its worker has come under another name, or before it is dialled", shown(caller.job_id))
         else:
-            guest = DialInCall(self, caller.job_id or f"job-{token_hex(8)}", key)
-            self._guests.add(key)
-            self._jobs.carry(guest.job, guest, guest, guest.line)
+            dial_in_call = DialInCall(self, caller.job_id or f"job-{token_hex(8)}", key)
+            self._calls.add(key)
+            self._jobs.carry(dial_in_call.job, dial_in_call, dial_in_call, dial_in_call.line)
 
-    # ----------------------------------------------------------------------------------------------- what a guest needs
+    # -------------------------------------------------------------------------------------------- what DialInCall needs
 
-    def line(self, guest: DialInCall, find: Callable[[str], Awaitable[RunnerPlace]]) -> DialedInCall:
-        """Return the line of a guest's call."""
-        assigned = guest.job
+    def line(self, dial_in_call: DialInCall, find: Callable[[str], Awaitable[RunnerPlace]]) -> DialedInCall:
+        """Return the line of a call."""
+        assigned = dial_in_call.job
         job = Job(assigned.job_id, assigned.call_id, "", assigned.bridge_url, "")
         return DialedInCall(job, find, self._services, care=self._care)
 
-    async def place(self, guest: DialInCall, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
-        """Return a place for a guest's call, this bridge's claim of it, and the registration that it counts for.
+    async def place(self, dial_in_call: DialInCall, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
+        """Return a place for a call, this bridge's claim of it, and the registration that it counts for.
 
         Raises:
             LogUnavailable: nobody takes it; the text says why.
@@ -133,12 +133,12 @@ class DialIn:
         until = asyncio.get_running_loop().time() + ASK_S
         pool, link = await self._pool(agent, until)
         refusal = await self._fullness.refusal(pool.agent)
-        place = await self._dispatcher.find(Ask(guest.job.job_id, pool, until)) if refusal is None else refusal
+        place = await self._dispatcher.find(Ask(dial_in_call.job.job_id, pool, until)) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
             raise _refused(link, pool, place)
         try:
             async with asyncio.timeout_at(until):
-                claim = await self._records.claim(self._record(guest, pool, link))
+                claim = await self._records.claim(self._record(dial_in_call, pool, link))
         except (TimeoutError, LogError) as error:
             await place.release("no record")
             raise _refused(link, pool, "jobs_full" if isinstance(error, LogFull) else "jobs_away") from None
@@ -151,8 +151,8 @@ class DialIn:
         return place, claim, link
 
     def forget(self, key: str) -> None:
-        """A guest's call is over."""
-        self._guests.discard(key)
+        """The call of that key is over."""
+        self._calls.discard(key)
         self._dial_ins.forget(key)
 
     async def _pool(self, agent: str, until: float) -> tuple[Pool, ControlLink]:
@@ -171,17 +171,17 @@ class DialIn:
         known = ", ".join(sorted(shown(pool.name) for pool in links)) or "none"
         raise LogUnavailable(f"call.started names the agent {shown(agent)}, and these are served here: {known}")
 
-    def _record(self, guest: DialInCall, pool: Pool, link: ControlLink) -> JobRecord:
+    def _record(self, dial_in_call: DialInCall, pool: Pool, link: ControlLink) -> JobRecord:
         bridge_id = self._services.bridge_id
         return JobRecord(
-            job=guest.job.job_id,
+            job=dial_in_call.job.job_id,
             agent=pool.agent,
             dev=pool.dev,
             worker=link.registration.identity.worker_id,
             bridge=bridge_id,
             home=bridge_id,
-            call=guest.job.call_id,
-            bridge_url=guest.job.bridge_url,
+            call=dial_in_call.job.call_id,
+            bridge_url=dial_in_call.job.bridge_url,
             token="",
         )
 

@@ -3,7 +3,7 @@
 While any job of such a worker lives, one of the bridges that have them keeps a control socket under the worker's id,
 with no room for new jobs: the one with the smallest id, as all can see in the records. A bridge that is there after all
 gets its worker back: it is told when the socket here is closed, and registers anew, since the orchestrator knows one
-socket of a worker. A job that is called off here and lives elsewhere is passed on (`Neighbours.forward_cancel`).
+socket of a worker. A job that is called off here and lives elsewhere is passed on (`Orphans.forward_cancel`).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class InheritedWorkers:
         self._owed[worker] = record.home
         if len(self._owed) > _REMEMBERED:
             del self._owed[next(iter(self._owed))]
-        self._runs[worker] = asyncio.create_task(self._run(worker, link), name="unpod-heir")
+        self._runs[worker] = asyncio.create_task(self._run(worker, link), name="unpod-inherited-worker")
 
     def _close(self, worker: str, link: ControlLink) -> None:
         for job_id, record in self._jobs.items():

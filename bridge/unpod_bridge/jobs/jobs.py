@@ -261,7 +261,7 @@ class Jobs:
             await call.claim.leave()
 
     async def let_go(self, job_id: str) -> bool:
-        """Hand a call over (`Household.let_go`)."""
+        """Hand a call over (`AdoptingBridge.let_go`)."""
         ended, call = self._closing.get(job_id), self._calls.get(job_id)
         if ended is not None and ended.after is not None:
             await ended.after.close()

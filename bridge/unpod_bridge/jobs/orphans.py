@@ -65,8 +65,8 @@ class Deafness:
     end: asyncio.Task[int]
 
 
-class Household(Protocol):
-    """What a bridge does for its neighbours; nothing here raises."""
+class AdoptingBridge(Protocol):
+    """What a bridge does for the other bridges; nothing here raises."""
 
     def adopt(self, orphan: Orphan, claim: Claim) -> None:
         """Go on with another bridge's call."""
@@ -112,7 +112,7 @@ class Orphans:
         *,
         records: JobRecords,
         other_bridges: Bridges,
-        adopted_jobs: Household,
+        adopted_jobs: AdoptingBridge,
         end: Callable[[], Coroutine[object, object, int]],
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
@@ -141,13 +141,13 @@ class Orphans:
         records.on_change(self._changed)
 
     async def open(self) -> None:
-        """Answer the others; raises LogError."""
+        """Answer the other bridges; raises LogError."""
         mine = self._subjects.bridge(self._bridge_id)
         for what, handler in (("ping", self._on_ping), ("yield", self._on_yield), ("cancel", self._on_cancel)):
             self._subscriptions.append(await self._bus.subscribe(f"{mine}.{what}", handler))
 
     async def run(self) -> None:
-        """Watch, until cancelled."""
+        """Watch the other bridges, until cancelled."""
         round_at = self._loop.time()
         while True:
             if round_at <= self._loop.time():
@@ -245,7 +245,7 @@ class Orphans:
             except LogError as error:
                 logger.debug("a bridge could not be answered: %s", type(error).__name__)
 
-    # ------------------------------------------------------------------------------------------------------- the watch
+    # -------------------------------------------------------------------------------------------------------- watching
 
     def _look_round(self) -> None:
         """Ask after every bridge that a record names: it may have been gone before we came."""
@@ -377,8 +377,8 @@ class Orphans:
         ours: list[Kept] = []
         theirs: list[Kept] = []
         for kept in orphans:
-            heir = min(takers, key=lambda taker: derive(kept.record.job, taker))
-            (ours if heir == self._bridge_id else theirs).append(kept)
+            taker = min(takers, key=lambda bridge: derive(kept.record.job, bridge))
+            (ours if taker == self._bridge_id else theirs).append(kept)
         return ours, theirs
 
     async def _take_all(self, orphans: Iterable[Kept], make: Callable[[JobRecord], Orphan]) -> int:
@@ -435,7 +435,7 @@ class Orphans:
         _ = self._own(work)
 
     def _own(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name="unpod-neighbours")
+        task = asyncio.create_task(work, name="unpod-orphans")
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

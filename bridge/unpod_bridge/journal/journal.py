@@ -24,7 +24,7 @@ from unpod_bridge.journal.positions import StreamPositions
 from unpod_bridge.protocol.outputs import Store
 from unpod_bridge.wire.call_frames import rejected
 
-logger = logging.getLogger("unpod.bridge.ledger")
+logger = logging.getLogger("unpod.bridge.journal")
 
 _LOOK_S: Final = 1.0
 _LOOK_BUSY_S: Final = 0.1
@@ -106,7 +106,7 @@ class Journal:
 
     @property
     def writing(self) -> Writing:
-        """With what another ledger would go on after this one."""
+        """Where another journal would go on after this one."""
         return replace(self._writing, index=self._index)
 
     @property

@@ -65,7 +65,7 @@ class Store(Struct, frozen=True):
     """Store a fact; `data` is its payload where that is a frame as it came.
 
     `withheld`: the recording is paused, so the texts of it go to the live subject and not into the log. With `notify`,
-    `Relay.stored` wants to hear once the log has acknowledged it.
+    `CallProtocol.stored` wants to hear once the log has acknowledged it.
     """
 
     channel: Literal["evt", "ack"]
@@ -90,7 +90,7 @@ class Fetch(Struct, frozen=True):
 
 
 class Begin(Struct, frozen=True):
-    """The call is up for the first time: take the line, store both frames, appoint the owner, then `Relay.begin`."""
+    """The call is up for the first time: take the line, store both frames, appoint the owner, then its `begin`."""
 
     session_id: str
     hello: Frame

@@ -38,7 +38,7 @@ class ReplyProgress(Struct, frozen=True, kw_only=True):
 
 
 class CallOwnership:
-    """The owner of one call, as its relay sees it. What returns outputs wants them carried out, in order."""
+    """The owner of one call, as the call protocol sees it. What returns outputs wants them carried out, in order."""
 
     __slots__ = ("_call", "_owner_commands", "_record_queue", "_spoken", "_unlogged", "_waiting")
 

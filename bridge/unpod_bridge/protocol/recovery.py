@@ -1,4 +1,4 @@
-"""How far a call has come that another bridge had, and how a relay goes on from there. Pure; `adopt` finds it out."""
+"""How far a call has come that another bridge had, and how the protocol goes on from there. Pure."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
 
 def restore(past: Recovery, call: CallState, owner_commands: OwnerCommands, filler: Filler, now: float) -> None:
-    """Put the parts of a relay where the former bridge's were, and say what nobody will ever know."""
+    """Put the parts of the protocol where the former bridge's were, and say what nobody will ever know."""
     call.epoch = 0 if past.owner is None else past.owner.epoch
     call.recorded, call.verbs = past.recorded, past.verbs
     call.paused, call.pause_reason = past.paused, past.pause_reason

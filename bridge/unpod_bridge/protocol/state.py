@@ -66,7 +66,7 @@ class RelaySettings:
 
 @dataclass(slots=True, kw_only=True)
 class CallState:
-    """What the parts of a relay share.
+    """What the parts of a call protocol share.
 
     `timers` are names with the times at which they are due. `said`: something beside a reply was spoken since the flag
     was cleared. `recorded`: the call is recorded at all; `paused`: what is said now is not to be kept, since the worker

@@ -25,7 +25,7 @@ _SESSION: Final = (
 )
 _SPEECH: Final = (
     Column("stt_ms", "number", "Speech recognition, milliseconds."),
-    Column("llm_ms", "number", "The brain's whole answer, milliseconds."),
+    Column("llm_ms", "number", "The adapter's whole answer, milliseconds."),
     Column("tts_ms", "number", "Text to the first audio, milliseconds."),
 )
 
@@ -43,7 +43,7 @@ CALLS: Final = (
     Column("interruptions", "whole", "Turns in which the caller cut in."),
     Column("takeovers", "whole", "How often another runner went on with it."),
     Column("avg_stt_ms", "number", "Speech recognition, mean of the turns, milliseconds."),
-    Column("avg_llm_ms", "number", "The brain's whole answer, mean of the turns, milliseconds."),
+    Column("avg_llm_ms", "number", "The adapter's whole answer, mean of the turns, milliseconds."),
     Column("avg_tts_ms", "number", "Text to the first audio, mean of the turns, milliseconds."),
     Column("model", "text", "The model that answered last."),
     Column("tokens_in", "whole", "Tokens that the models read."),
@@ -72,7 +72,7 @@ TURNS: Final = (
     Column("tokens_in", "whole", "Tokens that it read."),
     Column("tokens_out", "whole", "Tokens that it wrote."),
     Column("cost_usd", "number", "What its calls have cost, US dollars."),
-    Column("from_node", "text", "Where in the dialog's graph the turn began, where the brain has one."),
+    Column("from_node", "text", "Where in the dialog's graph the turn began, where the adapter has one."),
     Column("to_node", "text", "Where it ended."),
     Column("user_chars", "whole", "Length of what the caller said; null where it was withheld."),
     Column("agent_chars", "whole", "Length of the whole reply."),
@@ -85,7 +85,7 @@ TURNS: Final = (
 TOOLS: Final = (
     *_SESSION,
     Column("number", "whole", "The call's number among those of the session, from 1."),
-    Column("turn", "whole", "The turn in which the brain called it."),
+    Column("turn", "whole", "The turn in which the adapter called it."),
     Column("name", "text", "The tool."),
     Column("call_id", "text", "The model's id of the call, where it gives one."),
     Column("called_at", "time", "When it was called."),

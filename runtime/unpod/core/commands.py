@@ -29,7 +29,7 @@ class Say(Command, frozen=True, tag="say"):
 class EndReply(Command, frozen=True, tag="reply.end"):
     """End a reply: it has `deltas` pieces with `chars` characters in all, and each must have been written before.
 
-    `closing`: the brain has nothing more to say on this call, or has failed where that ends it; an `EndCall` follows.
+    `closing`: the adapter has nothing more to say on this call, or has failed where that ends it; an `EndCall` follows.
     """
 
     turn: int

@@ -72,7 +72,7 @@ class ResumeSessionRecording(Control, frozen=True, tag="recording.resume"):
 
 
 class Whisper(Control, frozen=True, tag="whisper"):
-    """Tell the brain something that the caller does not hear."""
+    """Tell the adapter something that the caller does not hear."""
 
     text: str
 
@@ -86,11 +86,11 @@ class ResumeAgent(Control, frozen=True, tag="resume"):
 
 
 class TakeOver(Control, frozen=True, tag="takeover"):
-    """A supervisor talks to the caller; the brain is not asked until the call is handed back."""
+    """A supervisor talks to the caller; the adapter is not asked until the call is handed back."""
 
 
 class HandBack(Control, frozen=True, tag="handback"):
-    """The agent has the call again, and its brain is told what was said."""
+    """The agent has the call again, and its adapter is told what was said."""
 
 
 AnyControl = (

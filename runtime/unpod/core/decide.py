@@ -270,7 +270,7 @@ def _entrypoint_returned(state: SessionState, given: Given, _: float, __: Settin
 
 
 def _replying(state: SessionState, given: Given) -> Turn | None:
-    """Return the open reply that an input of the brain belongs to; a late input of a former turn belongs to none."""
+    """Return the open reply that an input of the adapter belongs to; a late input of a former turn belongs to none."""
     turn = state.turn
     if turn is None or not isinstance(given, (BrainSpoke, BrainFinished, BrainFailed)):
         return None
@@ -292,7 +292,7 @@ def _agent_turn(turn: Turn) -> tuple[FireHooks, ...]:
 
 
 def _fail(state: SessionState, turn: Turn, why: tuple[str, str], now: float, settings: Settings) -> list[Step]:
-    """End the reply of a brain that has failed, so that its caller is not left with half a sentence, or with none.
+    """End the reply of an adapter that has failed, so that its caller is not left with half a sentence, or with none.
 
     Where the call is to end with this reply, nothing is said: the caller is not to say it again.
     """
@@ -389,7 +389,7 @@ def _cut(state: SessionState) -> list[Step]:
 
 
 def _stopped(turn: Turn, heard: str | None = None) -> StopBrain:
-    """Stop the brain in mid-reply; of a reply of which nothing was said there is nothing to tell it."""
+    """Stop the adapter in mid-reply; of a reply of which nothing was said there is nothing to tell it."""
     told = bool(turn.sent) or turn.untold
     return StopBrain(turn.number, mark=told, heard=heard if told else None)
 

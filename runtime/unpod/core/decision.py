@@ -23,21 +23,21 @@ class TurnHooksReturned(Struct, frozen=True):
 
 
 class BrainSpoke(Struct, frozen=True):
-    """The brain has yielded a piece of the reply."""
+    """The adapter has yielded a piece of the reply."""
 
     turn: int
     text: str
 
 
 class BrainFinished(Struct, frozen=True):
-    """The brain has nothing more to say on this turn; `complete`: nor on this call."""
+    """The adapter has nothing more to say on this turn; `complete`: nor on this call."""
 
     turn: int
     complete: bool = False
 
 
 class BrainFailed(Struct, frozen=True):
-    """The brain raised."""
+    """The adapter raised."""
 
     turn: int
     code: str
@@ -45,7 +45,7 @@ class BrainFailed(Struct, frozen=True):
 
 
 class BrainReported(Struct, frozen=True):
-    """The brain has called a model or a tool, or a tool has returned."""
+    """The adapter has called a model or a tool, or a tool has returned."""
 
     fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned
 
@@ -104,17 +104,17 @@ class FireHooks(Struct, frozen=True):
 
 
 class AskBrain(Struct, frozen=True):
-    """Give a turn's text to the brain."""
+    """Give a turn's text to the adapter."""
 
     turn: int
     text: str
     language: str | None
     said: str = ""
-    """What was spoken of the reply already: the brain is to go on from there."""
+    """What was spoken of the reply already: the adapter is to go on from there."""
 
 
 class StopBrain(Struct, frozen=True):
-    """Cancel the brain's stream at its provider; with `mark`, tell it that the caller heard `heard` (None: unknown)."""
+    """Cancel its stream at the provider; with `mark`, tell it that the caller heard `heard` (None: unknown)."""
 
     turn: int
     mark: bool = False
@@ -122,13 +122,13 @@ class StopBrain(Struct, frozen=True):
 
 
 class MarkInterrupted(Struct, frozen=True):
-    """Tell the brain, whose stream is over, that the caller heard `heard` and no more."""
+    """Tell the adapter, whose stream is over, that the caller heard `heard` and no more."""
 
     heard: str
 
 
 class Nudge(Struct, frozen=True):
-    """Tell the brain that the caller cut in between turns, nobody knows where."""
+    """Tell the adapter that the caller cut in between turns, nobody knows where."""
 
     note: str
 
@@ -165,7 +165,7 @@ ADAPTER_APOLOGY = "Sorry, something went wrong. Could you say that again?"
 class Settings(Struct, frozen=True, kw_only=True):
     """What a developer can set for a session. Times in seconds; None switches a timer off.
 
-    `on_adapter_error` is the phrase with which the reply of a brain that has failed is ended, or `end`: the call is
+    `on_adapter_error` is the phrase with which the reply of an adapter that has failed is ended, or `end`: the call is
     ended with `error`. None, or "": neither.
     """
 
@@ -182,7 +182,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def adapter_apology(self) -> str:
-        """What the caller hears where the brain has failed, "" for nothing."""
+        """What the caller hears where the adapter has failed, "" for nothing."""
         return "" if self.on_adapter_error == "end" else self.on_adapter_error or ""
 
 

@@ -8,7 +8,7 @@ from unpod.core.turns import Turn
 
 
 class BrainAsked(Struct, frozen=True):
-    """The text of a turn went to the brain."""
+    """The text of a turn went to the adapter."""
 
     turn: int
     at: float
@@ -43,7 +43,7 @@ class ToolsRun(Struct, frozen=True):
 
 
 class BrainStands(Struct, frozen=True):
-    """Where in its dialog the brain began a turn, and has come to, by what it says of itself."""
+    """Where in its dialog the adapter began a turn, and has come to, by what it says of itself."""
 
     turn: int
     from_node: str | None

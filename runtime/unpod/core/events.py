@@ -316,7 +316,7 @@ class TurnCompleted(Fact, frozen=True, tag="turn.completed"):
 
 
 class LLMCalled(Fact, frozen=True, tag="llm.call"):
-    """One model call of the brain."""
+    """One model call of the adapter."""
 
     turn_id: int = 0
     model: str | None = None
@@ -338,7 +338,7 @@ class LLMCalled(Fact, frozen=True, tag="llm.call"):
 
 
 class ToolCalled(Fact, frozen=True, tag="tool.call"):
-    """The brain has called a tool."""
+    """The adapter has called a tool."""
 
     name: str
     call_id: str = ""
@@ -384,7 +384,7 @@ class HookPoisoned(Fact, frozen=True, tag="hook.poisoned"):
 
 
 class AdapterFailed(Fact, frozen=True, tag="adapter.failed"):
-    """The brain raised, hung or said nothing where it should have; the reply was ended once."""
+    """The adapter raised, hung or said nothing where it should have; the reply was ended once."""
 
     turn_id: int
     code: str

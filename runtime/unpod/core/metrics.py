@@ -2,7 +2,7 @@
 
 Percentiles are by nearest rank; averages go over the turns that have the figure. The model's figure of a turn is the
 time of the whole answer (`llm_total_ms`): the worker's where it sends one, else as the session measured it. The voice
-share of the cost is what the worker says (`cost_usd_so_far`), the model's share the sum over the brain's calls.
+share of the cost is what the worker says (`cost_usd_so_far`), the model's share the sum over the adapter's calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Cost(Struct, frozen=True):
 
 
 class Tokens(Struct, frozen=True):
-    """Tokens that the brain's models have read and written."""
+    """Tokens that the adapter's models have read and written."""
 
     input: int = 0
     output: int = 0

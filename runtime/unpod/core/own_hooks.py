@@ -90,7 +90,7 @@ def turn_complete(fact: ev.TurnCompleted) -> FireHooks:
 
 
 def report(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHooks:
-    """Tell of a report of the brain."""
+    """Tell of a report of the adapter."""
     if isinstance(fact, ev.ToolCalled):
         return FireHooks("tool_call", (fact.name, fact.arguments, fact.call_id), turn=fact.turn_id, own=True)
     if isinstance(fact, ev.ToolReturned):
@@ -101,7 +101,7 @@ def report(fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned) -> FireHooks:
 
 
 def failure(fact: ev.AdapterFailed) -> FireHooks:
-    """Tell of a failure of the brain."""
+    """Tell of a failure of the adapter."""
     return FireHooks("error", (fact.code, fact.error, "error", "adapter"), own=True)
 
 

@@ -1,6 +1,6 @@
 """What a session is: a fold over its log.
 
-`evolve` takes one record, `evolve_local` what happens too often to be stored (the asking of a brain, the pieces of a
+`evolve` takes one record, `evolve_local` what happens too often to be stored (the asking of an adapter, the pieces of a
 reply). A record that was folded already, or that a newer owner has made void, changes nothing: the fold is the durable
 guard against repeats. Nothing stored depends on anything local, so any process arrives at the same history, metrics
 and end.
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class ToolUse(Struct, frozen=True):
-    """A tool that the brain has used; `result` is None also where it has not returned."""
+    """A tool that the adapter has used; `result` is None also where it has not returned."""
 
     name: str
     arguments: object = None
@@ -46,7 +46,7 @@ class ToolUse(Struct, frozen=True):
 
 
 class Exchange(Struct, frozen=True):
-    """A completed turn as the brain's memory has it; `heard` is what the caller heard of the reply, None if unknown.
+    """A completed turn as the adapter's memory has it; `heard` is what the caller heard of the reply, None if unknown.
 
     `tools` is filled in where a developer looks (`Session.history`).
     """
@@ -132,7 +132,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
     @property
     def has_withheld(self) -> bool:
-        """Whether the conversation so far, as a brain remembers it, has parts that must not be kept."""
+        """Whether the conversation so far, as an adapter remembers it, has parts that must not be kept."""
         if self.private or any(exchange.withheld for exchange in self.history):
             return True
         return any(pending.withheld for pending in self.queue)

@@ -27,7 +27,7 @@ NOT_RECORDED = "(something that was not recorded)"
 
 
 class Aside(Struct, frozen=True):
-    """A line of the conversation that the brain was not there for."""
+    """A line of the conversation that was said while the adapter was not asked."""
 
     who: str
     text: str | None
@@ -42,7 +42,7 @@ class Waiting(Struct, frozen=True):
 
 
 class Supervision(Struct, frozen=True, kw_only=True):
-    """`supervisor` has the call, None where the agent has; `notes` is what the brain was told, oldest first."""
+    """`supervisor` has the call, None where the agent has; `notes` is what the adapter was told, oldest first."""
 
     paused: bool = False
     supervisor: str | None = None
@@ -52,7 +52,7 @@ class Supervision(Struct, frozen=True, kw_only=True):
 
     @property
     def held(self) -> bool:
-        """Whether the brain is not asked."""
+        """Whether the adapter is not asked."""
         return self.paused or self.supervisor is not None
 
 
@@ -67,7 +67,7 @@ def admitted(state: Supervision, control_id: str, control: AnyControl) -> Superv
 
 
 def said(state: Supervision, who: str, text: str | None, *, by_supervisor: bool = False) -> Supervision:
-    """Return the supervision after something was said that the brain has to be told; `text` is None if not kept."""
+    """Return the supervision after something was said that the adapter has to be told; `text` is None if not kept."""
     if not state.held or (by_supervisor and state.supervisor is None):
         return state
     return replace(state, asides=(*state.asides, Aside(who, text))[-MAX_KEPT:])
@@ -89,7 +89,7 @@ def performed(state: Supervision, control_id: str) -> Supervision:
 
 
 def note_for(state: Supervision, control: OwnerControl) -> str:
-    """Return what the brain is told when a control is performed; "" for nothing."""
+    """Return what the adapter is told when a control is performed; "" for nothing."""
     if isinstance(control, Whisper):
         return control.text
     if not isinstance(control, (ResumeAgent, HandBack)) or state.held or not state.asides:

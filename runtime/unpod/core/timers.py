@@ -47,7 +47,7 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer
         found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
     timed = turn is not None and turn.replying and not turn.bounded_tools
     if turn is not None and timed and settings.reply_timeout_s is not None:
-        # A tool's own time-out rules while it runs; the brain's begins anew with the result.
+        # A tool's own time-out rules while it runs; the adapter's begins anew with the result.
         worked_at = max(turn.asked_at, turn.last_delta_at, turn.tool_at, *turn.tools.values())
         found.append((worked_at + settings.reply_timeout_s, "reply"))
     owed = state.queue or (turn is not None and turn.owes_end)

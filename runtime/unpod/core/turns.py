@@ -1,6 +1,6 @@
 """A turn: one final text of the caller and the reply to it.
 
-The phases are a table. A turn is `opened` while the hooks of its text run, `asked` once the brain has the text,
+The phases are a table. A turn is `opened` while the hooks of its text run, `asked` once the adapter has the text,
 `speaking` from the first delta that left, and `ended` once the end of the reply was sent. That end is sent exactly once
 per turn, whatever happens: every path to `ended` is a row with the trigger `end`, and `ended` has no row with it. A
 turn that is ended waits for its figures and for the speech to be over; then it is completed, and gone.
@@ -68,7 +68,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     `bounded_tools` is how many tools run that end by their own time-outs. `tools` are those that were reported and have
     not returned, by call id, each with the time until which it is waited for. `tool_at` is when one was over last.
-    `nodes` are where in its dialog the brain was before and after, where it says so.
+    `nodes` are where in its dialog the adapter was before and after, where it says so.
     """
 
     number: int
@@ -100,7 +100,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     @property
     def replying(self) -> bool:
-        """Whether a reply is open: the brain has been asked and its end has not been sent."""
+        """Whether a reply is open: the adapter has been asked and its end has not been sent."""
         return self.phase in ("asked", "speaking")
 
     @property
@@ -110,7 +110,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     @property
     def is_blank(self) -> bool:
-        """Whether the caller has said nothing that a brain could be asked; what was withheld is not nothing."""
+        """Whether the caller has said nothing that an adapter could be asked; what was withheld is not nothing."""
         return self.user_text is not None and not self.user_text.strip()
 
 

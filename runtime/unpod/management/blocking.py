@@ -100,7 +100,7 @@ class BlockingSessions:
         return self._run(self._sessions.interrupt(session_id, command_id=command_id))
 
     def whisper(self, session_id: str, text: str, *, command_id: str | None = None) -> ControlApplied:
-        """Tell the agent's brain something; see `Sessions.whisper`."""
+        """Tell the agent's adapter something; see `Sessions.whisper`."""
         return self._run(self._sessions.whisper(session_id, text, command_id=command_id))
 
     def pause(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:

@@ -129,7 +129,7 @@ class FleetSessions(Sessions):
         return await self._send(session_id, InterruptAgent(actor=self._fleet.actor), command_id)
 
     async def whisper(self, session_id: str, text: str, *, command_id: str | None = None) -> ControlApplied:
-        """Tell the agent's brain something that the caller does not hear."""
+        """Tell the agent's adapter something that the caller does not hear."""
         return await self._send(session_id, Whisper(actor=self._fleet.actor, text=text), command_id)
 
     async def pause(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:

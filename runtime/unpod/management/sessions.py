@@ -93,7 +93,7 @@ class Sessions(ABC):
         _unsupported("interrupt")
 
     async def whisper(self, session_id: str, text: str, *, command_id: str | None = None) -> ControlApplied:
-        """Tell the agent's brain something that the caller does not hear; it counts from its next reply on."""
+        """Tell the agent's adapter something that the caller does not hear; it counts from its next reply on."""
         del session_id, text, command_id
         _unsupported("whisper")
 
@@ -103,7 +103,7 @@ class Sessions(ABC):
         _unsupported("pause")
 
     async def resume(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
-        """Let the agent answer again; its brain is told what was said meanwhile."""
+        """Let the agent answer again; its adapter is told what was said meanwhile."""
         del session_id, command_id
         _unsupported("resume")
 
@@ -115,7 +115,7 @@ class Sessions(ABC):
         _unsupported("takeover")
 
     async def handback(self, session_id: str, *, command_id: str | None = None) -> ControlApplied:
-        """Give the call back to the agent, whose brain is told what was said."""
+        """Give the call back to the agent, whose adapter is told what was said."""
         del session_id, command_id
         _unsupported("handback")
 

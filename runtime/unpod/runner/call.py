@@ -105,15 +105,15 @@ class RunningCall:
     @property
     def owner_index(self) -> int:
         """The index of the newest record that this runner has written."""
-        return self._driver.journal.index
+        return self._driver.kernel.outbox.index
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
         """Return where its records stand behind an index (`Journal.stored`)."""
-        return self._driver.journal.stored(after)
+        return self._driver.kernel.outbox.stored(after)
 
     def forget(self, until: int) -> None:
         """The bridge knows where its records up to an index stand."""
-        self._driver.journal.forget(until)
+        self._driver.kernel.outbox.forget(until)
 
     @property
     def bridge_index(self) -> int:
@@ -140,7 +140,7 @@ class RunningCall:
 
     async def check_owner(self) -> None:
         """Let go of the call if another runner owns it: one that has nothing to write would not learn it."""
-        await self._driver.ending.check_owner()
+        await self._driver.kernel.ending.check_owner()
 
     def go(self) -> None:
         """Let the developer's code begin, which was held back."""
@@ -148,12 +148,12 @@ class RunningCall:
 
     def fence(self) -> None:
         """Let go of the call at once: it has a newer owner."""
-        self._driver.ending.fence()
+        self._driver.kernel.ending.fence()
 
     def abandon(self) -> None:
         """Let go of the call at once; its log is left as it is."""
         self._abandoned = True
-        self._driver.ending.abandon()
+        self._driver.kernel.ending.abandon()
         self._going.set()
 
     async def run(self) -> CallResult:
@@ -161,7 +161,7 @@ class RunningCall:
         try:
             return await self._serve()
         except asyncio.CancelledError:
-            self._driver.ending.abandon()
+            self._driver.kernel.ending.abandon()
             await self._driver.finish(None)
             raise
         finally:
@@ -181,10 +181,10 @@ class RunningCall:
             logger.error("session %s: its log cannot be read: %s", self.start.session, error)  # noqa: TRY400
             await driver.finish(None)
             return CallResult(self.start.session, "error", failed=True, duration_s=0.0, started=False)
-        started = driver.state.started
+        started = driver.kernel.state.started
         if started is None:
             logger.error("session %s: its log has no call.started", self.start.session)
-            driver.ending.abandon()
+            driver.kernel.ending.abandon()
             await driver.finish(None)
             return CallResult(self.start.session, "error", failed=True, duration_s=0.0, started=False)
         if not await self._may_begin():
@@ -192,14 +192,14 @@ class RunningCall:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
         self.context = context = self._context()
         await self._services.on_call_start(context)
-        ending = driver.ending
+        ending = driver.kernel.ending
         gone = ending.fenced or self._abandoned  # its code must not begin where another runner runs it
         await driver.finish(None if gone else await self._run_entrypoint(context))
         if ending.fenced:
             return CallResult(self.start.session, "moved", failed=False, duration_s=0.0, started=False)
-        await self._services.on_call_end(context, "failed" if ending.has_failed(driver.state) else "ended")
-        state = driver.state
-        duration = state.duration_s(driver.clock.now())
+        await self._services.on_call_end(context, "failed" if ending.has_failed(driver.kernel.state) else "ended")
+        state = driver.kernel.state
+        duration = state.duration_s(driver.kernel.clock.now())
         return CallResult(self.start.session, ending.reason_of(state), ending.has_failed(state), duration, started=True)
 
     async def _attach(self) -> None:
@@ -223,19 +223,19 @@ class RunningCall:
 
     async def _may_begin(self) -> bool:
         """Wait while the call is held back; return False if it is not ours any more by then, or let go of."""
-        self._driver.ending.on_fenced = self._going.set
+        self._driver.kernel.ending.on_fenced = self._going.set
         suspicion = self.start.suspicion
         if suspicion is not None and not self._going.is_set():
             self._trial = trial = self._services.gate.join(self.start, self._going.set)
             if not suspicion.cleanup:
-                self._driver.journal.on_progress = trial.passed
+                self._driver.kernel.outbox.on_progress = trial.passed
         await self._going.wait()
         if self._trial is not None and self._trial.phase == "waits":  # it is to begin whosever turn it is
             self._trial.leave()
-        return not (self._driver.ending.fenced or self._abandoned)
+        return not (self._driver.kernel.ending.fenced or self._abandoned)
 
     def _context(self) -> CallContext:
-        started = self._driver.state.started
+        started = self._driver.kernel.state.started
         assert started is not None  # noqa: S101 - `run` has just looked
         fields = context_fields(started, self._services.agent_id)
         self._driver.context = {
@@ -262,7 +262,7 @@ class RunningCall:
 
     async def _run_entrypoint(self, context: CallContext) -> BaseException | None:
         """Run the developer's code and return what it raised; once another runner owns the call, it is stopped."""
-        with entered(self._driver.main), in_turn(context.session_id):
+        with entered(self._driver.kernel.main), in_turn(context.session_id):
             work = asyncio.create_task(self._attempt(context), name=f"unpod-entrypoint-{context.session_id}")
         belongs(work, context.session_id)
         fenced = asyncio.get_running_loop().create_future()
@@ -271,11 +271,11 @@ class RunningCall:
             work.cancel()
             fenced.set_result(None)
 
-        self._driver.ending.on_fenced = let_go
+        self._driver.kernel.ending.on_fenced = let_go
         try:
             await asyncio.wait({work, fenced}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._driver.ending.on_fenced = None
+            self._driver.kernel.ending.on_fenced = None
             await (ended if fenced.done() else cancelled)({work})
         return None if work.cancelled() or not work.done() else work.result()
 
@@ -286,13 +286,13 @@ class RunningCall:
         except BaseException as error:
             if not is_theirs(error):
                 raise
-            if self._driver.ending.has_told(error):  # its clean-up has used a step
+            if self._driver.kernel.ending.has_told(error):  # its clean-up has used a step
                 return error
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",
                 context.session_id,
                 type(error).__name__,
-                exc_info=None if self._driver.state.paused else error,
+                exc_info=None if self._driver.kernel.state.paused else error,
             )
             return error
         return None

@@ -1,4 +1,4 @@
-"""The runner's pulse: bridges ask each second whether it is there, and a thread of its own answers.
+"""The runner's liveness: bridges ask each second whether it is there, and a thread of its own answers.
 
 The thread has an event loop and a connection to NATS of its own, so code that blocks the runner's event loop does not
 make the runner look dead. It says how long that loop has not turned, which makes it look ill: its calls are moved then.
@@ -94,7 +94,7 @@ class PulseThread:
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._main, name=f"unpod-pulse-{runner_id}", daemon=True)
+        self._thread = threading.Thread(target=self._main, name=f"unpod-liveness-{runner_id}", daemon=True)
 
     async def start(self) -> None:
         """Return once pings are answered.
@@ -132,7 +132,7 @@ class PulseThread:
         except Exception as error:  # noqa: BLE001 - told to whoever waits in `start`, else to the runner
             if self._started.is_set():
                 reason = RunnerBroken(
-                    f"the runner's pulse has stopped ({type(error).__name__}): its calls would be moved"
+                    f"the runner's liveness thread has stopped ({type(error).__name__}): its calls would be moved"
                 )
                 with suppress(RuntimeError):  # the runner's event loop is closed
                     self._home.call_soon_threadsafe(self._died, reason)

@@ -1,12 +1,14 @@
 """Calls of which a former owner may have died begin one after the other: if one kills this process, it is known which.
 
-The first, which is the one that was spoken to last, is alone so long as it has not shown that it is past what its
-former owner died of, but for `FIRST_S` at most: most that kill do it at once. The others follow each other by `NEXT_S`,
-or as soon as one has passed. One that was on probation with others when a runner died is `alone` here, after those that
-were not, for `PROBATION_S` or until it has passed.
+The first is the one whose caller has spoken last. It is the only one on probation until it has shown that it is past
+what its former owner died of, or for `FIRST_S` at most: most calls that kill a process do so at once. The next begin
+`NEXT_S` apart, or as soon as one has passed. A call that was on probation together with others when a runner died is
+`alone` here: it begins after all that were not, when no other is on probation, and the next waits for it until it has
+passed, `PROBATION_S` at most.
 
-That one begins is said to its bridge before any of its code runs, and that it has passed before the next begins: NATS
-keeps the order, so what the bridge knows when this process dies is what was so. There is no round trip in between.
+Its bridge is told that a call begins before any of its code runs, and that it has passed before the next begins. NATS
+keeps the order of messages, so when this process dies the bridge knows which calls were on probation, without a round
+trip.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ Tell = Callable[["Start", ProbationPhase], None]
 
 
 class Trial:
-    """One call's way through the gate: it `waits`, has `begun`, `lets_in` the next, and is `over`."""
+    """One call's probation: it `waits`, has `begun`, `lets_in` the next, and is `over`."""
 
-    __slots__ = ("_gate", "alone", "go", "has_waited", "order", "phase", "start", "timers")
+    __slots__ = ("_probation", "alone", "go", "has_waited", "order", "phase", "start", "timers")
 
-    def __init__(self, gate: Probation, start: Start, go: Callable[[], None]) -> None:
-        self._gate = gate
+    def __init__(self, probation: Probation, start: Start, go: Callable[[], None]) -> None:
+        self._probation = probation
         self.start = start
         self.go = go
         held = start.suspicion or Suspicion()
@@ -51,11 +53,11 @@ class Trial:
 
     def passed(self, *, spoken: bool) -> None:
         """The call is past what its former owner died of; its bridge hears that by itself where it has spoken."""
-        self._gate.end(self, tell=not spoken)
+        self._probation.end(self, tell=not spoken)
 
     def leave(self) -> None:
         """The call is over, or not to be waited for any more."""
-        self._gate.end(self, tell=False)
+        self._probation.end(self, tell=False)
 
 
 class Probation:
@@ -76,7 +78,7 @@ class Probation:
         return trial
 
     def end(self, trial: Trial, *, tell: bool) -> None:
-        """One is past its probation, or away."""
+        """A call has passed its probation, or is gone."""
         if trial.phase == "over":
             return
         for timer in trial.timers:
@@ -91,7 +93,7 @@ class Probation:
         self._look()
 
     def _look(self) -> None:
-        """Let in whose turn it is."""
+        """Let all begin whose turn it is."""
         while self._waiting and self._is_free(self._waiting[0]):
             self._begin(self._waiting.pop(0))
 

@@ -347,9 +347,9 @@ class AgentRunner:
             await check_rights(nats, runner_rights(subjects, calls, plan.agent_id, plan.agent_key, self.runner_id))
         log = await open_log(nats, streams.calls)
         await self._anchor(nats, streams.calls.name)
-        ground = RunnerPorts(log, nats, self._clock, Subjects(config.prefix))
+        ports = RunnerPorts(log, nats, self._clock, Subjects(config.prefix))
         service = Service(
-            self._plan, ground, self.runner_id, hooks=self._hooks, last_hour=self._last_hour, inside=self._inside
+            self._plan, ports, self.runner_id, hooks=self._hooks, last_hour=self._last_hour, inside=self._inside
         )
         child = None
         if server is not None:
@@ -368,15 +368,15 @@ class AgentRunner:
             stop.abort()  # other runners get the calls, and the sooner the better
 
         stack.callback(nats.on_given_up(lambda reason: cut_off(RunnerBroken(str(reason)))))
-        ping = f"{ground.subjects.runner(self.runner_id)}.ping"
-        pulse = PulseThread(options, ping, self.runner_id, service.find, cut_off)
+        ping = f"{ports.subjects.runner(self.runner_id)}.ping"
+        liveness = PulseThread(options, ping, self.runner_id, service.find, cut_off)
         stack.push_async_callback(service.close)
-        stack.push_async_callback(pulse.stop)  # before it says that it is gone: bridges look whether that is so
-        front = Admin(service, nats, ground.subjects, stop, config.health_port)
-        stack.push_async_callback(front.close)
-        await pulse.start()
+        stack.push_async_callback(liveness.stop)  # before it says that it is gone: bridges look whether that is so
+        admin = Admin(service, nats, ports.subjects, stop, config.health_port)
+        stack.push_async_callback(admin.close)
+        await liveness.start()
         await service.open()
-        await front.open()
+        await admin.open()
         if child is not None:
             await child.start()
         return service

@@ -89,7 +89,7 @@ class Service:
     def __init__(
         self,
         plan: RunnerOptions,
-        ground: RunnerPorts,
+        ports: RunnerPorts,
         runner_id: str,
         *,
         hooks: RunnerHooks,
@@ -98,11 +98,11 @@ class Service:
     ) -> None:
         self.plan = plan
         self.runner_id = runner_id
-        self._ground = ground
+        self._ports = ports
         self._last_hour = last_hour
         self._failure: asyncio.Future[UnpodError] = asyncio.get_running_loop().create_future()
         self._bridges = KnownBridges(plan.agent_key)
-        self._others = Peers(runner_id, plan.agent_key)
+        self._peers = Peers(runner_id, plan.agent_key)
         self._standing: RegistrationStatus | None = None
         self._was_ready = False
         self._settled = threading.Event()
@@ -111,26 +111,26 @@ class Service:
         self._patience: Timer | None = None
         self._checking: asyncio.Task[None] | None = None
         self._services = CallServices(
-            log=ground.log,
-            bus=ground.bus,
-            clock=ground.clock,
-            subjects=ground.subjects,
+            log=ports.log,
+            bus=ports.bus,
+            clock=ports.clock,
+            subjects=ports.subjects,
             runner_id=runner_id,
             agent_id=plan.agent_id,
-            gate=Probation(ground.clock, self._tell_probation),
+            gate=Probation(ports.clock, self._tell_probation),
             settings=msgspec.structs.replace(plan.settings, agent_id=plan.agent_id),
             entrypoint=plan.entrypoint,
             on_call_start=hooks.call_start,
             on_call_end=hooks.call_end,
         )
-        self._log_health = LogHealth(ground.log, logger)
-        self._capacity = Capacity(plan.capacity, plan.permits_per_minute, ground.clock.now())
+        self._log_health = LogHealth(ports.log, logger)
+        self._capacity = Capacity(plan.capacity, plan.permits_per_minute, ports.clock.now())
         self._calls = Calls(self._make_call, self._over, inside)
-        self._presence = Announcer(ground.bus, ground.subjects.runners, ground.clock, self._announcement, self._ended)
+        self._presence = Announcer(ports.bus, ports.subjects.runners, ports.clock, self._announcement, self._ended)
         self._dispatch = Dispatch(
-            ground.bus,
-            ground.subjects,
-            ground.clock,
+            ports.bus,
+            ports.subjects,
+            ports.clock,
             self._capacity,
             agent_id=plan.agent_id,
             agent_key=plan.agent_key,
@@ -141,7 +141,7 @@ class Service:
             over=self._ended,
         )
         self._drain = Drain(
-            clock=ground.clock,
+            clock=ports.clock,
             dispatch=self._dispatch,
             calls=self._calls,
             capacity=self._capacity,
@@ -172,7 +172,7 @@ class Service:
 
     def stats(self) -> RunnerStats:
         """Return the figures as of now."""
-        now = self._ground.clock.now()
+        now = self._ports.clock.now()
         return self._last_hour.snapshot(
             now, in_flight=len(self._calls), queued=self._bridges.queued(now), capacity=self._capacity.limit
         )
@@ -204,10 +204,10 @@ class Service:
             agent=self.plan.agent_id,
             capacity=self._capacity.limit,
             in_flight=len(self._calls),
-            queued=self._bridges.queued(self._ground.clock.now()),
+            queued=self._bridges.queued(self._ports.clock.now()),
             dev=self.plan.dev,
             draining=self._dispatch.draining,
-            held_back=self._capacity.held_back(self._ground.clock.now()),
+            held_back=self._capacity.held_back(self._ports.clock.now()),
             gone=gone,
             version=self.plan.version,
         )
@@ -220,14 +220,14 @@ class Service:
         Raises:
             LogError: NATS does not let us, or does not answer.
         """
-        subjects, bus = self._ground.subjects, self._ground.bus
+        subjects, bus = self._ports.subjects, self._ports.bus
         self._subscriptions.append(await bus.subscribe(subjects.bridges, self._on_bridge))
         self._subscriptions.append(await bus.subscribe(subjects.runners, self._on_runner))
-        self._others.listens(self._ground.clock.now())
+        self._peers.listens(self._ports.clock.now())
         self._subscriptions.append(await bus.subscribe(subjects.queued(self.plan.agent_key), self._on_queued))
         await self._dispatch.open()
         self._presence.start()
-        self._patience = self._ground.clock.call_later(BRIDGE_EXPECTED_S, self._no_bridge)
+        self._patience = self._ports.clock.call_later(BRIDGE_EXPECTED_S, self._no_bridge)
 
     async def serve(self, stop: RunnerStop) -> None:
         """Run calls until asked to stop, or until it makes no sense to go on; then drain.
@@ -278,18 +278,18 @@ class Service:
 
     async def _can_hand_over(self) -> bool:
         """Return whether another runner could take calls of ours, once all had time to say that they are there."""
-        clock = self._ground.clock
-        if not self._others.any_with_room(clock.now()):
-            await clock.sleep(self._others.unheard_s(clock.now()))
-        return self._others.any_with_room(clock.now())
+        clock = self._ports.clock
+        if not self._peers.any_with_room(clock.now()):
+            await clock.sleep(self._peers.unheard_s(clock.now()))
+        return self._peers.any_with_room(clock.now())
 
     async def _hand_over(self) -> None:
         """Ask the bridges for other runners, again and again; each call goes on here until another runner has it."""
         while True:
             for bridge, sessions in self._calls.by_bridge().items():
                 for part in sendable(sessions, str, most=HAND_OVER_CHUNK):
-                    await self._ask_for_others(bridge, tuple(part))
-            await self._ground.clock.sleep(HAND_OVER_EVERY_S)
+                    await self._hand_over_to_peers(bridge, tuple(part))
+            await self._ports.clock.sleep(HAND_OVER_EVERY_S)
             await self._calls.check_owners()
 
     def _tell_probation(self, start: Start, phase: ProbationPhase) -> None:
@@ -300,14 +300,14 @@ class Service:
         if not bridge:
             return
         try:
-            self._ground.bus.send(self._ground.subjects.bridge(bridge), encode(said))
+            self._ports.bus.send(self._ports.subjects.bridge(bridge), encode(said))
         except LogError as error:
             logger.debug("a bridge could not be told of a probation: %s", type(error).__name__)
 
-    async def _ask_for_others(self, bridge: str, sessions: tuple[str, ...]) -> None:
+    async def _hand_over_to_peers(self, bridge: str, sessions: tuple[str, ...]) -> None:
         message = encode(HandOver(runner=self.runner_id, sessions=sessions))
         try:
-            await self._ground.bus.publish(self._ground.subjects.bridge(bridge), message)
+            await self._ports.bus.publish(self._ports.subjects.bridge(bridge), message)
         except LogError as error:
             logger.debug("a bridge could not be asked for other runners: %s", type(error).__name__)
 
@@ -316,7 +316,7 @@ class Service:
         if result is not None and result.started:
             self._last_hour.add(
                 result.session_id,
-                ended_at=self._ground.clock.now(),
+                ended_at=self._ports.clock.now(),
                 duration_s=result.duration_s,
                 failed=result.failed,
             )
@@ -330,12 +330,12 @@ class Service:
         except MALFORMED:
             logger.debug("an announcement of %d bytes cannot be read", len(message.data))
             return
-        self._bridges.heard_queued(said, self._ground.clock.now())
+        self._bridges.heard_queued(said, self._ports.clock.now())
         self._presence.changed()
 
     def _on_runner(self, message: Message) -> None:
         try:
-            self._others.heard(RUNNER_ANNOUNCED.decode(message.data), self._ground.clock.now())
+            self._peers.heard(RUNNER_ANNOUNCED.decode(message.data), self._ports.clock.now())
         except MALFORMED:
             logger.debug("an announcement of %d bytes cannot be read", len(message.data))
 
@@ -345,7 +345,7 @@ class Service:
         except MALFORMED:
             logger.debug("an announcement of %d bytes cannot be read", len(message.data))
             return
-        now = self._ground.clock.now()
+        now = self._ports.clock.now()
         self._bridges.heard(said, now)
         standing = self._bridges.standing(now)
         if standing is not None and standing != self._standing:
@@ -379,7 +379,7 @@ class Service:
             logger.warning(
                 "no bridge speaks for agent %s on %s: start one with `unpod bridge`",
                 self.plan.agent_key,
-                self._ground.subjects.bridges,
+                self._ports.subjects.bridges,
             )
 
     def bridge_died(self, status: int, last_words: str) -> bool:

@@ -21,7 +21,7 @@ class Recording:
     @property
     def paused(self) -> bool:
         """Whether the recording is paused, as far as this session has asked for it."""
-        return self._driver.state.paused
+        return self._driver.kernel.state.paused
 
     async def pause(self, reason: str = "") -> CommandHandle:
         """Stop recording; until `resume`, no text of the call is kept anywhere, the event log included.
@@ -49,7 +49,7 @@ class Recording:
         return self._driver.perform(ResumeRecording())
 
     def _check(self, verb: str) -> None:
-        state = self._driver.state
+        state = self._driver.kernel.state
         if state.over:
             msg = f"{verb}: the call is over"
             raise SessionClosed(msg)

@@ -26,13 +26,14 @@ from unpod.core.replay.history import History, Point
 from unpod.core.replay.resume import Present, Trace, cut_reply, resume, spoken_of
 from unpod.core.state import Exchange, SessionState, evolve
 from unpod.core.timers import restarted
+from unpod.session.hook_runner import HookRunner
+from unpod.session.kernel import Replayed, SessionKernel
 from unpod.session.scope import Scope
 from unpod.user_code import bounded, is_theirs
 
 if TYPE_CHECKING:
     from unpod.adapters.adapter import AdapterView
     from unpod.adapters.pieces import ChatMessage, UsedTool
-    from unpod.session.driver import Driver
 
 logger = logging.getLogger("unpod.session")
 
@@ -44,52 +45,32 @@ RESTORE_S: Final = 5.0
 class Replay:
     """One session's way through its past. For a new call there is none, and it ends as soon as `run()` is called."""
 
-    def __init__(self, driver: Driver, past: History, since: float) -> None:
-        self._driver = driver
+    def __init__(self, kernel: SessionKernel, hook_runner: HookRunner, past: History, since: float) -> None:
+        self._kernel = kernel
+        self._hook_runner = hook_runner
         self._past = past
         self._since = since
         self._length = len(past.prefix) + len(past.records)
-        self._trace = Trace(driver.state, past.records)
+        self._trace = Trace(kernel.state, past.records)
         self._texts = dict(self._trace.texts)
         if (takeover := past.takeover) is not None:
             told = {takeover.turn: takeover.text, **{reply.turn: reply.text for reply in takeover.earlier}}
             self._texts = {**{turn: text for turn, text in told.items() if text}, **self._texts}
-        self._pending: list[Record] = []
         self._opened: set[int] = set()
-        self._scopes = [driver.main]
+        self._scopes = [kernel.main]
         self._used: set[str] = set()
-        self.was_needed = self.replaying = bool(past.records)
-        self.now: float | None = driver.state.started_at if past.records else None
-        """The time of the record that is gone through; None for a new call."""
+        self.was_needed = bool(past.records)
+        if past.records:
+            kernel.replayed = Replayed(self._trace.state, past.bridge_index, kernel.state.started_at)
 
     @property
     def end(self) -> Record | None:
         """The record that had ended the call for this session before its runner died, or None."""
         return self._trace.end
 
-    @property
-    def seen(self) -> int:
-        """What a record that is written meanwhile has seen: all of the past."""
-        return self._past.bridge_index
-
-    @property
-    def paused(self) -> bool:
-        """Whether texts must not be kept: at the end of the past, or since a pause that was written meanwhile."""
-        state = self._trace.state
-        if state.paused or any(pending.withheld for pending in state.queue):
-            return True
-        return any(isinstance(record.body, cmd.PauseRecording) for record in self._pending)
-
     def summary(self, now: float) -> ev.ReplayCompleted:
         """Return how long it has taken, from before the log was read to `now`."""
         return ev.ReplayCompleted(records=self._length, duration_ms=max(now - self._since, 0.0) * 1_000)
-
-    def keep(self, record: Record) -> None:
-        """Take a record that was written meanwhile: it comes after all of the past."""
-        if self.replaying:
-            self._pending.append(record)
-        else:
-            self._driver.state = evolve(self._driver.state, record)
 
     def knows(self, command_id: str) -> None:
         """Take note that the code has asked for a command that the log knows."""
@@ -97,23 +78,23 @@ class Replay:
 
     def suppresses(self, command: cmd.AnyCommand, scope: Scope) -> bool:
         """Whether a command that the log does not know must not be sent: its place in the call is long gone."""
-        if not self.replaying:
+        if self._kernel.replayed is None:
             return False
         verb = tag_of(command)
         if isinstance(command, cmd.Interrupt):  # what was playing then is over
             if verb_is_sent(self._trace.state):
-                scope.command_id(self._driver.ownership.session_id, verb)
+                scope.command_id(self._kernel.ownership.session_id, verb)
             return True
         if not self._is_settled(scope):
             self._close_turn(command)
             return False
-        scope.command_id(self._driver.ownership.session_id, verb)
+        scope.command_id(self._kernel.ownership.session_id, verb)
         self._diverged(scope, found=verb)
         return True
 
     def note_new(self, what: str, scope: Scope) -> None:
         """Record that the code does something which is no command, and new, in something settled."""
-        if self.replaying and self._is_settled(scope):
+        if self._kernel.replayed is not None and self._is_settled(scope):
             self._diverged(scope, found=what)
 
     def _is_settled(self, scope: Scope) -> bool:
@@ -124,13 +105,13 @@ class Replay:
         expected = f"{missing[0]} by {scope.handler}" if missing else ""
         logger.warning(
             "session %s: %s by %s is new to the log%s: the code has changed",
-            self._driver.ownership.session_id,
+            self._kernel.ownership.session_id,
             found,
             scope.handler,
             f", which has {missing[0]}" if missing else "",
         )
         fact = ev.Diverged(expected=expected[:200], found=f"{found} by {scope.handler}"[:200])
-        self._driver.record(fact, scope.cause)
+        self._kernel.record(fact, scope.cause)
 
     def _close_turn(self, command: cmd.AnyCommand) -> None:
         """End the reply that was open before a command that ends the call for this session."""
@@ -139,14 +120,14 @@ class Replay:
         if not ends or not state.queue or state.over or state.queue[0].number in state.reply_ends:
             return
         first = state.queue[0]
-        self._driver.append(cut_reply(first, spoken_of(first, self._past)))
+        self._kernel.append(cut_reply(first, spoken_of(first, self._past)))
 
     # --- going through ------------------------------------------------------------------------------------------------
 
     async def play(self) -> None:
         """Run the code's hooks through the past."""
-        if self.replaying:
-            logger.info("session %s: going through its past again", self._driver.ownership.session_id)
+        if self.was_needed:
+            logger.info("session %s: going through its past again", self._kernel.ownership.session_id)
         for record in self._past.prefix:
             if isinstance(record.body, ev.CallStarted):
                 await self._fire(FireHooks("call_start"), record.envelope.id, Point(record.envelope.index))
@@ -155,9 +136,10 @@ class Replay:
         self._miss()
 
     async def _through(self, record: Record) -> None:
-        driver, envelope = self._driver, record.envelope
-        driver.state = evolve(driver.state, record)
-        self.now = envelope.time
+        kernel, envelope = self._kernel, record.envelope
+        kernel.state = evolve(kernel.state, record)
+        if kernel.replayed is not None:
+            kernel.replayed.now = envelope.time
         point = Point(envelope.index, own=record.channel in OWNER_CHANNELS)
         for fire in self._due(record):
             await self._fire(fire, envelope.id, point)
@@ -165,19 +147,19 @@ class Replay:
 
     def _due(self, record: Record) -> list[FireHooks]:
         """Return the hooks that were due at a record, but for those of the call's end: they come last."""
-        driver = self._driver
+        kernel = self._kernel
         if record.channel in OWNER_CHANNELS:
             return list(own_hooks.of_record(record, self._texts))
         if isinstance(record.body, ev.CallEnded) or record is self._trace.end:
             return []
         if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self._trace.stray:
             return []
-        steps = decide(driver.state, record, record.envelope.time, driver.settings).steps
+        steps = decide(kernel.state, record, record.envelope.time, kernel.settings).steps
         return [step for step in steps if isinstance(step, FireHooks)]
 
     async def _open_turn(self) -> None:
         """Run the hooks of the text that is next, once."""
-        state = self._driver.state
+        state = self._kernel.state
         if not state.queue or state.over or state.queue[0].number in self._opened:
             return
         pending = state.queue[0]
@@ -186,15 +168,15 @@ class Replay:
         await self._fire(FireHooks("user_turn", (pending.text or "",), turn=pending.number), pending.cause, point)
 
     async def _fire(self, fire: FireHooks, cause: str, point: Point) -> None:
-        driver = self._driver
+        kernel = self._kernel
         if cause in self._past.poisoned:
             return
-        driver.watermark.begin(point)
-        await driver.hook_runner.run(
+        kernel.watermark.begin(point)
+        await self._hook_runner.run(
             fire,
             cause=cause,
-            timeout_s=driver.settings.hook_wait_s(fire.event),
-            returned=partial(driver.watermark.returned, point),
+            timeout_s=kernel.settings.hook_wait_s(fire.event),
+            returned=partial(kernel.watermark.returned, point),
             runs=lambda replay: self._past.reruns(fire.event, point, replay=replay),
             begun=self._scopes.append,
         )
@@ -208,28 +190,27 @@ class Replay:
                 if command_id not in self._used:
                     logger.warning(
                         "session %s: %s by %s is in the log, and the code does not ask for it again: it has changed",
-                        self._driver.ownership.session_id,
+                        self._kernel.ownership.session_id,
                         verb,
                         scope.handler,
                     )
-                    self._driver.record(ev.Diverged(expected=f"{verb} by {scope.handler}"[:200]), scope.cause)
+                    self._kernel.record(ev.Diverged(expected=f"{verb} by {scope.handler}"[:200]), scope.cause)
 
     # --- on to the present --------------------------------------------------------------------------------------------
 
-    async def go_live(self) -> tuple[Step, ...]:
-        """Leave the past behind, and return how to go on."""
-        driver, past = self._driver, self._past
-        state = self._trace.state
-        for record in self._pending:
-            state = evolve(state, record)
-        was, self.replaying, self.now = self.replaying, False, None
-        if not was:
+    async def go_live(self, view: AdapterView | None) -> tuple[Step, ...]:
+        """Leave the past behind, and return how to go on; `view` is the brain."""
+        kernel, past, replayed = self._kernel, self._past, self._kernel.replayed
+        if replayed is None:
             return ()
-        now, view = driver.ownership.clock.now(), driver.brain.view
-        driver.state = state = restarted(state, now, driver.settings)
+        state, kernel.replayed = replayed.end, None
+        for record in replayed.written:
+            state = evolve(state, record)
+        now = kernel.now()
+        kernel.state = state = restarted(state, now, kernel.settings)
         present = Present(
             now=now,
-            settings=driver.settings,
+            settings=kernel.settings,
             has_brain=view is not None,
             can_continue=view is not None and view.can_continue,
         )

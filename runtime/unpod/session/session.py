@@ -21,10 +21,10 @@ from unpod.session.hooks import HookFunction
 from unpod.session.issuing import OVER
 from unpod.session.outcomes import CommandHandle
 from unpod.session.recording import Recording
-from unpod.session.steps import Steps
 
 if TYPE_CHECKING:
     from unpod.session.driver import Driver
+    from unpod.session.kernel import SessionKernel
 
 logger = logging.getLogger("unpod.session")
 
@@ -37,13 +37,13 @@ Ts = TypeVarTuple("Ts")
 class MetricsTracker:
     """The call's figures, folded from its log: the same in any process that reads it."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, kernel: SessionKernel) -> None:
+        self._kernel = kernel
 
     def live(self) -> CallMetrics:
         """Return a snapshot, during the call or after it."""
-        state = self._driver.state
-        return metrics.snapshot(state.metrics, state.duration_s(self._driver.ownership.clock.now()))
+        state = self._kernel.state
+        return metrics.snapshot(state.metrics, state.duration_s(self._kernel.clock.now()))
 
 
 class Session:
@@ -54,11 +54,12 @@ class Session:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._kernel = driver.kernel
         self.data: dict[str, Any] = {}
         """A place for whatever belongs to this call."""
         self.recording = Recording(driver)
-        self.metrics = MetricsTracker(driver)
-        self._steps = Steps(driver)
+        self.metrics = MetricsTracker(driver.kernel)
+        self._steps = driver.steps
 
     def __repr__(self) -> str:
         return f"<Session {self.session_id}>"
@@ -66,7 +67,7 @@ class Session:
     @property
     def session_id(self) -> str:
         """The id by which the call is known outside."""
-        return self._driver.ownership.session_id
+        return self._kernel.ownership.session_id
 
     # --- speaking -----------------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Session:
             UnsupportedControl: the speech worker did not negotiate it.
         """
         if not text:
-            return self._driver.outcomes.known("ignored", "there is nothing to say")
+            return self._kernel.outcomes.known("ignored", "there is nothing to say")
         if not await self._may("say"):
             return self._too_late()
         self._can("agent.say")
@@ -98,7 +99,7 @@ class Session:
         """
         if not await self._may("set_filler"):
             return self._too_late()
-        if "agent.filler" not in self._driver.state.negotiated:
+        if "agent.filler" not in self._kernel.state.negotiated:
             self._can("agent.say")
         return self._driver.perform(cmd.SetFiller(text=text))
 
@@ -126,10 +127,10 @@ class Session:
         if not target or transfer_type not in ("number", "agent", "human") or mode not in ("cold", "warm"):
             msg = "transfer() needs a target, a transfer_type of number, agent or human, and a mode of cold or warm"
             raise ValueError(msg)
-        state = self._driver.state
+        state = self._kernel.state
         if state.ending == "transferred" and state.ended is None:
             logger.info("session %s: transfer() came while the call is being transferred", self.session_id)
-            return self._driver.outcomes.known("ignored", "the call is being transferred")
+            return self._kernel.outcomes.known("ignored", "the call is being transferred")
         self._check("transfer", "agent.transfer")
         command = cmd.Transfer(transfer_type=transfer_type, target=target, mode=mode, announcement=announcement)
         return self._driver.perform(command)
@@ -154,7 +155,7 @@ class Session:
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
         """
-        if not self._open("end") or self._driver.state.ending is not None:
+        if not self._open("end") or self._kernel.state.ending is not None:
             return self._too_late()
         self._can("agent.end_call")
         return self._driver.perform(cmd.EndCall(reason=reason))
@@ -240,11 +241,11 @@ class Session:
     @property
     def replaying(self) -> bool:
         """Whether what happens now has happened before, in a runner that this one has taken the call over from."""
-        return self._driver.replaying
+        return self._kernel.replayed is not None
 
     def now(self) -> float:
         """Return the log's time in seconds since 1970: the same when a takeover goes through the past again."""
-        return self._driver.now()
+        return self._kernel.now()
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class Session:
         Raises:
             UnknownEvent: there is no such event; the text lists those there are.
         """
-        return self._driver.hooks.on(event, replay=replay)
+        return self._kernel.hooks.on(event, replay=replay)
 
     async def run(self) -> str:
         """Keep the call going until it is over, and return the reason of its end.
@@ -307,13 +308,13 @@ class Session:
 
         It is folded from the log: after a takeover it is the same, but for texts that were not to be recorded (None).
         """
-        state = self._driver.state
+        state = self._kernel.state
         return tuple(replace(turn, tools=state.tools.get(turn.turn, ())) for turn in state.history)
 
     @property
     def silence_timeout_s(self) -> float | None:
         """Seconds without speech after which `silence` fires, and at each multiple; None switches it off."""
-        return self._driver.settings.silence_timeout_s
+        return self._kernel.settings.silence_timeout_s
 
     @silence_timeout_s.setter
     def silence_timeout_s(self, seconds: float | None) -> None:
@@ -322,7 +323,7 @@ class Session:
     @property
     def max_duration_s(self) -> float | None:
         """Seconds after which the call is ended with `max_duration`; None sets no limit."""
-        return self._driver.settings.max_duration_s
+        return self._kernel.settings.max_duration_s
 
     @max_duration_s.setter
     def max_duration_s(self, seconds: float | None) -> None:
@@ -331,7 +332,7 @@ class Session:
     @property
     def on_resume(self) -> OnResume:
         """What becomes of a reply that was cut by the death of its runner: continue, apologise or repeat."""
-        return self._driver.settings.on_resume
+        return self._kernel.settings.on_resume
 
     @on_resume.setter
     def on_resume(self, policy: OnResume) -> None:
@@ -343,7 +344,7 @@ class Session:
     @property
     def on_adapter_error(self) -> str | None:
         """What becomes of a reply whose brain has failed: a phrase ends it, `end` ends the call, None neither."""
-        return self._driver.settings.on_adapter_error
+        return self._kernel.settings.on_adapter_error
 
     @on_adapter_error.setter
     def on_adapter_error(self, policy: str | None) -> None:
@@ -352,7 +353,7 @@ class Session:
     @property
     def interruption_note(self) -> str:
         """What the brain is told when the caller cuts in between turns and nobody knows what was heard."""
-        return self._driver.settings.interruption_note
+        return self._kernel.settings.interruption_note
 
     @interruption_note.setter
     def interruption_note(self, note: str) -> None:
@@ -363,29 +364,29 @@ class Session:
     async def _may(self, verb: str) -> bool:
         """Whether the call still goes on, once there is room for a verb that can be used any number of times."""
         issuing = self._driver.issuing
-        await (issuing.late() if self._driver.over else issuing.room())
+        await (issuing.late() if self._kernel.over else issuing.room())
         return self._open(verb)
 
     def _open(self, verb: str) -> bool:
         """Whether the call still goes on; a verb that comes too late is a race that nobody can win, so it only logs."""
-        if self._driver.over:
+        if self._kernel.over:
             logger.debug("session %s: %s() came after the call's end", self.session_id, verb)
             return False
         return True
 
     def _too_late(self) -> CommandHandle:
-        return self._driver.outcomes.known("ignored", OVER)
+        return self._kernel.outcomes.known("ignored", OVER)
 
     def _check(self, name: str, verb: str) -> None:
         """Refuse what cannot be done any more, or at all."""
-        state = self._driver.state
+        state = self._kernel.state
         if state.over or state.ending is not None:
             msg = f"{name}: {OVER}"
             raise SessionClosed(msg)
         self._can(verb)
 
     def _can(self, verb: str) -> None:
-        if verb not in self._driver.state.negotiated:
+        if verb not in self._kernel.state.negotiated:
             raise UnsupportedControl(verb, "the speech worker of this call did not negotiate it")
 
 

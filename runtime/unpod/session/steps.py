@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -15,12 +15,11 @@ from unpod.core.events import HookFailed, StepCompleted
 from unpod.errors import StepFailed
 from unpod.failpoints import reached
 from unpod.session.hook_runner import describe
+from unpod.session.issuing import Issuing
+from unpod.session.kernel import SessionKernel
 from unpod.session.scope import Scope, current, entered
 from unpod.session.task_owner import belongs
 from unpod.user_code import TimedOut, bounded, is_theirs
-
-if TYPE_CHECKING:
-    from unpod.session.driver import Driver
 
 logger = logging.getLogger("unpod.session")
 
@@ -30,8 +29,9 @@ T = TypeVar("T")
 class Steps:
     """The journaled steps and the tasks of one session."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, kernel: SessionKernel, issuing: Issuing) -> None:
+        self._kernel = kernel
+        self._issuing = issuing
 
     async def run(
         self,
@@ -42,34 +42,34 @@ class Steps:
         timeout_s: float | None = None,
     ) -> object:
         """Return a step's result: the recorded one, else what `function` returns, once that is stored."""
-        driver, scope = self._driver, current(self._driver.main)
-        identifier = scope.step_id(driver.ownership.session_id, name)
-        recorded = driver.past.steps.get(identifier) if driver.past is not None else None
+        kernel, scope = self._kernel, current(self._kernel.main)
+        identifier = scope.step_id(kernel.ownership.session_id, name)
+        recorded = kernel.past.steps.get(identifier) if kernel.past is not None else None
         if recorded is not None and not recorded.withheld:
             return _outcome(recorded, function)
-        if driver.ending.lost is not None:  # nobody would learn what came of it
-            raise driver.ending.lost.with_traceback(None)
+        if kernel.ending.lost is not None:  # nobody would learn what came of it
+            raise kernel.ending.lost.with_traceback(None)
         if recorded is None:
-            await driver.issuing.room()
-            driver.note_new(f"step {name}", scope)
+            await self._issuing.room()
+            self._issuing.note_new(f"step {name}", scope)
         given = partial(function, *args, **_with_key(function, kwargs, identifier))
         completed = await _attempt(identifier, name, given, timeout_s)
         reached("step.returned")
-        driver.record(completed, scope.cause)
-        await driver.journal.flush()
+        kernel.record(completed, scope.cause)
+        await kernel.outbox.flush()
         reached("step.stored")
         return _outcome(completed, function)
 
     def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run `work` as a handler of its own, until the session closes."""
-        scope = current(self._driver.main).task(name)
+        scope = current(self._kernel.main).task(name)
         task = asyncio.get_running_loop().create_task(self._guarded(name, scope, work), name=f"unpod-task-{name}")
-        belongs(task, self._driver.ownership.session_id)
-        self._driver.chores.add(task)
+        belongs(task, self._kernel.ownership.session_id)
+        self._kernel.chores.add(task)
 
         def over(_: asyncio.Task[T]) -> None:
             work.close()  # one that is cancelled before it began would never be awaited
-            self._driver.chores.discard(task)
+            self._kernel.chores.discard(task)
             if not task.cancelled():
                 task.exception()  # it was logged and recorded
 
@@ -83,18 +83,18 @@ class Steps:
             except BaseException as error:
                 if not is_theirs(error):
                     raise
-                driver = self._driver
-                if driver.ending.has_told(error):
+                kernel = self._kernel
+                if kernel.ending.has_told(error):
                     raise
                 logger.error(  # noqa: TRY400 - what was said while the recording is paused stays out of the log
                     "session %s: task %s raised %s",
-                    driver.ownership.session_id,
+                    kernel.ownership.session_id,
                     name,
                     type(error).__name__,
-                    exc_info=None if driver.state.paused else error,
+                    exc_info=None if kernel.state.paused else error,
                 )
-                if driver.ending.lost is None:
-                    driver.record(HookFailed(hook="task", function=name, error=describe(error)), scope.cause)
+                if kernel.ending.lost is None:
+                    kernel.record(HookFailed(hook="task", function=name, error=describe(error)), scope.cause)
                 if isinstance(error, SystemExit):  # out of a task it would end the event loop, with all other calls
                     raise RuntimeError(describe(error)) from error  # noqa: TRY004 - as above
                 raise

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
 from unpod.ports import Message, Stored
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unpod.ports import Fence, Handler
-    from unpod.testing.memory import MemoryLog
 
 _MSG_ID: Final = "Nats-Msg-Id"
 
@@ -31,12 +30,21 @@ def matches(pattern: str, subject: str) -> bool:
     return len(have) == len(wanted)
 
 
+class Connection(Protocol):
+    """What subscribes: it is sent nothing while it is not `available`."""
+
+    available: bool
+
+    def receive(self, subscription: MemorySubscription, message: Message) -> None:
+        """Take a message."""
+
+
 class MemorySubscription:
     """A live subscription (`ports.Subscription`)."""
 
     __slots__ = ("_broker", "client", "handler", "pattern", "queue")
 
-    def __init__(self, broker: MemoryBroker, client: MemoryLog, pattern: str, queue: str, handler: Handler) -> None:
+    def __init__(self, broker: MemoryBroker, client: Connection, pattern: str, queue: str, handler: Handler) -> None:
         self._broker = broker
         self.client = client
         self.pattern = pattern

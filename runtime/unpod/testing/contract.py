@@ -1,4 +1,4 @@
-"""What every brain promises, as a suite that anyone can run on an adapter of theirs.
+"""What every adapter promises, as a suite that anyone can run on an adapter of theirs.
 
 ::
 
@@ -185,7 +185,7 @@ async def _fails_in_mid_reply(make: Make) -> None:
 async def _says_nothing(make: Make) -> None:
     model = FakeModel(Answer(()), Answer(("Here I am",)))
     async with _made(make, model) as view:
-        _hold(await _reply(view, "hello") == "", "the model says nothing, and the brain says something")
+        _hold(await _reply(view, "hello") == "", "the model says nothing, and the adapter says something")
         _hold(await _reply(view, "again") == "Here I am", "it does not answer after an empty reply")
 
 
@@ -225,7 +225,7 @@ async def _has_company(make: Make) -> None:
     _hold(replies == ["".join(pieces) for pieces in answers], f"calls are mixed up: {replies}")
     for number, model in enumerate(models):
         strangers = [other for other in range(5) if other != number and f"number {other}" in model.prompts[-1]]
-        _hold(not strangers, "one call's brain is shown another call's texts")
+        _hold(not strangers, "one call's adapter is shown another call's texts")
 
 
 async def _speaks_whole_characters(make: Make) -> None:
@@ -272,7 +272,7 @@ async def _is_cut_off_often(make: Make) -> None:
         _hold(await _reply(view, "go on"), f"it does not answer after {CUTS} interruptions")
 
 
-# --- those of brains that run tools -----------------------------------------------------------------------------------
+# --- for adapters that run tools --------------------------------------------------------------------------------------
 
 
 class _Kitchen:
@@ -492,7 +492,7 @@ WITHOUT_MODEL: Final = frozenset({"answers", "can be stopped"})
 ADAPTER_PROMISES: Final[Sequence[str]] = tuple(_CHECKS_OF_ALL)
 """The names of the promises of all adapters."""
 TOOL_PROMISES: Final[Sequence[str]] = tuple(_TOOL_CHECKS)
-"""The names of those of adapters that run tools."""
+"""The names of the promises of adapters that run tools."""
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ async def _attempt(view: AdapterView, text: str, language: str | None = None) ->
         async with aclosing(view.open(text, context=CONTEXT, language=language)) as pieces:
             async for piece in pieces:
                 said += [piece] if isinstance(piece, str) else []
-    except Exception as error:  # noqa: BLE001 - a brain may raise anything
+    except Exception as error:  # noqa: BLE001 - an adapter may raise anything
         return "".join(said), error
     return "".join(said), None
 

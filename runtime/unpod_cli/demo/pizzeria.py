@@ -1,4 +1,4 @@
-"""The demo's agent: takes pizza orders. Its brain is a script that streams, so it needs no key and no network.
+"""The demo's agent: takes pizza orders. Its adapter is a script that streams, so it needs no key and no network.
 
 Talk to it yourself: `unpod dev` with the path of this file.
 """
@@ -18,7 +18,7 @@ def reply(*parts: Part) -> list[Part]:
 
 
 def order(text: str) -> list[Part]:
-    """Ask the oven, and answer; a real brain reports its tools in the same way."""
+    """Ask the oven, and answer; a real adapter reports its tools in the same way."""
     pizza = next((word for word in ("funghi", "diavola") if word in text.lower()), "margherita")
     return reply(
         f"One {pizza}, let me look at the oven. ",
@@ -39,7 +39,7 @@ def pay(text: str) -> list[Part]:
 
 
 def make_brain() -> ScriptedAdapter:
-    """Return the brain of one call."""
+    """Return the adapter of one call."""
     return ScriptedAdapter(
         [
             Rule("that's all", reply("Thank you for your order, and goodbye!"), closing=True),

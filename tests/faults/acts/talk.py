@@ -47,7 +47,7 @@ async def brains_misbehave(scene: Scene) -> None:
 
 
 async def their_errors_are_told(scene: Scene) -> None:
-    """Each failure of a brain stands in the log, and was told to the `error` hook."""
+    """Each failure of an adapter stands in the log, and was told to the `error` hook."""
     for caller in scene.load.callers:
         failed = await _of(scene, caller, ev.AdapterFailed)
         answered = [turn.question.orders for turn in caller.turns if turn.done_at is not None]

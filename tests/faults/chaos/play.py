@@ -139,7 +139,7 @@ async def _aftermath(talk: Talk, stacked: Stack, outcome: Outcome) -> None:
     try:
         holders: set[Process | None] = set()
         placed = 0
-        own = [worker for worker in orchestrator.workers if worker.capabilities.max_concurrent]  # not those of heirs
+        own = [worker for worker in orchestrator.workers if worker.capabilities.max_concurrent]  # not inherited ones
         room = min(worker.capabilities.max_concurrent for worker in own)
         for worker in own:  # who has said most room, and was used least, is asked first
             worker.assigned_total = 0

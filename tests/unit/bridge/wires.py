@@ -1,4 +1,4 @@
-"""A relay and a clock by hand: what goes in is said in one line, what comes out can be asked for."""
+"""A call protocol and a clock by hand: what goes in is said in one line, what comes out can be asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPOCH = 7
 
 
 class Wire:
-    """One relay, fed by hand."""
+    """One protocol, fed by hand."""
 
     def __init__(self, settings: RelaySettings | None = None) -> None:
         self.protocol = CallProtocol(settings)

@@ -70,7 +70,7 @@ def test_both_kinds_of_hold_are_apart() -> None:
     state = sup.performed(sup.admitted(state, "2", TakeOver(actor="ann")), "2")
     state = sup.said(state, "Caller", "hello")
     state = sup.performed(sup.admitted(state, "3", HandBack(actor="ann")), "3")
-    assert state.held  # it is paused still, so the brain is told later
+    assert state.held  # it is paused still, so the adapter is told later
     assert state.notes == ()
     state = sup.performed(sup.admitted(state, "4", ResumeAgent()), "4")
     assert not state.held

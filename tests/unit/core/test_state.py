@@ -30,7 +30,7 @@ class Live(CallLog):
         self.state = evolve_local(self.state, event)
 
     def asked(self, text: str = "hi") -> None:
-        """Let a text be with the brain."""
+        """Let a text be with the adapter."""
         self.bridge(ev.UserText(text=text))
         self.local(TurnOpened(self.now))
         self.local(BrainAsked(self.state.turn_count, self.now))

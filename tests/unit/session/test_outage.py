@@ -152,12 +152,12 @@ async def test_beyond_its_bound_the_call_ends_with_a_clear_line(caplog: pytest.L
         connection(call).available = False
         driver = call.context.session._driver
         for _ in range(2_100):
-            driver.record(ev.Settled(), "")
+            driver.kernel.record(ev.Settled(), "")
         await settle(100)
         assert reasons == ["error"]
         result = await call._task
         assert (result.reason, result.failed) == ("error", True)
-        assert driver.journal.backlog <= 2_000
+        assert driver.kernel.outbox.backlog <= 2_000
         call._kill()  # another runner finds the call as it is in the log
         await call.hang_up()
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
@@ -180,7 +180,7 @@ async def test_what_is_too_long_for_a_record_costs_its_texts_alone() -> None:
     async with simulate_call(handle) as call:
         await call.user("step")
         driver = call.context.session._driver
-        driver.record(ev.ToolReturned(name="look", result="x" * 2_000_000), "")
+        driver.kernel.record(ev.ToolReturned(name="look", result="x" * 2_000_000), "")
         assert await call.user("two") == "You said: two"
         stored = [record.body for record in await call.records() if isinstance(record.body, ev.ToolReturned)]
         assert stored == [ev.ToolReturned(name="look", withheld=True)]

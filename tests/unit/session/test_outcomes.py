@@ -128,7 +128,7 @@ async def test_wherever_the_runner_dies_the_outcome_comes(crash_at: int) -> None
 
 async def test_who_waits_when_the_call_ends_is_told_that_nobody_knows() -> None:
     async with simulate_call(agent()) as call:
-        handle = call.context.session._driver.outcomes.of("never heard of", cmd.Interrupt())
+        handle = call.context.session._driver.kernel.outcomes.of("never heard of", cmd.Interrupt())
         waiting = asyncio.ensure_future(handle.outcome())
         await settle()
         assert not waiting.done()

@@ -16,7 +16,7 @@ from unpod.core.commands import Command
 from unpod.core.events import HookFailed, HookPoisoned, OwnerChanged, StepCompleted, ToolCalled, ToolReturned, tag_of
 
 BRAIN_STATE = "brain.state"
-"""The name of the step that holds what a brain has saved of itself."""
+"""The name of the step that holds what an adapter has saved of itself."""
 
 REPLAYED_EVENTS = frozenset({"call_start", "user_turn", "user_partial", "interruption", "silence"})
 """Hooks on what the caller did: they rebuild state, so they run again. All others do not, once they are settled."""
@@ -57,15 +57,15 @@ class History:
         self.commands = self._performed(owned)
         self.steps = {record.body.step: record.body for record in owned if isinstance(record.body, StepCompleted)}
         self.tools = _tools(owned)
-        """The tools that brains have begun to use, by the cause of the turn; those not kept are left out."""
+        """The tools that adapters have begun to use, by the cause of the turn; those not kept are left out."""
         self.used = _used(owned)
-        """The tools that brains have used, by turn, each with what it returned; None where it had not."""
+        """The tools that adapters have used, by turn, each with what it returned; None where it had not."""
         self.brain_states = [
             (record.envelope.cause, record.body.value)
             for record in owned
             if isinstance(record.body, StepCompleted) and record.body.name == BRAIN_STATE and not record.body.withheld
         ][-2:]
-        """What the brain has saved of itself last, with the cause of the turn; the last may be of the open turn."""
+        """What the adapter has saved of itself last, with the cause of the turn; the last may be of the open turn."""
         self.tools_done = frozenset(
             (record.envelope.cause, record.body.call_id) for record in owned if isinstance(record.body, ToolReturned)
         )

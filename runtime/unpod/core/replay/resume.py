@@ -1,10 +1,10 @@
 """Where a takeover goes on: what becomes of the turn that the former owner had open, and of a call that is over.
 
 The open turn is the first text that has no `run.turn.completed`. Its reply may be ended already (it then only waits for
-its figures), not begun (its text goes to the brain as if nothing had happened), or cut: spoken in part, until its owner
-died, or the caller cut in and its owner died before it had said so. How far is in the bridge's takeover record. Where
-the bridge died as well, that says of which replies nobody knows how far they came (`unsure_until`): these count as
-spoken in part, however little is known of it, and what is unknown is not repeated.
+its figures), not begun (its text goes to the adapter as if nothing had happened), or cut: spoken in part, until its
+owner died, or the caller cut in and its owner died before it had said so. The bridge's takeover record says how far it
+came. Where the bridge died as well, that record says of which replies nobody knows how far they came (`unsure_until`):
+these count as spoken in part, however little is known of it, and what is unknown is not repeated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OnResume = Literal["continue", "apologise", "repeat"]
 
 
 class Present(Struct, frozen=True, kw_only=True):
-    """What the session has to go on with: perhaps a brain, and one that can go on in the middle of a reply."""
+    """What the session has to go on with: perhaps an adapter, and one that can go on in the middle of a reply."""
 
     now: float
     settings: Settings
@@ -239,7 +239,7 @@ def _turn(state: SessionState, trace: Trace, spoken: ev.OwnerChanged, now: float
 def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     text, now, policy = turn.user_text, present.now, present.settings.on_resume
     following, apology = replace(turn, part=turn.part + 1), present.settings.adapter_apology
-    if apology and turn.sent.endswith(apology):  # its brain had failed, and that was the last piece of the reply
+    if apology and turn.sent.endswith(apology):  # its adapter had failed, and that was the last piece of the reply
         return [TurnResumed(turn), _end(turn, turn.part, "failed"), *own_hooks.agent_turn(turn.number, turn.sent)]
     if text is None:  # it was withheld, and nobody knows it any more
         return _apologise(following, spoken, present)

@@ -30,7 +30,7 @@ from unpod_bridge.protocol.recovered_log import NEVER
 from unpod_bridge.protocol.state import RelaySettings
 
 
-class Heir:
+class Successor:
     """The bridge that goes on with a rig's call."""
 
     def __init__(
@@ -72,8 +72,8 @@ class Heir:
 
 
 @asynccontextmanager
-async def heir(rig: Rig, **options: object) -> AsyncIterator[Heir]:
-    made = Heir(rig, **options)  # type: ignore[arg-type]
+async def successor(rig: Rig, **options: object) -> AsyncIterator[Successor]:
+    made = Successor(rig, **options)  # type: ignore[arg-type]
     await rig.settle()
     await rig.settle()
     try:
@@ -97,7 +97,7 @@ async def test_it_dials_again_and_goes_on_with_index_and_epochs() -> None:
         rig.worker.socket.say("user.text", text="one")
         await rig.settle()
         dies(rig)
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             assert other.socket.events == ["hello"]
             await rig.command(cmd.Say(text="a"))
             assert other.socket.events == ["hello", "agent.say"]
@@ -121,7 +121,7 @@ async def test_what_the_former_bridge_can_have_heard_is_unknown_and_all_else_is_
         deaf_from = len(rig.broker.records) + 1
         await rig.command(cmd.Say(text="not heard"))
         await rig.clock.advance(1.0)
-        async with heir(rig, deaf_from=deaf_from) as other:
+        async with successor(rig, deaf_from=deaf_from) as other:
             assert [frame.get("text") for frame in other.socket.sent] == [None, "not heard"]
             await other.end()
         assert rig.outcomes() == [("say", "unknown"), ("say", "written")]
@@ -135,7 +135,7 @@ async def test_since_when_it_hears_nothing_may_be_known_by_the_logs_time() -> No
         await rig.command(cmd.Say(text="not heard"))
         await rig.clock.advance(1.0)
         now = asyncio.get_running_loop().time()
-        async with heir(rig, deaf_from=len(rig.broker.records) + 1, deaf_since=now - 3.0) as other:
+        async with successor(rig, deaf_from=len(rig.broker.records) + 1, deaf_since=now - 3.0) as other:
             assert [frame.get("text") for frame in other.socket.sent] == [None, "not heard"]
             await other.end()
 
@@ -148,7 +148,7 @@ async def test_what_a_slow_log_stores_after_a_bridge_s_death_was_heard_when_it_w
         await rig.clock.advance(2.0)
         await rig.owner_log.append(sent.subject, sent.data, sent.headers, fence=Fence(subjects.own, rig.epoch))
         await rig.clock.advance(1.0)
-        async with heir(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
+        async with successor(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
             assert [frame.get("text") for frame in other.socket.sent] == [None]
             await other.end()
         assert rig.outcomes() == [("say", "unknown")]
@@ -160,7 +160,7 @@ async def test_the_owner_is_asked_for_the_speech_that_no_receipt_tells_of() -> N
         subjects = SUBJECTS.call("agent-1", "session-1")
         await rig.owner_log.subscribe(subjects.again, lambda message: asked.append(AGAIN.decode(message.data)))
         dies(rig)
-        async with heir(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
+        async with successor(rig, deaf_since=asyncio.get_running_loop().time() - 2.0) as other:
             [again] = asked
             assert (again.epoch, again.turn, again.part, again.first) == (rig.epoch, 1, 0, 1)
             assert again.doubt is not None
@@ -180,7 +180,7 @@ async def test_a_bridge_that_has_written_since_it_stood_still_stands_still_no_mo
             rig.worker.socket.say("user.text", text="one")
             await rig.settle()
         dies(rig)
-        async with heir(rig, deaf_from=NEVER, still_since=asyncio.get_running_loop().time() - 2.0) as other:
+        async with successor(rig, deaf_from=NEVER, still_since=asyncio.get_running_loop().time() - 2.0) as other:
             [again] = asked
             assert again.doubt is not None
             assert (again.doubt.still_s == 0.0) if wakes else (1.9 < again.doubt.still_s < 2.5)
@@ -204,7 +204,7 @@ async def test_what_the_owner_has_seen_and_the_log_has_refused_is_stored_after_a
         asked: list[Again] = []
         subjects = SUBJECTS.call("agent-1", "session-1")
         await rig.owner_log.subscribe(subjects.again, lambda message: asked.append(AGAIN.decode(message.data)))
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             assert [(again.turn, again.part, again.first) for again in asked] == [(1, 0, 4)]
             await other.end()
         records = [record for record in rig.records() if record.channel in BRIDGE_CHANNELS]
@@ -242,7 +242,7 @@ async def test_what_the_owner_says_while_the_log_is_read_is_not_lost() -> None:
             await go_on.wait()
             return True
 
-        async with heir(rig, let_go=let_go) as other:
+        async with successor(rig, let_go=let_go) as other:
             await reading.wait()
             await rig.delta(1, 1, "hello")
             await rig.command(cmd.Say(text="a"))
@@ -272,7 +272,7 @@ async def test_the_former_bridge_hands_over_and_nothing_is_uncertain() -> None:
         async def let_go() -> bool:
             return True
 
-        async with heir(rig, let_go=let_go) as other:
+        async with successor(rig, let_go=let_go) as other:
             await rig.delta(1, 3, "c")
             await rig.command(cmd.Say(text="x"))
             await rig.settle()
@@ -319,7 +319,7 @@ async def test_a_call_that_ends_while_it_is_handed_over_is_stored_and_not_waited
 
 
 async def test_a_bridge_that_is_alive_and_does_not_know_lets_go_with_1012() -> None:
-    async with call() as rig, heir(rig, deaf_from=NEVER) as other:
+    async with call() as rig, successor(rig, deaf_from=NEVER) as other:
         rig.worker.socket.say("user.text", text="who hears this?")
         assert (await rig.result()).reason == "moved"
         assert rig.worker.socket.closed == 1012
@@ -335,7 +335,7 @@ async def test_a_bridge_that_lets_go_says_how_far_it_has_come() -> None:
         rig.worker.socket.say("user.text", text="one")
         await rig.delta(1, 1, "a")
         await rig.settle()
-        async with heir(rig, deaf_from=NEVER) as other:
+        async with successor(rig, deaf_from=NEVER) as other:
             rig.worker.socket.say("user.text", text="who hears this?")
             assert (await rig.result()).reason == "moved"
             assert said == [Spoken(0, 1, 0, 1, 1)]
@@ -343,7 +343,7 @@ async def test_a_bridge_that_lets_go_says_how_far_it_has_come() -> None:
 
 
 async def test_a_log_that_has_nothing_of_the_call() -> None:
-    async with call() as rig, heir(rig, session="session-2") as other:
+    async with call() as rig, successor(rig, session="session-2") as other:
         assert (await other.task).reason == UNSTARTED
         assert not other.worker.sockets
 
@@ -352,7 +352,7 @@ async def test_a_call_that_has_ended_is_not_dialled() -> None:
     async with call() as rig:
         rig.worker.socket.lose(1000)
         await rig.result()
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             result = await other.task
             assert (result.reason, result.connected) == ("hangup", True)
             assert not other.worker.sockets
@@ -362,7 +362,7 @@ async def test_a_call_that_has_ended_is_not_dialled() -> None:
 async def test_a_read_without_answer_does_not_lose_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     async with call() as rig:
         dies(rig)
-        made = Heir(rig)
+        made = Successor(rig)
         read, tries = made.log.read, list[str]()
 
         async def answers_late(pattern: str, *, start_seq: int = 1, until_seq: int = 0) -> AsyncIterator[Message]:
@@ -383,7 +383,7 @@ async def test_a_read_without_answer_does_not_lose_the_call(monkeypatch: pytest.
 async def test_a_call_is_called_off_while_its_log_is_read() -> None:
     async with call() as rig:
         dies(rig)
-        made = Heir(rig)
+        made = Successor(rig)
         made.line.cancel()
         assert (await made.task).reason == "cancelled"
         assert [fact.reason for fact in rig.bodies(ev.CallEnded)] == ["cancelled"]  # type: ignore[attr-defined]
@@ -392,7 +392,7 @@ async def test_a_call_is_called_off_while_its_log_is_read() -> None:
 async def test_a_log_that_is_away_is_waited_for() -> None:
     async with call() as rig:
         dies(rig)
-        made = Heir(rig)
+        made = Successor(rig)
         made.log.available = False
         await rig.settle()
         assert not made.worker.sockets
@@ -408,7 +408,7 @@ async def test_the_recording_stays_paused() -> None:
     async with call() as rig:
         await rig.command(cmd.PauseRecording(reason="card"))
         dies(rig)
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             other.socket.say("user.text", text="4111 1111")
             await rig.settle()
             assert other.socket.events == ["hello", "recording.pause"]
@@ -422,7 +422,7 @@ async def test_last_words_go_on_with_the_index_of_the_former_bridge() -> None:
             rig.worker.socket.say("user.text", text=str(number))
         await rig.settle()
         dies(rig)
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             rig.broker.full = True
             other.socket.say("user.text", text="refused")
             await rig.until(lambda: other.socket.closed is not None)
@@ -436,7 +436,7 @@ async def test_last_words_go_on_with_the_index_of_the_former_bridge() -> None:
 async def test_last_words_come_after_what_was_stored_without_an_answer() -> None:
     async with call() as rig:
         dies(rig)
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             rig.broker.skip_acks = 1_000_000
             for _ in range(DEFAULT_BOUNDS.records + 1):
                 other.socket.say("user.text", text="is it stored?")
@@ -481,7 +481,7 @@ async def test_a_bridge_that_has_stood_still_asks_first_and_then_goes_on() -> No
 
 
 async def test_a_bridge_that_has_stood_still_and_lost_the_line_does_nothing_more() -> None:
-    async with steady_call() as (rig, now), heir(rig) as other:
+    async with steady_call() as (rig, now), successor(rig) as other:
         now[0] += 2.0
         await rig.delta(1, 1, "a")
         rig.worker.socket.say("user.text", text="one")
@@ -493,7 +493,7 @@ async def test_a_bridge_that_has_stood_still_and_lost_the_line_does_nothing_more
 
 
 async def test_a_bridge_that_has_stood_still_lets_go_of_a_quiet_call_that_it_has_lost() -> None:
-    async with steady_call() as (rig, now), heir(rig) as other:
+    async with steady_call() as (rig, now), successor(rig) as other:
         assert rig.stalls is not None
         rig.stalls.check()
         await rig.settle()
@@ -599,7 +599,7 @@ async def test_a_placement_that_is_absent_is_not_another_bridges(*, is_asked: bo
 
 
 async def test_what_nats_says_first_after_a_lost_connection_may_be_meant_for_another() -> None:
-    async with steady_call() as (rig, _), heir(rig) as other:
+    async with steady_call() as (rig, _), successor(rig) as other:
         assert rig.stalls is not None
         rig.stalls.connected(up=False)
         await rig.command(cmd.Say(text="a"))
@@ -636,7 +636,7 @@ async def test_a_call_of_which_nothing_waits_goes_on_when_nats_is_back() -> None
 
 
 async def test_no_bridge_dials_again_what_another_has() -> None:
-    async with call() as rig, heir(rig) as other:
+    async with call() as rig, successor(rig) as other:
         rig.worker.socket.lose(None)
         assert (await rig.result()).reason == "moved"
         assert rig.worker.dials == 1
@@ -671,7 +671,7 @@ async def test_a_call_that_had_begun_though_its_record_does_not_say_so_is_taken_
         assert (line.session_id, place.started, len(place.released)) == ("session-1", [], 1)
         assert worker.socket.closed == 1012  # the worker keeps the call for who comes next
         assert len(rig.broker.records) == stored
-        async with heir(rig) as other:
+        async with successor(rig) as other:
             other.socket.say("user.text", text="two")
             await rig.settle()
             await other.end()

@@ -345,7 +345,7 @@ async def test_a_takeover_after_megabytes_of_one_reply_goes_on(house: House) -> 
     await house.until(lambda: second.starts)
     change = house.changes[-1]
     assert (change.turn, change.chars) == (1, 3_000_000)
-    assert change.text == "0" * 100_000  # the end of it, from which a brain goes on
+    assert change.text == "0" * 100_000  # the end of it, from which an adapter goes on
     await second.write(cmd.Say(text="I am here"))
     await settle()
     assert house.said == ["I am here"]

@@ -48,7 +48,7 @@ class Visitor:
 
 
 class Door:
-    """A reception, with the jobs of a bench behind it."""
+    """A DialIn, with the jobs of a bench behind it."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -95,7 +95,7 @@ async def test_a_job_that_is_here_is_not_begun_under_another_name(door: Door) ->
     former, latter = door.comes("session-1"), door.comes("session-2")
     await until(lambda: former.socket is not None)
     async with asyncio.timeout(5):
-        while latter.refused is None:  # noqa: ASYNC110 - the porch's own timer
+        while latter.refused is None:  # noqa: ASYNC110 - the dial-in sockets' own timer
             await asyncio.sleep(0.01)
     assert (door.bench.jobs.calls, latter.refused) == (1, 1013)
     assert former.refused is None

@@ -41,7 +41,7 @@ class FakeLink:
 
 
 class Home:
-    """One bridge's heirs."""
+    """One bridge's inherited workers."""
 
     def __init__(self, street: Street, bridge: str) -> None:
         self.links: list[FakeLink] = []

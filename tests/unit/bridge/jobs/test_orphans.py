@@ -79,7 +79,7 @@ class Street:
 
 
 class House:
-    """One bridge, as far as its neighbours are concerned."""
+    """One bridge, as far as other bridges are concerned."""
 
     def __init__(self, street: Street, bridge: str, *, ago: float | None = None) -> None:
         self.bridge = bridge

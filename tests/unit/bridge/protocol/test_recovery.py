@@ -1,4 +1,4 @@
-"""How a relay goes on with a call that another bridge had, and how it lets go of one."""
+"""How a call protocol goes on with a call that another bridge had, and how it lets go of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unpod_bridge.wire.call_frames import VERBS
 
 
 def go_on(past: Recovery) -> Wire:
-    """Return a relay that goes on from there, dialling."""
+    """Return a protocol that goes on from there, dialling."""
     wire = Wire()
     wire.index = past.owner_index
     past = replace(past, line=9, still_s=2.0)
@@ -509,7 +509,7 @@ def test_leaving_without_a_link() -> None:
 
 
 class Played:
-    """Plays steps on a relay, and keeps the log that its shell would have written, with what the worker got."""
+    """Plays steps on a protocol, and keeps the log that its shell would have written, with what the worker got."""
 
     def __init__(self) -> None:
         self.book = Book()

@@ -62,7 +62,7 @@ def test_an_earlier_reply_that_is_not_completed_keeps_its_text() -> None:
 
 
 def cut_by_nobody(**begins: object) -> tuple[cmd.EndReply | None, Turn]:
-    """Return the end of a reply as its fold has it, and the open turn of a new owner, whose brain can go on."""
+    """Return the end of a reply as its fold has it, and the open turn of a new owner, whose adapter can go on."""
     log = CallLog()
     log.bridge(ev.OwnerChanged(epoch=1))
     log.bridge(ev.UserText(text="hi"))
