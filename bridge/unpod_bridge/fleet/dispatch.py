@@ -350,21 +350,21 @@ class Dispatcher:
 
     async def _offer_in_haste(self, subject: str, offer: Offer) -> OfferAnswered | None:
         """Ask again while an answer is still out, and return the first that comes."""
-        asking: set[asyncio.Task[OfferAnswered | None]] = set()
+        open_offers: set[asyncio.Task[OfferAnswered | None]] = set()
         until = asyncio.get_running_loop().time() + TRY_S
         try:
             while (left := until - asyncio.get_running_loop().time()) > 0:
-                asking.add(asyncio.create_task(self._offer(subject, offer, TRY_S)))
-                done, asking = await asyncio.wait(
-                    asking, timeout=min(HASTE_S, left), return_when=asyncio.FIRST_COMPLETED
+                open_offers.add(asyncio.create_task(self._offer(subject, offer, TRY_S)))
+                done, open_offers = await asyncio.wait(
+                    open_offers, timeout=min(HASTE_S, left), return_when=asyncio.FIRST_COMPLETED
                 )
                 answers = [answer for task in done if (answer := task.result()) is not None]
-                if answers or not asking:
+                if answers or not open_offers:
                     return answers[0] if answers else None
         finally:
-            for task in asking:
+            for task in open_offers:
                 task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            await asyncio.gather(*open_offers, return_exceptions=True)
         return None
 
     async def _offer(self, subject: str, offer: Offer, left: float) -> OfferAnswered | None:

@@ -1,13 +1,13 @@
 """Which sessions a runner may die of: if one of them kills it, the others must not be blamed for that.
 
-A session whose former owner may have died of it is held at its new one, and on probation from when that lets it begin
-(`unpod.runner.probation` has the order, and says so here) until it has shown that it is past what its former owner died
-of, or for `PROBATION_S`. When a runner dies with one session on probation, that one is blamed. With several nobody is,
-and from then on each of them is alone wherever it comes to, after those that are not. Of what was held, nothing has
-run.
+A session whose former owner may have died of it is held at its new runner, which lets such sessions begin one after the
+other (`unpod.runner.probation`) and tells us. From then it is on probation, until it has shown that it is past what its
+former owner died of, or for `PROBATION_S`. When a runner dies with one session on probation, that one is blamed. With
+several nobody is, and from then on each of them is alone wherever it goes, after those that are not. A session that was
+still held is not blamed: none of its code has run.
 
-The orphans of one runner may be of several bridges. So bridges tell each other which of theirs are on probation. What
-is lost on the way costs an innocent session at most one unjust count of the two that it takes.
+The orphans of one runner may belong to several bridges, so bridges tell each other which of theirs are on probation. A
+message that is lost costs an innocent session at most one unjust count of the two that it takes.
 """
 
 from __future__ import annotations
