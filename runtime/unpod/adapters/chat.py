@@ -8,6 +8,7 @@ What comes of it is recorded, and the model knows of it at the next turn.
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
@@ -20,8 +21,10 @@ from unpod.adapters.memory import HEARD_UNKNOWN, Entry, Memory, Said, Used, taki
 from unpod.adapters.metering import Meter, Price
 from unpod.adapters.pieces import ChatMessage, Piece, ToolCall, ToolResult
 from unpod.adapters.tools import Tools, ToolSet, text_of
-from unpod.adapters.vendors import MAX_WAIT_S, may_wait
+from unpod.adapters.vendors import MAX_WAIT_S, may_wait, unfinished
 from unpod.errors import AdapterError
+
+logger = logging.getLogger("unpod.adapters")
 
 BEGUN: Final = "Before the caller said anything, you said to them: {said}"
 CUT_OFF: Final = (
@@ -124,7 +127,7 @@ class ChatAdapter(ABC):
 
         Raises:
             AdapterError: with `code` rate_limited, overloaded, auth, timeout, connection, content_filter or
-                provider_error.
+                provider_error; an answer without a word and without a tool is one, too.
         """
         async with aclosing(self._reply(text, self._system(context or {}, language), "")) as pieces:
             async for piece in pieces:
@@ -166,12 +169,10 @@ class ChatAdapter(ABC):
     # --- one reply ----------------------------------------------------------------------------------------------------
 
     async def _reply(self, text: str, system: tuple[str, ...], said: str) -> AsyncGenerator[Piece, None]:
-        for note in self._notes:
-            self._memory.add("system", note)
-        self._notes.clear()
-        self._memory.add("user", text if text.strip() else NOT_UNDERSTOOD)
+        self._hear(text)
         async for result in self._again():
             yield result
+        answered = bool(said) or isinstance(self._memory.entries[-1], Used)  # by words, or by tools
         self._memory.add("assistant", said)
         waited = _Waited(self.max_wait_s)
         for left in range(MAX_ROUNDS, -1, -1):
@@ -186,15 +187,25 @@ class ChatAdapter(ABC):
                     elif isinstance(piece, Carried):
                         carried = piece
                     else:
+                        answered = answered or bool(piece.strip())
                         self._memory.say(piece)
                         yield piece
             if not calls or not prompt.use_tools:
+                if not answered:
+                    raise unfinished(self._provider, "empty")
                 return
+            answered = True
             calls = distinct(calls, self._call_ids)
             for call in calls:
                 yield call
             async for result in self._use(calls, carried):
                 yield result
+
+    def _hear(self, text: str) -> None:
+        for note in self._notes:
+            self._memory.add("system", note)
+        self._notes.clear()
+        self._memory.add("user", text if text.strip() else NOT_UNDERSTOOD)
 
     async def _patiently(self, prompt: Prompt, waited: _Waited) -> AsyncGenerator[str | ToolCall | Carried, None]:
         """Make one model call, and if nothing of it has come another, where that helps.
@@ -202,6 +213,8 @@ class ChatAdapter(ABC):
         That is after the time that a provider asks for; and where it refuses a request with tools that were used in
         another process, of which it may want back what nobody has: it is told of them in words.
         """
+        if not prompt.use_tools:
+            logger.warning("%s has used tools %d times in one reply: it must answer now", self.model, MAX_ROUNDS)
         while True:
             begun = False
             try:

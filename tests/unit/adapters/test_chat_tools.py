@@ -121,12 +121,13 @@ async def test_what_was_not_heard_is_forgotten_and_what_was_done_is_not() -> Non
         assert adapter.history[1] == {"role": "assistant", "content": "One mo"}
 
 
-async def test_a_model_that_never_stops_using_tools_has_to_answer() -> None:
+async def test_a_model_that_never_stops_using_tools_has_to_answer(caplog: pytest.LogCaptureFixture) -> None:
     model = FakeModel(*[Answer((DRINK,))] * MAX_ROUNDS, Answer(("Enough.",)))
     async with model_behind(model) as (vendor, client):
         adapter = OpenAIAdapter("tiny", client=client, tools=[Kitchen().drink])
         assert await adapter.turn("drinks") == "Enough."
         assert [request.get("tool_choice") for request in vendor.requests] == [None] * MAX_ROUNDS + ["none"]
+    assert caplog.messages == [f"tiny has used tools {MAX_ROUNDS} times in one reply: it must answer now"]
 
 
 # --- on a call --------------------------------------------------------------------------------------------------------

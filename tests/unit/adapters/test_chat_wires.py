@@ -289,7 +289,8 @@ async def test_thinking_goes_back_before_what_was_said_and_used_after_it() -> No
 async def test_a_blank_reply_is_not_sent_back() -> None:
     streams = [begun(USAGE), *text(" \n"), *ended()], [begun(USAGE), *text("Yes."), *ended()]
     async with anthropic(*streams) as (vendor, adapter):
-        await heard(adapter)
+        with pytest.raises(AdapterError, match="stopped before anything was said"):
+            await heard(adapter)
         assert await heard(adapter, "are you there") == ["Yes."]
         assert all(str(message["content"]).strip() for message in vendor.requests[1]["messages"])
 

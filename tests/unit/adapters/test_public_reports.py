@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -16,6 +16,7 @@ from tests.providers.served import Vendor, Wire, data, serve
 
 from unpod import CallContext
 from unpod.adapters import AnthropicAdapter, ChatAdapter, OpenAIAdapter, ToolCall
+from unpod.core.decision import ADAPTER_APOLOGY
 from unpod.testing import Answer, FakeModel, SimulatedCall, simulate_call
 
 
@@ -99,10 +100,13 @@ async def test_tool_input_that_is_no_json_is_told_to_the_model() -> None:
 
 
 @pytest.mark.parametrize("pieces", [("<think>I should call lights()", " now.</think>"), (" ",), ()])
-async def test_thoughts_without_words_are_not_spoken_and_harm_no_later_turn(pieces: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("wire", [OpenAIWire, AnthropicWire])
+async def test_a_reply_without_a_word_is_an_apology_and_harms_no_later_turn(
+    wire: Callable[[], Wire], pieces: tuple[str, ...]
+) -> None:
     """home-assistant/core#167154 (qwen3 plans its call within its thinking), livekit/agents#2928 (no answer at all)."""
-    async with calling(OpenAIWire(), Answer(pieces), Answer(("Here I am.",))) as (call, _):
-        assert (await call.user("lights, please")).strip() == ""
+    async with calling(wire(), Answer(pieces), Answer(("Here I am.",))) as (call, _):
+        assert (await call.user("lights, please")).strip() == ADAPTER_APOLOGY
         assert await call.user("hello?") == "Here I am."
 
 
