@@ -46,8 +46,8 @@ jetstream {{
   sync_interval: "{sync_interval}"
 }}
 accounts {{
-  UNPOD {{ jetstream: enabled, users: [ {{ user: unpod, password: {password} }} ] }}
-  SYS {{ users: [ {{ user: system, password: {system_password} }} ] }}
+  UNPOD {{ jetstream: enabled, users: [ {{ user: unpod, password: "{password}" }} ] }}
+  SYS {{ users: [ {{ user: system, password: "{system_password}" }} ] }}
 }}
 system_account: SYS
 """

@@ -42,6 +42,16 @@ async def test_it_finds_its_data_again(directory: Path) -> None:
             await log.append(CMD, b"", msg_id(str(n)))
 
 
+@pytest.mark.parametrize("drawn", ["1" * 32, "1e5" + "0" * 29])
+async def test_a_password_that_looks_like_a_number_is_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, drawn: str
+) -> None:
+    """NATS reads an unquoted one as a number, and does not start: 2.15.0 with one start of thirty."""
+    monkeypatch.setattr("secrets.token_hex", lambda _size: drawn)
+    async with EmbeddedServer(EmbeddedOptions(directory)) as server, connect(server.connection()):
+        pass
+
+
 async def test_its_own_streams_fit(directory: Path) -> None:
     async with EmbeddedServer(EmbeddedOptions(directory)) as server, connect(server.connection()) as nats:
         streams = embedded_topology()
