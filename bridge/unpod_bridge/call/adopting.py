@@ -152,7 +152,7 @@ class AdoptedCall(Call):
         if not past.started:
             return None
         stream_positions.searched((), past.owner_index, writing.epoch)
-        self._journal = self._open_ledger(replace(writing, index=index), stream_positions)
+        self._journal = self._open_journal(replace(writing, index=index), stream_positions)
         for store in refused:
             self._journal.put(store)
         return past, subjects

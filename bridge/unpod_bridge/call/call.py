@@ -2,7 +2,7 @@
 
 Everything between a socket and the log happens where it arrives, in one turn of the event loop: there is no task per
 frame or piece of speech. Tasks are for what has to wait: a dial, the first steps of a call, the claim of a verb. How a
-call comes here is for `line` (it is new) and `adopted_line` (another bridge had it).
+call comes here is for `placing` (it is new) and `adopting` (another bridge had it).
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ class Call:
         """Return what `work` returns; a log that is away is waited for, as long as a call may be without it."""
         return await until_answered(self._clock, work, self._settings.protocol.buffer_s)
 
-    def _open_ledger(self, writing: Writing, stream_positions: StreamPositions | None = None) -> Journal:
+    def _open_journal(self, writing: Writing, stream_positions: StreamPositions | None = None) -> Journal:
         services, subjects = self._services, self._services.subjects.call(self._job.agent_id, writing.session)
         self._lease.begin(subjects.line, writing.epoch)
         self._protocol.admission.tell_time(writing.offset_s)

@@ -89,7 +89,7 @@ class NewCall(Call):
         subjects = await self._persist(lambda: self._listen(session))
         await self._place.begin(session)
         writing, own = await self._take_line(subjects, session)
-        journal = self._journal = self._open_ledger(writing)
+        journal = self._journal = self._open_journal(writing)
         if self._inherited:  # what else was left behind, and where, is not known
             journal.stream_positions.spoil()
         patience_s = self._settings.protocol.buffer_s

@@ -81,7 +81,7 @@ class Resumption:
 
 
 class RunnerPlace:
-    """The place that a runner holds for a job (`line.Place`)."""
+    """The place that a runner holds for a job (`journal.placements.Place`)."""
 
     def __init__(
         self, dispatcher: Dispatcher, *, runner_id: str, job_id: str, pool: Pool, patience_s: float = START_S
@@ -129,7 +129,7 @@ class RunnerPlace:
         suspicion: Suspicion | None = None,
         positions: bytes = b"",
     ) -> bool:
-        """Tell the runner that the session is its own; return whether it has it (see `core.fleet.Start`)."""
+        """Tell the runner that the session is its own; return whether it has it (see `core.dispatch_messages.Start`)."""
         message = Start(
             job=self._job_id,
             agent=self.pool.agent,

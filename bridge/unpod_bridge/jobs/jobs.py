@@ -69,7 +69,7 @@ class Line(Protocol):
 
 
 class Claiming(Protocol):
-    """This bridge's claim of one job (`job_records.Claim`)."""
+    """This bridge's claim of one job (`jobs.store.Claim`)."""
 
     async def begun(self, session_id: str) -> None:
         """The call is up; raises Fenced where another bridge has the job."""
@@ -119,7 +119,7 @@ class _Call:
 
 
 class Jobs:
-    """All jobs of this bridge (`control.Desk`)."""
+    """All jobs of this bridge (`workers.control_link.Desk`)."""
 
     def __init__(
         self,

@@ -101,7 +101,7 @@ class Outbox:
 
         While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
         to the session's live subject. A fact of the session's own whose texts are too long for a record is stored
-        without them. `settled` is as `Settling.say` has it.
+        without them. `settled` is as `Watermark.say` has it.
 
         Raises:
             RecordTooLarge: it was not queued, and the next record takes its place.
