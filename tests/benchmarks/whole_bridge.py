@@ -107,7 +107,7 @@ class _Line(Call):
 
     async def _placed(self, begin: do.Begin) -> None:
         await self._listen(begin.session_id)
-        self._journal = self._open_ledger(Writing(session=SESSION, source="bridge-1", epoch=1, offset_s=0.0))
+        self._journal = self._open_journal(Writing(session=SESSION, source="bridge-1", epoch=1, offset_s=0.0))
         for frame in (begin.hello, begin.started):
             self._journal.put(Store("evt", frame.body, frame.data))
         self._feed(self._protocol.owner.appoint(OWNER_EPOCH))

@@ -129,7 +129,7 @@ class RunnerPlace:
         suspicion: Suspicion | None = None,
         positions: bytes = b"",
     ) -> bool:
-        """Tell the runner that the session is its own; return whether it has it (see `core.dispatch_messages.Start`)."""
+        """Tell the runner that the session is its own; return whether it has it (`dispatch_messages.Start`)."""
         message = Start(
             job=self._job_id,
             agent=self.pool.agent,
