@@ -1,9 +1,9 @@
 """Going through the past: the developer's code runs again, against what the log says it did.
 
 Hooks run again by the rules of `core.replay.history`; commands that the log knows are not sent again, steps return
-what they returned. What is new and belongs to something unsettled is done now: it is the half that a crash cut off. What is new
-and belongs to something settled comes from changed code; it is suppressed and recorded, so that no caller is greeted
-twice. What was left out of something settled is recorded as well.
+what they returned. What is new and belongs to something unsettled is done now: it is the half that a crash cut off.
+What is new and belongs to something settled comes from changed code; it is suppressed and recorded, so that no caller
+is greeted twice. What was left out of something settled is recorded as well.
 """
 
 from __future__ import annotations
