@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from unpod.adapters.call_scope import call_scope
+from unpod.adapters.characters import whole
 from unpod.adapters.chat import LANGUAGE
 from unpod.adapters.memory import HEARD_UNKNOWN
 from unpod.adapters.metering import Meter, Price
@@ -197,14 +198,15 @@ class SuperDialogAdapter:
             )
 
     def _remember(self, before: int, text: str, said: str) -> None:
-        """Make sure that the conversation has the turn, whatever became of it: agents leave out what was cut."""
-        items = [(item.role, item.content) for item in self.agent.chat_ctx.items]
+        """Make sure that the conversation has the turn, in whole characters: agents leave out what was cut."""
+        found = [(item.role, item.content) for item in self.agent.chat_ctx.items]
+        items = [(role, whole(content)) for role, content in found]
         new = items[before:]
         if ("user", text) not in new:
             items.append(("user", text))
         if said and not any(role == "assistant" for role, _ in new):
             items.append(("assistant", said))
-        if len(items) != before + len(new):
+        if items != found:
             self._load(items)
 
     def _load(self, messages: Sequence[tuple[str, str]]) -> None:
