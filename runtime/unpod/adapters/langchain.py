@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from unpod.adapters.chat import LANGUAGE
+from unpod.adapters.chat_stream import SpokenText
 from unpod.adapters.memory import HEARD_UNKNOWN, Memory
 from unpod.adapters.metering import Price
 from unpod.adapters.pieces import ChatMessage, Piece
@@ -161,10 +162,12 @@ class LangChainAdapter:
 
 
 async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
-    """Yield the text of each chunk; "" for one that has none."""
+    """Yield what is to be said of each chunk, without thinking; "" for one that has nothing."""
+    spoken = SpokenText()
     try:
         async for chunk in chunks:
-            yield _text(chunk[0] if isinstance(chunk, tuple) else chunk)
+            yield spoken.take(_text(chunk[0] if isinstance(chunk, tuple) else chunk))
+        yield spoken.end()
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:

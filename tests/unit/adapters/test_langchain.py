@@ -105,3 +105,11 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "langchain_core", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'unpod\[langchain\]'"):
         LangChainAdapter(object())  # type: ignore[arg-type]
+
+
+async def test_what_a_model_thinks_is_neither_spoken_nor_remembered() -> None:
+    model = FakeModel(Answer(("<thi", "nk>They want", " pizza.</th", "ink>", "Which one?")), Answer(("a < b",)))
+    adapter = LangChainAdapter(PlayedChatModel(played=model))
+    assert await adapter.turn("hello") == "Which one?"
+    assert await adapter.turn("again") == "a < b"
+    assert "They want" not in str(model.prompts[-1])
