@@ -26,8 +26,8 @@ _HEAD: Final = """\
 <!-- Written by `make bench` from performance.json; `python -m tests.benchmarks.page` writes it again. -->
 
 A call through bridge, NATS and a runner, beside *direct*: an SDK that holds the call's socket itself, with `websockets`
-and pydantic, no broker and no log, so that a call dies with its process. Same brain, same load generator, on uvloop, in
-turns, in one run. *direct-json* is what little can be done with less: `json`, and no turn that could be interrupted.
+and pydantic, no broker and no log, so that a call dies with its process. Same adapter, same load generator, on uvloop,
+in turns, in one run. *direct-json* is what little can be done with less: `json`, and no turn that could be interrupted.
 *floor* is the way through a broker with nothing on it: no log, no records, no state.
 """
 _HOW: Final = """\
