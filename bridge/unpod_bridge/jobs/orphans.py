@@ -337,24 +337,24 @@ class Orphans:
         `make` makes an orphan of a record where the bridge may act still.
         """
         make = await self._knowing(bridge) if make is None else make
-        if not self._may_judge(losses):
-            logger.info("%s is not taken for gone: the connection to NATS was lost meanwhile", bridge)
+        is_gone = partial(self._is_gone_still, bridge, losses)
+        if not is_gone():
+            logger.info("%s is not taken for gone: it has spoken since, or our connection was lost", bridge)
             self._deaf.pop(bridge, None)
             self._other_bridges.doubt(bridge, self._loop.time())
             return
         ours, theirs = self._shares(kept for kept in self._records.all() if kept.record.bridge == bridge)
-        taken = await self._take_all(ours, make)
+        taken = await self._take_all(ours, make, is_gone)
         if theirs:
             await asyncio.sleep(random.uniform(*SPARE_S))  # noqa: S311 - spreads load
-            if self._may_judge(losses):
-                taken += await self._take_all(theirs, make)
+            taken += await self._take_all(theirs, make, is_gone)
         self._deaf.pop(bridge, None)
         if taken:
             logger.warning("%d calls of %s are taken over", taken, bridge)
 
-    def _may_judge(self, losses: int) -> bool:
-        """Whether we have heard all the time since our connection had been lost so many times."""
-        return self._up and losses == self._losses
+    def _is_gone_still(self, bridge: str, losses: int) -> bool:
+        """Whether it has not spoken since, and we would have heard it: our connection has been lost so many times."""
+        return self._up and losses == self._losses and self._other_bridges.is_gone(bridge)
 
     async def _relieve(self, bridge: str) -> None:
         """Take what a bridge has released, as long as it drains."""
@@ -363,7 +363,8 @@ class Orphans:
             while bridge in self._other_bridges.draining() and not self.closed_to_orphans:
                 records = [kept for kept in self._records.all() if kept.record.bridge == bridge]
                 ours, theirs = self._shares(kept for kept in records if kept.record.state == "released")
-                taken = await self._take_all(ours if is_first else [*ours, *theirs], self._handed_over)
+                wanted = ours if is_first else [*ours, *theirs]
+                taken = await self._take_all(wanted, self._handed_over, lambda: True)
                 is_first = False
                 if taken:
                     logger.info("%d calls of %s, which drains, are taken over", taken, bridge)
@@ -381,12 +382,14 @@ class Orphans:
             (ours if taker == self._bridge_id else theirs).append(kept)
         return ours, theirs
 
-    async def _take_all(self, orphans: Iterable[Kept], make: Callable[[JobRecord], Orphan]) -> int:
-        return sum(await asyncio.gather(*(self._take(kept, make) for kept in orphans)))
+    async def _take_all(
+        self, orphans: Iterable[Kept], make: Callable[[JobRecord], Orphan], may: Callable[[], bool]
+    ) -> int:
+        return sum(await asyncio.gather(*(self._take(kept, make, may) for kept in orphans)))
 
-    async def _take(self, kept: Kept, make: Callable[[JobRecord], Orphan]) -> bool:
+    async def _take(self, kept: Kept, make: Callable[[JobRecord], Orphan], may: Callable[[], bool]) -> bool:
         async with self._taking:
-            if self.closed_to_orphans:
+            if self.closed_to_orphans or not may():
                 return False
             try:
                 claim = await self._records.take(kept)

@@ -91,6 +91,8 @@ class House:
         self.gives = True
         self.street = street
         self.end_fails = False
+        self.end_known = asyncio.Event()
+        self.end_known.set()
         self.other_bridges = Bridges(asyncio.get_running_loop().time())
 
         async def ended_ago(_: str) -> float | None:
@@ -110,6 +112,7 @@ class House:
         self._task: asyncio.Task[None] | None = None
 
     async def _end(self) -> int:
+        await self.end_known.wait()
         if self.end_fails:
             raise LogUnavailable("away")
         return self.street.last_seq
@@ -215,6 +218,20 @@ async def test_a_log_whose_end_cannot_be_known(street: Street) -> None:
         other.end_fails = True
         await until(lambda: other.adopted)
         assert other.adopted[0].deaf_from == NEVER - 1
+
+
+async def test_one_that_speaks_again_while_the_log_does_not_answer_keeps_its_calls(street: Street) -> None:
+    await street.job("job-1", "bridge-1")
+    async with houses(street, "bridge-1", "bridge-2") as (away, other):
+        other.end_known.clear()
+        await away.leave()
+        await until(lambda: other.other_bridges.is_gone("bridge-1"))
+        await away.open()
+        other.hears("bridge-1")
+        other.end_known.set()
+        await until(lambda: "bridge-1" not in other.orphans._succeeding)
+        assert not other.adopted
+        assert other.other_bridges.alive("bridge-1", asyncio.get_running_loop().time())
 
 
 async def test_a_bridge_that_starts_finds_what_others_have_left(street: Street) -> None:
