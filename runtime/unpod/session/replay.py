@@ -52,10 +52,7 @@ class Replay:
         self._since = since
         self._length = len(past.prefix) + len(past.records)
         self._trace = Trace(kernel.state, past.records)
-        self._texts = dict(self._trace.texts)
-        if (takeover := past.takeover) is not None:
-            told = {takeover.turn: takeover.text, **{reply.turn: reply.text for reply in takeover.earlier}}
-            self._texts = {**{turn: text for turn, text in told.items() if text}, **self._texts}
+        self._texts = {**{reply.turn: reply.text for reply in past.told if reply.text}, **self._trace.texts}
         self._opened: set[int] = set()
         self._scopes = [kernel.main]
         self._used: set[str] = set()

@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.commands import Command
-from unpod.core.events import HookFailed, HookPoisoned, OwnerChanged, StepCompleted, ToolCalled, ToolReturned, tag_of
+from unpod.core.events import (
+    EarlierReply,
+    HookFailed,
+    HookPoisoned,
+    OwnerChanged,
+    ReplySpoken,
+    StepCompleted,
+    ToolCalled,
+    ToolReturned,
+    tag_of,
+)
 
 BRAIN_STATE = "brain.state"
 """The name of the step that holds what an adapter has saved of itself."""
@@ -48,6 +58,15 @@ class History:
         self.records = [record for record in rest if not _is_later(record, limit)]
         self.later = [record for record in rest if _is_later(record, limit)]
         owned = [record for record in self.records if record.channel in OWNER_CHANNELS]
+        self.receipts = [record.body for record in self.records if isinstance(record.body, ReplySpoken)]
+        """How much of each reply was spoken."""
+        self.told = [
+            reply
+            for record in self.records
+            if isinstance(record.body, OwnerChanged)
+            for reply in (*record.body.earlier, _newest_reply(record.body))
+        ]
+        """What owners' starting points, this one's the last, tell of replies."""
         self.bridge_index = limit
         self.owner_index = owned[-1].envelope.index if owned else 0
         if self.takeover is not None:
@@ -175,6 +194,10 @@ def _is_failure(record: Record) -> bool:
 
 def _failure(fact: object, cause: str) -> tuple[str, str, str, bool] | None:
     return (cause, fact.hook, fact.function, fact.timed_out) if isinstance(fact, HookFailed) else None
+
+
+def _newest_reply(start: OwnerChanged) -> EarlierReply:
+    return EarlierReply(turn=start.turn, part=start.part, chars=start.chars, text=start.text)
 
 
 def _is_prefix(record: Record, started: int) -> bool:

@@ -158,15 +158,24 @@ def cut_reply(pending: PendingTurn, spoken: ev.OwnerChanged) -> Append:
 
 
 def spoken_of(pending: PendingTurn, past: History) -> ev.OwnerChanged:
-    """Return how far the reply to a text was spoken when this owner began, as far as anybody knows."""
-    takeover = past.takeover
+    """Return how far the reply to a text was spoken when this owner began, as far as anybody knows.
+
+    A bridge that has taken over the call may know less than the log: receipts count what was spoken, and an earlier
+    owner's starting point has the words, if nothing was spoken since.
+    """
+    takeover, number = past.takeover, pending.number
     if takeover is None:
         return ev.OwnerChanged(epoch=0)
-    if takeover.turn == pending.number:
-        return takeover
-    spoken = ev.OwnerChanged(epoch=0, turn=pending.number, unsure_until=takeover.unsure_until, unended=takeover.unended)
-    earlier = next((reply for reply in takeover.earlier if reply.turn == pending.number), None)
-    return spoken if earlier is None else replace(spoken, part=earlier.part, chars=earlier.chars, text=earlier.text)
+    spoken = takeover
+    if takeover.turn != number:
+        spoken = ev.OwnerChanged(epoch=0, turn=number, unsure_until=takeover.unsure_until, unended=takeover.unended)
+    if spoken.text is not None:
+        return spoken
+    told = [reply for reply in past.told if reply.turn == number]
+    receipts = [receipt.chars for receipt in past.receipts if receipt.turn == number]
+    spoken = replace(spoken, chars=max([spoken.chars, *receipts, *(reply.chars for reply in told)]))
+    known = next((reply for reply in reversed(told) if reply.text and reply.chars == spoken.chars), None)
+    return spoken if known is None else replace(spoken, part=max(spoken.part, known.part), text=known.text)
 
 
 def _part(pending: PendingTurn, spoken: ev.OwnerChanged) -> int:

@@ -61,6 +61,39 @@ def test_an_earlier_reply_that_is_not_completed_keeps_its_text() -> None:
     assert (spoken.turn, spoken.part, spoken.chars, spoken.text) == (2, 1, 5, "whole")
 
 
+WORDS = "one two three"
+
+
+@pytest.mark.parametrize(
+    ("receipt", "newest", "text", "chars"),
+    [
+        # The next bridge knows only that the reply is over, and says nothing of it.
+        ({"chars": 13, "ended": True}, {}, WORDS, 13),
+        ({}, {}, WORDS, 13),
+        # It knows how much, and not which words.
+        ({"chars": 13}, {"turn": 2, "chars": 13}, WORDS, 13),
+        # More was spoken since, of which nobody knows the words.
+        ({"chars": 20, "ended": True}, {}, None, 20),
+        ({"chars": 20}, {"turn": 2, "chars": 20}, None, 20),
+    ],
+    ids=str,
+)
+def test_what_one_bridge_has_told_of_a_reply_stays_known_when_another_has_taken_the_call_over(
+    receipt: dict[str, object], newest: dict[str, object], text: str | None, chars: int
+) -> None:
+    log = CallLog()
+    log.bridge(ev.OwnerChanged(epoch=1))
+    log.bridge(ev.UserText(text="one"))
+    log.owner(ev.TurnCompleted(turn_id=1, agent_text="yes"))
+    log.bridge(ev.UserText(text="two"))
+    log.bridge(ev.OwnerChanged(epoch=2, last_owner_index=1, takeover=1, turn=2, part=1, chars=13, text=WORDS))
+    if receipt:
+        log.bridge(ev.ReplySpoken(turn=2, part=1, **receipt))  # type: ignore[arg-type]
+    log.bridge(ev.OwnerChanged(epoch=3, last_owner_index=1, takeover=2, **newest))  # type: ignore[arg-type]
+    spoken = spoken_of(log.state.queue[0], History(log.records, 3))
+    assert (spoken.text, spoken.chars, spoken.turn) == (text, chars, 2)
+
+
 def cut_by_nobody(**begins: object) -> tuple[cmd.EndReply | None, Turn]:
     """Return the end of a reply as its fold has it, and the open turn of a new owner, whose adapter can go on."""
     log = CallLog()
