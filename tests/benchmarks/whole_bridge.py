@@ -110,8 +110,8 @@ class _Line(Call):
         self._journal = self._open_journal(Writing(session=SESSION, source="bridge-1", epoch=1, offset_s=0.0))
         for frame in (begin.hello, begin.started):
             self._journal.put(Store("evt", frame.body, frame.data))
-        self._feed(self._protocol.owner.appoint(OWNER_EPOCH))
-        self._feed(self._protocol.begin())
+        self._feed(self._protocol.owner.appoint(OWNER_EPOCH, self._clock.now()))
+        self._feed(self._protocol.begin(self._clock.now()))
 
     @property
     def carried(self) -> bool:

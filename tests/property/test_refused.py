@@ -190,7 +190,7 @@ class Play:
         state = fold(past.prefix)
         trace = Trace(state, past.records)
         self.state = trace.state
-        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch))
+        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch, self.wire.now))
         present = Present(now=self.wire.now, settings=SETTINGS, has_brain=True, can_continue=True)
         self.carry_out(resume(self.state, trace, past, present).steps)
 
@@ -206,7 +206,7 @@ class Play:
         self.wire = Wire()
         self.wire.now, self.wire.index = now, self.book.owner_index
         self.wire.feed(self.wire.protocol.adopt(self.book.adopted(deaf_from=self.book.seq + 1, clean=clean), now))
-        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch))
+        self.wire.feed(self.wire.protocol.owner.appoint(self.epoch, self.wire.now))
 
     def run(self, script: list[str]) -> None:
         for name in script:

@@ -225,7 +225,7 @@ class Call:
             self._on_record(message)
         elif message.subject == subjects.spoken:
             try:
-                self._feed(self._protocol.on_spoken(SPOKEN.decode(message.data)))
+                self._feed(self._protocol.on_spoken(SPOKEN.decode(message.data), self._clock.now()))
             except codec.MALFORMED as error:
                 logger.warning("job %s: a last word cannot be read: %s", self._job.job_id, codec.describe(error))
 
@@ -502,9 +502,8 @@ class Call:
         """A defect of ours ends the call, and only it: with its end in the log, where there is anything of it."""
         try:
             if self._journal is not None:
-                self._feed(
-                    [*self._protocol.begin(), *self._protocol.end("error", "a defect in the bridge", self._clock.now())]
-                )
+                now = self._clock.now()
+                self._feed([*self._protocol.begin(now), *self._protocol.end("error", "a defect in the bridge", now)])
         except Exception as worse:  # noqa: BLE001 - whatever it is, the call is over
             logger.error("job %s: %s", self._job.job_id, whereabouts(worse))  # noqa: TRY400
         self._link.close(LET_GO)

@@ -134,7 +134,7 @@ class LiveCall:
 
     def catch_up(self, last: int) -> None:
         """Look for what of the owner's records has not come."""
-        self._feed(self._protocol.owner.catch_up(last))
+        self._feed(self._protocol.owner.catch_up(last, self._now()))
 
     def leaves(self) -> None:
         """The caller waits."""
@@ -142,7 +142,7 @@ class LiveCall:
 
     def stays(self) -> None:
         """The caller has waited for long enough."""
-        self._feed(self._protocol.owner.stays())
+        self._feed(self._protocol.owner.stays(self._now()))
 
     def dismiss(self) -> None:
         """Hear nothing more of the owner."""
@@ -155,7 +155,7 @@ class LiveCall:
 
     def appoint(self, epoch: int) -> None:
         """Hear a new owner."""
-        self._feed(self._protocol.owner.appoint(epoch))
+        self._feed(self._protocol.owner.appoint(epoch, self._now()))
 
     async def append(self, body: ev.OwnerChanged) -> Stored:
         """Store its starting point; raises LogError."""

@@ -69,7 +69,7 @@ class NewCall(Call):
                 await self._give_back("the call could not be placed", LineResult("lost", 0.0, connected=False))
                 return
         self._place_open = not placed
-        self._feed(self._protocol.begin())
+        self._feed(self._protocol.begin(self._clock.now()))
         if placed and self._subjects is not None and self._journal is not None:
             self._hear_controls(self._subjects, self._journal.writing.epoch)
         if not placed:
@@ -94,8 +94,9 @@ class NewCall(Call):
             journal.stream_positions.spoil()
         patience_s = self._settings.protocol.buffer_s
         epoch, first = await appoint(services, subjects, begin, journal, self._place, after=own, patience_s=patience_s)
-        self._feed(self._protocol.owner.appoint(epoch))
-        self._feed(self._protocol.begin(placed=False))  # a runner may take seconds to answer: nothing waits for that
+        self._feed(self._protocol.owner.appoint(epoch, self._clock.now()))
+        # A runner may take seconds to answer: nothing waits for that.
+        self._feed(self._protocol.begin(self._clock.now(), placed=False))
         started = await self._place.start(session, epoch, first, positions=journal.stream_positions.pack(epoch, first))
         if self._care is None:
             return started

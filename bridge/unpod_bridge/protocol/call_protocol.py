@@ -24,10 +24,8 @@ from unpod.core import events as ev
 from unpod.core.live import Delta, Spoken
 from unpod_bridge.protocol.commands import DOUBT, LATE, OwnerCommands
 from unpod_bridge.protocol.controls import ControlAdmission
-from unpod_bridge.protocol.filler import Filler
 from unpod_bridge.protocol.outputs import Begin, Close, Dial, Failed, Leave, Left, Output, Over, Owned, Store
 from unpod_bridge.protocol.ownership import CallOwnership
-from unpod_bridge.protocol.receipts import RECEIPT, ReplyReceipts
 from unpod_bridge.protocol.reconnect import (
     HANG_UP,
     LET_GO,
@@ -40,11 +38,14 @@ from unpod_bridge.protocol.records import OutgoingRecords
 from unpod_bridge.protocol.recovery import Recovery, restore
 from unpod_bridge.protocol.replies import Replies
 from unpod_bridge.protocol.state import CallState, RelaySettings, by_of, reason_of
-from unpod_bridge.protocol.waiting import END, FILLER, PHRASE, WaitingCaller
+from unpod_bridge.protocol.waiting import END, FILLER, HELD_FILLER, PHRASE, WaitingCaller
 from unpod_bridge.wire import call_frames
 from unpod_bridge.wire.call_frames import Frame
 
 Phase = Literal["idle", "dialling", "greeting", "acked", "open", "leaving", "over"]
+
+
+RECEIPT: Final = "receipt"
 
 
 class CallProtocol:
@@ -55,20 +56,17 @@ class CallProtocol:
         self._settings = settings
         self._call = CallState(settings=settings, replies=Replies(settings.buffer_bytes))
         self._owner_commands = OwnerCommands(self._call)
-        self._filler = Filler(self._call)
-        self._waiting = WaitingCaller(self._call, self._filler)
+        self._waiting = WaitingCaller(self._call)
         self._redial = ReconnectPolicy(settings)
         self._record_queue = OutgoingRecords(self._call)
-        self._take = self._record_queue.take
-        receipts = ReplyReceipts(self._call, self._filler, self._record_queue)
-        self._speak, self._spoken, self._receipt = receipts.speak, receipts.spoken, receipts.receipt
-        self.owner = CallOwnership(self._call, self._owner_commands, self._waiting, self._record_queue, self._spoken)
+        self.owner = CallOwnership(self._call, self._owner_commands, self._waiting, self._settle)
         """Who is heard as the session's owner, and what a new one has to know."""
-        self.admission = ControlAdmission(self._call, self._owner_commands, self._take, self._spoken)
+        self.admission = ControlAdmission(self._call, self._owner_commands, self._settle)
         """What becomes of controls from outside."""
         self.phase: Phase = "idle"
         self.started = False
         self.session_id = ""
+        self._receipt_at = 0.0
         self._hello: Frame | None = None
         self._reattached = 0
 
@@ -83,7 +81,7 @@ class CallProtocol:
     @property
     def joined(self) -> bool:
         """Whether speech waits for `flush` at the end of this turn of the event loop."""
-        return self._call.up and self._call.replies.joined
+        return self._call.up and bool(self._call.replies.joined)
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
@@ -91,37 +89,66 @@ class CallProtocol:
         for name in [name for name, at in timers.items() if at <= now]:
             if timers.pop(name, None) is not None:
                 _TIMERS[name](self, now)
-        return self._take()
+        return self._settle(now)
+
+    def _settle(self, now: float) -> list[Output]:
+        """Do what can be done now, whatever has come in, and return all that is to be done: so ends every input.
+
+        What each part waits for is looked at here, since it happens many times in a turn, and mostly nothing waits.
+        """
+        call = self._call
+        if not call.over:
+            commands, waiting, timers = self._owner_commands, self._waiting, call.timers
+            if commands.queue or call.replies.held or commands.last or "give_up" in timers:
+                commands.pump(now)
+            reply = call.replies.open
+            if reply is not None and reply.deltas != reply.reported:
+                if RECEIPT not in timers:
+                    settings = self._settings
+                    timers[RECEIPT] = max(now + settings.first_receipt_s, self._receipt_at + settings.receipt_s)
+            elif RECEIPT in timers:
+                del timers[RECEIPT]
+            if waiting.served < waiting.turns or call.said:
+                waiting.look(now)
+        out, call.out = call.out, []
+        return out if self._record_queue.placed else self._record_queue.hold(out)
+
+    def _receipt(self, now: float) -> None:
+        """Store how far the open reply was handed over, if that is news; so a few times a second at most."""
+        fact = self._call.replies.receipt()
+        if fact is not None:
+            self._receipt_at = now
+            self._call.out.append(Store("ack", fact))
 
     # ------------------------------------------------------------------------------------------------------- the link
 
     def start(self, now: float) -> list[Output]:
         """Begin to dial."""
         self._dial(now)
-        return self._take()
+        return self._settle(now)
 
     def adopt(self, past: Recovery, now: float) -> list[Output]:
         """Go on with a call that another bridge had: dial the worker again."""
         self.started, self.session_id, self._reattached = True, past.session_id, past.attempts
         self._record_queue.begin()
         self.admission.go_on(past.controls)
-        restore(past, self._call, self._owner_commands, self._filler, now)
+        restore(past, self._call, self._owner_commands, self._waiting, now)
         self._redial.adopted(now)
         self._wait(0.0, now)
-        return self._take()
+        return self._settle(now)
 
     def leave(self, now: float) -> list[Output]:
         """Let another bridge go on: write nothing more, and store how far we have come."""
         if self.phase == "open":
             if self._call.up:
-                self._speak(now)
+                self._call.write(self._call.replies.flush())
             self.phase, self._call.up = "leaving", False
             self._call.timers.clear()  # what was due here is due at the next bridge
             self._call.out.append(Leave(LET_GO))
         elif self.phase not in ("leaving", "over"):
             self._call.out.append(Close(LET_GO))
             self._left(now)
-        return self._take()
+        return self._settle(now)
 
     def _left(self, now: float) -> None:
         self._receipt(now)
@@ -134,25 +161,25 @@ class CallProtocol:
         self.phase = "greeting"
         self._call.timers["handshake"] = now + self._settings.handshake_s
         self._call.write(call_frames.hello())
-        return self._take()
+        return self._settle(now)
 
     def on_dial_failed(self, status: int | None, now: float) -> list[Output]:
         """No socket; `status` is the HTTP status of a refusal."""
         if self.phase == "dialling":
             self._down(PAIRING_UNKNOWN if status in REFUSED_STATUS else None, now)
-        return self._take()
+        return self._settle(now)
 
     def on_lost(self, code: int | None, reason: str, now: float) -> list[Output]:
         """The socket is gone; see `sockets.Receiver.on_lost`."""
         if self.phase in ("idle", "dialling", "over"):
-            return self._take()
+            return self._settle(now)
         if self.phase == "leaving":  # whatever code: it answers ours, and some workers do so with 1000
             self._left(now)
-            return self._take()
+            return self._settle(now)
         if code is None and reason:  # a message beyond every bound, or bytes that are no WebSocket frames
             self._evt(call_frames.rejected(b"", f"the socket was given up: {reason[:100]}"), now)
         self._down(code, now)
-        return self._take()
+        return self._settle(now)
 
     def cancel(self, now: float) -> list[Output]:
         """The orchestrator has called the job off."""
@@ -161,13 +188,13 @@ class CallProtocol:
                 self._end("cancelled", now)
             else:
                 self._fail("cancelled", cancelled=True)
-        return self._take()
+        return self._settle(now)
 
     def end(self, reason: str, detail: str, now: float) -> list[Output]:
         """The bridge itself cannot go on."""
         if self.phase != "over":
             self._end(reason, now, detail=detail)
-        return self._take()
+        return self._settle(now)
 
     def _dial(self, _: float) -> None:
         self.phase = "dialling"
@@ -178,7 +205,6 @@ class CallProtocol:
         was_open = self.phase == "open"
         self._call.timers.pop("handshake", None)
         self._call.up = False
-        self._filler.look(now)
         if not self.started:
             self._wait(self._redial.before_start(code, now), now)
         elif code in HANG_UP:
@@ -228,24 +254,16 @@ class CallProtocol:
                 self._heed(body, now)
         elif self.phase in ("greeting", "acked"):
             self._handshake(frame, now)
-        return self._take()
+        return self._settle(now)
 
     def _heed(self, body: ev.CallerEvent, now: float) -> None:
         """Act on what the worker has said."""
         if isinstance(body, ev.UserText) and body.is_final:
-            self._filler.heard(now)
+            self._waiting.heard(now)
         elif isinstance(body, ev.UserInterrupted):
             self._call.replies.cut()
-            self._owner_commands.pump(now)
-            self._spoken(now)
         elif isinstance(body, ev.StateChanged):
-            self._told(body.state, now)
-
-    def _told(self, state: str, now: float) -> None:
-        self._owner_commands.told(state, now)
-        if self._call.up:
-            self._speak(now)
-        self._spoken(now)
+            self._owner_commands.told(body.state)
 
     def _handshake(self, frame: Frame, now: float) -> None:
         body = frame.body
@@ -287,7 +305,6 @@ class CallProtocol:
             self._wrong(now)
             return
         self._reattached += 1
-        self._owner_commands.expire(now)
         self._record_queue.store("evt", ev.CallReattached(session_id=self.session_id, attempt=self._reattached))
         self._owner_commands.link_back(now)
         self._opened(now)
@@ -295,9 +312,7 @@ class CallProtocol:
         if self._call.paused and "recording.pause" in self._call.verbs:
             self._call.write(call_frames.recording_pause(self._call.pause_reason))
         if self._call.up:
-            self._speak(now)
-            self._owner_commands.pump(now)
-            self._spoken(now)
+            self._call.write(self._call.replies.flush())
 
     def _opened(self, now: float) -> None:
         timers = self._call.timers
@@ -310,32 +325,32 @@ class CallProtocol:
         """The worker has read what was written before a ping."""
         if self.phase in ("open", "leaving"):
             self._owner_commands.pong(token, now)
-        return self._take()
+        return self._settle(now)
 
     # --------------------------------------------------------------------------------------------- to and from the log
 
-    def begin(self, *, placed: bool = True) -> list[Output]:
+    def begin(self, now: float, *, placed: bool = True) -> list[Output]:
         """What has happened since `Begin` can be stored, and all that follows; `Over` follows once it is `placed`."""
         self._record_queue.begin(placed=placed)
-        return self._take()
+        return self._settle(now)
 
     def stored(self, notify: str, now: float) -> list[Output]:
         """The log has what a `Store` with `notify` asked for."""
         if self.phase != "over":
-            self._owner_commands.stored(notify, now)
-            self._spoken(now)
-        return [*self._take(), *self.admission.stored(notify, now)]
+            self._owner_commands.stored(notify)
+            self.admission.stored(notify)
+        return self._settle(now)
 
     def log_away(self, now: float) -> list[Output]:
         """The log does not answer."""
         if self.phase != "over":
             self._call.timers.setdefault("log", now + self._settings.buffer_s)
-        return self._take()
+        return self._settle(now)
 
     def log_back(self, now: float) -> list[Output]:
         """The log answers again."""
         self._owner_commands.log_back(now)
-        return self._take()
+        return self._settle(now)
 
     def _log_gone(self, now: float) -> None:
         self._end("error", now, detail=f"the event log did not answer for {self._settings.buffer_s:g} s")
@@ -351,23 +366,15 @@ class CallProtocol:
         """Take a record of the owner, in whatever order."""
         if self.phase != "over":
             self._owner_commands.push(owned, now)
-            self._spoken(now)
-        return self._take()
+        return self._settle(now)
 
     def on_delta(self, delta: Delta, now: float) -> list[Output]:
         """Take a piece of a reply; the first leaves at once, for the others see `joined`."""
         call = self._call
-        if self.phase == "over" or delta.epoch != call.epoch or not call.replies.offer(delta):
-            return []
-        if call.up:
-            if written := call.replies.advance(self._owner_commands.performed):  # not so where it is joined
-                call.write(written)
-            if self._owner_commands.waits or call.replies.waiting:
-                self._owner_commands.pump(now)
-            self._spoken(now)
-        return self._take()
+        wanted = self.phase != "over" and delta.epoch == call.epoch and call.replies.offer(delta)
+        return self._settle(now) if wanted else []
 
-    def on_spoken(self, spoken: Spoken) -> list[Output]:
+    def on_spoken(self, spoken: Spoken, now: float) -> list[Output]:
         """Take the last word of a bridge that has lost this call's line to us: it has let go of its socket."""
         call = self._call
         most = call.replies.closed + call.settings.max_waiting  # no bridge has ended more replies than may wait
@@ -375,7 +382,7 @@ class CallProtocol:
             call.replies.went_on(spoken)
             call.out.extend(Store("ack", fact) for fact in call.replies.finished)
             call.replies.finished.clear()
-        return self._take()
+        return self._settle(now)
 
     @property
     def spoken(self) -> Spoken:
@@ -385,17 +392,8 @@ class CallProtocol:
     def flush(self, now: float) -> list[Output]:
         """The turn of the event loop is over: send the speech that was joined in it."""
         if self._call.up:
-            self._speak(now)
-        return self._take()
-
-    def _give_up(self, now: float) -> None:
-        self._owner_commands.lose_patience(now)
-        self._spoken(now)
-
-    def _too_late(self, now: float) -> None:
-        self._owner_commands.expire(now)
-        self._owner_commands.pump(now)
-        self._spoken(now)
+            self._call.write(self._call.replies.flush())
+        return self._settle(now)
 
     def _vacant_too_long(self, now: float) -> None:
         self._end("error", now, detail=f"no runner has taken the call over for {self._settings.vacant_s:g} s")
@@ -441,8 +439,7 @@ class CallProtocol:
         if not self._call.transferring:
             self._end(reason_of(leaving), now, detail="the worker did not close", by=by_of(leaving))
         elif self.phase == "open":  # else it is looked at again once there is a link
-            self._owner_commands.not_transferred(now)
-            self._spoken(now)
+            self._owner_commands.not_transferred()
 
 
 _TIMERS: Final[dict[str, Callable[[CallProtocol, float], None]]] = {
@@ -452,13 +449,13 @@ _TIMERS: Final[dict[str, Callable[[CallProtocol, float], None]]] = {
     "log": CallProtocol._log_gone,  # noqa: SLF001
     "ending": CallProtocol._overdue,  # noqa: SLF001
     RECEIPT: lambda protocol, now: protocol._receipt(now),  # noqa: SLF001
-    "filler": lambda protocol, now: protocol._filler.due(now),  # noqa: SLF001
+    FILLER: lambda protocol, _: protocol._waiting.filler_due(),  # noqa: SLF001
     "fetch": lambda protocol, now: protocol._owner_commands.fetch(now),  # noqa: SLF001
     "again": lambda protocol, now: protocol._owner_commands.ask_again(now),  # noqa: SLF001
-    DOUBT: lambda protocol, now: protocol._told("", now),  # noqa: SLF001
-    LATE: CallProtocol._too_late,  # noqa: SLF001
-    "give_up": CallProtocol._give_up,  # noqa: SLF001
-    FILLER: lambda protocol, now: protocol._waiting.filler_due(now),  # noqa: SLF001
+    DOUBT: lambda protocol, _: protocol._owner_commands.told(""),  # noqa: SLF001
+    LATE: lambda protocol, now: protocol._owner_commands.expire(now),  # noqa: SLF001
+    "give_up": lambda protocol, now: protocol._owner_commands.lose_patience(now),  # noqa: SLF001
+    HELD_FILLER: lambda protocol, _: protocol._waiting.held_filler_due(),  # noqa: SLF001
     PHRASE: lambda protocol, now: protocol._waiting.phrase_due(now),  # noqa: SLF001
     END: CallProtocol._vacant_too_long,  # noqa: SLF001
 }

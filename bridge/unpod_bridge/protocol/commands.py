@@ -41,15 +41,15 @@ LATE: Final = "late"
 
 
 class OwnerCommands:
-    """Performs the owner's commands on a call.
+    """Performs the owner's commands on a call; `queue` are those that wait for something, in order.
 
-    `_last` is an end of the owner's that waits for the open reply to come to its end, or for what comes of a transfer:
+    `last` is an end of the owner's that waits for the open reply to come to its end, or for what comes of a transfer:
     what else the owner asks for passes it meanwhile.
     """
 
     __slots__ = (
-        "_call", "_claim", "_claim_stored", "_early", "_last", "_pending", "_pings", "_queue", "_queued_size", "_seen",
-        "_uncertain", "index", "performed", "unended",
+        "_call", "_claim", "_claim_stored", "_early", "_pending", "_pings", "_queued_size", "_seen", "_uncertain",
+        "index", "last", "performed", "queue", "unended",
     )  # fmt: skip
 
     def __init__(self, call: CallState, *, index: int = 0) -> None:
@@ -57,10 +57,10 @@ class OwnerCommands:
         self.index = index
         self.performed = index
         self._early: dict[int, Owned] = {}
-        self._queue: list[Owned] = []  # mostly empty, and an empty deque is 600 bytes for each call
+        self.queue: list[Owned] = []  # mostly empty, and an empty deque is 600 bytes for each call
         self._queued_size = 0
         self._seen: dict[str, int] = {}
-        self._last: Owned | None = None
+        self.last: Owned | None = None
         self._claim = ""
         self._claim_stored = False
         self._pending: dict[bytes, Owned] = {}
@@ -72,7 +72,7 @@ class OwnerCommands:
     # ------------------------------------------------------------------------------------------------------- the order
 
     def push(self, owned: Owned, now: float) -> None:
-        """Take a record of the owner, in whatever order it comes, and perform what is next."""
+        """Take a record of the owner, in whatever order it comes."""
         if owned.epoch != self._call.epoch or owned.index <= self.index:
             return
         if owned.index > self.index + 1:
@@ -87,7 +87,6 @@ class OwnerCommands:
             following = self._early.pop(self.index + 1, None)
         if not self._early:
             self._call.timers.pop("fetch", None)
-        self.pump(now)
 
     def fetch(self, now: float) -> None:
         """Ask the log for what is missing, and again until it is here."""
@@ -95,12 +94,11 @@ class OwnerCommands:
             self._call.out.append(Fetch(self.index + 1, min(self._early) - 1))
             self._call.timers["fetch"] = now + self._call.settings.fetch_s
 
-    def control(self, identifier: str, command: cmd.AnyCommand, latest: float, now: float) -> None:
-        """Perform what was asked for from outside, after all that the owner has asked for so far."""
+    def control(self, identifier: str, command: cmd.AnyCommand, latest: float) -> None:
+        """Take what was asked for from outside, to be done after all that the owner has asked for so far."""
         self._arrived(Owned(self._call.epoch, self.index, identifier, command, control=True, latest=latest))
-        self.pump(now)
 
-    def inherit(self, records: Sequence[Owned], last: int, now: float) -> list[str]:
+    def inherit(self, records: Sequence[Owned], last: int) -> list[str]:
         """The owner is gone: take what it has stored, up to `last`, and forget what else it has sent.
 
         Returns the ids of the commands that are performed, or will be, and that no log has.
@@ -115,18 +113,17 @@ class OwnerCommands:
         unlogged += self._forget_after(last)
         self._void_ends()
         self._call.replies.leave(frozenset(end.turn for end in self._ends_that_wait()))
-        self.pump(now)
         self.index = last
-        self.performed = next((owned.index - 1 for owned in self._queue if not owned.control), last)
+        self.performed = next((owned.index - 1 for owned in self.queue if not owned.control), last)
         return unlogged
 
     def _void_ends(self) -> None:
         """Forget the ends of replies of which something is missing, and of later ones: the next owner goes on there."""
         replies = self._call.replies
         self.unended = next((end.turn for end in self._ends_that_wait() if not replies.can_end(end)), 0)
-        for position, owned in enumerate(self._queue):
+        for position, owned in enumerate(self.queue):
             if self.unended and isinstance(owned.command, cmd.EndReply) and owned.command.turn >= self.unended:
-                self._queue[position] = Owned(owned.epoch, owned.index)
+                self.queue[position] = Owned(owned.epoch, owned.index)
 
     def go_on(self, records: Sequence[Owned], last: int) -> None:
         """Go on where another bridge has stopped: of what the owners have stored up to `last`, these are to be done."""
@@ -134,15 +131,15 @@ class OwnerCommands:
         for owned in records:
             self._arrived(replace(owned, index=min(owned.index, last)) if owned.control else owned)
         self.index = last
-        self.performed = next((owned.index - 1 for owned in self._queue if not owned.control), last)
+        self.performed = next((owned.index - 1 for owned in self.queue if not owned.control), last)
 
     def _disown(self) -> None:
         """Another bridge may have said what waits here: it is not said again."""
-        for position, owned in enumerate(self._queue):
+        for position, owned in enumerate(self.queue):
             if isinstance(owned.command, cmd.Say):
                 self._call.acknowledge(owned, "unknown")
                 self._seen[owned.id] = owned.index
-                self._queue[position] = Owned(owned.epoch, owned.index)
+                self.queue[position] = Owned(owned.epoch, owned.index)
         self._queued_size = 0
 
     @property
@@ -153,9 +150,9 @@ class OwnerCommands:
     def _forget_after(self, last: int) -> list[str]:
         """Forget the commands that wait and are not stored, but for one whose claim is, and a pause, which counts."""
         kept, unlogged = list[Owned](), list[str]()
-        if self._last is not None and self._last.index > last:
-            self._last = None
-        for owned in self._queue:
+        if self.last is not None and self.last.index > last:
+            self.last = None
+        for owned in self.queue:
             command = owned.command
             if owned.index <= last:
                 kept.append(owned)
@@ -164,11 +161,11 @@ class OwnerCommands:
                 unlogged += [] if owned.control else [owned.id]
             elif isinstance(command, cmd.Say):
                 self._queued_size -= len(command.text or "")
-        self._queue = kept
+        self.queue = kept
         return unlogged
 
     def _ends_that_wait(self) -> list[cmd.EndReply]:
-        return [owned.command for owned in self._queue if isinstance(owned.command, cmd.EndReply)]
+        return [owned.command for owned in self.queue if isinstance(owned.command, cmd.EndReply)]
 
     def _arrived(self, owned: Owned) -> None:
         command, call = owned.command, self._call
@@ -176,33 +173,28 @@ class OwnerCommands:
             call.paused, call.pause_reason = True, command.reason  # from here on nothing is kept, sent or not
             call.replies.private = True
         size = len(command.text or "") if isinstance(command, cmd.Say) else 0
-        full = self._queued_size + size > call.settings.buffer_bytes or len(self._queue) >= call.settings.max_waiting
+        full = self._queued_size + size > call.settings.buffer_bytes or len(self.queue) >= call.settings.max_waiting
         if command is not None and full and not isinstance(command, (cmd.EndReply, *cmd.IRREVERSIBLE)):
             call.acknowledge(owned, "refused", _TOO_MUCH)
             owned, size = Owned(owned.epoch, owned.index), 0
-        self._queue.append(owned)
+        self.queue.append(owned)
         self._queued_size += size
         if owned.control:
             call.timers[LATE] = min(owned.latest, call.timers.get(LATE, owned.latest))
 
     @property
-    def waits(self) -> bool:
-        """Whether commands wait for something."""
-        return bool(self._queue) or self._last is not None
-
-    @property
     def wanted_end(self) -> Owned | None:
         """The end that waits to be sent, if one does."""
-        if self._last is not None:
-            return self._last
-        return next((owned for owned in self._queue if isinstance(owned.command, cmd.EndCall)), None)
+        if self.last is not None:
+            return self.last
+        return next((owned for owned in self.queue if isinstance(owned.command, cmd.EndCall)), None)
 
     def expire(self, now: float) -> None:
         """Refuse what was asked for from outside and could not be done before its deadline, wherever it waits."""
-        for position, owned in enumerate(self._queue):
+        for position, owned in enumerate(self.queue):
             if owned.control and now >= owned.latest:
                 self._drop(position)
-        waiting = [owned.latest for owned in self._queue if owned.control]
+        waiting = [owned.latest for owned in self.queue if owned.control]
         if waiting:
             self._call.timers[LATE] = min(waiting)
         else:
@@ -210,43 +202,42 @@ class OwnerCommands:
 
     def _drop(self, position: int) -> None:
         """Refuse what waits, as if it had not been asked for; only its index is left."""
-        call, owned = self._call, self._queue[position]
-        self._queue[position] = Owned(owned.epoch, owned.index)
+        call, owned = self._call, self.queue[position]
+        self.queue[position] = Owned(owned.epoch, owned.index)
         call.acknowledge(owned, "refused", _TOO_LATE)
         if self._claim == owned.id:
             self._claim = ""
         if isinstance(owned.command, cmd.Say):
             self._queued_size -= len(owned.command.text or "")
         elif isinstance(owned.command, cmd.PauseRecording):
-            keep_or_not(call, self._queue)
+            keep_or_not(call, self.queue)
 
     def pump(self, now: float) -> None:
         """Perform what can be performed now, and hand over the speech that waited for it."""
-        call = self._call
+        call, replies = self._call, self._call.replies
         if LATE in call.timers:
             self.expire(now)
-        if call.up and call.replies.waiting:
-            call.write(call.replies.advance(self.performed))
-        if self._last is not None:
-            self._resume_end()
-        while self._queue and self._perform(self._queue[0], now):
-            done = self._queue.pop(0)
+        while True:
+            if call.up and replies.held and (written := replies.advance(self.performed)):  # nothing where it is joined
+                call.write(written)
+            if self.last is not None:
+                self._resume_end()
+            if not self.queue or not self._perform(self.queue[0], now):
+                break
+            done = self.queue.pop(0)
             if isinstance(done.command, cmd.Say):
                 self._queued_size -= len(done.command.text or "")
             # An end that has waited comes after what has passed it; what another bridge had settled is not queued.
-            self.performed = max(self.performed, self._queue[0].index - 1 if self._queue else self.index)
-            if call.up and call.replies.waiting:
-                call.write(call.replies.advance(self.performed))
-            if self._last is not None:
-                self._resume_end()
-        self.chase(now)
+            self.performed = max(self.performed, self.queue[0].index - 1 if self.queue else self.index)
+        if self.queue or replies.held or "give_up" in call.timers:
+            self.chase(now)
 
     def _resume_end(self) -> None:
         """Take up the end that has waited, if it does not have to wait any more."""
-        last = self._last
+        last = self.last
         if last is not None and not self._has_to_wait(last):
-            self._last = None
-            self._queue.insert(0, last)
+            self.last = None
+            self.queue.insert(0, last)
 
     def _has_to_wait(self, owned: Owned) -> bool:
         """Whether an end is the owner's, and something else comes before it."""
@@ -263,11 +254,11 @@ class OwnerCommands:
             return True
         if not self._call.up:
             return False
-        if isinstance(command, cmd.EndCall) and self._last is None and self._has_to_wait(owned):
-            self._last = owned
+        if isinstance(command, cmd.EndCall) and self.last is None and self._has_to_wait(owned):
+            self.last = owned
             return True
         effect = EFFECTS.get(type(command))
-        if not (self._claim_first(owned, now) if effect is None else effect(self._call, owned, self._queue)):
+        if not (self._claim_first(owned, now) if effect is None else effect(self._call, owned, self.queue)):
             return False
         self._seen[owned.id] = 0 if owned.control else owned.index
         if len(self._seen) > _REMEMBERED:
@@ -300,7 +291,7 @@ class OwnerCommands:
         if "log" in self._call.timers or now < self._call.rejoined_by:
             self._call.timers["give_up"] = now + self._call.settings.give_up_s
         else:
-            self.give_up(now)
+            self.give_up()
 
     def log_back(self, now: float) -> None:
         """The log answers again: from now on an owner that is asked can answer."""
@@ -312,7 +303,7 @@ class OwnerCommands:
             timers["give_up"] = now + self._call.settings.give_up_s
             self.ask_again(now)
 
-    def give_up(self, now: float) -> None:
+    def give_up(self) -> None:
         """What is missing will not come: the reply goes on, or ends, without it."""
         call, ending = self._call, self._end_that_waits()
         lost = call.replies.missing(call.epoch, self.performed, ending)
@@ -324,10 +315,9 @@ class OwnerCommands:
         call.write(call.replies.advance(self.performed))
         if ending is not None and call.replies.lacks(ending):
             call.write(call.replies.end(key))
-        self.pump(now)
 
     def _end_that_waits(self) -> cmd.EndReply | None:
-        head = self._queue[0].command if self._queue else None
+        head = self.queue[0].command if self.queue else None
         return head if isinstance(head, cmd.EndReply) else None
 
     # ---------------------------------------------------------------------------------------------- claims, deliveries
@@ -358,11 +348,10 @@ class OwnerCommands:
         expect_close(call, owned, now)
         return True
 
-    def stored(self, command: str, now: float) -> None:
+    def stored(self, command: str) -> None:
         """The log has a claim."""
         if command == self._claim:
             self._claim_stored = True
-            self.pump(now)
 
     def pong(self, token: bytes, now: float) -> None:
         """The worker has read everything up to a ping."""
@@ -379,12 +368,11 @@ class OwnerCommands:
         """Where the caller says something to the worker, that still has the call: a cold transfer was refused."""
         said = isinstance(body, ev.UserText) and body.is_final
         if said and now > self._call.read_at + self._call.settings.transferred_s:
-            self.not_transferred(now)
+            self.not_transferred()
 
-    def not_transferred(self, now: float) -> None:
+    def not_transferred(self) -> None:
         """A cold transfer has come to nothing."""
         refuse_transfer(self._call)
-        self.pump(now)
 
     def link_lost(self) -> None:
         """The socket is gone, and with it every pong."""
@@ -408,7 +396,7 @@ class OwnerCommands:
             self._call.shadowed = False
             self._disown()
 
-    def told(self, state: str, now: float) -> None:
+    def told(self, state: str) -> None:
         """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.
 
         One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent. An
@@ -425,9 +413,6 @@ class OwnerCommands:
             call.up = True
         elif call.doubtful and call.up:
             call.had_end, call.doubtful = call.doubtful if state in _QUIET else 0, 0
-        else:
-            return
-        self.pump(now)
 
     def over(self, now: float, *, clean: bool) -> None:
         """Settle what is left at the end of the call; `clean`: the worker closed the socket, having read it all."""
@@ -436,9 +421,9 @@ class OwnerCommands:
         self._pending.clear()
         self._call.unread_end = 0
         self.link_back(now)
-        for owned in [*self._queue, *filter(None, [self._last])]:
+        for owned in [*self.queue, *filter(None, [self.last])]:
             if owned.command is not None and not isinstance(owned.command, cmd.EndReply) and owned.id not in self._seen:
                 ends = isinstance(owned.command, cmd.EndCall) and not owned.control
                 self._call.acknowledge(owned, "ignored" if ends else "refused", _ENDED)
-        self._queue.clear()
-        self._last = None
+        self.queue.clear()
+        self.last = None

@@ -51,19 +51,17 @@ class Asked(Struct, frozen=True):
 class ControlAdmission:
     """Admits or refuses the controls of one call. What returns outputs wants them carried out, in order."""
 
-    __slots__ = ("_call", "_known", "_owner_commands", "_room", "_room_at", "_spoken", "_take", "_waiting")
+    __slots__ = ("_call", "_known", "_owner_commands", "_room", "_room_at", "_settle", "_waiting")
 
     def __init__(
         self,
         call: CallState,
         owner_commands: OwnerCommands,
-        take: Callable[[], list[Output]],
-        spoken: Callable[[float], None],
+        settle: Callable[[float], list[Output]],
     ) -> None:
         self._call = call
         self._owner_commands = owner_commands
-        self._take = take
-        self._spoken = spoken
+        self._settle = settle
         self._known: dict[str, None] = {}
         self._waiting: dict[str, tuple[cmd.AnyCommand, float]] = {}
         self._room = float(call.settings.control_burst)
@@ -85,7 +83,7 @@ class ControlAdmission:
     def ask(self, asked: Asked, now: float) -> list[Output]:
         """Answer a control; a repeat changes nothing."""
         if self._call.over or asked.id in self._known:
-            return self._take()
+            return self._settle(now)
         self._remember(asked.id)
         control, latest = asked.control, now
         refusal = "it cannot be read"
@@ -94,23 +92,21 @@ class ControlAdmission:
             refusal = LATE if now > latest else self._refusal(control, now)
         if control is None or refusal:
             self._answer(asked.id, "refused", refusal)
-            return self._take()
+            return self._settle(now)
         command = command_of(control)
         if isinstance(command, cmd.Command):
             self._waiting[asked.id] = command, latest
             self._answer(asked.id, "admitted", control=control, notify=_NOTIFY + asked.id)
         else:
             self._answer(asked.id, "admitted", control=control)
-        return self._take()
+        return self._settle(now)
 
-    def stored(self, notify: str, now: float) -> list[Output]:
+    def stored(self, notify: str) -> None:
         """The log has an admission: what it asks for is done."""
         waiting = self._waiting.pop(notify.removeprefix(_NOTIFY), None) if notify.startswith(_NOTIFY) else None
-        if waiting is not None and not self._call.over:
+        if waiting is not None:
             command, latest = waiting
-            self._owner_commands.control(notify.removeprefix(_NOTIFY), command, latest, now)
-            self._spoken(now)
-        return self._take()
+            self._owner_commands.control(notify.removeprefix(_NOTIFY), command, latest)
 
     def _answer(
         self, control_id: str, outcome: str, reason: str = "", *, control: AnyControl | None = None, notify: str = ""

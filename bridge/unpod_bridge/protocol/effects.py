@@ -96,9 +96,9 @@ def keep_or_not(call: CallState, waiting: Sequence[Owned]) -> None:
 def close_reply(call: CallState) -> None:
     """End the reply that is open."""
     replies = call.replies
-    if replies.open_key is not None:
+    if replies.open is not None:
         replies.cut()
-        call.write(replies.end(replies.open_key))
+        call.write(replies.end(replies.open.key))
 
 
 def is_pausable(call: CallState) -> bool:

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from unpod.core import events as ev
 from unpod_bridge.protocol.commands import OwnerCommands
 from unpod_bridge.protocol.outputs import Fetch, Output, Owned
-from unpod_bridge.protocol.records import OutgoingRecords
 from unpod_bridge.protocol.replies import Open
 from unpod_bridge.protocol.state import CallState
 from unpod_bridge.protocol.waiting import WaitingCaller
@@ -40,21 +39,19 @@ class ReplyProgress(Struct, frozen=True, kw_only=True):
 class CallOwnership:
     """The owner of one call, as the call protocol sees it. What returns outputs wants them carried out, in order."""
 
-    __slots__ = ("_call", "_owner_commands", "_record_queue", "_spoken", "_unlogged", "_waiting")
+    __slots__ = ("_call", "_owner_commands", "_settle", "_unlogged", "_waiting")
 
     def __init__(
         self,
         call: CallState,
         owner_commands: OwnerCommands,
         waiting: WaitingCaller,
-        record_queue: OutgoingRecords,
-        spoken: Callable[[float], None],
+        settle: Callable[[float], list[Output]],
     ) -> None:
         self._call = call
         self._owner_commands = owner_commands
         self._waiting = waiting
-        self._record_queue = record_queue
-        self._spoken = spoken
+        self._settle = settle
         self._unlogged: list[str] = []
 
     @property
@@ -82,39 +79,38 @@ class CallOwnership:
         """When the caller has said something."""
         return self._waiting.heard_at
 
-    def appoint(self, epoch: int) -> list[Output]:
+    def appoint(self, epoch: int, now: float) -> list[Output]:
         """Hear the owner that has this epoch from here on."""
         self._call.epoch, self._call.doubt = epoch, None  # of this one nobody else has handed over anything
         self._waiting.over()
-        return self._record_queue.take()
+        return self._settle(now)
 
     def leaves(self, now: float) -> list[Output]:
         """The owner is gone. Should it not be, it is heard until another is about to be appointed."""
         if not self._call.over:
             self._waiting.begin(now)
-        return self._record_queue.take()
+        return self._settle(now)
 
-    def stays(self) -> list[Output]:
+    def stays(self, now: float) -> list[Output]:
         """The owner is there after all."""
         self._waiting.over()
-        return self._record_queue.take()
+        return self._settle(now)
 
     def dismiss(self) -> None:
         """Hear nothing more of the owner; what it has stored is in the log."""
         self._call.epoch = 0
 
-    def catch_up(self, last: int) -> list[Output]:
+    def catch_up(self, last: int, now: float) -> list[Output]:
         """Look for what of the owner's records up to `last` has not come."""
         if not self._call.over and last > self._owner_commands.index:
             self._call.out.append(Fetch(self._owner_commands.index + 1, last))
-        return self._record_queue.take()
+        return self._settle(now)
 
     def inherit(self, records: Sequence[Owned], last: int, now: float) -> list[Output]:
         """Perform what the former owner has stored, up to `last`; what else it has sent is void."""
         if not self._call.over:
-            self._unlogged += self._owner_commands.inherit(records, last, now)
-            self._spoken(now)
-        return self._record_queue.take()
+            self._unlogged += self._owner_commands.inherit(records, last)
+        return self._settle(now)
 
     @property
     def progress(self) -> ReplyProgress:

@@ -17,7 +17,7 @@ _RECORD: Final = 64
 class OutgoingRecords:
     """Collects the outputs of one call."""
 
-    __slots__ = ("_begun", "_call", "_flood", "_over", "_placed", "_unstored", "_unstored_size")
+    __slots__ = ("_begun", "_call", "_flood", "_over", "_unstored", "_unstored_size", "placed")
 
     def __init__(self, call: CallState) -> None:
         self._call = call
@@ -25,19 +25,17 @@ class OutgoingRecords:
         self._begun = False
         self._unstored: list[Store] = []
         self._over: list[Over] = []
-        self._placed = False
         self._unstored_size = 0
+        self.placed = False
+        """Whether nothing is held back any more."""
 
     @property
     def overfull(self) -> bool:
         """Whether too much waits to be stored."""
         return not self._begun and self._unstored_size > self._call.settings.buffer_bytes
 
-    def take(self) -> list[Output]:
-        """Return what is to be done, in order."""
-        out, self._call.out = self._call.out, []
-        if self._placed:
-            return out
+    def hold(self, out: list[Output]) -> list[Output]:
+        """Hold back what waits until the call is `placed`, and return the rest."""
         self._over += [output for output in out if isinstance(output, Over)]
         if not self._begun:
             self._unstored += [output for output in out if isinstance(output, Store)]
@@ -46,7 +44,7 @@ class OutgoingRecords:
 
     def begin(self, *, placed: bool = True) -> None:
         """What has waited can be stored, and all that follows; a call that is over is told so once it is `placed`."""
-        self._begun, self._placed = True, placed
+        self._begun, self.placed = True, placed
         held, self._unstored = self._unstored, []
         self._call.out.extend(held)
         if placed:

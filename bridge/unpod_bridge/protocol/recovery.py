@@ -10,9 +10,9 @@ from unpod.core import events as ev
 from unpod.core.live import Again, Doubt
 from unpod_bridge.protocol.commands import OwnerCommands
 from unpod_bridge.protocol.effects import expect_close
-from unpod_bridge.protocol.filler import Filler
 from unpod_bridge.protocol.outputs import Owned
 from unpod_bridge.protocol.state import CallState
+from unpod_bridge.protocol.waiting import WaitingCaller
 
 
 class Appointment(Struct, frozen=True):
@@ -70,7 +70,7 @@ class Recovery(Struct, frozen=True, kw_only=True):
     still_s: float | None = None
 
 
-def restore(past: Recovery, call: CallState, owner_commands: OwnerCommands, filler: Filler, now: float) -> None:
+def restore(past: Recovery, call: CallState, owner_commands: OwnerCommands, waiting: WaitingCaller, now: float) -> None:
     """Put the parts of the protocol where the former bridge's were, and say what nobody will ever know."""
     call.epoch = 0 if past.owner is None else past.owner.epoch
     call.recorded, call.verbs = past.recorded, past.verbs
@@ -82,12 +82,12 @@ def restore(past: Recovery, call: CallState, owner_commands: OwnerCommands, fill
     call.replies.private = past.paused
     strange = 0 if past.clean else past.turns
     call.replies.go_on(past.reply, closed=past.closed, cut=past.cut, strange=strange)
-    filler.go_on(past.turns)
+    waiting.go_on(past.turns)
     for owned in past.unknown:
         call.acknowledge(owned, "unknown")
     offset_s = call.offset_s
-    waiting = [replace(one, latest=one.latest - offset_s) if one.control else one for one in past.owned]
-    owner_commands.go_on(waiting, past.owner_index)
+    asked = [replace(one, latest=one.latest - offset_s) if one.control else one for one in past.owned]
+    owner_commands.go_on(asked, past.owner_index)
     if past.ending is not None:
         expect_close(call, past.ending, now)
     if not past.clean:

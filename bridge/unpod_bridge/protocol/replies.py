@@ -65,15 +65,18 @@ class Replies:
     """Turns the pieces of replies into frames, which have to be written at once, in order."""
 
     __slots__ = (
-        "_held", "_held_size", "_joined", "_max_held", "_open", "closed", "finished", "private", "replies", "strange",
+        "_held_size", "_max_held", "closed", "finished", "held", "joined", "open", "private", "replies", "strange",
     )  # fmt: skip
 
     def __init__(self, max_held: int) -> None:
         self._max_held = max_held
-        self._held: dict[Key, dict[int, Delta]] = {}
+        self.held: dict[Key, dict[int, Delta]] = {}
+        """The pieces that wait for something."""
         self._held_size = 0
-        self._joined: list[str] = []
-        self._open: Open | None = None
+        self.joined: list[str] = []
+        """What `flush` has to send."""
+        self.open: Open | None = None
+        """The reply that is being spoken."""
         self.closed = 0
         """The last turn whose reply has been ended."""
         self.strange = 0
@@ -89,35 +92,15 @@ class Replies:
         """The last receipts of replies that have been ended; whoever stores them clears this."""
 
     @property
-    def open_key(self) -> Key | None:
-        """The reply that is open, or None."""
-        return None if self._open is None else self._open.key
-
-    @property
-    def joined(self) -> bool:
-        """Whether `flush` has something to send."""
-        return bool(self._joined)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether pieces wait for something."""
-        return bool(self._held)
-
-    @property
-    def unreported(self) -> bool:
-        """Whether `receipt` has news."""
-        return self._open is not None and self._open.deltas != self._open.reported
-
-    @property
     def unsure_until(self) -> int:
         """The last turn of whose reply another bridge may have handed over what nobody knows, 0 for none."""
         if self.strange > self.closed:
             return self.strange
-        return self._open.key[0] if self._open is not None and self._open.untold else 0
+        return self.open.key[0] if self.open is not None and self.open.untold else 0
 
     def spoke(self, turn: int) -> bool:
         """Whether anything of a turn's reply, or its end, was handed over."""
-        return self.closed >= turn or (self._open is not None and self._open.key[0] >= turn)
+        return self.closed >= turn or (self.open is not None and self.open.key[0] >= turn)
 
     def go_on(self, reply: ReplySpoken | None, *, closed: int, cut: bool, strange: int) -> None:
         """Go on where another bridge has stopped, `reply` being its last receipt of the reply that is open.
@@ -126,15 +109,15 @@ class Replies:
         """
         self.closed, self.strange = closed, strange
         if reply is not None:
-            self._open = Open(
+            self.open = Open(
                 (reply.turn, reply.part), reply.deltas, reply.deltas, reply.chars, reply.deltas, cut, untold=True
             )
-            self.replies = [self._open]
+            self.replies = [self.open]
 
     @property
     def spoken(self) -> Spoken:
         """How far it has come."""
-        current = self._open
+        current = self.open
         if current is None:
             return Spoken(self.closed)
         return Spoken(self.closed, *current.key, current.deltas, current.chars)
@@ -142,25 +125,25 @@ class Replies:
     def went_on(self, spoken: Spoken) -> None:
         """The former bridge says itself how far it has come, beyond what its receipts tell: that is not said again."""
         while self.closed < spoken.closed:
-            self.had_end(self._open.key if self._open is not None else (self.closed + 1, 0))
+            self.had_end(self.open.key if self.open is not None else (self.closed + 1, 0))
         if spoken.turn <= self.closed:
             return
         current = self._opened((spoken.turn, spoken.part))
         if spoken.deltas > current.taken:
             current.taken = current.deltas = spoken.deltas
             current.chars, current.untold = spoken.chars, True
-            for delta in [each for n, each in self._held.get(current.key, {}).items() if n <= current.taken]:
+            for delta in [each for n, each in self.held.get(current.key, {}).items() if n <= current.taken]:
                 self._take(current.key, delta)
 
     @property
     def due(self) -> tuple[int, int, int]:
         """Turn, part and number of the piece that is next, as far as is known."""
-        return (self.closed + 1, 0, 1) if self._open is None else (*self._open.key, self._open.taken + 1)
+        return (self.closed + 1, 0, 1) if self.open is None else (*self.open.key, self.open.taken + 1)
 
     def began(self, turn: int) -> bool:
         """Whether something of a turn's reply that is open was handed over here."""
-        current = self._open
-        return current is not None and current.key[0] == turn and bool(current.text or self._joined)
+        current = self.open
+        return current is not None and current.key[0] == turn and bool(current.text or self.joined)
 
     # ---------------------------------------------------------------------------------------------------------- pieces
 
@@ -169,9 +152,9 @@ class Replies:
         key, size = (delta.turn, delta.part), len(delta.text) + _OVERHEAD
         if delta.turn <= self.closed or delta.n < 1 or self._held_size + size > self._max_held:
             return False
-        if self._open is not None and not _wanted(self._open, key, delta.n):
+        if self.open is not None and not _wanted(self.open, key, delta.n):
             return False
-        pieces = self._held.setdefault(key, {})
+        pieces = self.held.setdefault(key, {})
         if delta.n in pieces:
             return False
         pieces[delta.n] = delta
@@ -184,16 +167,15 @@ class Replies:
         What follows is joined until `flush`.
         """
         written: list[bytes] = []
-        while (delta := self._next()) is not None and delta.after <= performed:
-            key = (delta.turn, delta.part)
+        while self.held and (delta := self._next(key := min(self.held))) is not None and delta.after <= performed:
             self._take(key, delta)
-            if self._open is None or self._open.key != key:
+            if self.open is None or self.open.key != key:
                 written += self._overtake(delta.turn)
             current = self._opened(key)
             current.taken = delta.n
             self.strange = 0
             if delta.text:
-                self._joined.append(delta.text)
+                self.joined.append(delta.text)
             else:
                 current.untold = True
             if current.chars == 0:
@@ -202,14 +184,14 @@ class Replies:
 
     def flush(self) -> list[bytes]:
         """Return the frames of what was joined."""
-        current = self._open
+        current = self.open
         if current is None:
             return []
         current.deltas = current.taken
-        if not self._joined:
+        if not self.joined:
             return []
-        text = self._joined[0] if len(self._joined) == 1 else "".join(self._joined)
-        self._joined = []
+        text = self.joined[0] if len(self.joined) == 1 else "".join(self.joined)
+        self.joined = []
         current.chars += len(text)
         current.text.append(text)
         if current.chars > _KEPT_CHARS:
@@ -219,7 +201,7 @@ class Replies:
 
     def cut(self) -> None:
         """The caller has cut in: what else comes of the open reply, except its end, is not wanted."""
-        current = self._open
+        current = self.open
         if current is not None:
             current.cut = True
             self._unjoin(current)
@@ -230,9 +212,9 @@ class Replies:
 
         What comes next of the open reply is a new owner's.
         """
-        if self._open is not None and self._open.key[0] not in kept:
-            self._unjoin(self._open)
-        for key in [key for key in self._held if key[0] not in kept]:
+        if self.open is not None and self.open.key[0] not in kept:
+            self._unjoin(self.open)
+        for key in [key for key in self.held if key[0] not in kept]:
             self._forget(key)
 
     # ------------------------------------------------------------------------------------------------------------ ends
@@ -241,7 +223,7 @@ class Replies:
         """Whether pieces of the reply that `end` closes are missing, and the caller would hear them."""
         if end.turn <= self.closed or end.reason in ("interrupted", "ended"):
             return False
-        current = self._open
+        current = self.open
         if current is not None and current.key[0] == end.turn and current.cut:
             return False
         return self._taken((end.turn, end.part)) < end.deltas
@@ -249,7 +231,7 @@ class Replies:
     def can_end(self, end: EndReply) -> bool:
         """Whether all pieces of the reply that `end` closes are here, handed over or waiting, or are not wanted."""
         key = (end.turn, end.part)
-        held, first = self._held.get(key, ()), self._taken(key) + 1
+        held, first = self.held.get(key, ()), self._taken(key) + 1
         return not self.lacks(end) or all(number in held for number in range(first, end.deltas + 1))
 
     def end(self, key: Key) -> list[bytes]:
@@ -260,7 +242,7 @@ class Replies:
         current = self._opened(key)
         written += [*self.flush(), call_frames.TEXT_END]
         self.finished.append(_receipt(current, ended=True))
-        self.closed, self._open = key[0], None
+        self.closed, self.open = key[0], None
         self._drop(key[0])
         return written
 
@@ -270,13 +252,13 @@ class Replies:
             current = self._opened(key)
             self._unjoin(current)
             self.finished.append(_receipt(current, ended=True))
-            self.closed, self._open = key[0], None
+            self.closed, self.open = key[0], None
             self._drop(key[0])
         return []
 
     def receipt(self) -> ReplySpoken | None:
         """Return what was handed over of the open reply, if that is news."""
-        current = self._open
+        current = self.open
         if current is None or current.deltas == current.reported:
             return None
         current.reported = current.deltas
@@ -288,18 +270,18 @@ class Replies:
         """Return what to ask the owner for, or None where nothing that is due is known to be missing."""
         if ending is not None and self.lacks(ending):
             key = (ending.turn, ending.part)
-        elif self._held:
-            key = min(self._held)
-            if next(iter(self._held[key].values())).after > performed:
+        elif self.held:
+            key = min(self.held)
+            if next(iter(self.held[key].values())).after > performed:
                 return None
         else:
             return None
         first = self._taken(key) + 1
-        return None if first in self._held.get(key, ()) else Again(epoch, key[0], key[1], first)
+        return None if first in self.held.get(key, ()) else Again(epoch, key[0], key[1], first)
 
     def skip(self, key: Key) -> None:
         """Give up the missing pieces before the next one that is here."""
-        pieces = self._held.get(key)
+        pieces = self.held.get(key)
         if pieces:
             current = self._opened(key)
             current.taken, current.untold = min(pieces) - 1, current.untold or key[0] <= self.strange
@@ -307,11 +289,11 @@ class Replies:
     # --------------------------------------------------------------------------------------------------------- private
 
     def _opened(self, key: Key) -> Open:
-        current = self._open
+        current = self.open
         if current is None or current.key[0] != key[0]:
             if self.replies:
                 self.replies[-1].forget(_KEPT_EARLIER)
-            current = self._open = Open(key, untold=key[1] > 0)
+            current = self.open = Open(key, untold=key[1] > 0)
             self.replies = [*self.replies[1 - _KEPT_REPLIES :], current]
         elif current.key != key:
             current.key, current.taken, current.deltas, current.reported = key, 0, 0, 0
@@ -319,35 +301,32 @@ class Replies:
 
     def _overtake(self, turn: int) -> list[bytes]:
         """End what is open before `turn`: the worker's gate must not stay shut for a reply that nobody will end."""
-        current = self._open
+        current = self.open
         return [] if current is None or current.key[0] >= turn else self.end(current.key)
 
     def _taken(self, key: Key) -> int:
-        return self._open.taken if self._open is not None and self._open.key == key else 0
+        return self.open.taken if self.open is not None and self.open.key == key else 0
 
-    def _next(self) -> Delta | None:
-        if not self._held:
-            return None
-        key = min(self._held)
-        return self._held[key].get(self._taken(key) + 1)
+    def _next(self, key: Key) -> Delta | None:
+        return self.held[key].get(self._taken(key) + 1)
 
     def _take(self, key: Key, delta: Delta) -> None:
-        pieces = self._held[key]
+        pieces = self.held[key]
         del pieces[delta.n]
         if not pieces:
-            del self._held[key]
+            del self.held[key]
         self._held_size -= len(delta.text) + _OVERHEAD
 
     def _unjoin(self, current: Open) -> None:
         current.taken = current.deltas
-        self._joined = []
+        self.joined = []
 
     def _drop(self, through: int) -> None:
-        for key in [key for key in self._held if key[0] <= through]:
+        for key in [key for key in self.held if key[0] <= through]:
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
-        self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self._held.pop(key).values())
+        self._held_size -= sum(len(delta.text) + _OVERHEAD for delta in self.held.pop(key).values())
 
 
 def _wanted(current: Open, key: Key, number: int) -> bool:

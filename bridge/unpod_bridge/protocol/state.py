@@ -104,7 +104,6 @@ class CallState:
     """The tokens of pings that no pong has answered, in order."""
     rejoined_by: float = 0.0
     """Until when the owner may be at a NATS node that has not joined ours again."""
-    last_receipt: float = 0.0
     doubt: Doubt | None = None
     """What the bridge that had the call before may have handed over without having said so."""
     still_since: float | None = None

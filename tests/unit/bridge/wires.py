@@ -66,8 +66,8 @@ class Wire:
         self.start()
         self.opened()
         self.greets(*verbs, metadata=metadata)
-        self.protocol.owner.appoint(EPOCH)
-        self.feed(self.protocol.begin())
+        self.protocol.owner.appoint(EPOCH, self.now)
+        self.feed(self.protocol.begin(self.now))
         self.out.clear()
         return self
 

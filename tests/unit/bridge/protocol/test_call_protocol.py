@@ -41,10 +41,10 @@ def test_what_happens_before_the_call_is_placed_is_kept() -> None:
     wire.says("call.started", session_id="s")
     wire.says("user.text", text="hi")
     assert not facts(wire.out)
-    wire.protocol.owner.appoint(7)
+    wire.protocol.owner.appoint(7, wire.now)
     wire.does(cmd.Say(text="hello"))
     assert verbs(wire.out) == ["hello", "agent.say"]
-    wire.feed(wire.protocol.begin())
+    wire.feed(wire.protocol.begin(wire.now))
     assert [ev.tag_of(fact) for fact in facts(wire.out)] == ["state", "user.text", "command.acknowledged"]
 
 
@@ -52,7 +52,7 @@ def test_a_hangup_before_the_call_is_placed() -> None:
     wire = Wire()
     wire.start(), wire.opened(), wire.greets()
     assert kinds(wire.lost(1000)) == []
-    assert kinds(wire.feed(wire.protocol.begin())) == ["Store", "Over"]
+    assert kinds(wire.feed(wire.protocol.begin(wire.now))) == ["Store", "Over"]
 
 
 @pytest.mark.parametrize("stall", ["greeting", "acked"])
@@ -76,7 +76,7 @@ def test_call_started_before_hello_ack_is_closed_and_dialled_again() -> None:
     assert wire.says("call.started", session_id="s") == [do.Close(1002)]
     assert wire.passes(0.2) == [do.Dial()]
     wire.opened(), wire.greets()
-    out = wire.feed(wire.protocol.begin())
+    out = wire.feed(wire.protocol.begin(wire.now))
     (fact,) = facts(out, ev.FrameRejected)
     assert isinstance(fact, ev.FrameRejected)
     assert fact.reason == "call.started out of order"

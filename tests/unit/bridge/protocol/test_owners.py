@@ -33,7 +33,7 @@ def stored(*commands: cmd.AnyCommand | None, first: int = 1) -> list[Owned]:
 def inherit(wire: Wire, records: list[Owned], last: int) -> list[Output]:
     wire.protocol.owner.dismiss()
     out = wire.feed(wire.protocol.owner.inherit(records, last, wire.now))
-    wire.feed(wire.protocol.owner.appoint(NEXT))
+    wire.feed(wire.protocol.owner.appoint(NEXT, wire.now))
     return out
 
 
@@ -246,8 +246,8 @@ def test_a_pause_counts_though_no_log_has_it() -> None:
 def test_a_record_that_the_tail_has_lost_is_looked_for() -> None:
     wire = Wire().up()
     wire.does(say("one"))
-    assert wire.feed(wire.protocol.owner.catch_up(1)) == []
-    assert wire.feed(wire.protocol.owner.catch_up(3)) == [do.Fetch(2, 3)]
+    assert wire.feed(wire.protocol.owner.catch_up(1, wire.now)) == []
+    assert wire.feed(wire.protocol.owner.catch_up(3, wire.now)) == [do.Fetch(2, 3)]
 
 
 # --- the caller who waits ---------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_nothing_is_said_to_a_caller_who_waits_for_nothing() -> None:
 @pytest.mark.parametrize("how", ["found", "replaced"])
 def test_with_an_owner_nothing_is_said(how: str) -> None:
     wire = vacant(filler="hm")
-    wire.feed(wire.protocol.owner.stays() if how == "found" else wire.protocol.owner.appoint(NEXT))
+    wire.feed(wire.protocol.owner.stays(wire.now) if how == "found" else wire.protocol.owner.appoint(NEXT, wire.now))
     assert said(wire.passes(200)) == []
 
 

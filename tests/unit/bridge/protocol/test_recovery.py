@@ -168,7 +168,7 @@ def test_what_is_missing_still_is_asked_for_with_the_same_doubt() -> None:
     wire.passes(1.0)
     [again] = asked(wire.back())
     assert again == Again(EPOCH, 1, 0, 4, Doubt(9, 1, 0, 3, within_s=0.5, still_s=3.0))
-    wire.protocol.owner.appoint(EPOCH + 1)  # of a new owner nobody else has handed over anything
+    wire.protocol.owner.appoint(EPOCH + 1, wire.now)  # of a new owner nobody else has handed over anything
     wire.speaks(1, 2, "b", part=1, epoch=EPOCH + 1)
     assert [again.doubt for again in asked(wire.passes(1.0))][-1] is None
 
@@ -356,15 +356,15 @@ def test_what_the_former_bridge_says_itself_that_it_has_spoken_is_not_said_again
     wire.speaks(1, 3, "", after=0), wire.speaks(1, 4, "four", after=0)
     for number in range(1, 5):
         wire.speaks(2, number, f"<{number}>", after=1)
-    assert not wire.protocol.on_spoken(Spoken(10**12))  # no bridge says that
-    out = wire.feed(wire.protocol.on_spoken(Spoken(1, 2, 0, 3, 9)))  # it lived, and nobody heard of it
+    assert not wire.protocol.on_spoken(Spoken(10**12), wire.now)  # no bridge says that
+    out = wire.feed(wire.protocol.on_spoken(Spoken(1, 2, 0, 3, 9), wire.now))  # it lived, and nobody heard of it
     assert [(fact.turn, fact.ended) for fact in facts(out) if isinstance(fact, ev.ReplySpoken)] == [(1, True)]
     wire.back()
-    wire.says("state", state="speaking")
+    wire.says("state", state="speaking"), wire.flush()
     assert spoken(wire.out) == ["<4>"]
     assert spoken(wire.ends(2, 4)) == [None]
     assert facts(wire.out, ev.ReplySpoken)[-1] == ev.ReplySpoken(turn=2, deltas=4, chars=12, ended=True)
-    assert not wire.protocol.on_spoken(Spoken(9))  # our own link is up
+    assert not wire.protocol.on_spoken(Spoken(9), wire.now)  # our own link is up
     wire.says("user.text", text="well")
     assert spoken(wire.speaks(3, 1, "yes")) == ["yes"]
 
