@@ -68,6 +68,8 @@ class SessionState(Struct, frozen=True, kw_only=True):
     the command or control `ender` was given to the worker; the reply to `last_turn` comes to its end before that.
     `put_off` is the session's own end, as (`ender`, `ending`), while the worker is given one from outside instead.
     `pauser` is the control that has paused the recording, as long as nobody knows whether it can be carried out.
+    `confirmed` is the last turn of which a receipt says that the whole reply was handed to the worker, 0 before the
+    first; -1: no receipt has come in this call.
     """
 
     session_id: str = ""
@@ -92,6 +94,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     speaking: bool = False
     tells_state: bool = False
     counts_turns: bool = True
+    confirmed: int = -1
     quiet_since: float = 0.0
     silences: int = 0
     paused: bool = False
@@ -129,6 +132,15 @@ class SessionState(Struct, frozen=True, kw_only=True):
         """
         turn = self.turn
         return self.tells_state and turn is not None and bool(turn.sent) and not (turn.voiced or turn.interrupted)
+
+    @property
+    def awaits_receipt(self) -> bool:
+        """Whether the reply of the open turn has not been confirmed as handed to the worker, and receipts come at all.
+
+        A reply that was cut off may never be.
+        """
+        turn = self.turn
+        return turn is not None and 0 <= self.confirmed < turn.number and bool(turn.sent) and not turn.interrupted
 
     @property
     def has_withheld(self) -> bool:
@@ -298,6 +310,12 @@ def _owner_changed(state: SessionState, record: Record) -> SessionState:
         owner_index=min(state.owner_index, body.last_owner_index),
         takeovers=max(state.takeovers, body.takeover),
     )
+
+
+def _reply_spoken(state: SessionState, record: Record) -> SessionState:
+    body = _body(record, ev.ReplySpoken)
+    confirmed = body.turn if body.ended else 0
+    return replace(state, confirmed=confirmed) if confirmed > state.confirmed else state
 
 
 def _acknowledged(state: SessionState, record: Record) -> SessionState:
@@ -502,6 +520,7 @@ _FOLDS: dict[type[object], Callable[[SessionState, Record], SessionState]] = {
     ev.OwnerAppointed: _owner_appointed,
     ev.OwnerChanged: _owner_changed,
     ev.CommandAcknowledged: _acknowledged,
+    ev.ReplySpoken: _reply_spoken,
     ev.ControlAnswered: _control_answered,
     ev.TurnCompleted: _turn_completed,
     ev.LLMCalled: _llm_called,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -10,6 +10,9 @@ from unpod.core.decision import Settings
 from unpod.core.state import SessionState
 
 Timer = Literal["metrics", "reply", "silence", "max_duration"]
+
+UNCONFIRMED_S: Final = 20.0
+"""How long a turn stays open whose reply may not have reached the worker: by then another bridge or owner has it."""
 
 
 def due(state: SessionState, settings: Settings) -> float | None:
@@ -44,7 +47,8 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer
     found: list[tuple[float, Timer]] = []
     turn = state.turn
     if turn is not None and turn.phase == "ended" and not state.speaking:
-        found.append((max(turn.ended_at, state.quiet_since) + settings.metrics_wait_s, "metrics"))
+        wait_s = max(UNCONFIRMED_S, settings.metrics_wait_s) if state.awaits_receipt else settings.metrics_wait_s
+        found.append((max(turn.ended_at, state.quiet_since) + wait_s, "metrics"))
     timed = turn is not None and turn.replying and not turn.bounded_tools
     if turn is not None and timed and settings.reply_timeout_s is not None:
         # A tool's own time-out rules while it runs; the adapter's begins anew with the result.

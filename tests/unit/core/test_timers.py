@@ -8,6 +8,7 @@ from tests.unit.core.call_log import START, CallLog, speaking
 from unpod.core import commands as cmd
 from unpod.core import decision as d
 from unpod.core import events as ev
+from unpod.core import timers
 from unpod.core.ephemeral_events import ToolsRun
 from unpod.core.state import SessionState, evolve_local
 from unpod.core.timers import due, reached, restarted
@@ -80,6 +81,15 @@ def test_the_wait_for_figures_begins_when_the_speech_is_over() -> None:
     log.now += 5
     log.bridge(ev.StateChanged(state="listening"))
     assert due(log.state, SETTINGS) == START + 6
+
+
+def test_a_reply_that_may_not_have_reached_the_worker_keeps_its_turn_open_where_receipts_come() -> None:
+    log, chosen = speaking(), d.Settings(silence_timeout_s=None)
+    log.bridge(ev.ReplySpoken(turn=1, deltas=1, chars=2))
+    log.owner(cmd.EndReply(turn=1, deltas=2, chars=4))
+    assert due(log.state, chosen) == START + timers.UNCONFIRMED_S
+    log.bridge(ev.ReplySpoken(turn=1, deltas=2, chars=4, ended=True))
+    assert due(log.state, chosen) == START + 1
 
 
 def test_a_call_that_is_over_has_no_timers() -> None:
