@@ -34,16 +34,17 @@ from unpod_bridge.jobs.adopted_job import Revival
 from unpod_bridge.jobs.adoption import Adoption
 from unpod_bridge.jobs.dial_in import DialIn
 from unpod_bridge.jobs.jobs import Jobs
-from unpod_bridge.jobs.store import JobRecord, JobRecords
-from unpod_bridge.journal.placements import Job, LineServices, placement_headers
+from unpod_bridge.jobs.store import JobRecords
+from unpod_bridge.journal.placements import LineServices, placement_headers
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.ops import Ops
 from unpod_bridge.rights import bridge_rights
 from unpod_bridge.transport.dial_in import DialInSockets
 from unpod_bridge.transport.websocket import WebSocketDialer
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
-from unpod_bridge.workers.effects import Assigned, Identity
+from unpod_bridge.workers.effects import Identity
 from unpod_bridge.workers.registration import Registration
 
 logger = logging.getLogger("unpod.bridge")
@@ -145,7 +146,7 @@ class Bridge:
             is_silent=lambda: self._log_health.silent,
             jobs=store.usage,
         )
-        self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line, self.bridge_id)
+        self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line)
         self._adoption = Adoption(
             nats,
             log,
@@ -406,20 +407,12 @@ class Bridge:
         links = self._links.values()
         return next((link for link in links if link.registration.identity.worker_id == worker_id), None)
 
-    def _make_heir(self, record: JobRecord) -> ControlLink:
-        return self._make_link(Pool(record.agent, record.dev), record.worker, _nothing)
+    def _make_heir(self, job: Job) -> ControlLink:
+        return self._make_link(Pool(job.agent_id, job.dev), job.worker_id, _nothing)
 
-    def _make_line(self, assigned: Assigned, place: RunnerPlace, inherited: bool) -> NewCall | Revival:  # noqa: FBT001
+    def _make_line(self, job: Job, place: RunnerPlace, inherited: bool) -> NewCall | Revival:  # noqa: FBT001
         if inherited:
-            return self._adoption.adopted_jobs.begin(assigned, place)
-        job = Job(
-            job_id=assigned.job_id,
-            call_id=assigned.call_id,
-            agent_id=assigned.agent_id,
-            bridge_url=assigned.bridge_url,
-            call_token=assigned.call_token,
-            dev=place.pool.dev,
-        )
+            return self._adoption.adopted_jobs.begin(job, place)
         return NewCall(job, place, self._services, care=self._owners.care)
 
     def _announce(self, *, gone: bool = False) -> None:

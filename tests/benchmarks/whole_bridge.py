@@ -24,13 +24,14 @@ from unpod.event_loop import batch
 from unpod.jetstream import JetStreamLog, LogClock, Nats, NatsOptions, topology
 from unpod_bridge.call.call import Call
 from unpod_bridge.journal.journal import Writing
-from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.protocol import outputs as do
 from unpod_bridge.protocol.outputs import Store
 from unpod_bridge.transport import websocket_frames as frames
 from unpod_bridge.transport.sockets import Receiver
 from unpod_bridge.transport.websocket import Direct, SocketSettings, WebSocket
+from unpod_bridge.wire.job import Job
 
 SESSION: Final = "s1"
 AGENT: Final = "agent"

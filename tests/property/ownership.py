@@ -28,7 +28,7 @@ from unpod.session.ownership import Ownership
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.takeover_log import TakeoverLog
 from unpod_bridge.journal.journal import Journal, Writing
-from unpod_bridge.journal.placements import Job, LineServices, appoint, take_line
+from unpod_bridge.journal.placements import LineServices, appoint, take_line
 from unpod_bridge.journal.positions import StreamPositions
 from unpod_bridge.protocol.outputs import Begin, Store
 from unpod_bridge.protocol.owners import Owner, owner_changed
@@ -36,6 +36,7 @@ from unpod_bridge.protocol.ownership import ReplyProgress
 from unpod_bridge.protocol.recovered_log import CallLog, Hearing
 from unpod_bridge.transport.sockets import DialError, Receiver, Socket
 from unpod_bridge.wire.call_frames import read_frame
+from unpod_bridge.wire.job import Job
 
 AGENT = "agent"
 SUBJECTS = Subjects()

@@ -26,12 +26,13 @@ from unpod_bridge.call.call import Call
 from unpod_bridge.call.settings import LineResult, LineSettings
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.journal.journal import Journal, Writing
-from unpod_bridge.journal.placements import Job, LineServices, Place, take_line
+from unpod_bridge.journal.placements import LineServices, Place, take_line
 from unpod_bridge.journal.positions import StreamPositions
 from unpod_bridge.protocol import outputs as do
 from unpod_bridge.protocol.owners import Owner
 from unpod_bridge.protocol.recovered_log import NEVER, CallLog, Hearing
 from unpod_bridge.protocol.recovery import Recovery
+from unpod_bridge.wire.job import Job
 
 logger = logging.getLogger("unpod.bridge.line")
 

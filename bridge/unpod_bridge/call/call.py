@@ -32,7 +32,7 @@ from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.journal.control_log import ControlReader
 from unpod_bridge.journal.journal import Journal, Writing
 from unpod_bridge.journal.lease import LineLease
-from unpod_bridge.journal.placements import Job, LineServices, placed_by
+from unpod_bridge.journal.placements import LineServices, placed_by
 from unpod_bridge.journal.positions import StreamPositions
 from unpod_bridge.journal.until_answered import until_answered
 from unpod_bridge.protocol import outputs as do
@@ -44,6 +44,7 @@ from unpod_bridge.protocol.reconnect import LET_GO
 from unpod_bridge.protocol.state import is_command_token
 from unpod_bridge.transport.call_socket import Link
 from unpod_bridge.wire.call_frames import problem_of, read_frame
+from unpod_bridge.wire.job import Job
 from unpod_bridge.wire.urls import with_token
 
 logger = logging.getLogger("unpod.bridge.line")

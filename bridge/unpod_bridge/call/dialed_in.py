@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec import structs
 
 from unpod.core import events as ev
 from unpod.errors import ProtocolViolation
@@ -11,8 +12,9 @@ from unpod_bridge.call.placing import NewCall
 from unpod_bridge.call.settings import LineSettings
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.dispatch import RunnerPlace
-from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.protocol import outputs as do
+from unpod_bridge.wire.job import Job
 
 
 class DialedInCall(NewCall):
@@ -38,7 +40,7 @@ class DialedInCall(NewCall):
         named = started.agent_id if isinstance(started, ev.CallStarted) else None
         place = await self._find(named or "")
         self._place, self._place_open = place, True
-        self._job = replace(self._job, agent_id=place.pool.agent, dev=place.pool.dev)
+        self._job = structs.replace(self._job, agent_id=place.pool.agent, dev=place.pool.dev)
         return await super()._take_and_appoint(begin)
 
 

@@ -11,13 +11,14 @@ from unpod_bridge.call.call import Call
 from unpod_bridge.call.settings import LineResult, LineSettings
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.journal.journal import Writing
-from unpod_bridge.journal.placements import Job, LineServices, Place, appoint, take_line
+from unpod_bridge.journal.placements import LineServices, Place, appoint, take_line
 from unpod_bridge.journal.until_answered import PAUSE_S
 from unpod_bridge.protocol import outputs as do
 from unpod_bridge.protocol.owners import Owner
 from unpod_bridge.protocol.reconnect import LET_GO
+from unpod_bridge.wire.job import Job
 
-__all__ = ["BEGUN", "Job", "LineResult", "LineServices", "LineSettings", "NewCall", "Place"]
+__all__ = ["BEGUN", "LineResult", "LineServices", "LineSettings", "NewCall", "Place"]
 
 logger = logging.getLogger("unpod.bridge.line")
 

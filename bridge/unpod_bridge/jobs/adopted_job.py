@@ -17,8 +17,8 @@ from unpod_bridge.jobs.inherited_workers import InheritedWorkers
 from unpod_bridge.jobs.jobs import Jobs, OnBegin
 from unpod_bridge.jobs.orphans import Orphan
 from unpod_bridge.jobs.store import Claim, JobRecord
-from unpod_bridge.journal.placements import Job, LineServices
-from unpod_bridge.workers.effects import Assigned
+from unpod_bridge.journal.placements import LineServices
+from unpod_bridge.wire.job import Job
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -45,34 +45,14 @@ class AdoptedJobs:
 
     def adopt(self, orphan: Orphan, claim: Claim) -> None:
         """Go on with another bridge's call."""
-        record = orphan.record
-        self._jobs.retire(record.job)
-        self._inherited_workers.enter(record)
-        job = Assigned(
-            job_id=record.job,
-            assign_id="",
-            agent_id=record.agent,
-            call_id=record.call,
-            bridge_url=record.bridge_url,
-            call_token=record.token,
-            ask_until=0.0,
-            ack_by=0.0,
-        )
+        job = orphan.record.job
+        self._jobs.retire(job.job_id)
+        self._inherited_workers.enter(orphan.record)
         self._jobs.carry(job, self._inherited_workers, claim, lambda on_begin: Revival(self, orphan, on_begin))
 
-    def begin(self, job: Assigned, place: RunnerPlace) -> Revival:
+    def begin(self, job: Job, place: RunnerPlace) -> Revival:
         """Return the line of a job that another bridge was about to begin, and whose call it may have begun."""
-        record = JobRecord(
-            job=job.job_id,
-            agent=job.agent_id,
-            dev=place.pool.dev,
-            worker="",
-            bridge="",
-            call=job.call_id,
-            bridge_url=job.bridge_url,
-            token=job.call_token,
-        )
-        return Revival(self, Orphan(record), place.begin, place)
+        return Revival(self, Orphan(JobRecord(job=job, bridge="", home="")), place.begin, place)
 
     async def let_go(self, job_id: str) -> bool:
         """Hand a call over."""
@@ -82,37 +62,37 @@ class AdoptedJobs:
         """End a call, if it is here."""
         self._jobs.cancel_here(job_id)
 
-    def place(self, record: JobRecord, runner_id: str) -> RunnerPlace:
+    def place(self, job: Job, runner_id: str) -> RunnerPlace:
         """Return the place that a runner has for a job."""
-        pool = Pool(record.agent, record.dev)
-        return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=record.job, pool=pool, patience_s=RESUME_S)
+        pool = Pool(job.agent_id, job.dev)
+        return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=job.job_id, pool=pool, patience_s=RESUME_S)
 
     def adopted_line(self, orphan: Orphan, session_id: str) -> AdoptedCall:
         """Return the line of a call that was up."""
-        record = orphan.record
+        job = orphan.record.job
         predecessor = Predecessor(
             session_id=session_id,
             deaf_from=orphan.deaf_from,
             deaf_since=orphan.deaf_since,
             still_since=orphan.still_since,
             let_go=orphan.let_go,
-            place_of=lambda runner_id: self.place(record, runner_id),
+            place_of=lambda runner_id: self.place(job, runner_id),
         )
-        return AdoptedCall(_job(record), predecessor, self._services, care=self._care)
+        return AdoptedCall(job, predecessor, self._services, care=self._care)
 
-    async def find(self, record: JobRecord, on_begin: OnBegin) -> RunnerPlace | None:
+    async def find(self, job: Job, on_begin: OnBegin) -> RunnerPlace | None:
         """Return a place for a call that was not up; None where no runner takes it."""
         loop = asyncio.get_running_loop()
-        place = await self._dispatcher.find(Ask(record.job, Pool(record.agent, record.dev), loop.time() + PAIRING_S))
+        place = await self._dispatcher.find(Ask(job.job_id, Pool(job.agent_id, job.dev), loop.time() + PAIRING_S))
         if not isinstance(place, RunnerPlace):
-            logger.warning("job %s: no runner takes it: %s", record.job, place)
+            logger.warning("job %s: no runner takes it: %s", job.job_id, place)
             return None
         place.on_begin = on_begin
         return place
 
-    def new_line(self, record: JobRecord, place: RunnerPlace) -> NewCall:
+    def new_line(self, job: Job, place: RunnerPlace) -> NewCall:
         """Return the line of a call that was not up."""
-        return NewCall(_job(record), place, self._services, care=self._care, inherited=True)
+        return NewCall(job, place, self._services, care=self._care, inherited=True)
 
 
 class Revival:
@@ -133,7 +113,7 @@ class Revival:
 
     async def run(self) -> LineResult:
         """Carry the call to its end."""
-        record = self._orphan.record
+        record, job = self._orphan.record, self._orphan.record.job
         if record.session:
             result = await self._carry(self._adopted_jobs.adopted_line(self._orphan, record.session))
             if result.reason != UNSTARTED:
@@ -141,16 +121,16 @@ class Revival:
             self._line = None
         place = self._place
         try:
-            place = place or await self._adopted_jobs.find(record, self._on_begin)
+            place = place or await self._adopted_jobs.find(job, self._on_begin)
         except UnpodError as error:
-            logger.warning("job %s: %s", record.job, error)
+            logger.warning("job %s: %s", job.job_id, error)
         if place is None:
             return LineResult("lost", 0.0, connected=False)
-        made = self._adopted_jobs.new_line(record, place)
+        made = self._adopted_jobs.new_line(job, place)
         result = await self._carry(made)
         if result.reason != BEGUN:
             return result
-        logger.info("job %s: its call had begun; it is taken over", record.job)
+        logger.info("job %s: its call had begun; it is taken over", job.job_id)
         try:
             await self._on_begin(made.session_id)
         except Fenced:
@@ -172,14 +152,3 @@ class Revival:
     async def let_go(self) -> bool:
         """Hand the call over."""
         return self._line is not None and await self._line.let_go()
-
-
-def _job(record: JobRecord) -> Job:
-    return Job(
-        job_id=record.job,
-        call_id=record.call,
-        agent_id=record.agent,
-        bridge_url=record.bridge_url,
-        call_token=record.token,
-        dev=record.dev,
-    )

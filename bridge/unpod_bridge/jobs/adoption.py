@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from unpod_bridge.fleet.bridges import Bridges
     from unpod_bridge.fleet.dispatch import Dispatcher
     from unpod_bridge.jobs.jobs import Jobs
-    from unpod_bridge.jobs.store import JobRecord, JobRecords
+    from unpod_bridge.jobs.store import JobRecords
     from unpod_bridge.journal.placements import LineServices
+    from unpod_bridge.wire.job import Job
     from unpod_bridge.workers.control_link import ControlLink
 
 logger = logging.getLogger("unpod.bridge")
@@ -50,7 +51,7 @@ class Adoption:
         services: LineServices,
         care: Care,
         own_link: Callable[[str], ControlLink | None],
-        make_link: Callable[[JobRecord], ControlLink],
+        make_link: Callable[[Job], ControlLink],
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._nats = nats

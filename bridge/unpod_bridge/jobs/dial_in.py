@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from typing import Final
 
+from msgspec import structs
+
 from unpod.core import dispatch_messages
 from unpod.errors import LogError, LogFull, LogUnavailable
 from unpod_bridge.call.dialed_in import DialedInCall
@@ -20,15 +22,15 @@ from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.jobs import Jobs, OnBegin, shown
-from unpod_bridge.jobs.store import Claim, JobRecord, JobRecords
-from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.jobs.store import Claim, JobRecords
+from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.transport.dial_in import DialInSockets, address
 from unpod_bridge.transport.serving import Serving
 from unpod_bridge.transport.websocket_server import Arrival, Listener
+from unpod_bridge.wire.job import Job
 from unpod_bridge.wire.signed_urls import DialInCaller, Doorkeeper, Refusal, key_of
 from unpod_bridge.workers.control_link import ControlLink
-from unpod_bridge.workers.effects import Assigned
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -120,9 +122,7 @@ class DialIn:
 
     def line(self, dial_in_call: DialInCall, find: Callable[[str], Awaitable[RunnerPlace]]) -> DialedInCall:
         """Return the line of a call."""
-        assigned = dial_in_call.job
-        job = Job(assigned.job_id, assigned.call_id, "", assigned.bridge_url, "")
-        return DialedInCall(job, find, self._services, care=self._care)
+        return DialedInCall(dial_in_call.job, find, self._services, care=self._care)
 
     async def place(self, dial_in_call: DialInCall, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
         """Return a place for a call, this bridge's claim of it, and the registration that it counts for.
@@ -132,13 +132,15 @@ class DialIn:
         """
         until = asyncio.get_running_loop().time() + ASK_S
         pool, link = await self._pool(agent, until)
+        worker_id = link.registration.identity.worker_id
+        job = structs.replace(dial_in_call.job, agent_id=pool.agent, dev=pool.dev, worker_id=worker_id)
         refusal = await self._fullness.refusal(pool.agent)
-        place = await self._dispatcher.find(Ask(dial_in_call.job.job_id, pool, until)) if refusal is None else refusal
+        place = await self._dispatcher.find(Ask(job.job_id, pool, until)) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
             raise _refused(link, pool, place)
         try:
             async with asyncio.timeout_at(until):
-                claim = await self._records.claim(self._record(dial_in_call, pool, link))
+                claim = await self._records.claim(job)
         except (TimeoutError, LogError) as error:
             await place.release("no record")
             raise _refused(link, pool, "jobs_full" if isinstance(error, LogFull) else "jobs_away") from None
@@ -171,20 +173,6 @@ class DialIn:
         known = ", ".join(sorted(shown(pool.name) for pool in links)) or "none"
         raise LogUnavailable(f"call.started names the agent {shown(agent)}, and these are served here: {known}")
 
-    def _record(self, dial_in_call: DialInCall, pool: Pool, link: ControlLink) -> JobRecord:
-        bridge_id = self._services.bridge_id
-        return JobRecord(
-            job=dial_in_call.job.job_id,
-            agent=pool.agent,
-            dev=pool.dev,
-            worker=link.registration.identity.worker_id,
-            bridge=bridge_id,
-            home=bridge_id,
-            call=dial_in_call.job.call_id,
-            bridge_url=dial_in_call.job.bridge_url,
-            token="",
-        )
-
 
 def _refused(link: ControlLink, pool: Pool, why: dispatch_messages.Refusal) -> LogUnavailable:
     """Count a job that is refused, and return what says so."""
@@ -203,16 +191,7 @@ class DialInCall:
         self._key = key
         self._claim: Claim | None = None
         self._link: ControlLink | None = None
-        self.job = Assigned(
-            job_id=job_id,
-            assign_id="",
-            agent_id="",
-            call_id="",
-            bridge_url=address(key),
-            call_token="",
-            ask_until=0.0,
-            ack_by=0.0,
-        )
+        self.job = Job(job_id, call_id="", agent_id="", bridge_url=address(key), call_token="")
 
     def line(self, on_begin: OnBegin) -> DialedInCall:
         """Return the call's line."""

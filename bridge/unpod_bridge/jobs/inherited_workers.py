@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from unpod.errors import LogError
 from unpod_bridge.jobs.store import JobRecord, JobRecords
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
 from unpod_bridge.workers.registration import backoff_s
 
@@ -55,7 +56,7 @@ class InheritedWorkers:
         records: JobRecords,
         alive: Callable[[str], bool],
         *,
-        make: Callable[[JobRecord], ControlLink],
+        make: Callable[[Job], ControlLink],
         give_back: Callable[[str, str], Awaitable[object]],
         own: Callable[[str], ControlLink | None],
         look_s: float = LOOK_S,
@@ -78,10 +79,10 @@ class InheritedWorkers:
 
     def enter(self, record: JobRecord) -> None:
         """Another bridge's job goes on here, or one of our own comes home."""
-        self._jobs[record.job] = record
-        link = self._own(record.worker)
+        self._jobs[record.job.job_id] = record
+        link = self._own(record.job.worker_id)
         if link is not None:
-            link.registration.enter(record.job)
+            link.registration.enter(record.job.job_id)
 
     def up(self, job_id: str) -> None:
         """Its call has begun (`Books.up`)."""
@@ -101,7 +102,7 @@ class InheritedWorkers:
 
     def _link_of(self, job_id: str) -> ControlLink | None:
         record = self._jobs.get(job_id)
-        return None if record is None else self._links.get(record.worker) or self._own(record.worker)
+        return None if record is None else self._links.get(record.job.worker_id) or self._own(record.job.worker_id)
 
     async def run(self) -> None:
         """See to it that each worker has its socket, until cancelled."""
@@ -120,11 +121,11 @@ class InheritedWorkers:
         holders: dict[str, set[str]] = {}
         for record, _ in self._records.all():
             if record.bridge == self._bridge_id or self._alive(record.bridge):
-                holders.setdefault(record.worker, set()).add(record.bridge)
+                holders.setdefault(record.job.worker_id, set()).add(record.bridge)
         wanted = {
-            record.worker: record
+            record.job.worker_id: record
             for record in self._jobs.values()
-            if not self._alive(record.home) and min(holders.get(record.worker, {""})) == self._bridge_id
+            if not self._alive(record.home) and min(holders.get(record.job.worker_id, {""})) == self._bridge_id
         }
         now = asyncio.get_running_loop().time()
         self._refused = {worker: refused for worker, refused in self._refused.items() if worker in wanted}
@@ -153,9 +154,9 @@ class InheritedWorkers:
 
     def _open(self, worker: str, record: JobRecord) -> None:
         logger.info("the jobs of the worker %s, whose bridge is gone, are called off here", worker)
-        link = self._links[worker] = self._make(record)
+        link = self._links[worker] = self._make(record.job)
         for job_id, each in self._jobs.items():
-            if each.worker == worker:
+            if each.job.worker_id == worker:
                 link.registration.enter(job_id)
         self._owed.pop(worker, None)  # the newest is forgotten last
         self._owed[worker] = record.home
@@ -165,7 +166,7 @@ class InheritedWorkers:
 
     def _close(self, worker: str, link: ControlLink) -> None:
         for job_id, record in self._jobs.items():
-            if record.worker == worker:
+            if record.job.worker_id == worker:
                 link.registration.ended(job_id)
         link.leave()
         del self._links[worker]

@@ -15,8 +15,9 @@ from unpod_bridge.call.settings import MOVED
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.inherited_workers import Books
-from unpod_bridge.jobs.store import JobRecord, JobRecords
+from unpod_bridge.jobs.store import JobRecords
 from unpod_bridge.journal.room import Fullness
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
 from unpod_bridge.workers.effects import Assigned
 
@@ -89,14 +90,14 @@ class Claiming(Protocol):
 
 
 OnBegin = Callable[[str], Awaitable[None]]
-MakeLine = Callable[[Assigned, RunnerPlace, bool], Line]
+MakeLine = Callable[[Job, RunnerPlace, bool], Line]
 """Makes the line of a job, given whether another bridge was about to begin its call."""
 
 
 @dataclass(slots=True)
 class _Search:
     link: ControlLink
-    job: Assigned
+    job: Job
     ask: Ask
     asking: bool = True
     task: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class _Search:
 @dataclass(slots=True)
 class _Call:
     books: Books
-    job: Assigned
+    job: Job
     claim: Claiming = field(repr=False)
     place: RunnerPlace | None = None
     inherited: bool = False
@@ -127,7 +128,6 @@ class Jobs:
         records: JobRecords,
         fullness: Fullness,
         make_line: MakeLine,
-        bridge_id: str,
         *,
         begun_s: float = BEGUN_S,
     ) -> None:
@@ -135,7 +135,6 @@ class Jobs:
         self._records = records
         self._fullness = fullness
         self._make_line = make_line
-        self._bridge_id = bridge_id
         self._begun_s = begun_s
         self._searches: dict[str, _Search] = {}
         self._promised: dict[str, _Call] = {}
@@ -172,19 +171,19 @@ class Jobs:
 
     # ----------------------------------------------------------------------------------------------------------- desk
 
-    def find(self, link: ControlLink, job: Assigned) -> None:
+    def find(self, link: ControlLink, assigned: Assigned) -> None:
         """Look for a runner (`Desk.find`)."""
-        identity = link.registration.identity
-        search = _Search(link, job, Ask(job.job_id, Pool(identity.agent_id, identity.dev), job.ask_until))
+        job = assigned.job
+        search = _Search(link, job, Ask(job.job_id, Pool(job.agent_id, job.dev), assigned.ask_until))
         self._searches[job.job_id] = search
         search.task = self._spawn(self._search(search), "unpod-search")
 
-    def extend(self, job: Assigned) -> None:
+    def extend(self, assigned: Assigned) -> None:
         """The job has come again (`Desk.extend`)."""
-        search = self._searches.get(job.job_id)
+        search = self._searches.get(assigned.job.job_id)
         if search is not None:
-            search.job = job
-            search.ask.until = job.ask_until
+            search.job = assigned.job
+            search.ask.until = assigned.ask_until
 
     def withdraw(self, job_id: str) -> None:
         """Stop looking (`Desk.withdraw`)."""
@@ -193,7 +192,7 @@ class Jobs:
         if search is not None and search.asking and search.task is not None:
             search.task.cancel()
 
-    def dial(self, job: Assigned) -> None:
+    def dial(self, job: Job) -> None:
         """Begin the call (`Desk.dial`)."""
         call = self._promised.pop(job.job_id)
         call.job = job
@@ -225,7 +224,7 @@ class Jobs:
         if call is not None:
             call.books.ended(job_id)
 
-    def carry(self, job: Assigned, books: Books, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
+    def carry(self, job: Job, books: Books, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
         """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun.
 
         No line of it may be here (`has`, `retire`).
@@ -301,7 +300,7 @@ class Jobs:
         search.asking = False
         try:
             async with asyncio.timeout_at(search.ask.until):
-                claim = await self._records.claim(self._record(search))
+                claim = await self._records.claim(search.job)
         except (TimeoutError, LogError) as error:
             await place.release("no record")
             logger.warning("job %s: the job store takes no record: %s", shown(search.job.job_id), type(error).__name__)
@@ -324,20 +323,6 @@ class Jobs:
             if call.place is not None:
                 await call.place.release("withdrawn")
             await call.claim.drop()
-
-    def _record(self, search: _Search) -> JobRecord:
-        job, identity = search.job, search.link.registration.identity
-        return JobRecord(
-            job=job.job_id,
-            agent=identity.agent_id,
-            dev=identity.dev,
-            worker=identity.worker_id,
-            bridge=self._bridge_id,
-            home=self._bridge_id,
-            call=job.call_id,
-            bridge_url=job.bridge_url,
-            token=job.call_token,
-        )
 
     # ----------------------------------------------------------------------------------------------------------- call
 

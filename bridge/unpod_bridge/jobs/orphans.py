@@ -205,12 +205,12 @@ class Orphans:
             self._pass_on(record)
 
     def _pass_on(self, record: JobRecord) -> None:
-        self._called_off[record.job] = self._loop.time() + CALL_OFF_S
+        self._called_off[record.job.job_id] = self._loop.time() + CALL_OFF_S
         if record.bridge == self._bridge_id:
-            self._adopted_jobs.cancel(record.job)
+            self._adopted_jobs.cancel(record.job.job_id)
             return
         try:
-            self._bus.send(f"{self._subjects.bridge(record.bridge)}.cancel", record.job.encode())
+            self._bus.send(f"{self._subjects.bridge(record.bridge)}.cancel", record.job.job_id.encode())
         except LogError as error:
             logger.debug("a bridge could not be told what is called off: %s", type(error).__name__)
 
@@ -378,7 +378,7 @@ class Orphans:
         ours: list[Kept] = []
         theirs: list[Kept] = []
         for kept in orphans:
-            taker = min(takers, key=lambda bridge: derive(kept.record.job, bridge))
+            taker = min(takers, key=lambda bridge: derive(kept.record.job.job_id, bridge))
             (ours if taker == self._bridge_id else theirs).append(kept)
         return ours, theirs
 
@@ -394,7 +394,7 @@ class Orphans:
             try:
                 claim = await self._records.take(kept)
             except LogError as error:
-                logger.warning("job %s: whether it is ours cannot be known: %s", kept.record.job, error)
+                logger.warning("job %s: whether it is ours cannot be known: %s", kept.record.job.job_id, error)
                 return False
         if claim is None:
             return False
@@ -428,9 +428,9 @@ class Orphans:
     async def _ask_for(self, record: JobRecord) -> bool:
         subject = f"{self._subjects.bridge(record.bridge)}.yield"
         try:
-            answer = await self._bus.request(subject, record.job.encode(), timeout_s=YIELD_TIMEOUT_S)
+            answer = await self._bus.request(subject, record.job.job_id.encode(), timeout_s=YIELD_TIMEOUT_S)
         except LogError as error:
-            logger.info("job %s: %s does not hand it over: %s", record.job, record.bridge, type(error).__name__)
+            logger.info("job %s: %s does not hand it over: %s", record.job.job_id, record.bridge, type(error).__name__)
             return False
         return answer.data == OK
 

@@ -23,6 +23,7 @@ from unpod.jetstream import JobStore
 from unpod.ports import Bus
 from unpod_bridge.jobs.mirror import JobMirror
 from unpod_bridge.jobs.mirror import Kept as _Kept
+from unpod_bridge.wire.job import Job
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -37,18 +38,12 @@ MOST_WAITING = 1_000
 
 
 class JobRecord(Struct, frozen=True, kw_only=True):
-    """One job as the store has it."""
+    """One job as the store has it, by its id."""
 
-    job: str
-    agent: str
-    dev: bool = False
-    worker: str
+    job: Job
     bridge: str
-    home: str = ""
+    home: str
     """The bridge that has registered the worker, whoever has the job now."""
-    call: str
-    bridge_url: str
-    token: str
     state: Literal["dialing", "up", "released", "left"] = "dialing"
     """`released`: another bridge may ask for the call; `left`: its bridge has let go of it, with all of it stored."""
     session: str = ""
@@ -56,7 +51,7 @@ class JobRecord(Struct, frozen=True, kw_only=True):
     """Which claim has written it: what one has left behind is never taken for another's."""
 
     def __repr__(self) -> str:
-        return f"JobRecord(job={self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
+        return f"JobRecord({self.job!r}, bridge={self.bridge!r}, state={self.state!r})"
 
 
 Kept = _Kept[JobRecord]
@@ -120,7 +115,7 @@ class Claim:
         """The job is over."""
         async with self._writing:
             try:
-                await _deleted(self._store, self._record.job, self._revision)
+                await _deleted(self._store, self._record.job.job_id, self._revision)
             except Fenced:
                 logger.debug("the record of a job is another bridge's now")
             except LogError as error:
@@ -184,17 +179,17 @@ class JobRecords:
 
     # ------------------------------------------------------------------------------------------------ what becomes ours
 
-    async def claim(self, record: JobRecord) -> Claim | None:
-        """Store the record; None where the job's call lives at another bridge; raises LogError.
+    async def claim(self, job: Job) -> Claim | None:
+        """Store that a job is ours; None where the job's call lives at another bridge; raises LogError.
 
         Who waits for it no longer need not care: what is stored after all is taken back.
         """
         patient_until = asyncio.get_running_loop().time() + self._dials_s
-        record = msgspec.structs.replace(record, claim=token_hex(8))
+        record = JobRecord(job=job, bridge=self._bridge_id, home=self._bridge_id, claim=token_hex(8))
         while True:
             with suppress(Fenced):
                 return await self._settled(self._create(record))
-            entry = await _answered(lambda: self._store.get(record.job))
+            entry = await _answered(lambda: self._store.get(job.job_id))
             if entry is None:  # it was deleted in between
                 continue
             former = _read(entry.value)
@@ -238,7 +233,7 @@ class JobRecords:
             return Claim(self._store, record, await _written(self._store, record, kept.revision))
         except Fenced:
             with suppress(LogError):  # it is read again sooner or later
-                await self._mirror.correct(record.job)
+                await self._mirror.correct(record.job.job_id)
             return None
 
     def _is_elsewhere(self, record: JobRecord) -> bool:
@@ -284,12 +279,12 @@ async def _created(store: JobStore, record: JobRecord) -> int:
     async def create() -> int:
         nonlocal unanswered
         try:
-            return await store.create(record.job, value)
+            return await store.create(record.job.job_id, value)
         except LogUnavailable:
             unanswered = True
             raise
         except Fenced:
-            return await _ours(store, record.job, value, 0, unanswered=unanswered)
+            return await _ours(store, record.job.job_id, value, 0, unanswered=unanswered)
 
     return await _answered(create)
 
@@ -301,14 +296,14 @@ async def _written(store: JobStore, record: JobRecord, revision: int) -> int:
     async def update() -> int:
         nonlocal unanswered
         try:
-            return await store.update(record.job, value, revision)
+            return await store.update(record.job.job_id, value, revision)
         except LogFull as error:
             raise LogUnavailable(str(error)) from None  # there will be room again
         except LogUnavailable:
             unanswered = True
             raise
         except Fenced:
-            return await _ours(store, record.job, value, revision, unanswered=unanswered)
+            return await _ours(store, record.job.job_id, value, revision, unanswered=unanswered)
 
     return await _answered(update)
 

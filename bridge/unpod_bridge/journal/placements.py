@@ -26,21 +26,10 @@ from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.journal.until_answered import shown, until_answered
 from unpod_bridge.protocol.outputs import Begin, Store
 from unpod_bridge.transport.sockets import Dialer
+from unpod_bridge.wire.job import Job
 
 LAG_S: Final = 5.0
 LAG_PAUSE_S: Final = 0.02
-
-
-@dataclass(frozen=True)
-class Job:
-    """A call that the orchestrator has assigned to us."""
-
-    job_id: str
-    call_id: str
-    agent_id: str
-    bridge_url: str = field(repr=False)
-    call_token: str = field(repr=False)
-    dev: bool = False
 
 
 class Place(Protocol):

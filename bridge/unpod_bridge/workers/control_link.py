@@ -11,6 +11,7 @@ from typing import Final, Protocol, assert_never
 from unpod.core.dispatch_messages import Refusal
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
 from unpod_bridge.transport.sockets import Dialer, DialError, Socket
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.effects import (
     Assigned,
     Cancel,
@@ -40,11 +41,11 @@ FRESH_S: Final = 3.0
 class Desk(Protocol):
     """Who carries out what becomes of jobs; nothing here blocks."""
 
-    def find(self, link: ControlLink, job: Assigned) -> None:
+    def find(self, link: ControlLink, assigned: Assigned) -> None:
         """Look for a runner; tell the link `taken`, `refused` or `elsewhere`."""
         ...
 
-    def extend(self, job: Assigned) -> None:
+    def extend(self, assigned: Assigned) -> None:
         """The job that is looked for has come again."""
         ...
 
@@ -52,7 +53,7 @@ class Desk(Protocol):
         """Stop looking."""
         ...
 
-    def dial(self, job: Assigned) -> None:
+    def dial(self, job: Job) -> None:
         """Begin the call."""
         ...
 
@@ -232,9 +233,9 @@ class ControlLink:
                 if self._socket is not None:
                     self._socket.write(effect.data)
             case FindRunner():
-                self._desk.find(self, effect.job)
+                self._desk.find(self, effect.assigned)
             case Extend():
-                self._desk.extend(effect.job)
+                self._desk.extend(effect.assigned)
             case Withdraw():
                 self._desk.withdraw(effect.job_id)
             case DialControl():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.host_info import Description
 
 
@@ -34,12 +35,8 @@ class Identity:
 class Assigned:
     """A job that waits for our answer: a runner is looked for until `ask_until`."""
 
-    job_id: str
+    job: Job
     assign_id: str
-    agent_id: str
-    call_id: str
-    bridge_url: str = field(repr=False)
-    call_token: str = field(repr=False)
     ask_until: float
     ack_by: float
 
@@ -58,14 +55,14 @@ class Send:
 class FindRunner:
     """Ask the runners; answer with `taken` or `refused`."""
 
-    job: Assigned
+    assigned: Assigned
 
 
 @dataclass(frozen=True, slots=True)
 class Extend:
     """The job that a runner is being looked for has come again: its new form counts."""
 
-    job: Assigned
+    assigned: Assigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Withdraw:
 class DialControl:
     """The job is ours: begin its call."""
 
-    job: Assigned
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)

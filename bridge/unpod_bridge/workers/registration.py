@@ -46,6 +46,7 @@ from unpod_bridge.wire.control_frames import (
     is_excessive,
     said,
 )
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.effects import (
     Assigned,
     Cancel,
@@ -138,7 +139,7 @@ class Registration:
         if not self._open:
             return None
         first = self._heartbeat_at if self.state == "registered" else self._register_by
-        return min([first, *(job.ack_by for job in self._asking.values())])
+        return min([first, *(asked.ack_by for asked in self._asking.values())])
 
     # --------------------------------------------------------------------------------------------------------- socket
 
@@ -204,8 +205,8 @@ class Registration:
     def tick(self, now: float) -> list[Effect]:
         """Do what time asks for; see `due`."""
         effects: list[Effect] = []
-        for job in [job for job in self._asking.values() if job.ack_by <= now]:
-            effects += [*self.refused(job.job_id, "at_capacity"), Withdraw(job.job_id)]
+        for job_id in [job_id for job_id, asked in self._asking.items() if asked.ack_by <= now]:
+            effects += [*self.refused(job_id, "at_capacity"), Withdraw(job_id)]
         if not self._open:
             return effects
         if self.state == "registered":
@@ -220,21 +221,21 @@ class Registration:
 
     def taken(self, job_id: str) -> list[Effect]:
         """A runner holds a place for the job; without `DialControl` in the answer, it is no longer wanted."""
-        job = self._asking.pop(job_id, None)
-        if job is None:
+        asked = self._asking.pop(job_id, None)
+        if asked is None:
             return []
         self._calling[job_id] = False
-        return [self._ack(job, None), DialControl(job)]
+        return [self._ack(asked, None), DialControl(asked.job)]
 
     def refused(self, job_id: str, reason: Refusal) -> list[Effect]:
         """No runner takes the job."""
-        job = self._asking.pop(job_id, None)
-        return [] if job is None else [self._ack(job, reason)]
+        asked = self._asking.pop(job_id, None)
+        return [] if asked is None else [self._ack(asked, reason)]
 
     def elsewhere(self, job_id: str) -> list[Effect]:
         """The job's call lives at another bridge: it is accepted, and nothing is dialled."""
-        job = self._asking.pop(job_id, None)
-        return [] if job is None else [self._ack(job, None)]
+        asked = self._asking.pop(job_id, None)
+        return [] if asked is None else [self._ack(asked, None)]
 
     def up(self, job_id: str) -> None:
         """The job's call has begun."""
@@ -292,22 +293,23 @@ class Registration:
         return Send(encode(Heartbeat(self.active, worker_id)))
 
     def _assigned(self, frame: AssignFrame, now: float, *, excessive: bool) -> list[Effect]:
-        job = _job(frame, now)
-        if not job.job_id:
+        assigned = _read(frame, now, self.identity)
+        job_id = assigned.job.job_id
+        if not job_id:
             return [Log(logging.WARNING, "ignored a job.assign with an empty job_id")]
-        refusal = self._refusal(job)
+        refusal = self._refusal(assigned.job)
         if refusal is not None:
-            return [self._ack(job, refusal)]
-        if excessive and job.job_id not in self._calling:
+            return [self._ack(assigned, refusal)]
+        if excessive and job_id not in self._calling:
             text = "a job is refused: its metadata is too long, or nested too deeply, for a call to begin with"
-            return [Log(logging.WARNING, text), self._ack(job, "metadata")]
-        if job.job_id in self._calling:
-            return [self._ack(job, None)]
-        again = job.job_id in self._asking
-        self._asking[job.job_id] = job
-        return [Extend(job) if again else FindRunner(job)]
+            return [Log(logging.WARNING, text), self._ack(assigned, "metadata")]
+        if job_id in self._calling:
+            return [self._ack(assigned, None)]
+        again = job_id in self._asking
+        self._asking[job_id] = assigned
+        return [Extend(assigned) if again else FindRunner(assigned)]
 
-    def _refusal(self, job: Assigned) -> Refusal | None:
+    def _refusal(self, job: Job) -> Refusal | None:
         """Return why a job is refused without asking anybody; one that we have is not."""
         if job.agent_id != self.identity.agent_id:
             return "agent_id_mismatch"
@@ -324,11 +326,12 @@ class Registration:
             return [Cancel(job_id)]
         return [Log(logging.DEBUG, "a job is called off that is not ours"), Cancel(job_id)]
 
-    def _ack(self, job: Assigned, refusal: Refusal | None) -> Send:
+    def _ack(self, asked: Assigned, refusal: Refusal | None) -> Send:
+        job_id, assign_id = asked.job.job_id, asked.assign_id
         if refusal is None:
-            return Send(encode(JobAck(job.job_id, job.assign_id, accepted=True)))
+            return Send(encode(JobAck(job_id, assign_id, accepted=True)))
         self.refusals[refusal] += 1
-        return Send(encode(JobAck(job.job_id, job.assign_id, accepted=False, reason=said(refusal))))
+        return Send(encode(JobAck(job_id, assign_id, accepted=False, reason=said(refusal))))
 
     def _refused(self, how: str) -> list[Effect]:
         self.state = "refused"
@@ -348,17 +351,21 @@ class Registration:
         return delay_s
 
 
-def _job(frame: AssignFrame, now: float) -> Assigned:
+def _read(frame: AssignFrame, now: float, me: Identity) -> Assigned:
     given = DEADLINE_MS if frame.deadline_ms is None else frame.deadline_ms
     patience = min(max(given / 1000, 0.0), _LONGEST_DEADLINE_S)
     early = min(EARLY_S, patience / 4)
     return Assigned(
-        job_id=frame.job_id,
+        Job(
+            job_id=frame.job_id,
+            call_id=frame.call_id,
+            agent_id=frame.agent_id,
+            bridge_url=frame.bridge_url,
+            call_token=frame.call_token,
+            dev=me.dev,
+            worker_id=me.worker_id,
+        ),
         assign_id=frame.assign_id or "",
-        agent_id=frame.agent_id,
-        call_id=frame.call_id,
-        bridge_url=frame.bridge_url,
-        call_token=frame.call_token,
         ask_until=now + patience - early,
         ack_by=now + patience - early / 2,
     )

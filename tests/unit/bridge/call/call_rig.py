@@ -22,10 +22,11 @@ from unpod.ports import Fence, Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.call.placing import Job, LineResult, LineServices, LineSettings, NewCall
+from unpod_bridge.call.placing import LineResult, LineServices, LineSettings, NewCall
 from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.transport.sockets import DialError, Receiver
 from unpod_bridge.wire.call_frames import OWN_VERBS, VERBS
+from unpod_bridge.wire.job import Job
 
 SUBJECTS = Subjects()
 TOKEN = "t0p-s3cret&token"

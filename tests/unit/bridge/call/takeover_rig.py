@@ -36,13 +36,14 @@ from unpod.ports import Fence, Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock, settle
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.call.placing import Job, LineResult, LineServices, NewCall
+from unpod_bridge.call.placing import LineResult, LineServices, NewCall
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet import dispatch
 from unpod_bridge.fleet.dispatch import Dispatcher
 from unpod_bridge.fleet.runner_health import RunnerHealth
 from unpod_bridge.fleet.suspects import Probations, Suspects
 from unpod_bridge.wire.call_frames import VERBS
+from unpod_bridge.wire.job import Job
 
 CALL = SUBJECTS.call("agent-1", "session-1")
 

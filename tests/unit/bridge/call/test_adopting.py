@@ -24,10 +24,11 @@ from unpod_bridge.call.call import SURE_S
 from unpod_bridge.call.log_health import GRACE_S
 from unpod_bridge.call.placing import BEGUN, NewCall
 from unpod_bridge.call.settings import LineResult
-from unpod_bridge.journal.placements import Job, LineServices
+from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.protocol.recovered_log import NEVER
 from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.wire.job import Job
 
 
 class Successor:

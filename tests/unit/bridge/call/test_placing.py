@@ -18,10 +18,11 @@ from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.placing import LineResult, LineSettings
 from unpod_bridge.call.settings import MOVED
-from unpod_bridge.journal.placements import Job, take_line
+from unpod_bridge.journal.placements import take_line
 from unpod_bridge.protocol.state import RelaySettings
 from unpod_bridge.transport.sockets import DialError
 from unpod_bridge.wire.call_frames import VERBS
+from unpod_bridge.wire.job import Job
 
 FAST = LineSettings(protocol=replace(RelaySettings(), buffer_s=3.0))
 

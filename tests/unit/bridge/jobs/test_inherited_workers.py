@@ -12,7 +12,7 @@ from tests.unit.bridge.jobs.test_orphans import Street, until
 
 from unpod.errors import NoResponders, RunnerAuthError
 from unpod_bridge.jobs.inherited_workers import InheritedWorkers
-from unpod_bridge.jobs.store import JobRecord
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.effects import Identity
 from unpod_bridge.workers.registration import Registration
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class FakeLink:
     """A control link without a socket."""
 
-    def __init__(self, record: JobRecord) -> None:
-        self.registration = Registration(Identity(record.agent, record.worker))
+    def __init__(self, job: Job) -> None:
+        self.registration = Registration(Identity(job.agent_id, job.worker_id))
         self.left = asyncio.Event()
         self.error: Exception | None = None
 
@@ -75,13 +75,13 @@ class Home:
         await until(lambda: self.asked >= self.together)
         self.told.append((home, worker))
 
-    def _make(self, record: JobRecord) -> ControlLink:
-        link = FakeLink(record)
+    def _make(self, job: Job) -> ControlLink:
+        link = FakeLink(job)
         self.links.append(link)
         return cast("ControlLink", link)
 
     async def takes(self, job: str) -> None:
-        kept = next(kept for kept in self.records.all() if kept.record.job == job)
+        kept = next(kept for kept in self.records.all() if kept.record.job.job_id == job)
         assert await self.records.take(kept) is not None
         self.inherited_workers.enter(kept.record)
 
@@ -183,7 +183,7 @@ async def test_a_worker_is_given_back_also_when_its_bridge_comes_back_after_its_
 
 async def test_a_job_that_comes_home_counts_at_its_own_worker(street: Street) -> None:
     async with homes(street, "bridge-1") as [home]:
-        own = home.own["agent#bridge-1"] = FakeLink(next(iter(home.records.all())).record)
+        own = home.own["agent#bridge-1"] = FakeLink(next(iter(home.records.all())).record.job)
         await home.takes("job-1")
         await looks()
         assert not home.links

@@ -26,8 +26,9 @@ from unpod_bridge.jobs.store import JobRecord, JobRecords
 from unpod_bridge.journal import room
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.wire.control_frames import Reason
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
-from unpod_bridge.workers.effects import Assigned, DialControl, Identity
+from unpod_bridge.workers.effects import DialControl, Identity
 from unpod_bridge.workers.registration import Registration
 
 SUBJECTS = Subjects()
@@ -63,7 +64,7 @@ class Link:
             f'"call_token":"hush","assign_id":"a","deadline_ms":{deadline_ms}}}'
         )
         for effect in self.registration.received(frame.encode(), now):
-            self.desk.find(cast("ControlLink", self), effect.job)  # type: ignore[union-attr]
+            self.desk.find(cast("ControlLink", self), effect.assigned)  # type: ignore[union-attr]
 
     def taken(self, job_id: str) -> None:
         self.told.append(("taken", job_id))
@@ -140,7 +141,6 @@ class Bench:
             self.records,
             Fullness(self._usage, shares=self),  # type: ignore[arg-type]
             self._line,
-            "bridge-1",
         )
         self.link = Link(self.jobs)
         self.begun: asyncio.Task[int] | None = None
@@ -167,7 +167,7 @@ class Bench:
     async def _usage(self) -> float:
         return self.usage
 
-    def _line(self, _job: Assigned, place: RunnerPlace, inherited: bool) -> FakeLine:  # noqa: FBT001 - as `MakeLine`
+    def _line(self, _job: Job, place: RunnerPlace, inherited: bool) -> FakeLine:  # noqa: FBT001 - as `MakeLine`
         line = FakeLine(place, inherited=inherited)
         self.lines.append(line)
         return line
@@ -191,11 +191,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-JOB = JobRecord(job="job-1", agent="agent", worker="agent#9", bridge="", call="c", bridge_url="ws://x", token="hush")
+JOB = Job("job-1", "c", "agent", "ws://x", "hush", worker_id="agent#9")
 
 
 def record(job: str = "job-1", bridge: str = "bridge-2", session: str = "") -> bytes:
-    return encode(msgspec.structs.replace(JOB, job=job, bridge=bridge, session=session))
+    return encode(JobRecord(job=msgspec.structs.replace(JOB, job_id=job), bridge=bridge, home=bridge, session=session))
 
 
 async def test_a_job_has_a_record_from_before_its_dial_to_its_end(
@@ -470,19 +470,10 @@ async def carried(bench: Bench, books: Books) -> FakeLine:
     claim = await bench.records.claim(JOB)
     assert claim is not None
     line = FakeLine(cast("RunnerPlace", None))
-    bench.jobs.retire(JOB.job)
-    bench.jobs.carry(cast("Assigned", Adopted()), books, claim, lambda _: line)
+    bench.jobs.retire(JOB.job_id)
+    bench.jobs.carry(JOB, books, claim, lambda _: line)
     await until(lambda: line.running)
     return line
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """What of an assignment an adopted job has."""
-
-    job_id: str = "job-1"
-    call_id: str = "call-1"
-    agent_id: str = "agent"
 
 
 async def test_a_job_that_comes_home_while_its_former_line_closes_is_one_job(

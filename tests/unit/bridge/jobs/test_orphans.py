@@ -18,8 +18,9 @@ from unpod.testing.memory import MemoryLog
 from unpod_bridge.fleet.bridges import Bridges
 from unpod_bridge.jobs import orphans
 from unpod_bridge.jobs.orphans import Orphan, Orphans
-from unpod_bridge.jobs.store import Claim, JobRecord, JobRecords
+from unpod_bridge.jobs.store import Claim, JobRecords
 from unpod_bridge.protocol.recovered_log import NEVER
+from unpod_bridge.wire.job import Job
 
 if TYPE_CHECKING:
     from unpod.jetstream import JetStreamLog
@@ -62,11 +63,8 @@ class Street:
 
     async def job(self, name: str, bridge: str, *, state: str = "up") -> None:
         """A bridge has a job."""
-        record = JobRecord(
-            job=name, agent="agent", worker=f"agent#{bridge}", bridge=bridge, home=bridge, call="call", bridge_url="ws://w",
-            token="hush",
-        )  # fmt: skip
-        claim = await self.records(bridge).claim(record)
+        job = Job(name, "call", "agent", "ws://w", "hush", worker_id=f"agent#{bridge}")
+        claim = await self.records(bridge).claim(job)
         assert claim is not None
         await claim.begun(f"session-{name}")
         if state == "released":
@@ -75,7 +73,7 @@ class Street:
             await claim.leave()
 
     async def holders(self) -> dict[str, str]:
-        return {kept.record.job: kept.record.bridge for kept in (await self.known("nobody")).all()}
+        return {kept.record.job.job_id: kept.record.bridge for kept in (await self.known("nobody")).all()}
 
 
 class House:
@@ -134,7 +132,7 @@ class House:
         self.orphans.look()
 
     def jobs(self) -> set[str]:
-        return {orphan.record.job for orphan in self.adopted}
+        return {orphan.record.job.job_id for orphan in self.adopted}
 
     async def open(self) -> None:
         await self.records.open(self.street.store)

@@ -12,6 +12,7 @@ from unpod.errors import Fenced, LogFull, LogUnavailable, RecordTooLarge
 from unpod.jetstream import Entry, JobStore
 from unpod_bridge.jobs import store
 from unpod_bridge.jobs.store import Claim, JobRecord, JobRecords, Kept
+from unpod_bridge.wire.job import Job
 
 
 class Store(JobStore):
@@ -63,7 +64,8 @@ class Store(JobStore):
         return json.loads(self.entry.value)[name]
 
 
-RECORD = JobRecord(job="job-1", agent="a", worker="a#1", bridge="dead", call="c", bridge_url="ws://w", token="t")
+JOB = Job("job-1", "c", "a", "ws://w", "t", worker_id="a#1")
+RECORD = JobRecord(job=JOB, bridge="dead", home="dead")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +109,7 @@ async def test_whatever_is_not_answered_is_no_other_bridges(
     write: Callable[[Claim], Awaitable[None]], *, stored: bool
 ) -> None:
     store = Store()
-    claim = await records(store).claim(RECORD)
+    claim = await records(store).claim(JOB)
     assert claim is not None
     store.silent, store.stores = 3, stored
     await write(claim)
@@ -119,7 +121,7 @@ async def test_whatever_is_not_answered_is_no_other_bridges(
 
 async def test_another_bridge_is_found_out_all_the_same() -> None:
     store = Store()
-    claim = await records(store).claim(RECORD)
+    claim = await records(store).claim(JOB)
     assert claim is not None
     store.silent, store.stores = 1, False
     store.entry = Entry("job-1", b"another's", 7)
@@ -133,7 +135,7 @@ async def test_another_bridge_is_found_out_all_the_same() -> None:
 
 async def test_what_is_over_is_dropped_after_what_is_still_being_written() -> None:
     store = Store()
-    claim = await records(store).claim(RECORD)
+    claim = await records(store).claim(JOB)
     assert claim is not None
     store.silent, store.stores = 20, False
     await asyncio.gather(claim.begun("session-1"), claim.release(), claim.drop())
@@ -142,7 +144,7 @@ async def test_what_is_over_is_dropped_after_what_is_still_being_written() -> No
 
 async def test_a_full_store_is_waited_for_by_jobs_that_are_there_and_refuses_new_ones() -> None:
     store = Store()
-    claim = await records(store).claim(RECORD)
+    claim = await records(store).claim(JOB)
     assert claim is not None
     store.refuses = LogFull("full")
     begun = asyncio.create_task(claim.begun("session-1"))
@@ -154,13 +156,13 @@ async def test_a_full_store_is_waited_for_by_jobs_that_are_there_and_refuses_new
     empty = Store()
     empty.refuses = LogFull("full")
     with pytest.raises(LogFull):
-        await records(empty).claim(RECORD)
+        await records(empty).claim(JOB)
     assert empty.writes == 1
 
 
 async def test_what_can_never_be_written_is_told_and_given_up(caplog: pytest.LogCaptureFixture) -> None:
     store = Store()
-    claim = await records(store).claim(RECORD)
+    claim = await records(store).claim(JOB)
     assert claim is not None
     store.refuses = RecordTooLarge(2, 1)
     await claim.begun("session-1")
@@ -175,7 +177,7 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_taken_back() -> None:
     made = records(store)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await made.claim(RECORD)
+            await made.claim(JOB)
     async with asyncio.timeout(5):
         while made._tasks:
             await asyncio.wait(set(made._tasks))
@@ -189,8 +191,8 @@ async def test_what_is_taken_back_is_not_what_has_been_claimed_meanwhile() -> No
     made = records(store)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await made.claim(RECORD)  # the job comes again, to the same bridge
-    assert await made.claim(RECORD) is not None
+            await made.claim(JOB)  # the job comes again, to the same bridge
+    assert await made.claim(JOB) is not None
     async with asyncio.timeout(5):
         while made._tasks:
             await asyncio.wait(set(made._tasks))
@@ -203,14 +205,14 @@ async def test_a_store_that_stays_away_does_not_gather_claims_without_end() -> N
     ours = JobRecords(store, "bridge-1", lambda _: False, most_waiting=2)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await ours.claim(RECORD)
+            await ours.claim(JOB)
     with pytest.raises(LogUnavailable, match="too many answers"):
-        await ours.claim(RECORD)
+        await ours.claim(JOB)
     store.refuses = None
     async with asyncio.timeout(5):
         while ours._tasks:  # noqa: ASYNC110 - what was asked is answered, and taken back
             await asyncio.sleep(0.001)
-    assert await ours.claim(RECORD) is not None
+    assert await ours.claim(JOB) is not None
 
 
 async def test_somebody_who_was_quicker_has_it() -> None:

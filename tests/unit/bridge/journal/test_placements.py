@@ -7,7 +7,8 @@ from tests.unit.bridge.call.call_rig import SUBJECTS, FakeWorker
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.journal.placements import ANCHOR_S, Job, LineServices, take_line
+from unpod_bridge.journal.placements import ANCHOR_S, LineServices, take_line
+from unpod_bridge.wire.job import Job
 
 
 async def test_the_log_s_time_is_looked_up_for_the_first_of_many_calls_and_now_and_then() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from unpod.errors import OrchestratorTooOld, RunnerAuthError
 from unpod_bridge.transport.sockets import DialError, Receiver
+from unpod_bridge.wire.job import Job
 from unpod_bridge.workers import control_link, registration
 from unpod_bridge.workers.control_link import ControlLink
 from unpod_bridge.workers.effects import Assigned, Identity
@@ -99,16 +100,16 @@ class FakeDesk:
     def __init__(self) -> None:
         self.noted: list[tuple[str, str]] = []
 
-    def find(self, link: ControlLink, job: Assigned) -> None:
-        self.noted.append(("find", job.job_id))
+    def find(self, link: ControlLink, assigned: Assigned) -> None:
+        self.noted.append(("find", assigned.job.job_id))
 
-    def extend(self, job: Assigned) -> None:
-        self.noted.append(("extend", job.job_id))
+    def extend(self, assigned: Assigned) -> None:
+        self.noted.append(("extend", assigned.job.job_id))
 
     def withdraw(self, job_id: str) -> None:
         self.noted.append(("withdraw", job_id))
 
-    def dial(self, job: Assigned) -> None:
+    def dial(self, job: Job) -> None:
         self.noted.append(("dial", job.job_id))
 
     def cancel(self, job_id: str) -> None:

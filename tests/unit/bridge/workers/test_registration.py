@@ -223,14 +223,14 @@ def test_a_job_is_asked_for_accepted_and_dialled() -> None:
     registration = registered()
     [asked] = registration.received(assign(metadata={"a": 1}), 50.0)
     assert isinstance(asked, FindRunner)
-    job = asked.job
+    job = asked.assigned.job
     assert (job.job_id, job.call_id, job.bridge_url, job.call_token) == (
         "job-1",
         "call-1",
         "wss://speech.test/call",
         "secret-token",
     )
-    assert 51.7 <= job.ask_until < job.ack_by < 52.0
+    assert 51.7 <= asked.assigned.ask_until < asked.assigned.ack_by < 52.0
     effects = registration.taken("job-1")
     assert sent(effects) == [ack()]
     assert of(effects, DialControl) == [DialControl(job)]
@@ -256,7 +256,7 @@ def test_whatever_the_metadata_of_an_assignment_is_its_job_is_taken(metadata: st
     assert metadata.encode() in data
     [asked] = registered().received(data, 0.0)
     assert isinstance(asked, FindRunner)
-    assert (asked.job.job_id, asked.job.call_token) == ("job-1", "secret-token")
+    assert (asked.assigned.job.job_id, asked.assigned.job.call_token) == ("job-1", "secret-token")
 
 
 @pytest.mark.parametrize("metadata", [nested(900), nested(5_000), f'{{"a": "{"x" * LONGEST_ASSIGN}"}}'])
@@ -321,7 +321,7 @@ def test_an_assignment_without_assign_id_deadline_or_metadata() -> None:
     data = frame("job.assign", job_id="job-1", agent_id="agent", bridge_url="ws://x", call_token="t", call_id="c")
     [asked] = registration.received(data, 10.0)
     assert isinstance(asked, FindRunner)
-    assert 11.7 <= asked.job.ask_until < asked.job.ack_by < 12.0
+    assert 11.7 <= asked.assigned.ask_until < asked.assigned.ack_by < 12.0
     assert sent(registration.taken("job-1")) == [ack(assign_id="")]
 
 
@@ -343,7 +343,7 @@ def test_a_deadline_that_is_over_already(deadline_ms: int) -> None:
     registration = registered()
     [asked] = registration.received(assign(deadline_ms=deadline_ms), 10.0)
     assert isinstance(asked, FindRunner)
-    assert asked.job.ask_until <= 10.001
+    assert asked.assigned.ask_until <= 10.001
     assert sent(registration.tick(10.001)) == [ack(reason="at_capacity")]
 
 
@@ -365,7 +365,7 @@ def test_the_same_job_while_a_runner_is_looked_for_is_answered_once_under_its_ne
     registration.received(assign(deadline_ms=1000), 0.0)
     [again] = registration.received(assign(assign_id="a-2", deadline_ms=1000), 0.9)
     assert isinstance(again, Extend)
-    assert again.job.ask_until > 1.6
+    assert again.assigned.ask_until > 1.6
     assert registration.tick(1.0) == []
     effects = registration.taken("job-1")
     assert sent(effects) == [ack(assign_id="a-2")]
