@@ -111,11 +111,21 @@ class OwnerCommands:
                 self._arrived(owned)
         unlogged = [identifier for identifier, index in self._seen.items() if index > last]
         unlogged += self._forget_after(last)
+        self._had_ends()
         self._void_ends()
         self._call.replies.leave(frozenset(end.turn for end in self._ends_that_wait()))
         self.index = last
         self.performed = next((owned.index - 1 for owned in self.queue if not owned.control), last)
         return unlogged
+
+    def _had_ends(self) -> None:
+        """Account for the ends that the worker has had from another bridge: the owner that could say more is gone."""
+        replies = self._call.replies
+        for position, owned in enumerate(self.queue):
+            end = owned.command
+            if isinstance(end, cmd.EndReply) and end.turn <= self._call.had_end and not replies.began(end.turn):
+                self._call.write(replies.had_end((end.turn, end.part)))
+                self.queue[position] = Owned(owned.epoch, owned.index)
 
     def _void_ends(self) -> None:
         """Forget the ends of replies of which something is missing, and of later ones: the next owner goes on there."""

@@ -256,6 +256,20 @@ def test_a_worker_that_listens_has_had_the_end_that_is_in_doubt(state: str) -> N
     assert not spoken(wire.passes(2.0))
 
 
+def test_a_worker_that_listens_has_had_the_whole_reply_if_the_owner_is_gone_too() -> None:
+    """No receipt tells of its pieces, and nobody can say them again."""
+    book = Book()
+    book.bridge(ev.UserText(text="hi"))
+    book.owner(cmd.EndReply(turn=1, deltas=2, chars=4))
+    wire = go_on(book.adopted())
+    wire.back()
+    wire.says("state", state="listening")
+    out = wire.protocol.owner.inherit([], 1, wire.now)
+    assert facts(out, ev.ReplySpoken) == [ev.ReplySpoken(turn=1, ended=True)]
+    progress = wire.protocol.owner.progress
+    assert (progress.unended, progress.unsure_until) == (0, 0)
+
+
 @pytest.mark.parametrize("state", ["thinking", "speaking", "interrupted", "dreaming"])
 def test_a_worker_that_may_wait_for_the_end_that_is_in_doubt_gets_it(state: str) -> None:
     wire = ended_in_doubt()
