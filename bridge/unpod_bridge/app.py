@@ -168,8 +168,6 @@ class Bridge:
                 dial_ins,
                 jobs=self._jobs,
                 records=records,
-                fullness=fullness,
-                dispatcher=self._dispatcher,
                 services=self._services,
                 care=self._owners.care,
                 links=lambda: self._links,
@@ -276,7 +274,7 @@ class Bridge:
             if now - said_at >= ANNOUNCE_S:
                 said_at = now
                 self._announce()
-                await self._dispatcher.queue.announce()
+                self._dispatcher.queue.announce()
             await asyncio.sleep(LOOK_S)
 
     async def _watch_log(self) -> None:

@@ -287,7 +287,7 @@ class OwnerTakeover:
         try:
             return await self._let_in(place) and await self._take_over(place)
         except BaseException:
-            await place.decline()
+            place.decline()
             raise
 
     def _passed(self) -> None:
@@ -371,7 +371,7 @@ class OwnerTakeover:
             self._blamed = False
             self._poison.lost(self._settled)
             if self._poison.hopeless and not self._estate.ended:
-                await place.decline()
+                place.decline()
                 self._estate.give_up("the same input has taken its runner down four times")
                 return None
         if not self._estate.ended:  # no input is to blame for a cleanup that kills

@@ -11,11 +11,12 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter
-from typing import Literal
+from typing import Final
 
 from unpod.core.codec import MALFORMED
 from unpod.core.dispatch_messages import (
@@ -37,38 +38,53 @@ from unpod.errors import LogError, LogUnavailable, NoResponders
 from unpod.ports import Bus
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.wire.control_frames import Reason
+from unpod_bridge.wire.job import Job
 
 logger = logging.getLogger("unpod.bridge")
 
-TRY_S = 0.3
-"""How long one request may take: the group may pick a process that was stopped."""
-PAUSE_S = (0.05, 0.1)
-"""How long, at least and at most, to wait for a change before the runners are asked again."""
-HOLD_TRIES = 2
-START_S = 5.0
-"""How long a runner may take to hear that its call has begun."""
-RESUME_S = 1.5
-"""The same for a call that another runner had: its caller waits."""
-HASTE_S = 0.1
-"""After how long without answer another is asked for such a call: the process that it had may be stopped, not dead."""
-GONE_TRIES = 3
+HOLD_TRIES: Final = 2
+GONE_TRIES: Final = 3
 """How often in a row nobody may be there to hear it."""
-RELEASE_TRIES = 3
-AVOID_S = 1.0
-"""For how long a runner is not taken that has just failed."""
-AVOID_PAUSE_S = 0.01
-ANNOUNCE_S = 1.0
-RESUMES = 64
+RELEASE_TRIES: Final = 3
+RESUMES: Final = 64
 """How many sessions of one pool are offered at once: each is answered soon, rather than all of them late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchTimes:
+    """How long runners are waited for, in seconds."""
+
+    try_s: float = 0.3
+    """How long one request may take: the group may pick a process that was stopped."""
+    pause_s: tuple[float, float] = (0.05, 0.1)
+    """How long, at least and at most, to wait for a change before the runners are asked again."""
+    start_s: float = 5.0
+    """How long a runner may take to hear that its call has begun."""
+    resume_s: float = 1.5
+    """The same for a call that another runner had: its caller waits."""
+    haste_s: float = 0.1
+    """After how long without answer another is asked for such a call: who has the first may be stopped, not dead."""
+    avoid_s: float = 1.0
+    """For how long a runner is not taken that has just failed."""
+    avoid_pause_s: float = 0.01
+
+
+TIMES: Final = DispatchTimes()
 
 
 @dataclass(slots=True)
 class Ask:
-    """A job that looks for a runner of a pool, until `until` (the event loop's time); both may be changed meanwhile."""
+    """A job that looks for a runner until `until` (the event loop's time); both may be changed meanwhile."""
 
-    job_id: str
-    pool: Pool
+    job: Job
     until: float
+    found: bool = False
+    """Whether a runner keeps a place for it."""
+
+    @property
+    def pool(self) -> Pool:
+        """Whose runners are asked."""
+        return Pool(self.job.agent_id, self.job.dev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +97,10 @@ class Resumption:
 
 
 class RunnerPlace:
-    """The place that a runner holds for a job (`journal.placements.Place`)."""
+    """The place that a runner keeps for a job (`journal.placements.Place`)."""
 
     def __init__(
-        self, dispatcher: Dispatcher, *, runner_id: str, job_id: str, pool: Pool, patience_s: float = START_S
+        self, dispatcher: Dispatcher, runner_id: str, job_id: str, pool: Pool, *, resumes: bool = False
     ) -> None:
         self.runner_id = runner_id
         self.waited_s: float | None = None
@@ -97,7 +113,8 @@ class RunnerPlace:
         self._subject = dispatcher.subjects.runner(runner_id)
         self._bridge_id = dispatcher.bridge_id
         self._job_id = job_id
-        self._patience_s = patience_s
+        self._times = dispatcher.times
+        self._patience_s = self._times.resume_s if resumes else self._times.start_s
         self._nobody = 0
 
     async def hold(self, until: float) -> bool:
@@ -106,13 +123,13 @@ class RunnerPlace:
         message = Hold(job=self._job_id, bridge=self._bridge_id)
         for _ in range(HOLD_TRIES):
             try:
-                told = await self._tell(message, max(min(TRY_S, until - now()), 0.01))
+                told = await self._tell(message, max(min(self._times.try_s, until - now()), 0.01))
             except asyncio.CancelledError:
-                await self._publish_release("withdrawn")
+                self._send(Release(job=self._job_id, reason="withdrawn"))
                 raise
             if told is not None:
                 return told.ok
-        await self._publish_release("not confirmed")
+        self._send(Release(job=self._job_id, reason="not confirmed"))
         return False
 
     async def begin(self, session_id: str) -> None:
@@ -145,33 +162,30 @@ class RunnerPlace:
         until = loop.time() + self._patience_s
         self._nobody = 0
         while (left := until - loop.time()) > 0 and self._nobody < GONE_TRIES:
-            told = await self._tell(message, min(TRY_S, left))
+            told = await self._tell(message, min(self._times.try_s, left))
             if told is not None:
                 self.lets_in = told.lets_in
                 return told.ok
         return False
 
-    async def keep(self) -> None:
+    def keep(self) -> None:
         """Confirm the place, and do not wait for an answer: if it is gone, `start` finds out."""
-        await self._send(Hold(job=self._job_id, bridge=self._bridge_id))
+        self._send(Hold(job=self._job_id, bridge=self._bridge_id))
 
     async def release(self, reason: str) -> None:
         """Give the place back."""
         for _ in range(RELEASE_TRIES):
-            if await self._tell(Release(job=self._job_id, reason=reason), TRY_S) is not None:
+            if await self._tell(Release(job=self._job_id, reason=reason), self._times.try_s) is not None:
                 return
         logger.warning("the runner %s does not answer to the release of a place", self.runner_id)
 
-    async def decline(self) -> None:
+    def decline(self) -> None:
         """Do not want the place after all; nobody waits for it to be given back."""
-        await self._publish_release("declined")
+        self._send(Release(job=self._job_id, reason="declined"))
 
-    async def _publish_release(self, reason: str) -> None:
-        await self._send(Release(job=self._job_id, reason=reason))
-
-    async def _send(self, message: Hold | Release) -> None:
+    def _send(self, message: Hold | Release) -> None:
         try:
-            await self._bus.publish(self._subject, encode(message))
+            self._bus.send(self._subject, encode(message))
         except LogError as error:
             logger.debug("a runner could not be told about a place: %s", type(error).__name__)
 
@@ -187,7 +201,7 @@ class RunnerPlace:
         except LogError as error:
             self._nobody = self._nobody + 1 if isinstance(error, NoResponders) else 0
             logger.debug("the runner %s does not answer: %s", self.runner_id, type(error).__name__)
-        await _pace(began)
+        await _pace(began, self._times.pause_s[0])
         return None
 
 
@@ -205,30 +219,30 @@ class Queue:
         """How many jobs wait, by the name of the pool."""
         return dict(self._waiting)
 
-    @asynccontextmanager
-    async def entry(self, pool: str) -> AsyncIterator[None]:
+    @contextmanager
+    def entry(self, pool: str) -> Iterator[None]:
         """Count one more while inside."""
-        await self._change(pool, 1)
+        self._change(pool, 1)
         try:
             yield
         finally:
-            await self._change(pool, -1)
+            self._change(pool, -1)
 
-    async def announce(self) -> None:
+    def announce(self) -> None:
         """Say again what waits; to be called each second."""
         for pool, count in tuple(self._waiting.items()):
-            await self._say(pool, count)
+            self._say(pool, count)
 
-    async def _change(self, pool: str, by: int) -> None:
+    def _change(self, pool: str, by: int) -> None:
         count = self._waiting.pop(pool, 0) + by
         if count:
             self._waiting[pool] = count
-        await self._say(pool, count)
+        self._say(pool, count)
 
-    async def _say(self, pool: str, count: int) -> None:
+    def _say(self, pool: str, count: int) -> None:
         message = QueuedAnnounced(bridge=self._bridge_id, agent=pool, count=count)
         try:
-            await self._bus.publish(self._subjects.queued(pool), encode(message))
+            self._bus.send(self._subjects.queued(pool), encode(message))
         except LogError as error:
             logger.debug("what waits could not be announced: %s", type(error).__name__)
 
@@ -237,11 +251,18 @@ class Dispatcher:
     """Asks the runners; `unheard` says why nobody of a pool listens: those without room or permits do not."""
 
     def __init__(
-        self, bus: Bus, subjects: Subjects, bridge_id: str, unheard: Callable[[Pool], Reason] = lambda _: "at_capacity"
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        bridge_id: str,
+        unheard: Callable[[Pool], Reason] = lambda _: "at_capacity",
+        *,
+        times: DispatchTimes = TIMES,
     ) -> None:
         self.bus = bus
         self.subjects = subjects
         self.bridge_id = bridge_id
+        self.times = times
         self._unheard = unheard
         self._resuming: Counter[Pool] = Counter()
         self._turns: dict[Pool, asyncio.Semaphore] = {}
@@ -254,109 +275,96 @@ class Dispatcher:
         self._change = asyncio.Event()
 
     async def find(self, ask: Ask) -> RunnerPlace | Reason:
-        """Return the place that a runner holds, or why there is none by the deadline.
+        """Return the place that a runner keeps, or why there is none by the deadline.
 
         Raises:
             LogError: NATS does not let us ask.
         """
-        began = perf_counter()
-        found = await self._find(ask)
-        if isinstance(found, RunnerPlace):
-            found.waited_s = perf_counter() - began
-        return found
-
-    async def _find(self, ask: Ask) -> RunnerPlace | Reason:
+        pool, loop = ask.pool, asyncio.get_running_loop()
+        offer = Offer(job=ask.job.job_id, bridge=self.bridge_id, agent=pool.agent)
         heard: set[Answer] = set()
-        change = self._change
-        found = await self._try(ask, heard)
-        if isinstance(found, RunnerPlace):
-            return found
-        loop = asyncio.get_running_loop()
-        async with self.queue.entry(ask.pool.name):
-            while True:
-                if found == "later":
-                    await _until(change, min(random.uniform(*PAUSE_S), ask.until - loop.time()))  # noqa: S311 - spreads load
-                if loop.time() >= ask.until:
-                    return _reason(heard) if heard else self._unheard(ask.pool)
-                change = self._change
-                found = await self._try(ask, heard)
-                if isinstance(found, RunnerPlace):
-                    return found
 
-    async def _try(self, ask: Ask, heard: set[Answer]) -> RunnerPlace | Literal["later", "again"]:
-        """Ask once, and say when to ask again where nobody takes it: after a change or a pause, or at once."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        if self._resuming[ask.pool]:
-            return "later"
-        offer = Offer(job=ask.job_id, bridge=self.bridge_id, agent=ask.pool.agent)
-        answer = await self._offer(self.subjects.dispatch(ask.pool.name), offer, ask.until - began)
-        if answer is None:
-            # Silence for so long: a process that was stopped has been asked, and another may answer.
-            return "again" if loop.time() - began >= TRY_S / 2 else "later"
-        if answer.answer != "taken":
-            heard.add(answer.answer)
-            return "later"
-        place = RunnerPlace(self, runner_id=answer.runner, job_id=ask.job_id, pool=ask.pool)
-        return place if await place.hold(ask.until) else "later"
+        async def ask_once() -> OfferAnswered | None:
+            if self._resuming[pool]:
+                return None
+            answer = await self._offer(self.subjects.dispatch(pool.name), offer, ask.until - loop.time())
+            if answer is not None:
+                heard.add(answer.answer)
+            return answer
+
+        place = await self._search(offer, pool, ask_once, nullcontext(), lambda: ask.until - loop.time())
+        return place or (_reason(heard) if heard else self._unheard(pool))
 
     async def resume(self, wanted: Resumption, avoid: str = "") -> RunnerPlace:
-        """Return the place that a runner holds for a session that has lost its owner, once there is one.
+        """Return the place that a runner keeps for a session that has lost its owner, once there is one.
 
         No new job is offered meanwhile. `avoid` is a runner that has just failed: it is not taken at once again.
         """
-        began = perf_counter()
-        self._resuming[wanted.pool] += 1
+        pool = wanted.pool
+        subject = self.subjects.resume(pool.name)
+        offer = Offer(
+            job=wanted.job_id, bridge=self.bridge_id, agent=pool.agent, resume=True, session=wanted.session_id
+        )
+        turns = self._turns.setdefault(pool, asyncio.Semaphore(RESUMES))
+        self._resuming[pool] += 1
         try:
-            place = await self._try_in_turn(wanted, avoid)
-            if place is None:
-                async with self.queue.entry(wanted.pool.name):
-                    while place is None:
-                        avoided = avoid if perf_counter() < began + AVOID_S else ""
-                        place = await self._try_in_turn(wanted, avoided)
+            place = await self._search(offer, pool, lambda: self._offer_in_haste(subject, offer), turns, avoid=avoid)
         finally:
-            self._resuming[wanted.pool] -= 1
-            if not self._resuming[wanted.pool]:
-                self._turns.pop(wanted.pool, None)
-        place.waited_s = perf_counter() - began
+            self._resuming[pool] -= 1
+            if not self._resuming[pool]:
+                self._turns.pop(pool, None)
+        assert place is not None  # noqa: S101 - it has no deadline
         return place
 
-    async def _try_in_turn(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
-        async with self._turns.setdefault(wanted.pool, asyncio.Semaphore(RESUMES)):
-            return await self._try_resume(wanted, avoid)
+    async def _search(
+        self,
+        offer: Offer,
+        pool: Pool,
+        ask_once: Callable[[], Awaitable[OfferAnswered | None]],
+        turns: AbstractAsyncContextManager[None],
+        left_s: Callable[[], float] = lambda: inf,
+        *,
+        avoid: str = "",
+    ) -> RunnerPlace | None:
+        """Ask, each time in its turn, until a runner takes the job; None once no time is left.
 
-    async def _try_resume(self, wanted: Resumption, avoid: str) -> RunnerPlace | None:
-        """Ask once; return after a change or a pause where nobody takes it, and after silence at once."""
-        loop = asyncio.get_running_loop()
-        began, change = loop.time(), self._change
-        offer = Offer(
-            job=wanted.job_id, bridge=self.bridge_id, agent=wanted.pool.agent, resume=True, session=wanted.session_id
-        )
-        answer = await self._offer_in_haste(self.subjects.resume(wanted.pool.name), offer)
-        pause = random.uniform(*PAUSE_S)  # noqa: S311 - spreads load
-        if answer is not None and answer.answer == "taken":
-            place = RunnerPlace(
-                self, runner_id=answer.runner, job_id=wanted.job_id, pool=wanted.pool, patience_s=RESUME_S
-            )
-            if answer.runner == avoid:
-                await place.decline()
-                pause = AVOID_PAUSE_S
-            else:
-                await place.keep()
-                return place
-        if answer is not None or loop.time() - began < TRY_S / 2:
-            await _until(change, pause)
-        return None
+        The runner hears that its place is kept, and nobody waits for that: if it has none any more, `start` finds out.
+        """
+        loop, times = asyncio.get_running_loop(), self.times
+        began = perf_counter()
+        with ExitStack() as queued:
+            waits = False
+            while True:
+                async with turns:
+                    change, asked_at = self._change, loop.time()
+                    answer = await ask_once()
+                    pause_s = random.uniform(*times.pause_s)  # noqa: S311 - spreads load
+                    if answer is not None and answer.answer == "taken":
+                        place = RunnerPlace(self, answer.runner, offer.job, pool, resumes=offer.resume)
+                        if answer.runner != avoid or perf_counter() >= began + times.avoid_s:
+                            place.keep()
+                            place.waited_s = perf_counter() - began
+                            return place
+                        place.decline()
+                        pause_s = times.avoid_pause_s
+                    if not waits:
+                        waits = True
+                        queued.enter_context(self.queue.entry(pool.name))
+                    # After silence for so long, not: a process that was stopped has been asked, and another may answer.
+                    if answer is not None or loop.time() - asked_at < times.try_s / 2:
+                        await _until(change, min(pause_s, left_s()))
+                if left_s() <= 0:
+                    return None
 
     async def _offer_in_haste(self, subject: str, offer: Offer) -> OfferAnswered | None:
         """Ask again while an answer is still out, and return the first that comes."""
         open_offers: set[asyncio.Task[OfferAnswered | None]] = set()
-        until = asyncio.get_running_loop().time() + TRY_S
+        until = asyncio.get_running_loop().time() + self.times.try_s
         try:
             while (left := until - asyncio.get_running_loop().time()) > 0:
-                open_offers.add(asyncio.create_task(self._offer(subject, offer, TRY_S)))
+                open_offers.add(asyncio.create_task(self._offer(subject, offer, self.times.try_s)))
                 done, open_offers = await asyncio.wait(
-                    open_offers, timeout=min(HASTE_S, left), return_when=asyncio.FIRST_COMPLETED
+                    open_offers, timeout=min(self.times.haste_s, left), return_when=asyncio.FIRST_COMPLETED
                 )
                 answers = [answer for task in done if (answer := task.result()) is not None]
                 if answers or not open_offers:
@@ -371,7 +379,7 @@ class Dispatcher:
         if left <= 0:
             return None
         try:
-            answer = await self.bus.request(subject, encode(offer), timeout_s=min(TRY_S, left))
+            answer = await self.bus.request(subject, encode(offer), timeout_s=min(self.times.try_s, left))
             answered = OFFER_ANSWERED.decode(answer.data)
         except (NoResponders, LogUnavailable):
             return None
@@ -399,8 +407,8 @@ async def _until(change: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _pace(began: float) -> None:
+async def _pace(began: float, pause_s: float) -> None:
     """Return no sooner than a pause after `began`, so that what fails at once is not tried in a loop."""
-    left = began + PAUSE_S[0] - asyncio.get_running_loop().time()
+    left = began + pause_s - asyncio.get_running_loop().time()
     if left > 0:
         await asyncio.sleep(left)

@@ -11,7 +11,7 @@ from unpod_bridge.call.adopting import UNSTARTED, AdoptedCall, Predecessor
 from unpod_bridge.call.placing import BEGUN, NewCall
 from unpod_bridge.call.settings import MOVED, LineResult
 from unpod_bridge.call.takeover import Care
-from unpod_bridge.fleet.dispatch import RESUME_S, Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.inherited_workers import InheritedWorkers
 from unpod_bridge.jobs.jobs import Jobs, OnBegin
@@ -65,7 +65,7 @@ class AdoptedJobs:
     def place(self, job: Job, runner_id: str) -> RunnerPlace:
         """Return the place that a runner has for a job."""
         pool = Pool(job.agent_id, job.dev)
-        return RunnerPlace(self._dispatcher, runner_id=runner_id, job_id=job.job_id, pool=pool, patience_s=RESUME_S)
+        return RunnerPlace(self._dispatcher, runner_id, job.job_id, pool, resumes=True)
 
     def adopted_line(self, orphan: Orphan, session_id: str) -> AdoptedCall:
         """Return the line of a call that was up."""
@@ -83,7 +83,7 @@ class AdoptedJobs:
     async def find(self, job: Job, on_begin: OnBegin) -> RunnerPlace | None:
         """Return a place for a call that was not up; None where no runner takes it."""
         loop = asyncio.get_running_loop()
-        place = await self._dispatcher.find(Ask(job.job_id, Pool(job.agent_id, job.dev), loop.time() + PAIRING_S))
+        place = await self._dispatcher.find(Ask(job, loop.time() + PAIRING_S))
         if not isinstance(place, RunnerPlace):
             logger.warning("job %s: no runner takes it: %s", job.job_id, place)
             return None

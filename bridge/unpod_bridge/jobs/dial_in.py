@@ -15,16 +15,14 @@ from typing import Final
 
 from msgspec import structs
 
-from unpod.core import dispatch_messages
-from unpod.errors import LogError, LogFull, LogUnavailable
+from unpod.errors import LogUnavailable
 from unpod_bridge.call.dialed_in import DialedInCall
 from unpod_bridge.call.takeover import Care
-from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet.dispatch import Ask, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.jobs import Jobs, OnBegin, shown
 from unpod_bridge.jobs.store import Claim, JobRecords
 from unpod_bridge.journal.placements import LineServices
-from unpod_bridge.journal.room import Fullness
 from unpod_bridge.transport.dial_in import DialInSockets, address
 from unpod_bridge.transport.serving import Serving
 from unpod_bridge.transport.websocket_server import Arrival, Listener
@@ -50,8 +48,6 @@ class DialIn:
         *,
         jobs: Jobs,
         records: JobRecords,
-        fullness: Fullness,
-        dispatcher: Dispatcher,
         services: LineServices,
         care: Care,
         links: Callable[[], Mapping[Pool, ControlLink]],
@@ -60,8 +56,6 @@ class DialIn:
         self._dial_ins = dial_ins
         self._jobs = jobs
         self._records = records
-        self._fullness = fullness
-        self._dispatcher = dispatcher
         self._services = services
         self._care = care
         self._links = links
@@ -134,22 +128,13 @@ class DialIn:
         pool, link = await self._pool(agent, until)
         worker_id = link.registration.identity.worker_id
         job = structs.replace(dial_in_call.job, agent_id=pool.agent, dev=pool.dev, worker_id=worker_id)
-        refusal = await self._fullness.refusal(pool.agent)
-        place = await self._dispatcher.find(Ask(job.job_id, pool, until)) if refusal is None else refusal
-        if not isinstance(place, RunnerPlace):
-            raise _refused(link, pool, place)
-        try:
-            async with asyncio.timeout_at(until):
-                claim = await self._records.claim(job)
-        except (TimeoutError, LogError) as error:
-            await place.release("no record")
-            raise _refused(link, pool, "jobs_full" if isinstance(error, LogFull) else "jobs_away") from None
-        except BaseException:
-            await place.release("no record")
-            raise
-        if claim is None:
-            await place.release("elsewhere")
+        found = await self._jobs.find_place(Ask(job, until))
+        if found == "elsewhere":
             raise LogUnavailable("its call lives at another bridge")
+        if isinstance(found, str):
+            link.registration.refusals[found] += 1
+            raise LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {found}")
+        place, claim = found
         return place, claim, link
 
     def forget(self, key: str) -> None:
@@ -172,12 +157,6 @@ class DialIn:
             await asyncio.sleep(LOOK_S)
         known = ", ".join(sorted(shown(pool.name) for pool in links)) or "none"
         raise LogUnavailable(f"call.started names the agent {shown(agent)}, and these are served here: {known}")
-
-
-def _refused(link: ControlLink, pool: Pool, why: dispatch_messages.Refusal) -> LogUnavailable:
-    """Count a job that is refused, and return what says so."""
-    link.registration.refusals[why] += 1
-    return LogUnavailable(f"no new call of the agent {shown(pool.name)} is taken: {why}")
 
 
 class DialInCall:

@@ -13,9 +13,8 @@ from unpod.errors import Fenced, LogError, LogFull, UnpodError
 from unpod_bridge.call.aftercare import Aftercare
 from unpod_bridge.call.settings import MOVED
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
-from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.inherited_workers import Books
-from unpod_bridge.jobs.store import JobRecords
+from unpod_bridge.jobs.store import Claim, JobRecords
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
@@ -97,9 +96,7 @@ MakeLine = Callable[[Job, RunnerPlace, bool], Line]
 @dataclass(slots=True)
 class _Search:
     link: ControlLink
-    job: Job
     ask: Ask
-    asking: bool = True
     task: asyncio.Task[None] | None = None
 
 
@@ -173,23 +170,21 @@ class Jobs:
 
     def find(self, link: ControlLink, assigned: Assigned) -> None:
         """Look for a runner (`Desk.find`)."""
-        job = assigned.job
-        search = _Search(link, job, Ask(job.job_id, Pool(job.agent_id, job.dev), assigned.ask_until))
-        self._searches[job.job_id] = search
+        search = _Search(link, Ask(assigned.job, assigned.ask_until))
+        self._searches[assigned.job.job_id] = search
         search.task = self._spawn(self._search(search), "unpod-search")
 
     def extend(self, assigned: Assigned) -> None:
         """The job has come again (`Desk.extend`)."""
         search = self._searches.get(assigned.job.job_id)
         if search is not None:
-            search.job = assigned.job
-            search.ask.until = assigned.ask_until
+            search.ask.job, search.ask.until = assigned.job, assigned.ask_until
 
     def withdraw(self, job_id: str) -> None:
         """Stop looking (`Desk.withdraw`)."""
         search = self._searches.pop(job_id, None)
         # A search that is making the record goes on: it finds that the job is not wanted, and takes all back in order.
-        if search is not None and search.asking and search.task is not None:
+        if search is not None and not search.ask.found and search.task is not None:
             search.task.cancel()
 
     def dial(self, job: Job) -> None:
@@ -270,17 +265,20 @@ class Jobs:
     # --------------------------------------------------------------------------------------------------------- search
 
     async def _search(self, search: _Search) -> None:
-        job_id = search.job.job_id
+        job_id = search.ask.job.job_id
         try:
-            found = await self._find(search)
+            # It may have come from another bridge.
+            found = "elsewhere" if self.has(job_id) else await self.find_place(search.ask)
         except UnpodError as error:
             logger.warning("job %s: %s", shown(job_id), error)
             found = "at_capacity"
         wanted = self._searches.get(job_id) is search
         if wanted:
             del self._searches[job_id]
-        if isinstance(found, _Call):
-            await self._promise(found, search.link, wanted=wanted)
+        if isinstance(found, tuple):
+            place, claim = found
+            call = _Call(search.link, search.ask.job, claim, place, claim.inherited)
+            await self._promise(call, search.link, wanted=wanted)
         elif not wanted:
             return
         elif found == "elsewhere":
@@ -290,28 +288,30 @@ class Jobs:
             logger.info("job %s refused: %s", shown(job_id), found)
             search.link.refused(job_id, found)
 
-    async def _find(self, search: _Search) -> _Call | Refusal | Literal["elsewhere"]:
-        if self.has(search.job.job_id):  # it came from another bridge
-            return "elsewhere"
-        refusal = await self._fullness.refusal(search.job.agent_id)
-        place = await self._dispatcher.find(search.ask) if refusal is None else refusal
+    async def find_place(self, ask: Ask) -> tuple[RunnerPlace, Claim] | Refusal | Literal["elsewhere"]:
+        """Return the place that a runner keeps for a job, and this bridge's claim of it, or why there are none.
+
+        Raises:
+            LogError: NATS does not let us ask.
+        """
+        job_id = ask.job.job_id
+        refusal = await self._fullness.refusal(ask.job.agent_id)
+        place = await self._dispatcher.find(ask) if refusal is None else refusal
         if not isinstance(place, RunnerPlace):
-            return "elsewhere" if self._records.elsewhere(search.job.job_id) else place
-        search.asking = False
+            return "elsewhere" if self._records.elsewhere(job_id) else place
+        ask.found = True
+        claim, why = None, "no record"
         try:
-            async with asyncio.timeout_at(search.ask.until):
-                claim = await self._records.claim(search.job)
+            async with asyncio.timeout_at(ask.until):
+                claim = await self._records.claim(ask.job)
+            why = "elsewhere"
         except (TimeoutError, LogError) as error:
-            await place.release("no record")
-            logger.warning("job %s: the job store takes no record: %s", shown(search.job.job_id), type(error).__name__)
+            logger.warning("job %s: the job store takes no record: %s", shown(job_id), type(error).__name__)
             return "jobs_full" if isinstance(error, LogFull) else "jobs_away"
-        except BaseException:
-            await place.release("no record")
-            raise
-        if claim is None:
-            await place.release("elsewhere")
-            return "elsewhere"
-        return _Call(search.link, search.job, claim, place, claim.inherited)
+        finally:
+            if claim is None:
+                await place.release(why)
+        return "elsewhere" if claim is None else (place, claim)
 
     async def _promise(self, call: _Call, link: ControlLink, *, wanted: bool) -> None:
         """Accept the job; where it is wanted no more, give everything back."""

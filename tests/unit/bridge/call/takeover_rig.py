@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import pytest
 from tests.unit.bridge.call.call_rig import SUBJECTS, FakePlace, FakeWorker
 
 from unpod.core import codec, ids
@@ -38,14 +37,15 @@ from unpod.testing.clock import VirtualClock, settle
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.placing import LineResult, LineServices, NewCall
 from unpod_bridge.call.takeover import Care
-from unpod_bridge.fleet import dispatch
-from unpod_bridge.fleet.dispatch import Dispatcher
+from unpod_bridge.fleet.dispatch import Dispatcher, DispatchTimes
 from unpod_bridge.fleet.runner_health import RunnerHealth
 from unpod_bridge.fleet.suspects import Probations, Suspects
 from unpod_bridge.wire.call_frames import VERBS
 from unpod_bridge.wire.job import Job
 
 CALL = SUBJECTS.call("agent-1", "session-1")
+QUICK = DispatchTimes(try_s=0.05, pause_s=(0.005, 0.01), resume_s=0.2, avoid_s=0.1)
+"""Finding a runner takes real time."""
 
 
 class Runner:
@@ -189,7 +189,7 @@ class House:
         self.worker = FakeWorker(verbs=VERBS)
         self.runner_health = RunnerHealth(self.log, SUBJECTS, self.clock, "bridge-1")
         self.suspects = Probations(self.clock)
-        self.dispatcher = Dispatcher(self.log, SUBJECTS, "bridge-1")
+        self.dispatcher = Dispatcher(self.log, SUBJECTS, "bridge-1", times=QUICK)
         self.services = LineServices(
             log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=self.worker
         )
@@ -266,28 +266,23 @@ class House:
 
 @asynccontextmanager
 async def a_house(*, started: bool = True) -> AsyncIterator[House]:
-    """Run one call whose runner takes no other; runners are found quickly, for that takes real time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "TRY_S", 0.05)
-        patch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
-        patch.setattr(dispatch, "RESUME_S", 0.2)
-        patch.setattr(dispatch, "AVOID_S", 0.1)
-        made = House()
-        made.place.willing = started
-        await made.listen()
-        await made.first.listen()
-        made.first.willing = False
-        watching = asyncio.create_task(made.runner_health.run())
-        made.task = asyncio.create_task(made.line.run())
-        await settle(40)
-        try:
-            yield made
-        finally:
-            for task in (made.task, watching):
-                task.cancel()
-            await asyncio.wait({made.task, watching})
-            if not made.task.cancelled() and (after := made.task.result().after) is not None:
-                await after.close()
+    """Run one call whose runner takes no other."""
+    made = House()
+    made.place.willing = started
+    await made.listen()
+    await made.first.listen()
+    made.first.willing = False
+    watching = asyncio.create_task(made.runner_health.run())
+    made.task = asyncio.create_task(made.line.run())
+    await settle(40)
+    try:
+        yield made
+    finally:
+        for task in (made.task, watching):
+            task.cancel()
+        await asyncio.wait({made.task, watching})
+        if not made.task.cancelled() and (after := made.task.result().after) is not None:
+            await after.close()
 
 
 def handed(start: Start, broker: MemoryBroker) -> tuple[list[int], bool]:

@@ -23,12 +23,13 @@ from unpod.core.subjects import Subjects
 from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.fleet import dispatch
-from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
+from unpod_bridge.fleet.dispatch import Ask, Dispatcher, DispatchTimes, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
+from unpod_bridge.wire.job import Job
 
 SUBJECTS = Subjects()
 POOL = Pool("agent")
+QUICK = DispatchTimes(try_s=0.05, pause_s=(0.005, 0.01), start_s=0.3)
 
 
 class Runner:
@@ -73,18 +74,12 @@ def broker() -> MemoryBroker:
 
 @pytest.fixture
 def dispatcher(broker: MemoryBroker) -> Dispatcher:
-    return Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "TRY_S", 0.05)
-    monkeypatch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
-    monkeypatch.setattr(dispatch, "START_S", 0.3)
+    return Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", times=QUICK)
 
 
 def ask(seconds: float = 5.0, pool: Pool = POOL) -> Ask:
-    return Ask("job-1", pool, asyncio.get_running_loop().time() + seconds)
+    job = Job("job-1", "call-1", pool.agent, "ws://w", "t", dev=pool.dev)
+    return Ask(job, asyncio.get_running_loop().time() + seconds)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -111,7 +106,7 @@ async def test_a_runner_takes_the_job_and_hears_that_its_place_is_kept(
     place = await dispatcher.find(ask())
     assert isinstance(place, RunnerPlace)
     assert place.runner_id == "runner-1"
-    assert runner.told == [Hold(job="job-1", bridge="bridge-1")]
+    await until(lambda: runner.told == [Hold(job="job-1", bridge="bridge-1")])
     assert heard == []
 
 
@@ -138,7 +133,7 @@ async def test_what_waits_is_announced_again(broker: MemoryBroker, dispatcher: D
     heard = await queued(broker)
     first, second = (asyncio.create_task(dispatcher.find(ask())) for _ in range(2))
     await until(lambda: heard == [("agent", 1), ("agent", 2)])
-    await dispatcher.queue.announce()
+    dispatcher.queue.announce()
     await until(lambda: heard == [("agent", 1), ("agent", 2), ("agent", 2)])
     first.cancel()
     runner.otherwise = "taken"
@@ -172,7 +167,7 @@ async def test_nobody_there(dispatcher: Dispatcher) -> None:
 
 
 async def test_who_has_no_permits_does_not_listen_and_the_reason_is_told_all_the_same(broker: MemoryBroker) -> None:
-    dispatcher = Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", unheard=lambda _: "rate_limited")
+    dispatcher = Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", unheard=lambda _: "rate_limited", times=QUICK)
     assert await dispatcher.find(ask(0.1)) == "rate_limited"
 
 
@@ -197,10 +192,8 @@ async def test_a_deadline_may_be_moved(broker: MemoryBroker, dispatcher: Dispatc
     assert isinstance(await dispatcher.find(wanted), RunnerPlace)
 
 
-async def test_a_change_in_the_fleet_is_not_waited_for(
-    broker: MemoryBroker, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "PAUSE_S", (30.0, 30.0))
+async def test_a_change_in_the_fleet_is_not_waited_for(broker: MemoryBroker) -> None:
+    dispatcher = Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", times=DispatchTimes(pause_s=(30.0, 30.0)))
     search = asyncio.create_task(dispatcher.find(ask(60)))
     await until(lambda: bool(dispatcher.queue.waiting))
     await Runner(broker).listen()
@@ -219,47 +212,6 @@ async def test_a_stopped_process_costs_one_try(broker: MemoryBroker, dispatcher:
         assert place.runner_id == "lively"
 
 
-async def test_a_hold_without_answer_is_said_again(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
-    runner = await Runner(broker).listen()
-    runner.deaf = 1
-    assert isinstance(await dispatcher.find(ask()), RunnerPlace)
-    assert runner.told == [Hold(job="job-1", bridge="bridge-1")] * 2
-
-
-async def test_a_place_that_is_not_confirmed_is_given_back_and_another_asked_for(
-    broker: MemoryBroker, dispatcher: Dispatcher
-) -> None:
-    runner = await Runner(broker).listen()
-    runner.deaf = 3
-    assert isinstance(await dispatcher.find(ask()), RunnerPlace)
-    assert [type(message).__name__ for message in runner.told] == ["Hold", "Hold", "Release", "Hold"]
-
-
-async def test_a_runner_that_has_forgotten_is_asked_again(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
-    runner = await Runner(broker).listen()
-    runner.ok = False
-
-    def now_it_knows() -> None:
-        runner.ok = runner.offers > 1
-
-    runner.on_offer = now_it_knows
-    assert isinstance(await dispatcher.find(ask()), RunnerPlace)
-    assert runner.offers == 2
-
-
-async def test_a_search_that_is_given_up_while_it_holds_gives_the_place_back(
-    broker: MemoryBroker, dispatcher: Dispatcher
-) -> None:
-    runner = await Runner(broker).listen()
-    runner.deaf = 2
-    search = asyncio.create_task(dispatcher.find(ask()))
-    await until(lambda: bool(runner.told))
-    search.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await search
-    await until(lambda: runner.told == [Hold(job="job-1", bridge="bridge-1"), Release(job="job-1", reason="withdrawn")])
-
-
 @pytest.mark.parametrize("answer", [b"", b"nonsense", b'{"answer":"taken"}', b'{"answer":"maybe"}', b"[" * 100_000])
 async def test_nonsense_for_an_answer_is_no_answer(broker: MemoryBroker, dispatcher: Dispatcher, answer: bytes) -> None:
     bus = MemoryLog(broker)
@@ -270,7 +222,7 @@ async def test_nonsense_for_an_answer_is_no_answer(broker: MemoryBroker, dispatc
 async def test_without_nats_nothing_is_tried_in_a_loop(broker: MemoryBroker) -> None:
     bus = MemoryLog(broker)
     bus.available = False
-    assert await Dispatcher(bus, SUBJECTS, "bridge-1").find(ask(0.05)) == "at_capacity"
+    assert await Dispatcher(bus, SUBJECTS, "bridge-1", times=QUICK).find(ask(0.05)) == "at_capacity"
 
 
 # ------------------------------------------------------------------------------------------------------------ places
@@ -280,8 +232,47 @@ async def place_at(broker: MemoryBroker, dispatcher: Dispatcher) -> tuple[Runner
     runner = await Runner(broker).listen()
     place = await dispatcher.find(ask())
     assert isinstance(place, RunnerPlace)
+    await until(lambda: bool(runner.told))
     runner.told.clear()
     return runner, place
+
+
+async def test_a_place_is_kept_though_nobody_says_so(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
+    runner = await Runner(broker).listen()
+    runner.deaf = 1
+    place = await dispatcher.find(ask())
+    assert isinstance(place, RunnerPlace)
+    runner.ok = False  # it has lost the place meanwhile
+    assert not await place.start("session-1", 7, 9)
+
+
+async def test_a_hold_without_answer_is_said_again(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
+    runner, place = await place_at(broker, dispatcher)
+    runner.deaf = 1
+    assert await place.hold(asyncio.get_running_loop().time() + 5)
+    assert runner.told == [Hold(job="job-1", bridge="bridge-1")] * 2
+
+
+async def test_a_place_that_is_not_confirmed_is_given_back(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
+    runner, place = await place_at(broker, dispatcher)
+    runner.deaf = 2
+    assert not await place.hold(asyncio.get_running_loop().time() + 5)
+    await until(lambda: [type(message).__name__ for message in runner.told] == ["Hold", "Hold", "Release"])
+    runner.ok = False  # it has forgotten the place
+    assert not await place.hold(asyncio.get_running_loop().time() + 5)
+
+
+async def test_who_no_longer_waits_for_a_hold_gives_the_place_back(
+    broker: MemoryBroker, dispatcher: Dispatcher
+) -> None:
+    runner, place = await place_at(broker, dispatcher)
+    runner.deaf = 2
+    hold = asyncio.create_task(place.hold(asyncio.get_running_loop().time() + 5))
+    await until(lambda: bool(runner.told))
+    hold.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hold
+    await until(lambda: runner.told == [Hold(job="job-1", bridge="bridge-1"), Release(job="job-1", reason="withdrawn")])
 
 
 async def test_a_call_is_started_in_person(broker: MemoryBroker, dispatcher: Dispatcher) -> None:

@@ -15,11 +15,9 @@ from unpod.errors import LogUnavailable
 from unpod.testing.clock import VirtualClock
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.takeover import Care
-from unpod_bridge.fleet.dispatch import Dispatcher
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.dial_in import DialIn, DialInCall
 from unpod_bridge.journal.placements import LineServices
-from unpod_bridge.journal.room import Fullness
 from unpod_bridge.transport.dial_in import DialInSockets
 from unpod_bridge.transport.serving import Serving
 from unpod_bridge.transport.sockets import Receiver
@@ -62,8 +60,6 @@ class Door:
             dial_ins,
             jobs=bench.jobs,
             records=bench.records,
-            fullness=Fullness(bench._usage),
-            dispatcher=Dispatcher(log, SUBJECTS, "bridge-1"),
             services=services,
             care=cast("Care", None),
             links=lambda: {Pool("agent"): cast("ControlLink", bench.link)},

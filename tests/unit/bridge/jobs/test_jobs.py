@@ -19,8 +19,7 @@ from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.aftercare import Aftercare
-from unpod_bridge.fleet import dispatch
-from unpod_bridge.fleet.dispatch import Dispatcher, RunnerPlace
+from unpod_bridge.fleet.dispatch import Dispatcher, DispatchTimes, RunnerPlace
 from unpod_bridge.jobs.jobs import Jobs
 from unpod_bridge.jobs.store import JobRecord, JobRecords
 from unpod_bridge.journal import room
@@ -137,7 +136,7 @@ class Bench:
         self.lines: list[FakeLine] = []
         self.records = JobRecords(self.store, "bridge-1", self.alive.__contains__)
         self.jobs = Jobs(
-            Dispatcher(MemoryLog(self.broker), SUBJECTS, "bridge-1"),
+            Dispatcher(MemoryLog(self.broker), SUBJECTS, "bridge-1", times=DispatchTimes(pause_s=(0.005, 0.01))),
             self.records,
             Fullness(self._usage, shares=self),  # type: ignore[arg-type]
             self._line,
@@ -177,8 +176,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
+async def bench() -> AsyncIterator[Bench]:
     made = Bench()
     await made.listen()
     yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -23,12 +24,13 @@ from unpod.core.subjects import Subjects
 from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.fleet import dispatch
-from unpod_bridge.fleet.dispatch import Ask, Dispatcher, Resumption, RunnerPlace
+from unpod_bridge.fleet.dispatch import RESUMES, Ask, Dispatcher, DispatchTimes, Resumption, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
+from unpod_bridge.wire.job import Job
 
 SUBJECTS = Subjects()
 POOL = Pool("agent")
+QUICK = DispatchTimes(try_s=0.15, haste_s=0.02, pause_s=(0.005, 0.01), avoid_s=0.1)
 WANTED = Resumption("job-1", POOL, "session-1")
 
 
@@ -66,15 +68,7 @@ def broker() -> MemoryBroker:
 
 @pytest.fixture
 def dispatcher(broker: MemoryBroker) -> Dispatcher:
-    return Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "TRY_S", 0.15)
-    monkeypatch.setattr(dispatch, "HASTE_S", 0.02)
-    monkeypatch.setattr(dispatch, "PAUSE_S", (0.005, 0.01))
-    monkeypatch.setattr(dispatch, "AVOID_S", 0.1)
+    return Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", times=QUICK)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -140,10 +134,10 @@ async def test_so_many_are_offered_at_once_the_first_that_were_lost_first(
     offered: list[str] = []
     deaf = MemoryLog(broker)
     await deaf.subscribe(SUBJECTS.resume("agent"), lambda message: offered.append(OFFER.decode(message.data).job))
-    jobs = [f"job-{n}" for n in range(dispatch.RESUMES + 4)]
+    jobs = [f"job-{n}" for n in range(RESUMES + 4)]
     asking = [asyncio.create_task(dispatcher.resume(Resumption(job, POOL, f"session of {job}"))) for job in jobs]
-    await until(lambda: len(offered) >= dispatch.RESUMES)
-    assert offered == jobs[: dispatch.RESUMES]
+    await until(lambda: len(offered) >= RESUMES)
+    assert offered == jobs[:RESUMES]
     await Runner(broker).listen()
     await asyncio.gather(*asking)
     assert list(dict.fromkeys(offered)) == jobs
@@ -155,7 +149,7 @@ async def test_new_calls_wait_for_those_that_were_there(broker: MemoryBroker, di
     await runner.listen()
     asking = asyncio.create_task(dispatcher.resume(WANTED))
     await until(lambda: runner.offers)
-    ask = Ask("job-2", POOL, asyncio.get_running_loop().time() + 5)
+    ask = Ask(Job("job-2", "call-1", POOL.agent, "ws://w", "t"), asyncio.get_running_loop().time() + 5)
     new = asyncio.create_task(dispatcher.find(ask))
     await until(lambda: len(runner.offers) > 3)
     assert all(offer.resume for offer in runner.offers)
@@ -171,14 +165,14 @@ async def test_a_search_that_is_given_up_lets_new_calls_through(broker: MemoryBr
     with pytest.raises(asyncio.CancelledError):
         await asking
     await Runner(broker).listen()
-    ask = Ask("job-2", POOL, asyncio.get_running_loop().time() + 5)
+    ask = Ask(Job("job-2", "call-1", POOL.agent, "ws://w", "t"), asyncio.get_running_loop().time() + 5)
     assert isinstance(await dispatcher.find(ask), RunnerPlace)
 
 
 async def test_without_nats_nothing_is_tried_in_a_loop(broker: MemoryBroker) -> None:
     bus = MemoryLog(broker)
     bus.available = False
-    asking = asyncio.create_task(Dispatcher(bus, SUBJECTS, "bridge-1").resume(WANTED))
+    asking = asyncio.create_task(Dispatcher(bus, SUBJECTS, "bridge-1", times=QUICK).resume(WANTED))
     done, _ = await asyncio.wait({asking}, timeout=0.05)
     assert not done
     bus.available = True
@@ -186,10 +180,8 @@ async def test_without_nats_nothing_is_tried_in_a_loop(broker: MemoryBroker) -> 
     await asking
 
 
-async def test_a_runner_that_is_gone_is_not_waited_for(
-    broker: MemoryBroker, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "TRY_S", 20.0)
+async def test_a_runner_that_is_gone_is_not_waited_for(broker: MemoryBroker) -> None:
+    dispatcher = Dispatcher(MemoryLog(broker), SUBJECTS, "bridge-1", times=replace(QUICK, try_s=20.0))
     runner = await Runner(broker).listen()
     place = await dispatcher.resume(WANTED)
     runner.bus.available = False
@@ -201,7 +193,7 @@ async def test_a_runner_that_is_gone_is_not_waited_for(
 async def test_a_place_that_is_declined_is_given_back(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
     runner = await Runner(broker).listen()
     place = await dispatcher.resume(WANTED)
-    await place.decline()
+    place.decline()
     await until(lambda: runner.told and isinstance(runner.told[-1], Release))
     runner.bus.available = False
-    await place.decline()
+    place.decline()
