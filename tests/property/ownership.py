@@ -64,7 +64,7 @@ class Runner:
         self._said += 1
         body: cmd.AnyCommand | ev.SessionEvent = cmd.Say(text="x") if command else ev.SilenceNoticed(seconds=1.0)
         name = f"{self.owner.runner_id}-{self._said}" if command else ""
-        self.journal.append(body, cause="", seen=seen, settled=(0, 0), hidden=False, command_id=name)
+        self.journal.append(body, now=1.0, cause="", seen=seen, settled=(0, 0), hidden=False, command_id=name)
 
 
 class Bridge:

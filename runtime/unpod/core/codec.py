@@ -93,7 +93,7 @@ def decode(channel: Channel, event_type: str, version: int, data: bytes) -> Body
     except MALFORMED as error:
         msg = f"the payload of a {channel} record of type {event_type} cannot be read: {describe(error)}"
         raise ProtocolViolation(msg) from error
-    if tag_of(body) != event_type:
+    if body.__struct_config__.tag != event_type:
         msg = f"a {channel} record of type {event_type} has the payload of another: {tag_of(body)}"
         raise ProtocolViolation(msg)
     return body

@@ -47,7 +47,8 @@ class MadeHeaders(HeaderText):
     __slots__ = ("lines", "msg_id")
 
     def __init__(self, text: str, lines: int, msg_id: str) -> None:
-        super().__init__(text)
+        self.text = text
+        self._found = None
         self.lines = lines
         self.msg_id = msg_id
 

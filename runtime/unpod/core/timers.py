@@ -46,15 +46,16 @@ def _moments(state: SessionState, settings: Settings) -> list[tuple[float, Timer
         return []
     found: list[tuple[float, Timer]] = []
     turn = state.turn
-    if turn is not None and turn.phase == "ended" and not state.speaking:
+    phase = "ended" if turn is None else turn.phase
+    if turn is not None and phase == "ended" and not state.speaking:
         wait_s = max(UNCONFIRMED_S, settings.metrics_wait_s) if state.awaits_receipt else settings.metrics_wait_s
         found.append((max(turn.ended_at, state.quiet_since) + wait_s, "metrics"))
-    timed = turn is not None and turn.replying and not turn.bounded_tools
+    timed = turn is not None and phase not in ("opened", "ended") and not turn.bounded_tools
     if turn is not None and timed and settings.reply_timeout_s is not None:
         # A tool's own time-out rules while it runs; the adapter's begins anew with the result.
         worked_at = max(turn.asked_at, turn.last_delta_at, turn.tool_at, *turn.tools.values())
         found.append((worked_at + settings.reply_timeout_s, "reply"))
-    owed = state.queue or (turn is not None and turn.owes_end)
+    owed = state.queue or phase != "ended"
     if settings.silence_timeout_s is not None and not (owed or state.speaking or state.supervision.held):
         found.append((state.quiet_since + settings.silence_timeout_s * (state.silences + 1), "silence"))
     if settings.max_duration_s is not None:

@@ -10,6 +10,7 @@ A session begins by going through its past (`Replay`); for a new call there is n
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Coroutine, Sequence
 from functools import partial
@@ -25,15 +26,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand
 from unpod.core.decide import decide, follow_up
-from unpod.core.ephemeral_events import (
-    BrainAsked,
-    BrainStands,
-    DeltaSent,
-    LocalEvent,
-    ToolsRun,
-    TurnOpened,
-    TurnResumed,
-)
+from unpod.core.ephemeral_events import BrainStands, LocalEvent, ToolsRun
 from unpod.core.live import Again
 from unpod.core.positions import Positions
 from unpod.core.replay.history import History, Point
@@ -54,7 +47,7 @@ from unpod.session.resend_buffer import ResendBuffer
 from unpod.session.scope import Scope
 from unpod.session.settings import SessionSettings
 from unpod.session.steps import Steps
-from unpod.session.work_queue import End, HooksDue
+from unpod.session.work_queue import End, HooksDue, Item
 from unpod.user_code import cancelled
 
 logger = logging.getLogger("unpod.session")
@@ -63,7 +56,7 @@ SETTLED_S = 0.5
 """How long the next record may keep us from saying that hooks have returned."""
 
 
-_Doing = LocalEvent | d.AskBrain | d.StopBrain | d.MarkInterrupted | d.Nudge | d.SendDelta | d.Finish
+_Doing = d.AskBrain | d.StopBrain | d.MarkInterrupted | d.Nudge | d.Finish
 
 
 class Driver:
@@ -95,6 +88,8 @@ class Driver:
         self.issuing = Issuing(kernel)
         self.steps = Steps(kernel, self.issuing)
         self._running = False
+        self._idle = False
+        self._arming = False
         self._warned = False
         self._settled_alarm = Deadline(kernel.clock, self._say_settled)
         self._clock_alarm = Deadline(kernel.clock, self._check_clock)
@@ -136,7 +131,11 @@ class Driver:
         if kernel.ending.reason is None and not self._running:
             await self._begin(hooks=True)
             while kernel.ending.reason is None:
-                await self._next()
+                self._idle = not kernel.work_queue.items
+                try:
+                    await self._next()
+                finally:
+                    self._idle = False
         return kernel.ending.reason or "lost"
 
     async def _begin(self, *, hooks: bool) -> None:
@@ -150,15 +149,16 @@ class Driver:
         steps = await replay.go_live(self.brain.view)
         self.issuing.replay = None
         self._running = True
+        self.brain.inside = contextvars.copy_context()
         first = kernel.state.queue[0].cause if kernel.state.queue else CORE
-        self._carry_out(steps, first, due=None if replay.end is None else End(replay.end, past))
+        self._carry_out(steps, first, kernel.clock.now(), due=None if replay.end is None else End(replay.end, past))
         for pending in kernel.state.queue:
             point = past.point(pending.cause)
             if point is not None:
                 kernel.work_queue.await_turn(pending.number, point)
         kernel.watermark.start()
         past.forget()
-        self._follow_up(CORE)
+        self._decide(None, CORE)
         if replay.was_needed and kernel.ending.lost is None:
             kernel.record(replay.summary(kernel.clock.now()), CORE)
 
@@ -173,9 +173,11 @@ class Driver:
             if (error is not None and not kernel.state.failed) or not kernel.state.over:
                 self.decide(d.EntrypointReturned(None if error is None else describe(error)), CORE)
             async with asyncio.timeout(kernel.settings.end_timeout_s) as limit:
-                while kernel.work_queue or not (kernel.state.completed or kernel.ending.lost):
+                while kernel.work_queue.items or not (kernel.state.completed or kernel.ending.lost):
                     await self._next()
-                    if not (kernel.work_queue or kernel.state.over):  # its last word was a transfer, which was refused
+                    if not (
+                        kernel.work_queue.items or kernel.state.over
+                    ):  # its last word was a transfer, which was refused
                         self.decide(d.EntrypointReturned(), CORE)
                         limit.reschedule(asyncio.get_running_loop().time() + kernel.settings.end_timeout_s)
             await self._hook_runner.over(0.0 if kernel.ending.lost else kernel.settings.hook_grace_s)
@@ -237,7 +239,7 @@ class Driver:
     def _tools_run(self, turn: int, more: int) -> None:
         kernel = self.kernel
         kernel.state = evolve_local(kernel.state, ToolsRun(turn, more, kernel.clock.now()))
-        self._rearm()
+        self._arm()
 
     def use_brain(self, adapter: DialogMachine | None) -> None:
         """Take another brain, from the next turn on.
@@ -252,7 +254,7 @@ class Driver:
         """Change settings of this session."""
         kernel = self.kernel
         kernel.settings = replace(kernel.settings, **changes)
-        self._rearm()
+        self._arm()
 
     def _on_record(self, record: Record) -> None:
         kernel = self.kernel
@@ -272,7 +274,8 @@ class Driver:
             self.brain.cut()
         elif isinstance(body, ev.CallEnded):
             self._hook_runner.hurry(kernel.settings.hook_wait_s("call_end"))
-        kernel.work_queue.add(record)
+        kernel.work_queue.items.append(record)
+        self._go_on()
 
     def _on_brain(self, given: d.Given, error: BaseException | None) -> None:
         kernel = self.kernel
@@ -307,16 +310,39 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def _next(self) -> None:
+        queue = self.kernel.work_queue
+        if not queue.items:
+            await queue.woken()
+        elif hooks := self._handle(queue.items.popleft()):
+            await self._run_hooks(hooks)
+
+    def _go_on(self) -> None:
+        """Handle what is in line; where the loop is at something, or has to wait for it, that is left to the loop."""
         kernel = self.kernel
-        match await kernel.work_queue.next(self._rearm):
-            case None:
-                return
-            case HooksDue() as hooks:
-                await self._run_hooks(hooks)
-            case d.Finish(reason=reason):
-                kernel.ending.finish(reason)
-            case record:
-                self._take(record)
+        items = kernel.work_queue.items
+        if self._idle and items:
+            self._idle = False
+            while items and kernel.ending.reason is None:
+                if hooks := self._handle(items.popleft()):
+                    items.appendleft(hooks)
+                    break
+            self._idle = True
+        if items:
+            kernel.work_queue.wake()
+
+    def _handle(self, item: Item) -> HooksDue | None:
+        """Do what need not be waited for, and return what has to be: hooks that somebody has registered."""
+        kernel = self.kernel
+        if isinstance(item, Record):
+            self._take(item)
+        elif isinstance(item, d.Finish):
+            kernel.ending.finish(item.reason)
+        elif kernel.hooks.has(item.fire.event, item.runs):
+            return item
+        else:
+            self._returned(item.fire.event, item.point)
+            self._hooks_over(item, kernel.outbox.last_command)
+        return None
 
     def _take(self, record: Record) -> None:
         kernel = self.kernel
@@ -328,26 +354,30 @@ class Driver:
             kernel.outbox.withhold_waiting()
         if kernel.state.turn_count > turns:
             kernel.work_queue.await_turn(kernel.state.turn_count, point)
-        self.decide(record, record.envelope.id)
+        self._decide(record, record.envelope.id)
         kernel.watermark.returned(point)
 
     def decide(self, given: d.Given, cause: str, scope: Scope | None = None) -> None:
         """Decide, carry it all out in this tick, and go on until nothing is left to do; hooks are put in line."""
-        kernel = self.kernel
-        self._carry_out(decide(kernel.state, given, kernel.clock.now(), kernel.settings).steps, cause, scope)
-        self._follow_up(cause)
+        self._decide(given, cause, scope)
+        self._go_on()
 
-    def _follow_up(self, cause: str) -> None:
+    def _decide(self, given: d.Given | None, cause: str, scope: Scope | None = None) -> None:
         kernel = self.kernel
-        while self._running and (steps := follow_up(kernel.state, kernel.clock.now(), kernel.settings).steps):
+        now = kernel.clock.now()
+        if given is not None and (steps := decide(kernel.state, given, now, kernel.settings).steps):
+            self._carry_out(steps, cause, now, scope)
+        while self._running and (steps := follow_up(kernel.state, now, kernel.settings).steps):
             turn = kernel.state.turn
-            self._carry_out(steps, turn.cause if turn is not None else cause)
-        self._rearm()
+            self._carry_out(steps, turn.cause if turn is not None else cause, now)
+        if not self._arming:
+            self._arm()
 
     def _carry_out(
         self,
         steps: Sequence[d.Step],
         cause: str,
+        now: float,
         scope: Scope | None = None,
         *,
         due: End | None = None,
@@ -356,20 +386,19 @@ class Driver:
         stored: Record | None = None
         for step in steps:
             if isinstance(step, d.Append):
-                stored = self.kernel.append(step, cause, scope)
+                stored = self.kernel.append(step, cause, scope, now)
+            elif isinstance(step, LocalEvent):
+                self.kernel.state = evolve_local(self.kernel.state, step)
             elif isinstance(step, d.FireHooks):
                 self._line_up(step, stored, cause, due)
+            elif isinstance(step, d.SendDelta):
+                self._replies.keep(self.kernel.outbox.delta(step.turn, step.part, step.n, step.text), now)
             else:
                 self._perform(step, cause)
 
     def _perform(self, step: _Doing, cause: str) -> None:
         kernel = self.kernel
         match step:
-            case TurnOpened() | TurnResumed() | BrainAsked() | BrainStands() | DeltaSent() | ToolsRun():
-                kernel.state = evolve_local(kernel.state, step)
-            case d.SendDelta():
-                delta = kernel.outbox.delta(step.turn, step.part, step.n, step.text)
-                self._replies.keep(delta, kernel.clock.now())
             case d.AskBrain():
                 context: ReplyContext = {**self.context, "turn_number": step.turn}
                 self.brain.ask(step, cause, context, self._adapter_scope(cause, step.turn, context))
@@ -380,7 +409,7 @@ class Driver:
             case d.Nudge():
                 self.brain.nudge(step.note)
             case d.Finish():
-                kernel.work_queue.add(step)
+                kernel.work_queue.items.append(step)
             case _:
                 assert_never(step)
 
@@ -414,6 +443,11 @@ class Driver:
             returned=partial(self._returned, fire.event, hooks.point),
             runs=hooks.runs,
         )
+        self._hooks_over(hooks, before)
+
+    def _hooks_over(self, hooks: HooksDue, before: int) -> None:
+        """Go on after hooks, or where there are none; `before` was the newest command then."""
+        kernel, fire = self.kernel, hooks.fire
         if fire.event == "user_turn":
             # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
             for record in kernel.work_queue.through_interruptions():
@@ -421,7 +455,7 @@ class Driver:
             has_brain = self.brain.view is not None
             if not (has_brain or kernel.over) and kernel.outbox.last_command == before:
                 self._warn_of_no_brain()
-            self.decide(d.TurnHooksReturned(fire.turn, has_brain=has_brain), hooks.cause)
+            self._decide(d.TurnHooksReturned(fire.turn, has_brain=has_brain), hooks.cause)
 
     def _warn_of_no_brain(self) -> None:
         """Tell a developer once why nobody answers: no brain, and no hook that would have done anything instead."""
@@ -463,10 +497,15 @@ class Driver:
         if newest and kernel.clock.correct(newest[-1].time_ns / 1e9):
             logger.info("session %s: this process's clock was behind the log's", ownership.session_id)
             self._deadline.set(None)  # it was set by the clock as it was
-            self._rearm()
+            self._arm()
         self._clock_alarm.set(kernel.clock.now() + kernel.settings.clock_check_s)
 
+    def _arm(self) -> None:
+        """Have the timers set before the event loop's next turn, once for all that happens in this one."""
+        if self._running and not self._arming:
+            self._arming = True
+            asyncio.get_running_loop().call_soon(self._rearm)
+
     def _rearm(self) -> None:
-        kernel = self.kernel
-        if self._running:
-            self._deadline.set(due(kernel.state, kernel.settings))
+        self._arming = False
+        self._deadline.set(due(self.kernel.state, self.kernel.settings))

@@ -94,7 +94,8 @@ class Hooks:
 
     def has(self, event: str, runs: Runs = every) -> bool:
         """Whether anybody wants to be told of `event`."""
-        return any(runs(replay) for _, replay in self._functions.get(event, ()))
+        functions = self._functions.get(event)
+        return functions is not None and any(runs(replay) for _, replay in functions)
 
     async def fire(
         self,

@@ -75,6 +75,7 @@ class Inbox:
         self._bus = ownership.bus
         self._subjects = ownership.subjects
         self._call = ownership.subjects.call(ownership.agent_id, ownership.session_id)
+        self._owners = self._call.cmd, self._call.runs.removesuffix(">")
         self._session_id = ownership.session_id
         self._epoch = ownership.epoch
         self._on_record = on_record
@@ -172,6 +173,8 @@ class Inbox:
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message) -> None:
+        if message.subject.startswith(self._owners):  # most of it is what we have written ourselves
+            return
         record = self._decode(message.subject, message.headers, message.data)
         if record is not None:
             self._deliver(record)
@@ -222,22 +225,27 @@ class Inbox:
         if self._tail is None:
             self._early.append(record)
             return
-        if self._contradicts(record):
+        tail, envelope = self._tail, record.envelope
+        known = self._recent.get(envelope.index)
+        if known is not None and known.envelope.epoch < envelope.epoch and known.body != record.body:
+            # A later bridge has stored, or wants to, something else where we have had a record.
             if record.seq:
                 self._on_rewritten()
             else:
                 self._doubts = max(self._doubts, 1)
                 self._fill_gaps()
             return
-        if not self._believed(record):
-            if not record.seq and record.envelope.index > self._tail.index:
-                self.expect(record.envelope.index)
+        epoch = envelope.epoch
+        if not (record.seq or epoch > self._doubtful) or (self._given and epoch not in self._given):
+            if not record.seq and envelope.index > tail.index:
+                self.expect(envelope.index)
             return
-        for ready in self._tail.push(record):
+        for ready in tail.push(record):
             self._line_epoch = max(self._line_epoch, ready.envelope.epoch)
             self._keep(ready)
             self._on_record(ready)
-        self._fill_gaps()
+        if self._lacks():
+            self._fill_gaps()
 
     def _keep(self, record: Record) -> None:
         """Keep a record that may not be stored; never one whose text is not to be."""
@@ -255,15 +263,6 @@ class Inbox:
             ):
                 self._kept_bytes -= len(recent.pop(next(iter(recent))).data)
 
-    def _contradicts(self, record: Record) -> bool:
-        """Whether a later bridge has stored, or wants to, something else where we have had a record."""
-        known = self._recent.get(record.envelope.index)
-        return known is not None and known.envelope.epoch < record.envelope.epoch and known.body != record.body
-
-    def _believed(self, record: Record) -> bool:
-        epoch = record.envelope.epoch
-        return (bool(record.seq) or epoch > self._doubtful) and (epoch in self._given or not self._given)
-
     def _on_line(self, record: Record) -> None:
         """Another bridge takes the line, or has tried to."""
         if isinstance(record.body, LineTaken) and not record.seq and self._tail is not None:
@@ -273,13 +272,12 @@ class Inbox:
     # --- what was missed ----------------------------------------------------------------------------------------------
 
     def _fill_gaps(self) -> None:
-        if self._filling is None and self._lacks():
+        if self._filling is None:
             self._filling = asyncio.get_running_loop().create_task(self._fill(), name="unpod-gap")
 
     def _lacks(self) -> bool:
-        if self._tail is None:
-            return False
-        return self._tail.gap is not None or self._expected > self._tail.index or self._doubts > 0
+        tail = self._tail
+        return tail is not None and (bool(tail.early) or self._expected > tail.index or self._doubts > 0)
 
     async def _fill(self) -> None:
         """Read what is missing until nothing is; what was only promised, for a while."""

@@ -94,8 +94,10 @@ class SessionKernel:
         """Store a fact."""
         self.append(d.Append(fact), cause)
 
-    def append(self, step: d.Append, cause: str = CORE, scope: Scope | None = None) -> Record:
+    def append(self, step: d.Append, cause: str = CORE, scope: Scope | None = None, now: float | None = None) -> Record:
         """Store what a decision says, fold it, and return its record; `scope` is of the handler that asked for it.
+
+        `now` is the clock's time, for whoever has just read it.
 
         Raises:
             RecordTooLarge: it cannot be stored.
@@ -108,24 +110,22 @@ class SessionKernel:
             identifier = (scope or Scope(cause, CORE)).command_id(session, tag_of(body))
         if isinstance(body, cmd.EndReply) and body.reason == "empty":
             logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
-        record = self._write(body, cause, identifier, "" if scope is None else scope.handler)
-        if self.replayed is None:
-            self.state = evolve(self.state, record)
-        else:
-            self.replayed.written.append(record)
-        if isinstance(body, ev.TurnCompleted):
-            self.work_queue.turn_over(body.turn_id)
-        return record
-
-    def _write(self, body: ev.SessionEvent | cmd.AnyCommand, cause: str, identifier: str, handler: str) -> Record:
         replayed = self.replayed
         seen = self.state.bridge_index if replayed is None else replayed.seen
-        return self.outbox.append(
+        record = self.outbox.append(
             body,
+            now=self.clock.now() if now is None else now,
             cause=cause,
             seen=seen,
             settled=self.watermark.say(seen, self.outbox.index),
             hidden=self.state.private or (replayed is not None and replayed.paused),
-            handler=handler,
+            handler="" if scope is None else scope.handler,
             command_id=identifier,
         )
+        if replayed is None:
+            self.state = evolve(self.state, record)
+        else:
+            replayed.written.append(record)
+        if isinstance(body, ev.TurnCompleted):
+            self.work_queue.turn_over(body.turn_id)
+        return record

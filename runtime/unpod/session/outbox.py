@@ -38,7 +38,6 @@ class Outbox:
     def __init__(self, ownership: Ownership, *, on_failure: OnFailure) -> None:
         subjects = ownership.subjects.call(ownership.agent_id, ownership.session_id)
         self._bus = ownership.bus
-        self._clock = ownership.clock
         self._subjects = subjects
         self._all_subjects = ownership.subjects
         self._session = ownership.session_id
@@ -49,8 +48,10 @@ class Outbox:
             fence=Fence(subjects.own, ownership.epoch), on_failure=on_failure, on_stored=self._receipts.add
         )
         self._on_failure = on_failure
-        self._index = 0
-        self._last_command = 0
+        self.index = 0
+        """The index of the newest record, known before that is sent; may be asked for from any thread."""
+        self.last_command = 0
+        """The index of the newest command."""
         self._closed = False
         self._settled = 0
         self.written = 0
@@ -59,23 +60,13 @@ class Outbox:
         """Told once that more is settled than in the past, or that the session speaks."""
 
     @property
-    def index(self) -> int:
-        """The index of the newest record, known before that is sent; may be asked for from any thread."""
-        return self._index
-
-    @property
-    def last_command(self) -> int:
-        """The index of the newest command."""
-        return self._last_command
-
-    @property
     def backlog(self) -> int:
         """How many records wait for the log."""
         return self._writer.backlog
 
     def begin(self, index: int, settled: int = 0) -> None:
         """Go on after the owner record `index` of the log, with all settled up to a record of the bridge."""
-        self._index, self._settled = index, settled
+        self.index, self._settled = index, settled
         self._receipts.begin(index)
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
@@ -90,6 +81,7 @@ class Outbox:
         self,
         body: SessionEvent | AnyCommand,
         *,
+        now: float,
         cause: str,
         seen: int,
         settled: tuple[int, int],
@@ -101,12 +93,12 @@ class Outbox:
 
         While the recording is paused, or where the body says so, only its withheld form is stored; the whole one goes
         to the session's live subject. A fact of the session's own whose texts are too long for a record is stored
-        without them. `settled` is as `Watermark.say` has it.
+        without them. `now` is the log's time, `settled` as `Watermark.say` has it.
 
         Raises:
             RecordTooLarge: it was not queued, and the next record takes its place.
         """
-        index = self._index + 1
+        index = self.index + 1
         is_command = isinstance(body, Command)
         channel: Channel = "cmd" if is_command else "run"
         tag = tag_of(body)
@@ -115,7 +107,7 @@ class Outbox:
             type=f"{channel}.{tag}",
             source=self._source,
             session=self._session,
-            time=self._clock.now(),
+            time=now,
             epoch=self._epoch,
             index=index,
             seen=seen,
@@ -127,17 +119,17 @@ class Outbox:
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
         headers = to_headers(envelope)
         # Whoever is told of no record behind this one counts on that none has been sent.
-        self._index = index
+        self.index = index
         try:
             self._store(subject, body, headers, hidden=hidden or getattr(body, "withheld", False))
         except RecordTooLarge as error:
             if is_command or isinstance(body, StepCompleted):
-                self._index = index - 1
+                self.index = index - 1
                 raise
             logger.warning("session %s: the texts of %s are not kept: %s", self._session, tag, error)
             self._store(subject, body, headers, hidden=True)
         if is_command:
-            self._last_command = index
+            self.last_command = index
         if self.on_progress is not None and settled[0] > self._settled:
             self._progress(spoken=False)
         return codec.Record(channel, envelope, body)
@@ -173,8 +165,8 @@ class Outbox:
 
     def delta(self, turn: int, part: int, n: int, text: str) -> Delta:
         """Send one piece of a reply and return it, to be kept until the bridge has it."""
-        delta = Delta(self._epoch, turn, part, n, self._last_command, text)
-        self.resend(delta)
+        delta = Delta(self._epoch, turn, part, n, self.last_command, text)
+        self._live(self._subjects.delta, codec.encode(delta), None)
         if self.on_progress is not None:
             self._progress(spoken=True)
         return delta

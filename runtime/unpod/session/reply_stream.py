@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from contextvars import Context
 
 from unpod.adapters.adapter import AdapterView
 from unpod.adapters.call_scope import CallScope, in_call
@@ -51,6 +52,8 @@ class ReplyStream:
         self._node: str | None = None
         self._speech = Coalescing(self._speak)
         self._tools: set[asyncio.Task[None]] = set()
+        self.inside: Context | None = None
+        """In what the adapter runs: the context variables of the developer's code as it called `run()`."""
 
     @property
     def view(self) -> AdapterView | None:
@@ -70,9 +73,8 @@ class ReplyStream:
         self._turn = question.turn
         self._speech = Coalescing(self._speak)
         self._asked = question
-        self._stream = asyncio.get_running_loop().create_task(
-            self._run(question, cause, context, scope), name=f"unpod-turn-{question.turn}"
-        )
+        inside = nullcontext() if scope is None else in_call(scope)
+        self._stream = self._task(self._run(question, cause, context, inside), f"unpod-turn-{question.turn}")
         belongs(self._stream, self._session)
 
     def look(self) -> None:
@@ -134,7 +136,7 @@ class ReplyStream:
 
     def release(self) -> None:
         """Let go of the brain, and tell nobody anything any more."""
-        self._view = self._stream = self._chores = self._asked = None
+        self._view = self._stream = self._chores = self._asked = self.inside = None
         self._speech = Coalescing(_ignore_text)
         self._tell = self._stands = _ignore
 
@@ -147,7 +149,11 @@ class ReplyStream:
                 await before
             await chore
 
-        self._chores = asyncio.get_running_loop().create_task(run(), name="unpod-brain-chores")
+        self._chores = self._task(run(), "unpod-brain-chores")
+
+    def _task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        inside = None if self.inside is None else self.inside.copy()
+        return asyncio.get_running_loop().create_task(work, name=name, context=inside)
 
     async def _closed(self, stream: asyncio.Task[None]) -> None:
         done, _ = await asyncio.wait({stream}, timeout=CLOSE_TIMEOUT_S)
@@ -163,53 +169,49 @@ class ReplyStream:
             logger.error("the brain's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
 
     async def _run(
-        self, question: AskBrain, cause: str, context: Mapping[str, object], scope: CallScope | None
+        self, question: AskBrain, cause: str, context: Mapping[str, object], inside: AbstractContextManager[None]
     ) -> None:
         view, turn = self._view, question.turn
         if self._chores is not None:
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(self._chores)
-        if view is None or self._stale(question):
+        if view is None or self._asked is not question:
             return
         try:
-            inside = nullcontext() if scope is None else in_call(scope)
             self._node, _ = view.nodes
             with entered(Scope(cause, "brain")), in_turn(self._session, turn), inside:
                 stream = view.open(question.text, context=dict(context), language=question.language, said=question.said)
-                await self._hand_on(stream, question)
+                async with aclosing(stream) as pieces:
+                    async for piece in pieces:
+                        if self._asked is not question:
+                            break
+                        if isinstance(piece, str):
+                            self._speech.add(piece)
+                        else:
+                            self._speech.flush()
+                            self._tell(_given(piece, turn), None)
+                        if self._asked is not question:
+                            break
                 complete = view.is_complete()
             self._flush(question)
         except BaseException as error:
             if not is_theirs(error):
                 raise
-            self._flush(question)
-            if not self._stale(question):
-                self.look()
-                code = error.code if isinstance(error, AdapterError) else "adapter_error"
-                self._tell(BrainFailed(turn, code, f"{type(error).__name__}: {error}"[:500]), error)
+            self._failed(question, error)
             return
-        if not self._stale(question):
+        if self._asked is question:
             self.look()
             self._tell(BrainFinished(turn, complete=complete), None)
 
-    def _stale(self, question: AskBrain) -> bool:
-        return self._asked is not question
-
-    async def _hand_on(self, stream: AsyncGenerator[Piece, None], question: AskBrain) -> None:
-        async with aclosing(stream) as pieces:
-            async for piece in pieces:
-                if self._stale(question):
-                    return
-                if isinstance(piece, str):
-                    self._speech.add(piece)
-                else:
-                    self._speech.flush()
-                    self._tell(_given(piece, question.turn), None)
-                if self._stale(question):
-                    return
+    def _failed(self, question: AskBrain, error: BaseException) -> None:
+        self._flush(question)
+        if self._asked is question:
+            self.look()
+            code = error.code if isinstance(error, AdapterError) else "adapter_error"
+            self._tell(BrainFailed(question.turn, code, f"{type(error).__name__}: {error}"[:500]), error)
 
     def _flush(self, question: AskBrain) -> None:
-        if not self._stale(question):
+        if self._asked is question:
             self._speech.flush()
 
     def _speak(self, text: str) -> None:

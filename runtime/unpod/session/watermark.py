@@ -28,11 +28,11 @@ class Watermark:
 
     def begin(self, point: Point) -> None:
         """A handler of a record is due."""
-        self._open(point)[point.index] += 1
+        (self._own if point.own else self._inputs)[point.index] += 1
 
     def returned(self, point: Point) -> None:
         """A handler of a record has returned."""
-        handlers = self._open(point)
+        handlers = self._own if point.own else self._inputs
         handlers[point.index] -= 1
         if handlers[point.index] <= 0:
             del handlers[point.index]
@@ -52,9 +52,6 @@ class Watermark:
             self._said = max(self._said, _upto(self._inputs, seen))
             self._said_own = max(self._said_own, _upto(self._own, written))
         return self._said, self._said_own
-
-    def _open(self, point: Point) -> Counter[int]:
-        return self._own if point.own else self._inputs
 
 
 def _upto(handlers: Counter[int], newest: int) -> int:

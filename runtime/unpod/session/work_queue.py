@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,39 +43,30 @@ class WorkQueue:
     def __init__(self, hooks: Hooks, watermark: Watermark) -> None:
         self._hooks = hooks
         self._watermark = watermark
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
+        """What is in line."""
         self._wake = asyncio.Event()
         self._texts: dict[int, Point] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def add(self, item: Item) -> None:
-        """Put something at the end of the line."""
-        self._items.append(item)
-        self._wake.set()
-
     def begin_with(self, records: Iterable[Record]) -> None:
         """Put records before all that has come in."""
-        self._items.extendleft(reversed(list(records)))
+        self.items.extendleft(reversed(list(records)))
 
     def wake(self) -> None:
-        """Let the loop look around, though nothing is in line."""
+        """Let the loop look around."""
         self._wake.set()
 
-    async def next(self, idle: Callable[[], None]) -> Item | None:
-        """Return what is first in line, or None when woken for nothing; `idle` is called before a wait."""
-        if not self._items:
-            idle()
-            self._wake.clear()
-            await self._wake.wait()
-        return self._items.popleft() if self._items else None
+    async def woken(self) -> None:
+        """Return when the loop is to look around."""
+        self._wake.clear()
+        await self._wake.wait()
 
     def through_interruptions(self) -> Iterator[Record]:
         """Yield the records in line up to the last barge-in among them; they leave the line, and hooks stay in it."""
-        while any(isinstance(item, Record) and isinstance(item.body, UserInterrupted) for item in self._items):
-            record = next(item for item in self._items if isinstance(item, Record))
-            self._items.remove(record)
+        items = self.items
+        while items and any(isinstance(item, Record) and isinstance(item.body, UserInterrupted) for item in items):
+            record = next(item for item in items if isinstance(item, Record))
+            items.remove(record)
             yield record
 
     # --- hooks --------------------------------------------------------------------------------------------------------
@@ -93,7 +84,7 @@ class WorkQueue:
 
     def line_up_turn(self, fire: FireHooks, cause: str) -> None:
         """Put the hooks of a text in line, whose turn has come; the loop takes them even if there are none."""
-        self.add(HooksDue(fire, cause, self._texts.pop(fire.turn, None)))
+        self.items.append(HooksDue(fire, cause, self._texts.pop(fire.turn, None)))
 
     def line_up(self, fire: FireHooks, stored: Record | None, cause: str, now: Point, end: End | None) -> None:
         """Put hooks in line.
@@ -111,7 +102,7 @@ class WorkQueue:
             runs = partial(_reruns, end.past, fire.event, point)
         if self._hooks.has(fire.event, runs):
             self._watermark.begin(point)
-            self.add(HooksDue(fire, cause, point, runs))
+            self.items.append(HooksDue(fire, cause, point, runs))
 
 
 def _point(record: Record) -> Point:

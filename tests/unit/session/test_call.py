@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
@@ -63,6 +64,40 @@ async def stage(
     start = Start(job="job-1", agent="agent", session="s-1", epoch=line.epoch, until_seq=until or until_seq)
     yield Stage(RunningCall(services, start), line, log, clock)
     await line.close()
+
+
+WHERE: ContextVar[str] = ContextVar("where", default="outside")
+
+
+async def test_the_adapter_runs_in_the_context_of_the_entrypoint() -> None:
+    heard = list[str]()
+
+    class Adapter:
+        async def stream(self, _: str) -> AsyncIterator[str]:
+            heard.append(f"stream {WHERE.get()}")
+            yield "Well, "
+            await asyncio.Event().wait()
+
+        async def turn(self, _: str) -> str:
+            return ""
+
+        def assist(self, _: str) -> None:
+            return
+
+        def mark_interrupted(self, _: str | None) -> None:
+            heard.append(f"mark_interrupted {WHERE.get()}")
+
+    async def handle(ctx: CallContext) -> None:
+        WHERE.set("inside")
+        ctx.session.dialog_machine = Adapter()
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        await call.user("hi", wait=False)
+        await settle()
+        await call.barge_in("Well,")
+        await settle()
+    assert heard == ["stream inside", "mark_interrupted inside"]
 
 
 async def test_the_sessions_end_is_told_before_the_runners_and_each_once() -> None:

@@ -98,7 +98,7 @@ async def test_an_owner_knows_where_its_records_stand(journal: tuple[Outbox, Mem
     writing, broker = journal
     before = len(broker.records)
     for number in range(3):
-        writing.append(ev.SilenceNoticed(seconds=number), cause="", seen=3, settled=(0, 0), hidden=False)
+        writing.append(ev.SilenceNoticed(seconds=number), now=1.0, cause="", seen=3, settled=(0, 0), hidden=False)
     await writing.flush()
     assert writing.stored(4) == (4, [before + 1, before + 2, before + 3])
     writing.forget(6)
@@ -110,7 +110,7 @@ async def test_an_index_is_told_before_its_record_is_sent(journal: tuple[Outbox,
     told: list[int] = []
     broker.watch = lambda _: told.append(writing.index)
     for number in range(2):
-        writing.append(ev.SilenceNoticed(seconds=number), cause="", seen=3, settled=(0, 0), hidden=False)
+        writing.append(ev.SilenceNoticed(seconds=number), now=1.0, cause="", seen=3, settled=(0, 0), hidden=False)
         await writing.flush()
     assert told == [5, 6]
 
@@ -119,8 +119,10 @@ async def test_what_cannot_be_stored_takes_no_index(journal: tuple[Outbox, Memor
     writing, broker = journal
     broker.max_payload = 2_000
     with pytest.raises(RecordTooLarge):
-        writing.append(cmd.Say(text="x" * 3_000), cause="", seen=3, settled=(0, 0), hidden=False, command_id="c")
+        writing.append(
+            cmd.Say(text="x" * 3_000), now=1.0, cause="", seen=3, settled=(0, 0), hidden=False, command_id="c"
+        )
     assert writing.index == 4
-    writing.append(cmd.Say(text="x"), cause="", seen=3, settled=(0, 0), hidden=False, command_id="c")
+    writing.append(cmd.Say(text="x"), now=1.0, cause="", seen=3, settled=(0, 0), hidden=False, command_id="c")
     await writing.flush()
     assert (writing.index, len((writing.stored(4) or (0, []))[1])) == (5, 1)

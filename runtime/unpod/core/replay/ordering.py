@@ -97,22 +97,23 @@ class Tail:
     and drops what was there before. `gap` says what to fetch.
     """
 
-    __slots__ = ("_early", "index")
+    __slots__ = ("early", "index")
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
-        self._early: dict[int, Record] = {}
+        self.early: dict[int, Record] = {}
+        """What came too early, by index."""
 
     def push(self, record: Record) -> list[Record]:
         """Return the records that are next in line now, in order."""
         if record.envelope.index <= self.index:
             return []
         # The tail shows what a bridge without the line has sent, too: the newer epoch counts, then what came first.
-        former = self._early.get(record.envelope.index)
+        former = self.early.get(record.envelope.index)
         if former is None or former.envelope.epoch < record.envelope.epoch:
-            self._early[record.envelope.index] = record
+            self.early[record.envelope.index] = record
         ready: list[Record] = []
-        while (following := self._early.pop(self.index + 1, None)) is not None:
+        while (following := self.early.pop(self.index + 1, None)) is not None:
             self.index += 1
             ready.append(following)
         return ready
@@ -120,4 +121,4 @@ class Tail:
     @property
     def gap(self) -> Gap | None:
         """What is missing before the earliest record that waits, or None."""
-        return Gap(self.index + 1, min(self._early) - 1) if self._early else None
+        return Gap(self.index + 1, min(self.early) - 1) if self.early else None

@@ -125,7 +125,7 @@ class WireClient(Client):
         return cast("asyncio.StreamWriter | None", getattr(self._transport, "_io_writer", None))
 
     def _writer(self) -> asyncio.StreamWriter:
-        writer = self._socket()
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
         if writer is None or not self.is_connected or writer.transport.is_closing():
             raise LogUnavailable("not connected to NATS")
         if writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:

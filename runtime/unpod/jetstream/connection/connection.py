@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from unpod.errors import LogError
     from unpod.jetstream.connection.client import WireTail
-    from unpod.jetstream.connection.request_mux import Awaited
     from unpod.ports import Handler
 
 logger = logging.getLogger("unpod.nats")
@@ -129,7 +128,8 @@ class Nats:
             LogUnavailable: not connected; it will not be sent later.
             RecordTooLarge: over the server's limit; it would have cost the connection.
         """
-        self.send_block(subject, data, encode_headers(headers) if headers else b"", reply)
+        check_subject(subject)
+        self.send_checked(subject, data, encode_headers(headers) if headers else b"", reply)
 
     def send_block(self, subject: str, data: bytes, block: bytes, reply: str) -> None:
         """Publish with headers that are encoded already; errors as in `send`."""
@@ -220,7 +220,7 @@ class Nats:
             if not future.done():
                 future.set_exception(reason)
 
-        awaited = self.expect(subject, timeout_s + 1, answer, lost)
+        awaited = self.replies.expect(subject, timeout_s + 1, answer, lost)
         try:
             self.send_block(subject, data, b"", awaited.reply)
             async with asyncio.timeout(timeout_s):
@@ -229,18 +229,6 @@ class Nats:
             raise LogUnavailable(f"no answer on {subject!r} within {timeout_s:g} s") from None
         finally:
             awaited.close()
-
-    def expect(
-        self,
-        subject: str,
-        timeout_s: float,
-        on_answer: Callable[[bytes, bytes], None],
-        on_loss: Callable[[LogError], None],
-        *,
-        once: bool = False,
-    ) -> Awaited:
-        """Register an answer; see `RequestMux.expect`."""
-        return self.replies.expect(subject, timeout_s, on_answer, on_loss, once=once)
 
     async def flush(self, *, timeout_s: float) -> None:
         """Return once the server has taken everything sent so far.

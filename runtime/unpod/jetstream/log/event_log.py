@@ -123,13 +123,14 @@ class JetStreamLog:
     @property
     def max_record(self) -> int:
         """How large a record may be, its subject and headers included, in bytes."""
-        return min(self._nats.max_payload, self.spec.max_msg_size or self._nats.max_payload)
+        limit = self._nats.max_payload
+        return min(limit, self.spec.max_msg_size or limit)
 
     def transmit(
         self, record: EncodedRecord, timeout_s: float, answer: Callable[[Stored | LogError], None]
     ) -> Callable[[], None]:
         """Publish once (`Sink.transmit`)."""
-        awaited = self._nats.expect(record.subject, timeout_s, partial(self._heard, answer), answer, once=True)
+        awaited = self._nats.replies.expect(record.subject, timeout_s, partial(self._heard, answer), answer, once=True)
         now = monotonic()
         if not self._silent_since or now - self._sent_at > _WAITING_S:
             self._silent_since = now

@@ -79,7 +79,7 @@ class PointRead(Reading):
             return
         wanted = self._seqs[first : first + room]
         if self._awaited is None:
-            self._awaited = self._nats.expect(self._subject, self._timeout_s, self._answer, self._lost)
+            self._awaited = self._nats.replies.expect(self._subject, self._timeout_s, self._answer, self._lost)
         self._awaited.extend(self._timeout_s)
         try:
             requests = [b'{"seq":%d}' % seq for seq in wanted]

@@ -159,7 +159,7 @@ class BatchRead(Reading):
         self._size = _LARGEST_BATCH
         self._in_batch = -1
         # An inbox of its own for each: what a lost connection leaves of one batch cannot get into the next.
-        awaited = self._nats.expect(self._subject, self._timeout_s, self._answer, self._lost)
+        awaited = self._nats.replies.expect(self._subject, self._timeout_s, self._answer, self._lost)
         try:
             self._nats.send_block(self._subject, json.dumps(body).encode(), b"", awaited.reply)
         except BaseException:

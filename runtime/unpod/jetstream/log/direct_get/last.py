@@ -40,7 +40,7 @@ class NewestRead:
         Raises:
             LogUnavailable: no answer, or not all of it.
         """
-        awaited = self._nats.expect(self._subject, timeout_s, self._heard, self._lost)
+        awaited = self._nats.replies.expect(self._subject, timeout_s, self._heard, self._lost)
         try:
             self._nats.send_block(self._subject, json.dumps({"multi_last": patterns}).encode(), b"", awaited.reply)
             await self._done
