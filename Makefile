@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 # One thing after the other, also with -j: the tests want the machine, and `check` ends with their summary.
 .NOTPARALLEL:
-.PHONY: help setup demo test bench chaos soak faults docs image lint types imports paths superdialog versions check lock clean
+.PHONY: help setup demo test processes bench chaos soak faults docs image lint types imports paths superdialog versions check lock clean
 
 VENV := .venv
 SUPERDIALOG := .venv-superdialog
@@ -41,10 +41,14 @@ CALLS ?= 20000
 # `make bench QUICK=1`.
 QUICK ?=
 
+# What `make test` leaves to `make processes`.
+LONG := integration or faults or slow
+
 # Three on two cores, at most four: a test waits for other processes for half of its time. `make test ARGS="-k takeover"` adds
 # arguments, `make test JOBS=0` runs in one process.
 JOBS ?= $(shell expr 1 + $$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN))
 ARGS ?=
+PARALLEL = --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal
 
 # The tests start some hundreds of processes: where the environment forbids byte code, each would compile all of it again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -60,8 +64,11 @@ setup: $(READY) ## make .venv from the lock; the other targets do it when it is 
 demo: $(READY) ## a whole system on this machine, and a call to talk to
 	@$(BIN)/unpod demo
 
-test: $(READY) ## run the tests
-	@$(BIN)/pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=worksteal $(ARGS)
+test: $(READY) ## run the quick tests and a call through real processes, 3 min
+	@$(BIN)/pytest $(PARALLEL) -m "smoke or not ($(LONG))" $(ARGS)
+
+processes: $(READY) ## run all other tests: real processes, faults, many random cases
+	@$(BIN)/pytest $(PARALLEL) -m "($(LONG)) and not smoke" $(ARGS)
 
 bench: $(READY) ## measure it all beside a bare socket, 12 min; QUICK=1: two minutes, ARGS=--only=turns: a part
 	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
@@ -105,7 +112,7 @@ paths: $(READY) ## count what the hot paths do, beside what is recorded
 versions: $(READY) ## test with the oldest and the newest versions of others' packages that are allowed
 	-@$(BIN)/python -m tests.versions --uv-version=$(UV_VERSION) --folder=$(VERSIONS)
 
-check: lint types imports paths superdialog versions test ## everything that CI checks
+check: lint types imports paths superdialog versions test processes ## everything that CI checks
 
 lock: ## resolve the dependencies again; `make lock ARGS=--upgrade` takes newer ones
 	@set -e; $(find_python); \

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.benchmarks.hot_paths import PATHS, VERSION, Figures, recorded
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.15
 """What a path may do more than is recorded. `make paths` shows smaller changes, too."""

@@ -15,6 +15,7 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
+@pytest.mark.slow
 async def test_turns_are_asked_answered_and_counted() -> None:
     found = await turns.measure((2,), rounds=1, round_s=0.05, tell=quiet, flushed=False)
     measured = {(row["system"], row["manner"], row["pieces"]) for row in found["rows"]}
@@ -53,6 +54,7 @@ async def test_a_takeover_loses_no_turn() -> None:
     assert 0 < row["first_owner_ms"] <= row["turn_max_ms"]
 
 
+@pytest.mark.slow
 async def test_scale_places_and_asks() -> None:
     found = await scale.measure((2, 4), (4,), 0.2, quiet)
     assert [row["sessions"] for row in found["attached"]] == [2, 4]

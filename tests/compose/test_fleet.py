@@ -22,6 +22,7 @@ SPEED = ("--speed", "20")
 PATIENCE_S = 50.0
 
 
+@pytest.mark.slow
 async def test_calls_are_taken_and_end_up_in_metrics_traces_and_rows(tmp_path: Path) -> None:
     spans, metrics = Spans(), Received()
     (orchestrator,) = free_ports(1)

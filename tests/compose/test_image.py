@@ -38,6 +38,7 @@ def copied(directory: Path) -> None:
                 shutil.copy(ROOT / source, there)
 
 
+@pytest.mark.slow
 def test_the_files_that_the_image_gets_are_enough_to_build_unpod(tmp_path: Path) -> None:
     copied(tmp_path / "src")
     done = subprocess.run(
@@ -82,6 +83,7 @@ def test_the_health_check_says_what_the_process_says() -> None:
 # ------------------------------------------------------------------------------------------------------------- callers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["pizzeria", "other"])
 async def test_the_callers_place_calls_that_are_taken(agent: str, tmp_path: Path) -> None:
     file = tmp_path / "agent.py"

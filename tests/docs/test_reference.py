@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 
+import pytest
 from msgspec.structs import fields as struct_fields
 from tests.docs import analytics, command_line, wire
 from tests.pages import ROOT, table
@@ -150,6 +151,7 @@ def constants() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_variables_are_those_that_the_code_reads() -> None:
     documented = set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)`", (REFERENCE / "configuration.md").read_text()))
     worker = re.findall(r'_override\(environment, "([A-Z]+)"', (PACKAGES[2] / "workers" / "host_info.py").read_text())

@@ -120,6 +120,7 @@ async def test_langgraph(load: Load) -> None:
         assert await call.user("what is there") == "We have margherita and funghi."
 
 
+@pytest.mark.slow
 async def test_mcp(load: Load) -> None:
     price = ToolCall("price_of", {"pizza": "funghi"}, "c1")
     async with vendor(OpenAIWire(), Answer((price,)), Answer(("9.50",))) as served:

@@ -1,4 +1,4 @@
-"""The rows of faults.md, each with its fault and its limit: what `make test` and `make faults` play.
+"""The rows of faults.md, each with its fault and its limit: what `make processes` and `make faults` play.
 
 `NOT_YET` says which rows cannot be held yet, and why: they are left out of both, and nothing else is.
 """

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="how often each row is played")
     parser.add_argument("--rows", default="", help="which, by their keys: 1,2-repeat,11; all that can be held without")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000, help="the first round's")
-    parser.add_argument("--short", action="store_true", help="with the calls and limits of `make test`")
+    parser.add_argument("--short", action="store_true", help="with the calls and limits of `make processes`")
     options = parser.parse_args(argv)
     wanted = set(filter(None, options.rows.split(",")))
     rows = [row for row in PLAYED if not wanted or wanted & {row.key, str(row.number)}]

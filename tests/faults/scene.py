@@ -38,7 +38,7 @@ class Bounds:
 
 
 SHORT = Bounds(calls=5, slack=4.0, away_s=3.0, frozen_s=3.0, whole=False)
-"""For `make test`: the machine is shared with other tests, so times are only bounded."""
+"""For `make processes`: the machine is shared with other tests, so times are only bounded."""
 REAL = Bounds(calls=20, slack=1.0, away_s=30.0, frozen_s=10.0, whole=True)
 """For `make faults`: the calls and the times of faults.md."""
 

@@ -8,7 +8,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import pytest
 from tests.faults.load import Caller, Load, load
 from tests.faults.process import Process, until
 from tests.faults.stack import Setup, Stack, stack
@@ -17,8 +16,6 @@ from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS, Record
 from unpod.jetstream import JobStore, open_jobs, topology
 from unpod_orchestrator import CallFaults
-
-pytestmark = pytest.mark.integration
 
 SLOW_WORDS = {"UNPOD_FAULTS_PIECE_S": "0.05"}
 

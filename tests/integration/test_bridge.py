@@ -18,8 +18,6 @@ from unpod.jetstream.streams.topology import MIB
 from unpod_orchestrator import CallFaults, CallRefused
 from unpod_orchestrator.faults import KeyRefusal
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[Stack]:

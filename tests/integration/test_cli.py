@@ -18,8 +18,6 @@ from unpod.jetstream import connect, embedded_topology, open_log
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_cli.processes import Process
 
-pytestmark = pytest.mark.integration
-
 AGENT = """
 from unpod import AgentRunner, CallContext
 from unpod.adapters import EchoAdapter

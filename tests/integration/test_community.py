@@ -9,15 +9,11 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from unpod.core.dispatch_messages import BridgeAnnounced
 from unpod.jetstream import connect
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_bridge.fleet.bridges import SILENT_S, Bridges, Gone
 from unpod_bridge.jobs.adoption import keep_hearing
-
-pytestmark = pytest.mark.integration
 
 
 async def test_nobody_is_taken_for_silent_while_nats_stands_still(tmp_path: Path) -> None:

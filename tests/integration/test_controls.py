@@ -18,7 +18,7 @@ from unpod.core.controls import TakeOver
 from unpod.failpoints import VARIABLE
 from unpod.management import SessionRecord
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 
 @asynccontextmanager

@@ -15,8 +15,6 @@ from tests.integration.pty_rig import Piped, Terminal, alive, descendants, envir
 
 from unpod_cli.demo.calls import CALLS, CARD_NUMBER
 
-pytestmark = pytest.mark.integration
-
 FAST = ("--speed", "6")
 
 

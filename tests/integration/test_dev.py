@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from tests.integration.pty_rig import Piped, Terminal, alive, descendants, environment, left_in, run
 
-pytestmark = pytest.mark.integration
-
 HELLO = Path(__file__).parents[2] / "examples" / "hello.py"
 FAST = ("--speed", "20")
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"

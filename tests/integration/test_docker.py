@@ -31,7 +31,7 @@ from unpod.jetstream import NatsOptions, connect, embedded_topology, ensure, ope
 from unpod.processes.embedded import find_binary
 from unpod_orchestrator import LocalOrchestrator
 
-pytestmark = [pytest.mark.integration, pytest.mark.docker]
+pytestmark = pytest.mark.docker
 
 OWNER = "unpod.test.pid"  # a label on what a run makes: the process that removes it
 DOCKERFILE = """\

@@ -22,7 +22,7 @@ from tests.faults.stack import Setup, Stack, stack
 
 from unpod import AsyncClient
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 RUNNERS, BRIDGES = 4, 2
 EACH = -(-int(os.environ.get("FLEET_CALLS", "16")) // RUNNERS)

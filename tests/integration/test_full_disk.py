@@ -15,7 +15,7 @@ from tests.small_disk import NOT_HERE, can_mount
 from unpod_cli.nats_checks import look_at_nats
 from unpod_orchestrator import CallRefused
 
-pytestmark = [pytest.mark.integration, pytest.mark.skipif(not can_mount(), reason=NOT_HERE)]
+pytestmark = [pytest.mark.skipif(not can_mount(), reason=NOT_HERE)]
 
 HEALTH = {"UNPOD_HEALTH_PORT": "0"}
 

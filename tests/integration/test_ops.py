@@ -22,8 +22,6 @@ from unpod.ops import Endpoint, HealthServer, MicroService, health_port
 from unpod.ops.micro import page
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 
-pytestmark = pytest.mark.integration
-
 
 async def everyone(nats: Nats, verb: str, count: int) -> list[dict[str, Any]]:
     """Return who answers a discovery request, as the nats CLI collects it."""

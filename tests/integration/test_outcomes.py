@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from tests.integration.seed_stage import open_stage
 
 from unpod import CallContext
-
-pytestmark = pytest.mark.integration
 
 
 async def test_an_agent_learns_what_became_of_what_it_asked_for(tmp_path: Path) -> None:

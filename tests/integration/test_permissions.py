@@ -32,8 +32,6 @@ from unpod.jetstream.streams.topology import MIB, ensure, info
 from unpod.ports import Message
 from unpod_orchestrator import LocalCall, LocalOrchestrator
 
-pytestmark = pytest.mark.integration
-
 CONFIGS = ROOT / "compose" / "nats"
 PASSWORD = "secret"
 KEY = "sk_local"

@@ -34,7 +34,7 @@ from unpod.jetstream import JetStreamLog, Nats, connect, open_log
 from unpod.jetstream.streams.topology import MIB, topology
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.prometheus]
+pytestmark = [pytest.mark.prometheus]
 
 RULES = ROOT / "compose" / "prometheus"
 PATIENCE_S = 25.0

@@ -19,7 +19,7 @@ from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod.runner.liveness import DOUBT_S, PulseThread
 from unpod.session.task_owner import belongs
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture

@@ -24,8 +24,6 @@ from tests.integration.runner_rig import (
 
 from unpod_orchestrator import CallRefused, LocalOrchestrator
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def orchestrator() -> AsyncIterator[LocalOrchestrator]:
@@ -49,6 +47,7 @@ def start(tmp_path: Path, orchestrator: LocalOrchestrator, processes: list[Proce
 # ------------------------------------------------------------------------------------------------------ a whole system
 
 
+@pytest.mark.smoke
 async def test_start_alone_is_a_whole_system_and_leaves_nothing_behind(
     start: Start, orchestrator: LocalOrchestrator
 ) -> None:

@@ -22,8 +22,6 @@ from tests.integration.runner_rig import (
 from unpod import AgentRunner, CallContext, ConfigurationError, RunnerAuthError
 from unpod_orchestrator import CallFaults, CallRefused, LocalOrchestrator
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def orchestrator() -> AsyncIterator[LocalOrchestrator]:

@@ -38,7 +38,7 @@ from tests.pages import blocks, run, table
 from unpod import CallContext, RunnerStats
 from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

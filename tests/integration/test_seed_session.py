@@ -33,7 +33,7 @@ from unpod import CallContext, CallMetrics, MetricsTracker, ScriptedAdapter, Ses
 from unpod.adapters.scripted import Pause
 from unpod_orchestrator import WIRE_VERBS
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -18,8 +18,6 @@ from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import CallRefused, LocalCall, LocalOrchestrator
 from unpod_orchestrator.control.serve_dialer import signed_url
 
-pytestmark = pytest.mark.integration
-
 SECRET = "shared between orchestrator and agent"
 
 

@@ -15,7 +15,7 @@ from tests.integration.talk import Talk, a_call
 from unpod import Client, ControlRefused
 from unpod.core import events as ev
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 
 async def unpod(talk: Talk, *arguments: str) -> tuple[int, str, str]:

@@ -16,8 +16,6 @@ from unpod.jetstream.streams.api import call
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalOrchestrator
 
-pytestmark = pytest.mark.integration
-
 KEY = "sk_local"
 SMALL = ("--size", "64MiB")
 

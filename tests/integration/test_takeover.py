@@ -11,7 +11,7 @@ from tests.integration.talk import SLOW_WORDS, a_call
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 
 @pytest.mark.parametrize("hears_deaths", [True, False])

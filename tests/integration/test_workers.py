@@ -17,8 +17,6 @@ from unpod.jetstream import connect, embedded_topology, ensure
 from unpod.processes import EmbeddedOptions, EmbeddedServer
 from unpod_orchestrator import LocalOrchestrator
 
-pytestmark = pytest.mark.integration
-
 KEY = "sk_mine"
 PATIENCE_S = 20.0
 AGENT = """

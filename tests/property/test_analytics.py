@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.consumers.analyst import everything, stored
@@ -170,6 +171,7 @@ def test_there_is_something_to_keep() -> None:
     assert {row["tts_ms"] for row in EXPECTED["turns"] if row["turn"] == 1} == {77.0}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(logs(), CRASHES)
 def test_order_repeats_and_crashes_change_nothing(log: list[Message], crashes: list[tuple[int, Where, int]]) -> None:

@@ -168,6 +168,7 @@ async def played(script: list[str], negotiated: tuple[str, ...]) -> tuple[Scene,
         return scene, await call.records()
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(actions, max_size=25), verbs)
 @example(["text", "piece", "pause", "text", "resume", "finish", "finish", "report", "hang up"], ALL_VERBS)

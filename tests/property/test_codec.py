@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -44,6 +45,7 @@ envelopes = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(envelopes)
 def test_an_envelope_survives_the_wire(envelope: Envelope) -> None:
     assert from_headers(decode_headers(encode_headers(to_headers(envelope)))) == envelope
@@ -56,6 +58,7 @@ def _envelope_of(headers: Mapping[str, str]) -> Envelope | None:
         return None
 
 
+@pytest.mark.slow
 @given(envelopes, st.data())
 def test_headers_mean_the_same_as_a_text_and_one_by_one(envelope: Envelope, data: st.DataObject) -> None:
     lines = [f"{name}: {value}" for name, value in to_headers(envelope).items()]
@@ -82,12 +85,14 @@ def test_a_time_is_kept_to_the_microsecond(at: float) -> None:
     assert math.isclose(parse_time(format_time(at)), at, rel_tol=0, abs_tol=1e-6)
 
 
+@pytest.mark.slow
 @given(bodies)
 def test_a_body_survives_the_codec(written: tuple[Channel, Struct]) -> None:
     channel, body = written
     assert codec.decode(channel, tag_of(body), 1, codec.encode(body)) == body
 
 
+@pytest.mark.slow
 @given(bodies)
 def test_what_is_withheld_once_is_withheld(written: tuple[Channel, Struct]) -> None:
     channel, body = written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -53,6 +54,7 @@ def consume(log: list[Message], restarts: frozenset[int] = frozenset()) -> Snaps
 EXPECTED = consume([replace(one, seq=seq) for seq, one in enumerate((m for side in WRITERS for m in side), 1)])
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(logs(), st.frozensets(st.integers(1, 40)))
 def test_order_repeats_and_restarts_change_nothing(log: list[Message], restarts: frozenset[int]) -> None:

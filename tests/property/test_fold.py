@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -104,6 +105,7 @@ def test_a_tail_puts_one_writers_records_in_order_and_each_once(log: tuple[list[
     assert tail.gap is None
 
 
+@pytest.mark.slow
 @given(logs())
 def test_what_counts_only_grows(log: tuple[list[Record], list[Record]]) -> None:
     state = SessionState()
@@ -119,6 +121,7 @@ def test_what_counts_only_grows(log: tuple[list[Record], list[Record]]) -> None:
         state = after
 
 
+@pytest.mark.slow
 @given(logs())
 def test_a_record_moves_its_own_writers_index_by_one(log: tuple[list[Record], list[Record]]) -> None:
     state = SessionState()

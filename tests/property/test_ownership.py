@@ -198,10 +198,12 @@ def play(place: str, directory: Path, examples: int, steps: int) -> None:
         loop.close()
 
 
+@pytest.mark.slow
 def test_one_owner_and_one_line_in_memory(tmp_path: Path) -> None:
     play("memory", tmp_path, examples=50, steps=25)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_one_owner_and_one_line_on_a_server(tmp_path: Path) -> None:
     play("jetstream", tmp_path, examples=20, steps=15)

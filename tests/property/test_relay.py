@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.bridge.wires import Wire
@@ -257,6 +258,7 @@ TYPES = ["hello.ack", "call.started", "user.text", "user.interrupted", "error", 
 NAMES = ["text", "is_final", "session_id", "metadata", "turn_id", "heard_prefix", "severity", "turns", "state", "extra"]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(NAMES), json_values, max_size=5), st.integers(0, 3))
 def test_no_frame_ends_a_call(event: str, fields: dict[str, object], lacking: int) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from unpod.ports import Message
 
-pytestmark = pytest.mark.integration
 
 UNBOUNDED = resource.RLIM_INFINITY
 

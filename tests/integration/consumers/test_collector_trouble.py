@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from unpod.jetstream import JobStore
     from unpod_consumers.projections.spans import Span
 
-pytestmark = pytest.mark.integration
 
 WIRES: Final = pytest.mark.parametrize("wire", ["grpc", "http/protobuf"])
 BAD: Final[tuple[Mood, ...]] = ("unavailable", "refuses", "hangs")

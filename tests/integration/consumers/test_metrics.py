@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from unpod.jetstream import Nats
     from unpod.ports import Message
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:

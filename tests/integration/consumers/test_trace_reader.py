@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from unpod.ports import Message
     from unpod_consumers.projections.spans import Span
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def log(tmp_path: Path) -> AsyncIterator[JetStreamLog]:

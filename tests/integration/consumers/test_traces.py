@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from unpod.jetstream import Nats
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from unpod.jetstream import PullConsumer, PullSpec, connect, open_log, topology
 from unpod.jetstream.streams.topology import MIB
 from unpod.processes import EmbeddedOptions, EmbeddedServer
-
-pytestmark = pytest.mark.integration
 
 COUNT = 2_000
 

@@ -64,6 +64,7 @@ async def test_a_model_calls_tools_over_http(vendor: str) -> None:
         await close_clients()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", ["openai", "anthropic"])
 async def test_a_model_calls_tools_over_stdio(vendor: str) -> None:
     server = MCPServer(
@@ -95,6 +96,7 @@ async def test_on_a_call_they_are_journaled_and_errors_go_to_the_model() -> None
         await close_clients()
 
 
+@pytest.mark.slow
 async def test_calls_share_a_connection_and_a_lost_one_is_made_anew() -> None:
     async with brain("openai", *[Answer((ASK,)), Answer(("18 euros.",))] * 2) as (_, made):
         adapter = MCPAdapter(made, MCPServer(command=STDIO, connect_s=20))
@@ -211,6 +213,7 @@ async def test_an_error_that_a_server_answers_closes_nobodys_connection() -> Non
         assert keeper.opened == 1
 
 
+@pytest.mark.slow
 async def test_a_server_whose_process_was_killed_is_started_again() -> None:
     pids = ToolCall("pid", {}, "c1")
     async with brain("openai", *[Answer((pids,)), Answer(("Yes.",))] * 2) as (_, made):
@@ -251,6 +254,7 @@ async def test_a_server_is_told_what_it_needs_not_do_any_more() -> None:
         assert len(json.loads(str(heard))) == 1
 
 
+@pytest.mark.slow
 async def test_a_server_is_told_when_the_call_ends() -> None:
     async with brain("openai", *answers("hangs")) as (_, made):
         adapter = MCPAdapter(made, MCPServer(command=RAW, connect_s=20))
@@ -334,6 +338,7 @@ async def test_a_server_that_is_lost_for_good_leaves_the_brain_its_words() -> No
         assert await adapter.turn("hello") == "Still here."
 
 
+@pytest.mark.slow
 async def test_a_server_of_http_whose_process_was_killed_and_started_again_is_found() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -31,6 +31,7 @@ class Adapter:
         self.client = shared(self, Client, settings, Client)
 
 
+@pytest.mark.slow
 async def test_as_many_clients_as_are_used_and_a_few_more() -> None:
     one, same = Adapter("one"), Adapter("one")
     assert one.client is same.client

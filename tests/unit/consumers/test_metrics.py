@@ -251,6 +251,7 @@ def test_what_is_kept_of_a_call_does_not_grow_with_it() -> None:
     assert samples(projection)["unpod_command_latency_seconds_count{verb=say}"] == 500
 
 
+@pytest.mark.slow
 def test_ten_thousand_calls_are_a_checkpoint_of_little_more_than_a_megabyte() -> None:
     projection = MetricsProjection(SUBJECTS)
     seq = 0

@@ -116,6 +116,7 @@ def test_pieces_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
     assert kept.chars == 0
 
 
+@pytest.mark.slow
 async def test_a_flood_of_commands_waits_for_the_log_and_the_call_goes_on() -> None:
     said = 0
 

@@ -16,6 +16,7 @@ from unpod.testing.clock import settle
 from unpod.testing.survive import assert_survives_crashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["continue", "apologise", "repeat"])
 async def test_a_call_comes_out_the_same_wherever_its_runner_dies(policy: str) -> None:
     bank = Bank()
@@ -127,6 +128,7 @@ async def look_around(call: SimulatedCall) -> None:
     await call.hang_up()
 
 
+@pytest.mark.slow
 async def test_hooks_on_what_the_session_did_speak_each_time_and_once_wherever_it_dies() -> None:
     crash_at, points = 0, 1
     while crash_at <= points:
@@ -152,6 +154,7 @@ async def test_hooks_on_what_the_session_did_speak_each_time_and_once_wherever_i
         crash_at += 1
 
 
+@pytest.mark.slow
 async def test_two_crashes_are_as_good_as_one() -> None:
     bank = Bank()
 

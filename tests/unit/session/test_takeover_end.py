@@ -16,6 +16,7 @@ from unpod.testing.clock import settle
 from unpod.testing.survive import assert_survives_crashes
 
 
+@pytest.mark.slow
 async def test_texts_that_wait_are_answered_in_order_and_their_hooks_run_in_their_turn() -> None:
     async def handle(ctx: CallContext) -> None:
         session = ctx.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 from tests.unit.session.takeover_rig import APOLOGY, Slow, facts, slowly
 
 from unpod import CallContext, ChatMessage, EchoAdapter
@@ -14,6 +15,7 @@ from unpod.testing import SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
 
+@pytest.mark.slow
 async def test_what_was_not_recorded_stays_out_of_the_log_through_a_crash_at_any_point() -> None:
     memories: list[list[ChatMessage]] = []
 

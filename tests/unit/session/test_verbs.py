@@ -84,6 +84,7 @@ async def test_what_a_hook_says_comes_before_the_reply() -> None:
         assert call.spoken == (("say", "Let me look."), ("reply", "It was sent."))
 
 
+@pytest.mark.slow
 async def test_a_flood_of_phrases_is_said_in_order_and_the_call_goes_on() -> None:
     async def handle(ctx: CallContext) -> None:
         ctx.session.dialog_machine = Plain("yes")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,7 @@ def test_a_log_without_a_bound_has_room_for_all() -> None:
     assert shares.room() == {"a": 1.0}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.sampled_from([512, 8192]), st.floats(0.1, 1.0))
 @example(183, 512, 1.0)

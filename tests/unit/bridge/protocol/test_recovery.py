@@ -626,6 +626,7 @@ STEPS: dict[str, Callable[[Played], object]] = {
 some = st.lists(st.sampled_from(sorted(STEPS)), max_size=30)
 
 
+@pytest.mark.slow
 @given(before=some, last=some, unstored=st.integers(0, 3), unheard=some, after=some)
 def test_whatever_has_happened_nothing_is_said_twice_and_each_reply_ends_once(
     before: list[str], last: list[str], unstored: int, unheard: list[str], after: list[str]

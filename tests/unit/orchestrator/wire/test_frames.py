@@ -103,6 +103,7 @@ def test_what_is_no_frame_is_refused(data: str, reason: str) -> None:
         parse_call_frame(data)
 
 
+@pytest.mark.slow
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_nothing_but_a_frame_error_comes_of_nonsense(data: str) -> None:
     with pytest.raises(FrameError):

@@ -4,6 +4,7 @@ import json
 from typing import Annotated, Any, Literal
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,6 +135,7 @@ def act(worker: SpeechWorker, action: tuple[str, Any], now: float) -> float:
     return now
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(actions, max_size=40))
 def test_any_call(script: list[tuple[str, Any]]) -> None:
