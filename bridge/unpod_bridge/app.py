@@ -271,6 +271,7 @@ class Bridge:
             for runner in self._fleet.expire(now):
                 logger.warning("the runner %s has fallen silent", runner)
             self._look(now)
+            self._adoption.say_alive()
             if now - said_at >= ANNOUNCE_S:
                 said_at = now
                 self._announce()

@@ -243,7 +243,8 @@ def test_every_subject_that_the_code_can_build_is_described() -> None:
     built = [
         *(call.line, call.own, call.evt("x"), call.ack, call.run("x"), call.cmd, call.ctl),
         *(call.delta, call.again, call.spoken, call.seen),
-        *(subjects.runners, subjects.bridges, subjects.probations, subjects.dispatch("A"), subjects.resume("A")),
+        *(subjects.runners, subjects.bridges, subjects.alive, subjects.probations),
+        *(subjects.dispatch("A"), subjects.resume("A")),
         *(subjects.queued("A"), subjects.runner("R"), f"{subjects.runner('R')}.ping", subjects.bridge("B")),
     ]
     names = {"agent": "A", "session": "S", "type": "x", "runner": "R", "bridge": "B"}

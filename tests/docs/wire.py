@@ -170,6 +170,14 @@ CHANNELS: Final = (
         [dispatch_messages.BridgeAnnounced],
     ),
     Channel(
+        "alive",
+        "unpod.bridges.alive",
+        "bridge",
+        "bridge",
+        "Bridges tell each other that they are there, each quarter of a second.",
+        [dispatch_messages.BridgeAlive],
+    ),
+    Channel(
         "probations",
         "unpod.bridges.probations",
         "bridge",

@@ -1,9 +1,10 @@
 """Which other bridges there are, and which are gone. Pure: `now` is an argument, in seconds.
 
-A bridge announces itself each second, and answers a question on a subject of its own. It is gone once it has said so,
-once nobody listened there twice in a row, or once it has been silent for 3 s. The second look is for a bridge whose own
-connection was lost a moment ago: it is back within a fraction of the time between the two. Being wrong costs a redial
-and never a call, since the log lets only one bridge write.
+A bridge says four times a second that it is alive. One that was not heard in time, or whose connection has ended, as
+the server says, is asked on a subject of its own. It is gone once it has said so, once nobody listened there twice in a
+row, or once it has been silent for 3 s. The second look is for a bridge whose own connection was lost a moment ago: it
+is back within a fraction of the time between the two. Being wrong costs a redial and never a call, since the log lets
+only one bridge write.
 
 Silence that we could not have heard is no evidence. While our own connection is away, or the server does not answer us,
 nobody is judged; after that each has the whole time again to be heard.
@@ -19,8 +20,10 @@ from unpod.core.dispatch_messages import BridgeAnnounced
 
 SILENT_S: Final = 3.0
 """How long a bridge may be silent."""
+MISSED_S: Final = 0.4
+"""How long after a bridge was heard it is asked: it says each 0.25 s that it is alive."""
 ASK_S: Final = 0.25
-"""How often each bridge is asked."""
+"""How often a bridge that is not heard is asked."""
 LOOK_AGAIN_S: Final = 0.15
 """How long nobody must have listened."""
 NEW_S: Final = 1.0
@@ -98,10 +101,11 @@ class Bridges:
             self._know(bridge, now).ask_at = now
 
     def answered(self, bridge: str, now: float) -> None:
-        """It has answered."""
+        """It is there: it has said so, or has answered."""
         peer = self._other_bridges.get(bridge)
         if peer is not None:
             peer.heard_at, peer.asked_at, peer.missed_at, peer.said = now, None, None, None
+            peer.ask_at = now + MISSED_S
             peer.excused_until = float("-inf")
 
     def nobody(self, bridge: str, now: float) -> None:

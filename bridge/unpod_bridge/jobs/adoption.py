@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from unpod.core.dispatch_messages import BridgeAnnounced
+from unpod.core.codec import MALFORMED
+from unpod.core.dispatch_messages import BRIDGE_ALIVE, BridgeAlive, BridgeAnnounced, encode
 from unpod.errors import LogError, LogUnavailable
 from unpod.jetstream.streams.topology import info
 from unpod_bridge.jobs.adopted_job import AdoptedJobs
@@ -84,7 +85,7 @@ class Adoption:
         )
         jobs.on_elsewhere = self._orphans.forward_cancel
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -95,7 +96,8 @@ class Adoption:
         """
         await self._orphans.open()
         given_back = f"{self._subjects.bridge(self._bridge_id)}.worker"
-        self._subscription = await self._nats.subscribe(given_back, self._on_given_back)
+        for subject, handler in ((given_back, self._on_given_back), (self._subjects.alive, self._on_alive)):
+            self._subscriptions.append(await self._nats.subscribe(subject, handler))
         self._stop_listening = self._nats.on_state(self._orphans.connected)
         heard = self._other_bridges.server_answered, self._server_answered
         self._tasks = [
@@ -111,6 +113,21 @@ class Adoption:
             self._orphans.heard(said.bridge)
         self._orphans.look()
         return is_new
+
+    def say_alive(self) -> None:
+        """Tell the other bridges that we are there; to be called each 0.25 s."""
+        try:
+            self._nats.send(self._subjects.alive, encode(BridgeAlive(self._bridge_id)))
+        except LogError as error:  # it is said again at once
+            logger.debug("the other bridges could not be told: %s", type(error).__name__)
+
+    def _on_alive(self, message: Message) -> None:
+        try:
+            bridge = BRIDGE_ALIVE.decode(message.data).bridge
+        except MALFORMED:
+            logger.debug("what a bridge says cannot be read")
+            return
+        self._other_bridges.answered(bridge, self._loop.time())
 
     def takers(self) -> list[str]:
         """Return the other bridges that take calls."""
@@ -131,8 +148,8 @@ class Adoption:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._orphans.close()
-        if self._subscription is not None:
-            await self._subscription.close()
+        for subscription in self._subscriptions:
+            await subscription.close()
 
     async def _give_back(self, home: str, worker: str) -> None:
         await self._nats.request(f"{self._subjects.bridge(home)}.worker", worker.encode(), timeout_s=ASK_TIMEOUT_S)

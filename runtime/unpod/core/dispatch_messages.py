@@ -76,6 +76,12 @@ class BridgeAnnounced(Struct, frozen=True, kw_only=True):
     agent_rooms: dict[str, float] = {}
 
 
+class BridgeAlive(Struct, frozen=True):
+    """A bridge tells the others that its event loop turns; who hears that need not ask."""
+
+    bridge: str
+
+
 class Offer(Struct, frozen=True, kw_only=True):
     """A job waits for a runner; `session` is known when it is a call that another runner had."""
 
@@ -216,6 +222,7 @@ ToRunner = Hold | Start | Release
 _encode = msgspec.json.Encoder().encode
 RUNNER_ANNOUNCED = msgspec.json.Decoder(RunnerAnnounced)
 BRIDGE_ANNOUNCED = msgspec.json.Decoder(BridgeAnnounced)
+BRIDGE_ALIVE = msgspec.json.Decoder(BridgeAlive)
 PING = msgspec.json.Decoder(Ping)
 PULSE = msgspec.json.Decoder(Pulse)
 HAND_OVER = msgspec.json.Decoder(HandOver)

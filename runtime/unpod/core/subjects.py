@@ -139,6 +139,7 @@ class Subjects:
         self.calls = f"{prefix}.call.>"
         self.runners = f"{prefix}.runners"
         self.bridges = f"{prefix}.bridges"
+        self.alive = f"{prefix}.bridges.alive"
         self.probations = f"{prefix}.bridges.probations"
         self.all_queued = f"{prefix}.dispatch.*.queued"
 

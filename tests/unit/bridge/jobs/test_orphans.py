@@ -267,7 +267,7 @@ async def test_one_that_is_silent_and_there_keeps_its_calls(street: Street, monk
 
 async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "ASK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("unpod_bridge.fleet.bridges.SILENT_S", 0.3)
+    monkeypatch.setattr("unpod_bridge.fleet.bridges.SILENT_S", 0.8)
     await street.job("job-1", "bridge-1")
     async with houses(street, "bridge-1", "bridge-2") as (still, other):
         still.bus.frozen = True
