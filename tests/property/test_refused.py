@@ -188,7 +188,7 @@ class Play:
         self.book.bridge(owner_changed(owner, self.book.owner_index, self.wire.protocol.owner.progress))
         past = History(merge(self.records()), self.epoch)
         state = fold(past.prefix)
-        trace = Trace(state, past.records)
+        trace = Trace(state, past.records, SETTINGS)
         self.state = trace.state
         self.wire.feed(self.wire.protocol.owner.appoint(self.epoch, self.wire.now))
         present = Present(now=self.wire.now, settings=SETTINGS, has_brain=True, can_continue=True)

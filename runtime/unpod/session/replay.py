@@ -18,7 +18,6 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decide import decide
 from unpod.core.decision import AskBrain, FireHooks, Step
 from unpod.core.ephemeral_events import TurnResumed
 from unpod.core.events import tag_of
@@ -51,9 +50,10 @@ class Replay:
         self._past = past
         self._since = since
         self._length = len(past.prefix) + len(past.records)
-        self._trace = Trace(kernel.state, past.records)
+        self._trace = Trace(kernel.state, past.records, kernel.settings)
         self._texts = {**{reply.turn: reply.text for reply in past.told if reply.text}, **self._trace.texts}
-        self._opened: set[int] = set()
+        self._at = 0
+        self._folded = 0
         self._scopes = [kernel.main]
         self._used: set[str] = set()
         self.was_needed = bool(past.records)
@@ -128,53 +128,43 @@ class Replay:
         for record in self._past.prefix:
             if isinstance(record.body, ev.CallStarted):
                 await self._fire(FireHooks("call_start"), record.envelope.id, Point(record.envelope.index))
-        for record in self._past.records:
-            await self._through(record)
+        for record, (heard, pending) in zip(self._past.records, self._trace.due, strict=True):
+            self._at += 1
+            envelope = record.envelope
+            if self._kernel.replayed is not None:
+                self._kernel.replayed.now = envelope.time
+            own = record.channel in OWNER_CHANNELS
+            for fire in own_hooks.of_record(record, self._texts) if own else heard:
+                await self._fire(fire, envelope.id, Point(envelope.index, own=own))
+            if pending is not None:
+                point = self._past.point(pending.cause) or Point(0)
+                fire = FireHooks("user_turn", (pending.text or "",), turn=pending.number)
+                await self._fire(fire, pending.cause, point)
         self._miss()
 
-    async def _through(self, record: Record) -> None:
-        kernel, envelope = self._kernel, record.envelope
-        kernel.state = evolve(kernel.state, record)
-        if kernel.replayed is not None:
-            kernel.replayed.now = envelope.time
-        point = Point(envelope.index, own=record.channel in OWNER_CHANNELS)
-        for fire in self._due(record):
-            await self._fire(fire, envelope.id, point)
-        await self._open_turn()
-
-    def _due(self, record: Record) -> list[FireHooks]:
-        """Return the hooks that were due at a record, but for those of the call's end: they come last."""
-        kernel = self._kernel
-        if record.channel in OWNER_CHANNELS:
-            return list(own_hooks.of_record(record, self._texts))
-        if isinstance(record.body, ev.CallEnded) or record is self._trace.end:
-            return []
-        if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self._trace.stray:
-            return []
-        steps = decide(kernel.state, record, record.envelope.time, kernel.settings).steps
-        return [step for step in steps if isinstance(step, FireHooks)]
-
-    async def _open_turn(self) -> None:
-        """Run the hooks of the text that is next, once."""
-        state = self._kernel.state
-        if not state.queue or state.over or state.queue[0].number in self._opened:
-            return
-        pending = state.queue[0]
-        self._opened.add(pending.number)
-        point = self._past.point(pending.cause) or Point(0)
-        await self._fire(FireHooks("user_turn", (pending.text or "",), turn=pending.number), pending.cause, point)
+    def _fold(self) -> None:
+        """Have the state as it was at this record, for a hook that runs: the whole past is folded already."""
+        records = self._past.records
+        for record in records[self._folded : self._at]:
+            self._kernel.state = evolve(self._kernel.state, record)
+        self._folded = self._at
 
     async def _fire(self, fire: FireHooks, cause: str, point: Point) -> None:
         kernel = self._kernel
-        if cause in self._past.poisoned:
+
+        def runs(replay: bool | None) -> bool:  # noqa: FBT001 - as `Runs` has it
+            return self._past.reruns(fire.event, point, replay=replay)
+
+        if cause in self._past.poisoned or not kernel.hooks.has(fire.event, runs):
             return
+        self._fold()
         kernel.watermark.begin(point)
         await self._hook_runner.run(
             fire,
             cause=cause,
             timeout_s=kernel.settings.hook_wait_s(fire.event),
             returned=partial(kernel.watermark.returned, point),
-            runs=lambda replay: self._past.reruns(fire.event, point, replay=replay),
+            runs=runs,
             begun=self._scopes.append,
         )
 

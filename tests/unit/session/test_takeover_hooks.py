@@ -255,3 +255,28 @@ async def test_replaying_and_now_tell_of_the_past() -> None:
         await call.user("you")
     start = told[0][1]
     assert told == [(False, start), (False, start + 100), (True, start), (True, start + 100), (False, start + 200)]
+
+
+async def test_a_hook_that_runs_again_finds_the_call_as_it_was_then() -> None:
+    found: list[list[tuple[str, int]]] = []
+
+    async def handle(ctx: CallContext) -> None:
+        seen: list[tuple[str, int]] = []
+        found.append(seen)
+        ctx.session.dialog_machine = EchoAdapter()
+
+        @ctx.session.on("user_turn")
+        async def hook(text: str) -> None:
+            seen.append((text, len(ctx.session.history)))
+
+        await ctx.session.run()
+
+    async with simulate_call(handle) as call:
+        for number, text in enumerate(("one", "two", "three"), 1):
+            await call.user(text)
+            await call.frame("turn.metrics", turn_id=number)
+        await call.crash()
+        await call.user("four")
+    before, after = found
+    assert before == [("one", 0), ("two", 1), ("three", 2)]
+    assert after == [*before, ("four", 3)]

@@ -51,13 +51,25 @@ class History:
         begun = _own_start(merged, epoch)
         self.takeover = begun.body if begun is not None and isinstance(begun.body, OwnerChanged) else None
         limit = begun.envelope.index if begun is not None else _last(merged)
-        self.superseded = any(record.channel == "own" and record.seq > epoch for record in merged)
+        self.superseded = False
         """Whether another runner owns the session already."""
-        self.prefix = [record for record in merged if _is_prefix(record, started)]
-        rest = [record for record in merged if not _is_prefix(record, started)]
-        self.records = [record for record in rest if not _is_later(record, limit)]
-        self.later = [record for record in rest if _is_later(record, limit)]
-        owned = [record for record in self.records if record.channel in OWNER_CHANNELS]
+        self.settled = self.settled_own = 0
+        self.prefix, self.records, self.later = list[Record](), list[Record](), list[Record]()
+        owned = list[Record]()
+        for record in merged:
+            envelope = record.envelope
+            if record.channel in OWNER_CHANNELS:
+                owned.append(record)
+                self.records.append(record)
+                self.settled = max(self.settled, envelope.settled)
+                self.settled_own = max(self.settled_own, envelope.settled_own)
+            elif envelope.index <= started:
+                self.prefix.append(record)
+                self.superseded |= record.channel == "own" and record.seq > epoch
+            elif envelope.index > limit:
+                self.later.append(record)
+            else:
+                self.records.append(record)
         self.receipts = [record.body for record in self.records if isinstance(record.body, ReplySpoken)]
         """How much of each reply was spoken."""
         self.told = [
@@ -71,8 +83,6 @@ class History:
         self.owner_index = owned[-1].envelope.index if owned else 0
         if self.takeover is not None:
             self.owner_index = max(self.owner_index, self.takeover.last_owner_index)
-        self.settled = max((record.envelope.settled for record in owned), default=0)
-        self.settled_own = max((record.envelope.settled_own for record in owned), default=0)
         self.commands = self._performed(owned)
         self.steps = {record.body.step: record.body for record in owned if isinstance(record.body, StepCompleted)}
         self.tools = _tools(owned)
@@ -91,9 +101,15 @@ class History:
         """Which of them have returned, by cause and call id."""
         self.poisoned = frozenset(self._poisoned(owned))
         """The ids of the inputs whose handlers must not run again."""
-        self._failures = {_failure(record.body, record.envelope.cause) for record in owned if _is_failure(record)}
+        self._failures = {
+            _failure(record.body, record.envelope.cause) for record in owned if isinstance(record.body, HookFailed)
+        }
         self._started = started
-        self._points = dict(_points(merged))
+        self._points = {
+            record.envelope.id: Point(record.envelope.index, own=record.channel in OWNER_CHANNELS)
+            for record in reversed(merged)  # the first of an id counts
+            if record.channel in BRIDGE_CHANNELS or record.channel in OWNER_CHANNELS
+        }
         self._asked: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for record in owned:
             if isinstance(record.body, Command):
@@ -159,13 +175,6 @@ class History:
         return point.index <= (self.settled_own if point.own else self.settled)
 
 
-def _points(merged: Sequence[Record]) -> Iterator[tuple[str, Point]]:
-    """Yield where each record stands; the first of an id counts, so it comes last."""
-    for record in reversed(merged):
-        if record.channel in BRIDGE_CHANNELS or record.channel in OWNER_CHANNELS:
-            yield record.envelope.id, Point(record.envelope.index, own=record.channel in OWNER_CHANNELS)
-
-
 def _tools(owned: Sequence[Record]) -> dict[str, list[ToolCalled]]:
     found: dict[str, list[ToolCalled]] = {}
     for record in owned:
@@ -188,24 +197,12 @@ def _used(owned: Sequence[Record]) -> dict[int, list[tuple[ToolCalled, ToolRetur
     return found
 
 
-def _is_failure(record: Record) -> bool:
-    return isinstance(record.body, HookFailed)
-
-
-def _failure(fact: object, cause: str) -> tuple[str, str, str, bool] | None:
-    return (cause, fact.hook, fact.function, fact.timed_out) if isinstance(fact, HookFailed) else None
+def _failure(fact: HookFailed, cause: str) -> tuple[str, str, str, bool]:
+    return cause, fact.hook, fact.function, fact.timed_out
 
 
 def _newest_reply(start: OwnerChanged) -> EarlierReply:
     return EarlierReply(turn=start.turn, part=start.part, chars=start.chars, text=start.text)
-
-
-def _is_prefix(record: Record, started: int) -> bool:
-    return record.channel not in OWNER_CHANNELS and record.envelope.index <= started
-
-
-def _is_later(record: Record, limit: int) -> bool:
-    return record.channel in BRIDGE_CHANNELS and record.envelope.index > limit
 
 
 def _first_owner(merged: Sequence[Record]) -> int:

@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks, turns
-from unpod.core.codec import OWNER_CHANNELS, Record
+from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
 from unpod.core.controls import InterruptAgent, TakeOver
-from unpod.core.decide import complete, complete_in_full, fulfil
+from unpod.core.decide import complete, complete_in_full, decide, fulfil
 from unpod.core.decision import (
     Append,
     AskBrain,
@@ -57,8 +57,10 @@ class Trace:
     cannot go on.
     """
 
-    def __init__(self, state: SessionState, records: Iterable[Record]) -> None:
+    def __init__(self, state: SessionState, records: Iterable[Record], settings: Settings) -> None:
         self.state = state
+        self.due: list[tuple[list[FireHooks], PendingTurn | None]] = []
+        """Of each record what hooks were due, where it is the bridge's, and the text whose turn had come with it."""
         self.interruption: ev.UserInterrupted | None = None
         self.figures: ev.TurnMetrics | None = None
         self.fatal: Record | None = None
@@ -71,12 +73,27 @@ class Trace:
         self._turn = 0
         self._spoken = 0
         self._unanswered = False
+        opened = 0
         for record in records:
             if self._unanswered and record.channel in OWNER_CHANNELS:
                 self._answer(record)
             self._look_at(record)
-            self.state = evolve(self.state, record)
+            self.state = state = evolve(self.state, record)
+            if isinstance(record.body, ev.TurnMetrics):  # folded first: they may contradict the count of texts
+                self._take_figures(record, record.body)
+            first = state.queue[0] if state.queue and not state.over and state.queue[0].number > opened else None
+            opened = opened if first is None else first.number
+            self.due.append((self._hooks(record, settings), first))
             self._next_turn()
+
+    def _hooks(self, record: Record, settings: Settings) -> list[FireHooks]:
+        """Return the hooks that were due at a record of the bridge, but for those of the call's end: they come last."""
+        if record.channel not in BRIDGE_CHANNELS or isinstance(record.body, ev.CallEnded):
+            return []
+        if isinstance(record.body, ev.TurnMetrics) and record.envelope.id not in self.stray:
+            return []
+        steps = decide(self.state, record, record.envelope.time, settings).steps
+        return [step for step in steps if isinstance(step, FireHooks)]
 
     def _next_turn(self) -> None:
         number = self.state.queue[0].number if self.state.queue else 0
@@ -101,8 +118,6 @@ class Trace:
             case ev.UserInterrupted() as body if self._turn:
                 self.interruption = body
                 self._unanswered = self._turn not in self.state.reply_ends
-            case ev.TurnMetrics() as body:
-                self._take_figures(record, body)
             case ev.ReplySpoken() as body if body.chars:
                 self._spoken = body.turn
             case ev.TurnCompleted() as body:
@@ -127,9 +142,7 @@ class Trace:
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
-        # With the figures folded in: they themselves may be what contradicts that the worker counts texts.
-        state = evolve(self.state, record)
-        if self._has_begun() and not state.is_late(body, self._turn):
+        if self._has_begun() and not self.state.is_late(body, self._turn):
             self.figures = body
         else:
             self.stray.add(record.envelope.id)
