@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -88,8 +89,14 @@ class NewCall(Call):
     async def _take_and_appoint(self, begin: do.Begin) -> bool:
         services, session = self._services, begin.session_id
         subjects = await self._persist(lambda: self._listen(session))
-        await self._place.begin(session)
-        writing, own = await self._take_line(subjects, session)
+        begun, line = await asyncio.gather(
+            self._place.begin(session), self._take_line(subjects, session), return_exceptions=True
+        )
+        for failed in (begun, line):
+            if isinstance(failed, BaseException):
+                raise failed
+        assert isinstance(line, tuple)  # noqa: S101 - it has not failed
+        writing, own = line
         journal = self._journal = self._open_journal(writing)
         if self._inherited:  # what else was left behind, and where, is not known
             journal.stream_positions.spoil()

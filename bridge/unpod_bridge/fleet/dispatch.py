@@ -133,7 +133,7 @@ class RunnerPlace:
         return False
 
     async def begin(self, session_id: str) -> None:
-        """The call is up, and nothing of it is in the log: whoever would go on with it must be able to find it."""
+        """The call is up, and the log has its line at most: whoever would go on with it must be able to find it."""
         if self.on_begin is not None:
             await self.on_begin(session_id)
 

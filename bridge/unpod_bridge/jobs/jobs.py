@@ -332,7 +332,11 @@ class Jobs:
         call.task = self._spawn(self._carry(call), "unpod-call")
 
     async def _begun(self, call: _Call, session_id: str) -> None:
-        """The call is up: its record says so before its log does. Raises Fenced where another bridge has the job."""
+        """The call is up: its record says so before the log has more than its line.
+
+        Raises:
+            Fenced: another bridge has the job.
+        """
         call.session = session_id
         call.books.up(call.job.job_id)
         note = call.noting = self._spawn(self._note(call, session_id), "unpod-record")

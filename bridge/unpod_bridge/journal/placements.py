@@ -46,7 +46,7 @@ class Place(Protocol):
         ...
 
     async def begin(self, session_id: str) -> None:
-        """The call is up; return once its session is known to whoever would go on with it."""
+        """The call is up; return once its session is known to whoever would go on with it. Raises Fenced."""
         ...
 
     async def start(self, session_id: str, epoch: int, until_seq: int, *, positions: bytes = b"") -> bool:

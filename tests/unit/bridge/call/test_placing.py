@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from tests.unit.bridge.call.call_rig import SUBJECTS, TOKEN, FakeSocket, FakeWorker, Rig, call
+from tests.unit.bridge.call.call_rig import SUBJECTS, TOKEN, FakePlace, FakeSocket, FakeWorker, Rig, call
 
 from unpod.core import commands as cmd
 from unpod.core import events as ev
@@ -16,7 +16,7 @@ from unpod.core.live import AGAIN, LIVE_SUBJECT, Again
 from unpod.errors import Fenced
 from unpod.ports import Message
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.call.placing import LineResult, LineSettings
+from unpod_bridge.call.placing import LineResult, LineSettings, NewCall
 from unpod_bridge.call.settings import MOVED
 from unpod_bridge.journal.placements import take_line
 from unpod_bridge.protocol.state import RelaySettings
@@ -38,6 +38,54 @@ async def test_a_call_comes_up_with_its_first_records_in_order() -> None:
         assert (line.envelope.index, line.envelope.epoch, own.envelope.index) == (0, 0, 0)
         assert own.body == ev.OwnerAppointed(runner="runner-1")
         assert {record.envelope.source for record in rig.records()} == {"/unpod/bridge/bridge-1"}
+
+
+async def test_a_call_is_named_in_its_jobs_record_beside_its_line_and_before_all_else() -> None:
+    worker, subjects = FakeWorker(), SUBJECTS.call("agent-1", "session-1")
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+        named = asyncio.Event()
+
+        async def begin(session_id: str) -> None:
+            del session_id
+            await named.wait()
+
+        rig.place.begin = begin  # type: ignore[method-assign]
+        worker.greet(worker.socket)
+        await rig.settle()
+        assert rig.types() == ["line.taken"]
+        named.set()
+        await rig.settle()
+        assert len(rig.records()) == 5
+        assert len(rig.records(subjects.channel_of(subjects.own))) == 1
+
+
+async def test_a_call_whose_job_is_another_bridges_is_left_to_it_with_its_line() -> None:
+    worker = FakeWorker()
+    worker.script.append(lambda _: None)
+    async with call(worker=worker, up=False) as rig:
+
+        async def begin(session_id: str) -> None:
+            del session_id
+            raise Fenced("another bridge has the job")
+
+        rig.place.begin = begin  # type: ignore[method-assign]
+        worker.greet(worker.socket)
+        assert (await rig.result()).reason == "lost"
+        assert (rig.types(), rig.place.released, worker.socket.closed) == (
+            ["line.taken"],
+            ["the call could not be placed"],
+            1012,
+        )
+        other, place = FakeWorker(), FakePlace()
+        services = replace(rig.services, log=MemoryLog(rig.broker), bridge_id="bridge-2", dialer=other)
+        line = NewCall(Job("job-1", "call-1", "agent-1", "ws://w/c", TOKEN), place, services, inherited=True)
+        goes_on = asyncio.get_running_loop().create_task(line.run())
+        await rig.until(lambda: bool(place.started))
+        assert rig.types("line") == ["line.taken"] * 2
+        assert rig.types("own") == ["owner.appointed"]
+        goes_on.cancel()
+        await asyncio.wait({goes_on})
 
 
 async def test_the_url_carries_the_token_and_nothing_else_does(caplog: pytest.LogCaptureFixture) -> None:
