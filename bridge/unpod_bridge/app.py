@@ -398,7 +398,7 @@ class Bridge:
             dialer=self._dialer,
             url=self._config.orchestrator_url + CONTROL_PATH,
             headers=credential.headers,
-            desk=self._jobs,
+            handler=self._jobs,
             on_change=on_change,
         )
 

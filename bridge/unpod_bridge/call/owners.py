@@ -21,7 +21,7 @@ from unpod.errors import LogError
 from unpod.ports import Bus
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.runner_health import RunnerHealth
-from unpod_bridge.fleet.suspects import Probations
+from unpod_bridge.fleet.suspects import Suspects
 
 if TYPE_CHECKING:
     from unpod.ports import Message, Subscription
@@ -51,7 +51,7 @@ class Owners:
     ) -> None:
         subjects, clock, bridge_id = services.subjects, services.clock, services.bridge_id
         self.runner_health = RunnerHealth(nats, subjects, clock, bridge_id, services.horizon, on_dead=on_dead)
-        self.suspects = Probations(services.clock, services.bridge_id, self._announce)
+        self.suspects = Suspects(services.clock, services.bridge_id, self._announce)
         self.care = Care(self.runner_health, self.suspects, dispatcher.resume)
         self._nats = nats
         self._announced_on = services.subjects.probations

@@ -24,7 +24,7 @@ from unpod_bridge.call.estates import Estate
 from unpod_bridge.call.takeover_log import TakeoverLog
 from unpod_bridge.fleet.dispatch import Resumption, RunnerPlace
 from unpod_bridge.fleet.runner_health import RunnerHealth
-from unpod_bridge.fleet.suspects import Probations, Suspects
+from unpod_bridge.fleet.suspects import Suspect, Suspects
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.protocol.outputs import Owned
 from unpod_bridge.protocol.owners import CLEANUPS, Owner, Poison, owner_changed
@@ -49,14 +49,14 @@ class Care:
     """What a bridge has to look after its sessions' owners; `find` asks for a place, without end."""
 
     runner_health: RunnerHealth
-    suspects: Probations
+    suspects: Suspects
     find: Callable[[Resumption, str], Awaitable[RunnerPlace]]
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     """Whose turn it is to ask the log: in the order in which they were lost, each soon rather than all of them late."""
 
 
 class OwnerTakeover:
-    """One session's owners (`runner_health.Ward`)."""
+    """One session's owners (`runner_health.WatchedSession`)."""
 
     def __init__(
         self, wanted: Resumption, services: LineServices, care: Care, subjects: CallSubjects, estate: Estate
@@ -73,7 +73,7 @@ class OwnerTakeover:
         self._estate = estate
         self._log = TakeoverLog(wanted.session_id, services, subjects, estate.stream_positions)
         self._poison = Poison()
-        self._probation: Suspects | None = None
+        self._probation: Suspect | None = None
         self._task: asyncio.Task[None] | None = None
         self._committed = False
         self._guarded = False

@@ -45,7 +45,7 @@ CHUNK: Final = 250
 """How many sessions one ping names: no turn waits for more than that."""
 
 
-class Ward(Protocol):
+class WatchedSession(Protocol):
     """A session that is watched. What is called must not raise."""
 
     @property
@@ -94,7 +94,7 @@ class Ward(Protocol):
 
 @dataclass(slots=True)
 class _Watched:
-    ward: Ward
+    session: WatchedSession
     runner_id: str
     epoch: int
     placed_at: float
@@ -106,20 +106,20 @@ class _Watched:
         new = not self.lost
         if new:
             self.lost = True
-            self.ward.lost(why, culprit)
+            self.session.lost(why, culprit)
         return new
 
     def missed(self) -> None:
         self.misses += 1
         if self.misses >= MISSES and self.lose("does not answer for it"):
-            self.ward.succeed()
+            self.session.succeed()
 
     def beats(self, last: int, stored: tuple[int, list[int]] | None, horizon: int) -> None:
         self.misses = 0
         if self.lost:
             self.lost = False
-            self.ward.found()
-        self.ward.heard(last, stored, horizon)
+            self.session.found()
+        self.session.heard(last, stored, horizon)
 
 
 class RunnerHealth:
@@ -152,12 +152,12 @@ class RunnerHealth:
 
     # ------------------------------------------------------------------------------------------------ what is watched
 
-    def add(self, ward: Ward, runner_id: str, epoch: int) -> None:
+    def add(self, session: WatchedSession, runner_id: str, epoch: int) -> None:
         """Watch a session, which a runner has just begun, instead of with whom it was before."""
-        self.remove(ward.session_id)
-        watched = _Watched(ward, runner_id, epoch, self._clock.now())
-        self._sessions[ward.session_id] = watched
-        self._runners.setdefault(runner_id, {})[ward.session_id] = watched
+        self.remove(session.session_id)
+        watched = _Watched(session, runner_id, epoch, self._clock.now())
+        self._sessions[session.session_id] = watched
+        self._runners.setdefault(runner_id, {})[session.session_id] = watched
 
     def remove(self, session_id: str) -> None:
         """Watch a session no more."""
@@ -168,9 +168,9 @@ class RunnerHealth:
             if not sessions:
                 del self._runners[watched.runner_id]
 
-    def holds(self, ward: Ward) -> bool:
+    def holds(self, session: WatchedSession) -> bool:
         """Whether a session is watched, and its owner is there as far as we know."""
-        watched = self._sessions.get(ward.session_id)
+        watched = self._sessions.get(session.session_id)
         return watched is not None and not watched.lost
 
     # ------------------------------------------------------------------------------------------------------- the rounds
@@ -218,7 +218,7 @@ class RunnerHealth:
         for session_id in said.sessions:
             watched = self._sessions.get(session_id)
             if watched is not None and watched.runner_id == said.runner:
-                watched.ward.hand_over()
+                watched.session.hand_over()
         if reply:
             try:
                 self._bus.send(reply, encode(Told(ok=True)))
@@ -305,8 +305,8 @@ class RunnerHealth:
             logger.debug("the runner %s does not answer: %s", runner_id, type(error).__name__)
 
     async def _ping(self, runner_id: str, watched: Sequence[_Watched], timeout_s: float) -> None:
-        sessions = {each.ward.session_id: each.ward.index for each in watched}
-        after = {each.ward.session_id: index for each in watched if (index := each.ward.uncharted) is not None}
+        sessions = {each.session.session_id: each.session.index for each in watched}
+        after = {each.session.session_id: index for each in watched if (index := each.session.uncharted) is not None}
         question = encode(Ping(bridge=self._bridge_id, sessions=sessions, after=after))
         horizon = self._horizon.seq
         answer = await self._bus.request(f"{self._subjects.runner(runner_id)}.ping", question, timeout_s=timeout_s)
@@ -323,7 +323,7 @@ class RunnerHealth:
             self._lose(watched, f"has not turned for {pulse.lag_s:.0f} s", pulse.culprit)
             return
         for each in self._current(watched):
-            session_id = each.ward.session_id
+            session_id = each.session.session_id
             epoch, last = (0, 0) if pulse is None else pulse.sessions.get(session_id, (0, 0))
             stored = None if pulse is None else pulse.stored.get(session_id)
             if epoch == each.epoch:
@@ -341,7 +341,7 @@ class RunnerHealth:
         """Tell all that they have lost their owner, and then let them look for another, the first ones at once."""
         lost = [each for each in _newest_first(self._current(watched)) if each.lose(why, culprit)]
         for each in lost[:AT_ONCE]:
-            each.ward.succeed()
+            each.session.succeed()
         if len(lost) > AT_ONCE:
             _ = self._start(self._succeed(lost[AT_ONCE:]))
 
@@ -350,15 +350,15 @@ class RunnerHealth:
         for first in range(0, len(lost), AT_ONCE):
             await asyncio.sleep(0)
             for each in lost[first : first + AT_ONCE]:
-                if each.lost and self._sessions.get(each.ward.session_id) is each:
-                    each.ward.succeed()
+                if each.lost and self._sessions.get(each.session.session_id) is each:
+                    each.session.succeed()
 
     def _of(self, runner_id: str) -> list[_Watched]:
         return list(self._runners.get(runner_id, {}).values())
 
     def _current(self, watched: Iterable[_Watched]) -> list[_Watched]:
         """Return those that have not come to another owner since they were listed: an answer says nothing of that."""
-        return [each for each in watched if self._sessions.get(each.ward.session_id) is each]
+        return [each for each in watched if self._sessions.get(each.session.session_id) is each]
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="unpod-runner-health")
@@ -368,9 +368,9 @@ class RunnerHealth:
 
 
 def _chunks(watched: Sequence[_Watched]) -> Iterator[Sequence[_Watched]]:
-    return sendable(watched, lambda each: each.ward.session_id, most=CHUNK)
+    return sendable(watched, lambda each: each.session.session_id, most=CHUNK)
 
 
 def _newest_first(watched: Iterable[_Watched]) -> list[_Watched]:
     """Return the sessions in the order in which they are to be looked after."""
-    return sorted(watched, key=lambda each: each.ward.heard_at, reverse=True)
+    return sorted(watched, key=lambda each: each.session.heard_at, reverse=True)

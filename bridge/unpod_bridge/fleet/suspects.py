@@ -21,7 +21,7 @@ from unpod.ports import Clock, Timer
 Key = tuple[str, str]
 
 
-class Suspects:
+class Suspect:
     """One session's time of probation at one runner: `held` there, then `begun`, then `over`."""
 
     __slots__ = ("epoch", "phase", "runner_id", "session_id", "timer")
@@ -34,7 +34,7 @@ class Suspects:
         self.timer: Timer | None = None
 
 
-class Probations:
+class Suspects:
     """Which runners have sessions on probation.
 
     `announce` tells the other bridges; `accompanied` says whether there are any.
@@ -50,7 +50,7 @@ class Probations:
         self._bridge_id = bridge_id
         self._tell_others = announce
         self.accompanied: Callable[[], bool] = lambda: False
-        self._at: dict[str, dict[str, Suspects]] = {}
+        self._at: dict[str, dict[str, Suspect]] = {}
         self._remote: dict[str, dict[Key, Timer]] = {}
 
     def count(self, runner_id: str) -> int:
@@ -58,9 +58,9 @@ class Probations:
         ours = sum(probation.phase == "begun" for probation in self._at.get(runner_id, {}).values())
         return ours + len(self._remote.get(runner_id, ()))
 
-    def hold(self, runner_id: str, session_id: str, epoch: int) -> Suspects:
+    def hold(self, runner_id: str, session_id: str, epoch: int) -> Suspect:
         """A session is about to be started at a runner, which holds it until its turn comes."""
-        held = self._at.setdefault(runner_id, {})[session_id] = Suspects(runner_id, session_id, epoch)
+        held = self._at.setdefault(runner_id, {})[session_id] = Suspect(runner_id, session_id, epoch)
         return held
 
     def told(self, said: ProbationTold) -> None:
@@ -80,7 +80,7 @@ class Probations:
             probation.timer = self._clock.call_later(PROBATION_S, lambda: self.end(probation))
             self._say(probation, "begun")
 
-    def end(self, probation: Suspects) -> None:
+    def end(self, probation: Suspect) -> None:
         """It is past its probation, or has lost its owner again."""
         if probation.timer is not None:
             probation.timer.cancel()
@@ -93,7 +93,7 @@ class Probations:
             if not there:
                 del self._at[probation.runner_id]
 
-    def _say(self, probation: Suspects, phase: ProbationPhase) -> None:
+    def _say(self, probation: Suspect, phase: ProbationPhase) -> None:
         if self.accompanied():
             self._tell_others(
                 ProbationAnnounced(

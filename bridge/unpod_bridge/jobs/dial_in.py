@@ -27,7 +27,7 @@ from unpod_bridge.transport.dial_in import DialInSockets, address
 from unpod_bridge.transport.serving import Serving
 from unpod_bridge.transport.websocket_server import Arrival, Listener
 from unpod_bridge.wire.job import Job
-from unpod_bridge.wire.signed_urls import DialInCaller, Doorkeeper, Refusal, key_of
+from unpod_bridge.wire.signed_urls import DialInCaller, Refusal, SignedUrls, key_of
 from unpod_bridge.workers.control_link import ControlLink
 
 logger = logging.getLogger("unpod.bridge")
@@ -59,7 +59,7 @@ class DialIn:
         self._services = services
         self._care = care
         self._links = links
-        self._doorkeeper = Doorkeeper(where.secret.encode())
+        self._urls = SignedUrls(where.secret.encode())
         self._listener = Listener(where.host, where.port)
         self._draining = False
         self._calls: set[str] = set()
@@ -86,7 +86,7 @@ class DialIn:
 
     def arrived(self, arrival: Arrival) -> None:
         """Let a worker in, or not (`Host.arrived`)."""
-        caller = self._doorkeeper.admit(arrival.target, time.time_ns() // 1_000_000)
+        caller = self._urls.admit(arrival.target, time.time_ns() // 1_000_000)
         if isinstance(caller, Refusal):
             logger.warning("a worker that has dialled in is refused: %s", caller.reason)
             arrival.refuse(REFUSED)

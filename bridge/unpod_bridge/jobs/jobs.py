@@ -117,7 +117,7 @@ class _Call:
 
 
 class Jobs:
-    """All jobs of this bridge (`workers.control_link.Desk`)."""
+    """All jobs of this bridge (`workers.control_link.JobHandler`)."""
 
     def __init__(
         self,
@@ -166,29 +166,29 @@ class Jobs:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=grace_s)
 
-    # ----------------------------------------------------------------------------------------------------------- desk
+    # --------------------------------------------------------------------------------------------- what workers ask for
 
     def find(self, link: ControlLink, assigned: Assigned) -> None:
-        """Look for a runner (`Desk.find`)."""
+        """Look for a runner (`JobHandler.find`)."""
         search = _Search(link, Ask(assigned.job, assigned.ask_until))
         self._searches[assigned.job.job_id] = search
         search.task = self._spawn(self._search(search), "unpod-search")
 
     def extend(self, assigned: Assigned) -> None:
-        """The job has come again (`Desk.extend`)."""
+        """The job has come again (`JobHandler.extend`)."""
         search = self._searches.get(assigned.job.job_id)
         if search is not None:
             search.ask.job, search.ask.until = assigned.job, assigned.ask_until
 
     def withdraw(self, job_id: str) -> None:
-        """Stop looking (`Desk.withdraw`)."""
+        """Stop looking (`JobHandler.withdraw`)."""
         search = self._searches.pop(job_id, None)
         # A search that is making the record goes on: it finds that the job is not wanted, and takes all back in order.
         if search is not None and not search.ask.found and search.task is not None:
             search.task.cancel()
 
     def dial(self, job: Job) -> None:
-        """Begin the call (`Desk.dial`)."""
+        """Begin the call (`JobHandler.dial`)."""
         call = self._promised.pop(job.job_id)
         call.job = job
         assert call.place is not None  # noqa: S101 - it was promised on one
@@ -196,7 +196,7 @@ class Jobs:
         self._begin(call, self._make_line(job, call.place, call.inherited))
 
     def cancel(self, job_id: str) -> None:
-        """End the call (`Desk.cancel`)."""
+        """End the call (`JobHandler.cancel`)."""
         if not self.cancel_here(job_id):
             self.on_elsewhere(job_id)
 

@@ -40,7 +40,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Doorkeeper:
+class SignedUrls:
     """Checks dialled URLs under one secret, or under none (b"")."""
 
     secret: bytes = field(repr=False)

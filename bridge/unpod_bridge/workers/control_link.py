@@ -38,7 +38,7 @@ FRESH_S: Final = 3.0
 """For how long after a registration the loss of a call is no reason for another one."""
 
 
-class Desk(Protocol):
+class JobHandler(Protocol):
     """Who carries out what becomes of jobs; nothing here blocks."""
 
     def find(self, link: ControlLink, assigned: Assigned) -> None:
@@ -72,7 +72,7 @@ class ControlLink:
         dialer: Dialer,
         url: str,
         headers: Mapping[str, str],
-        desk: Desk,
+        handler: JobHandler,
         on_change: Callable[[], None],
         fresh_s: float = FRESH_S,
     ) -> None:
@@ -80,7 +80,7 @@ class ControlLink:
         self._dialer = dialer
         self._url = url
         self._headers = headers
-        self._desk = desk
+        self._handler = handler
         self._on_change = on_change
         self._fresh_s = fresh_s
         self._loop = asyncio.get_running_loop()
@@ -233,15 +233,15 @@ class ControlLink:
                 if self._socket is not None:
                     self._socket.write(effect.data)
             case FindRunner():
-                self._desk.find(self, effect.assigned)
+                self._handler.find(self, effect.assigned)
             case Extend():
-                self._desk.extend(effect.assigned)
+                self._handler.extend(effect.assigned)
             case Withdraw():
-                self._desk.withdraw(effect.job_id)
+                self._handler.withdraw(effect.job_id)
             case DialControl():
-                self._desk.dial(effect.job)
+                self._handler.dial(effect.job)
             case Cancel():
-                self._desk.cancel(effect.job_id)
+                self._handler.cancel(effect.job_id)
             case CloseControl():
                 self._hang_up()
                 self._lose(None)

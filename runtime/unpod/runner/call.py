@@ -17,7 +17,7 @@ from unpod.core.subjects import Subjects
 from unpod.errors import Fenced, LogError, LogUnavailable, ProtocolViolation
 from unpod.ports import Bus, Clock, EventLog
 from unpod.runner.context import CallContext
-from unpod.runner.probation import Probation, Trial
+from unpod.runner.probation import HeldCall, Probation
 from unpod.session.driver import Driver
 from unpod.session.ownership import Ownership
 from unpod.session.scope import entered
@@ -47,7 +47,7 @@ class CallServices:
     subjects: Subjects
     runner_id: str
     agent_id: str
-    gate: Probation
+    probation: Probation
     settings: SessionSettings
     entrypoint: Entrypoint
     on_call_start: Callable[[CallContext], Awaitable[None]]
@@ -79,7 +79,7 @@ class RunningCall:
         self._positions = _positions(start)
         self._abandoned = False
         self._going = asyncio.Event()
-        self._trial: Trial | None = None
+        self._held_call: HeldCall | None = None
         if not start.held:
             self._going.set()
         self._driver = Driver(
@@ -165,8 +165,8 @@ class RunningCall:
             await self._driver.finish(None)
             raise
         finally:
-            if self._trial is not None:
-                self._trial.leave()
+            if self._held_call is not None:
+                self._held_call.leave()
             self._driver.release()
 
     async def _serve(self) -> CallResult:
@@ -226,12 +226,12 @@ class RunningCall:
         self._driver.kernel.ending.on_fenced = self._going.set
         suspicion = self.start.suspicion
         if suspicion is not None and not self._going.is_set():
-            self._trial = trial = self._services.gate.join(self.start, self._going.set)
+            self._held_call = held_call = self._services.probation.join(self.start, self._going.set)
             if not suspicion.cleanup:
-                self._driver.kernel.outbox.on_progress = trial.passed
+                self._driver.kernel.outbox.on_progress = held_call.passed
         await self._going.wait()
-        if self._trial is not None and self._trial.phase == "waits":  # it is to begin whosever turn it is
-            self._trial.leave()
+        if self._held_call is not None and self._held_call.phase == "waits":  # it is to begin whosever turn it is
+            self._held_call.leave()
         return not (self._driver.kernel.ending.fenced or self._abandoned)
 
     def _context(self) -> CallContext:

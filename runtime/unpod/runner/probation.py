@@ -32,7 +32,7 @@ Order = tuple[bool, float, str, int]
 Tell = Callable[["Start", ProbationPhase], None]
 
 
-class Trial:
+class HeldCall:
     """One call's probation: it `waits`, has `begun`, `lets_in` the next, and is `over`."""
 
     __slots__ = ("_probation", "alone", "go", "has_waited", "order", "phase", "start", "timers")
@@ -48,7 +48,7 @@ class Trial:
         self.phase: Literal["waits", "begun", "lets_in", "over"] = "waits"
         self.timers: list[Timer] = []
 
-    def __lt__(self, other: Trial) -> bool:
+    def __lt__(self, other: HeldCall) -> bool:
         return self.order < other.order
 
     def passed(self, *, spoken: bool) -> None:
@@ -66,30 +66,30 @@ class Probation:
     def __init__(self, clock: Clock, tell: Tell) -> None:
         self._clock = clock
         self._tell = tell
-        self._waiting: list[Trial] = []
-        self._there: set[Trial] = set()
+        self._waiting: list[HeldCall] = []
+        self._there: set[HeldCall] = set()
 
-    def join(self, start: Start, go: Callable[[], None]) -> Trial:
+    def join(self, start: Start, go: Callable[[], None]) -> HeldCall:
         """Wait in line; `go` is called in a later turn of the event loop, once the call may begin."""
-        trial = Trial(self, start, go)
-        insort(self._waiting, trial)
+        held = HeldCall(self, start, go)
+        insort(self._waiting, held)
         self._look()
-        trial.has_waited = trial.phase == "waits"
-        return trial
+        held.has_waited = held.phase == "waits"
+        return held
 
-    def end(self, trial: Trial, *, tell: bool) -> None:
+    def end(self, held: HeldCall, *, tell: bool) -> None:
         """A call has passed its probation, or is gone."""
-        if trial.phase == "over":
+        if held.phase == "over":
             return
-        for timer in trial.timers:
+        for timer in held.timers:
             timer.cancel()
-        begun = trial.phase != "waits"
+        begun = held.phase != "waits"
         if not begun:
-            self._waiting.remove(trial)
-        self._there.discard(trial)
-        trial.phase = "over"
+            self._waiting.remove(held)
+        self._there.discard(held)
+        held.phase = "over"
         if tell and begun:
-            self._tell(trial.start, "over")
+            self._tell(held.start, "over")
         self._look()
 
     def _look(self) -> None:
@@ -97,23 +97,23 @@ class Probation:
         while self._waiting and self._is_free(self._waiting[0]):
             self._begin(self._waiting.pop(0))
 
-    def _is_free(self, trial: Trial) -> bool:
-        if trial.alone:
+    def _is_free(self, held: HeldCall) -> bool:
+        if held.alone:
             return not self._there
         return all(there.phase == "lets_in" for there in self._there)
 
-    def _begin(self, trial: Trial) -> None:
+    def _begin(self, held: HeldCall) -> None:
         later = self._clock.call_later
-        alone_s = NEXT_S if self._there or trial.has_waited else FIRST_S
+        alone_s = NEXT_S if self._there or held.has_waited else FIRST_S
         # Its bridge counts from when it hears that this one has begun: unless the end is said, two would be suspects.
-        trial.timers = [later(PROBATION_S, lambda: self.end(trial, tell=True))]
-        if not trial.alone:
-            trial.timers.append(later(alone_s, lambda: self._open(trial)))
-        trial.phase = "begun"
-        self._there.add(trial)
-        self._tell(trial.start, "begun")
-        get_running_loop().call_soon(trial.go)  # what was said leaves before that
+        held.timers = [later(PROBATION_S, lambda: self.end(held, tell=True))]
+        if not held.alone:
+            held.timers.append(later(alone_s, lambda: self._open(held)))
+        held.phase = "begun"
+        self._there.add(held)
+        self._tell(held.start, "begun")
+        get_running_loop().call_soon(held.go)  # what was said leaves before that
 
-    def _open(self, trial: Trial) -> None:
-        trial.phase = "lets_in"
+    def _open(self, held: HeldCall) -> None:
+        held.phase = "lets_in"
         self._look()

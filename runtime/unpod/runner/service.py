@@ -117,7 +117,7 @@ class Service:
             subjects=ports.subjects,
             runner_id=runner_id,
             agent_id=plan.agent_id,
-            gate=Probation(ports.clock, self._tell_probation),
+            probation=Probation(ports.clock, self._tell_probation),
             settings=msgspec.structs.replace(plan.settings, agent_id=plan.agent_id),
             entrypoint=plan.entrypoint,
             on_call_start=hooks.call_start,

@@ -342,7 +342,7 @@ class Runners:
             subjects=self._subjects,
             runner_id=f"runner-{simulated.crashes}",
             agent_id=agent_id,
-            gate=Probation(self._clock, lambda _start, _phase: None),
+            probation=Probation(self._clock, lambda _start, _phase: None),
             settings=self._settings,
             entrypoint=self._entrypoint,
             on_call_start=on_start,

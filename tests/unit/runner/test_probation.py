@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from unpod.core.dispatch_messages import PROBATION_S, ProbationPhase, Start, Suspicion
-from unpod.runner.probation import FIRST_S, NEXT_S, Probation, Trial
+from unpod.runner.probation import FIRST_S, NEXT_S, HeldCall, Probation
 from unpod.testing import VirtualClock
 from unpod.testing.clock import settle
 
 
 class Door:
-    """A gate, and what was said and done in which order."""
+    """A probation, and what was said and done in which order."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.happened: list[str] = []
-        self.gate = Probation(self.clock, self._tell)
+        self.probation = Probation(self.clock, self._tell)
 
     def _tell(self, start: Start, phase: ProbationPhase) -> None:
         self.happened.append(f"{start.session} {phase}")
 
-    def join(self, session: str, silent_s: float = 0.0, *, alone: bool = False) -> Trial:
+    def join(self, session: str, silent_s: float = 0.0, *, alone: bool = False) -> HeldCall:
         suspicion = Suspicion(silent_s=silent_s, alone=alone)
         start = Start(job="j", agent="a", session=session, epoch=1, until_seq=1, held=True, suspicion=suspicion)
-        return self.gate.join(start, lambda: self.happened.append(session))
+        return self.probation.join(start, lambda: self.happened.append(session))
 
     async def since(self, seconds: float = 0.0) -> list[str]:
         """What happens within some seconds from now."""

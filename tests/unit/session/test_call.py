@@ -55,7 +55,7 @@ async def stage(
         subjects=subjects,
         runner_id="runner-1",
         agent_id="agent",
-        gate=Probation(clock, lambda _start, _phase: None),
+        probation=Probation(clock, lambda _start, _phase: None),
         settings=SessionSettings(),
         entrypoint=entrypoint,
         on_call_start=on_start,

@@ -39,7 +39,7 @@ from unpod_bridge.call.placing import LineResult, LineServices, NewCall
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.dispatch import Dispatcher, DispatchTimes
 from unpod_bridge.fleet.runner_health import RunnerHealth
-from unpod_bridge.fleet.suspects import Probations, Suspects
+from unpod_bridge.fleet.suspects import Suspect, Suspects
 from unpod_bridge.wire.call_frames import VERBS
 from unpod_bridge.wire.job import Job
 
@@ -188,7 +188,7 @@ class House:
         self.log = MemoryLog(self.broker)
         self.worker = FakeWorker(verbs=VERBS)
         self.runner_health = RunnerHealth(self.log, SUBJECTS, self.clock, "bridge-1")
-        self.suspects = Probations(self.clock)
+        self.suspects = Suspects(self.clock)
         self.dispatcher = Dispatcher(self.log, SUBJECTS, "bridge-1", times=QUICK)
         self.services = LineServices(
             log=self.log, bus=self.log, subjects=SUBJECTS, clock=self.clock, bridge_id="bridge-1", dialer=self.worker
@@ -206,7 +206,7 @@ class House:
     def _on_told(self, message: Message) -> None:
         self.suspects.told(PROBATION_TOLD.decode(message.data))
 
-    def beside(self, runner: Runner, session: str) -> Suspects:
+    def beside(self, runner: Runner, session: str) -> Suspect:
         """Another session is on probation at a runner."""
         held = self.suspects.hold(runner.runner_id, session, 1)
         self.suspects.told(ProbationTold(runner=runner.runner_id, session=session, epoch=1, phase="begun"))
@@ -231,7 +231,7 @@ class House:
         """The watch takes the runner for lost."""
         watched = self.runner_health._sessions["session-1"]
         watched.lose(why)
-        watched.ward.succeed()
+        watched.session.succeed()
 
     def hear(self, text: str) -> None:
         self.worker.socket.say("user.text", text=text)

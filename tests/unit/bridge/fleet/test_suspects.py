@@ -6,7 +6,7 @@ import pytest
 
 from unpod.core.dispatch_messages import PROBATION_S, ProbationAnnounced, ProbationPhase, ProbationTold
 from unpod.testing import VirtualClock
-from unpod_bridge.fleet.suspects import Probations
+from unpod_bridge.fleet.suspects import Suspects
 
 
 class Bridges:
@@ -15,8 +15,8 @@ class Bridges:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.cut = False
-        self.a = Probations(self.clock, "a", self._carry)
-        self.b = Probations(self.clock, "b", self._carry)
+        self.a = Suspects(self.clock, "a", self._carry)
+        self.b = Suspects(self.clock, "b", self._carry)
         self.a.accompanied = self.b.accompanied = lambda: True
 
     def _carry(self, said: ProbationAnnounced) -> None:
@@ -89,7 +89,7 @@ async def test_what_a_bridge_has_said_that_is_gone_does_not_count(bridges: Bridg
 
 async def test_a_bridge_that_is_alone_tells_nobody() -> None:
     said: list[ProbationAnnounced] = []
-    suspects = Probations(VirtualClock(), "a", said.append)
+    suspects = Suspects(VirtualClock(), "a", said.append)
     held = suspects.hold("r", "s", 1)
     suspects.told(told("s", "begun"))
     assert suspects.count("r") == 1

@@ -48,12 +48,12 @@ class StoreLog(MemoryLog):
 class Link:
     """A link that keeps the books of a registration and notes what it is told."""
 
-    def __init__(self, desk: Jobs) -> None:
+    def __init__(self, handler: Jobs) -> None:
         self.registration = Registration(Identity("agent", "agent#1"))
         self.registration.set_capacity(10)
         self.registration.opened(0.0)
         self.registration.received(b'{"type":"registered","transport_ack":"dial_out"}', 0.0)
-        self.desk = desk
+        self.handler = handler
         self.told: list[tuple[str, str]] = []
 
     def assign(self, job_id: str = "job-1", deadline_ms: int = 2000) -> None:
@@ -63,13 +63,13 @@ class Link:
             f'"call_token":"hush","assign_id":"a","deadline_ms":{deadline_ms}}}'
         )
         for effect in self.registration.received(frame.encode(), now):
-            self.desk.find(cast("ControlLink", self), effect.assigned)  # type: ignore[union-attr]
+            self.handler.find(cast("ControlLink", self), effect.assigned)  # type: ignore[union-attr]
 
     def taken(self, job_id: str) -> None:
         self.told.append(("taken", job_id))
         for effect in self.registration.taken(job_id):
             if isinstance(effect, DialControl):
-                self.desk.dial(effect.job)
+                self.handler.dial(effect.job)
 
     def up(self, job_id: str) -> None:
         self.registration.up(job_id)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from unpod_bridge.wire.signed_urls import WINDOW_MS, DialInCaller, Doorkeeper, Refusal, key_of
+from unpod_bridge.wire.signed_urls import WINDOW_MS, DialInCaller, Refusal, SignedUrls, key_of
 
 SECRET = b"the agent's secret"
 NOW_MS = 1_700_000_000_000
@@ -24,7 +24,7 @@ def target(secret: bytes = SECRET, **changes: str) -> str:
 
 
 def test_a_signed_url_is_let_in_once() -> None:
-    door = Doorkeeper(SECRET)
+    door = SignedUrls(SECRET)
     assert door.admit(target(), NOW_MS) == DialInCaller("s 1", "j+1")
     again = door.admit(target(), NOW_MS + 1)
     assert isinstance(again, Refusal)
@@ -51,7 +51,7 @@ def test_a_signed_url_is_let_in_once() -> None:
     ],
 )
 def test_others_are_not(url: str, why: str) -> None:
-    door = Doorkeeper(SECRET)
+    door = SignedUrls(SECRET)
     refusal = door.admit(url, NOW_MS)
     assert isinstance(refusal, Refusal)
     assert why in refusal.reason
@@ -61,11 +61,11 @@ def test_others_are_not(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("off_ms", [-WINDOW_MS, 0, WINDOW_MS])
 def test_clocks_may_be_off_a_little(off_ms: int) -> None:
-    assert isinstance(Doorkeeper(SECRET).admit(target(ts=str(NOW_MS + off_ms)), NOW_MS), DialInCaller)
+    assert isinstance(SignedUrls(SECRET).admit(target(ts=str(NOW_MS + off_ms)), NOW_MS), DialInCaller)
 
 
 def test_a_nonce_is_remembered_while_its_time_is_good_and_no_longer() -> None:
-    door = Doorkeeper(SECRET)
+    door = SignedUrls(SECRET)
     ahead = str(NOW_MS + WINDOW_MS)
     assert isinstance(door.admit(target(ts=ahead), NOW_MS), DialInCaller)
     assert isinstance(door.admit(target(ts=ahead), NOW_MS + 2 * WINDOW_MS), Refusal)
@@ -76,10 +76,10 @@ def test_a_plus_that_was_not_escaped_is_one() -> None:
     for number in range(200):
         url = target(nonce=f"n{number}")
         if "%2B" in url:
-            assert isinstance(Doorkeeper(SECRET).admit(url.replace("%2B", "+"), NOW_MS), DialInCaller | Refusal)
+            assert isinstance(SignedUrls(SECRET).admit(url.replace("%2B", "+"), NOW_MS), DialInCaller | Refusal)
             signature = url.rpartition("signature=")[2].replace("%2B", "+")
             assert isinstance(
-                Doorkeeper(SECRET).admit(url.rpartition("signature=")[0] + "signature=" + signature, NOW_MS),
+                SignedUrls(SECRET).admit(url.rpartition("signature=")[0] + "signature=" + signature, NOW_MS),
                 DialInCaller,
             )
             return
@@ -87,7 +87,7 @@ def test_a_plus_that_was_not_escaped_is_one() -> None:
 
 
 def test_without_a_secret_anybody_is_let_in() -> None:
-    door = Doorkeeper(b"")
+    door = SignedUrls(b"")
     assert door.admit("/", NOW_MS) == DialInCaller("", "")
     assert door.admit("/?session_id=s&job_id=j", NOW_MS) == DialInCaller("s", "j")
 
@@ -98,4 +98,4 @@ def test_keys_tell_calls_apart() -> None:
     keys = [key_of(f"/?session_id={session}&job_id={job}") for session, job in (("a.b", "c"), ("a", "b.c"), ("", "a"))]
     assert len(set(keys)) == 3
     assert key_of(target()) == key_of(target(nonce="another"))
-    assert "secret" not in repr(Doorkeeper(SECRET))
+    assert "secret" not in repr(SignedUrls(SECRET))

@@ -94,7 +94,7 @@ class FakeDialer:
         return socket
 
 
-class FakeDesk:
+class FakeHandler:
     """Notes what becomes of jobs."""
 
     def __init__(self) -> None:
@@ -117,11 +117,11 @@ class FakeDesk:
 
 
 class Bench:
-    """A link, its dialer, its desk."""
+    """A link, its dialer, its handler."""
 
     def __init__(self, capacity: int = 5, fresh_s: float = 3.0) -> None:
         self.dialer = FakeDialer()
-        self.desk = FakeDesk()
+        self.handler = FakeHandler()
         self.registration = Registration(Identity("agent", "agent#1", server="ws://test"))
         self.registration.set_capacity(capacity)
         self.states: list[str] = []
@@ -130,7 +130,7 @@ class Bench:
             dialer=self.dialer,
             url="ws://test/v1/internal/workers",
             headers={"Authorization": "Bearer sk_secret"},
-            desk=self.desk,
+            handler=self.handler,
             on_change=lambda: self.states.append(self.registration.state),
             fresh_s=fresh_s,
         )
@@ -250,7 +250,7 @@ async def test_a_job_from_assignment_to_end() -> None:
     bench.assign(socket, assign_id="c")
     socket.say("job.cancel", job_id="job-1")
     bench.link.ended("job-1")
-    assert bench.desk.noted == [("find", "job-1"), ("extend", "job-1"), ("dial", "job-1"), ("cancel", "job-1")]
+    assert bench.handler.noted == [("find", "job-1"), ("extend", "job-1"), ("dial", "job-1"), ("cancel", "job-1")]
     acks = [(frame["assign_id"], frame["accepted"]) for frame in socket.written if frame["type"] == "job.ack"]
     assert acks == [("b", True), ("c", True)]
     bench.link.leave()
@@ -263,7 +263,7 @@ async def test_a_deadline_is_kept_whatever_the_desk_does() -> None:
     bench.assign(socket, deadline_ms=40)
     await until(lambda: socket.kinds()[-1] == "job.ack")
     assert socket.written[-1]["reason"] == "at_capacity"
-    assert bench.desk.noted == [("find", "job-1"), ("withdraw", "job-1")]
+    assert bench.handler.noted == [("find", "job-1"), ("withdraw", "job-1")]
     bench.link.leave()
     await bench.run
 
@@ -329,7 +329,7 @@ async def test_a_new_capacity_is_registered_on_a_new_socket_once_nothing_is_look
     assert again.written[0]["capabilities"]["max_concurrent"] == 8
     assert again.written[0]["worker_id"] == "agent#1"
     again.say("job.cancel", job_id="job-1")
-    assert bench.desk.noted[-1] == ("cancel", "job-1")
+    assert bench.handler.noted[-1] == ("cancel", "job-1")
     bench.link.ended("job-1")
     bench.link.leave()
     await bench.run
@@ -342,7 +342,7 @@ async def test_a_new_capacity_does_not_wait_for_ever() -> None:
     bench.assign(socket)
     bench.link.renew()
     await bench.registered(2)
-    assert bench.desk.noted == [("find", "job-1"), ("withdraw", "job-1")]
+    assert bench.handler.noted == [("find", "job-1"), ("withdraw", "job-1")]
     bench.link.leave()
     await bench.run
 
