@@ -220,7 +220,8 @@ class Inbox:
     def _deliver(self, record: Record) -> None:
         if record.channel == "line":
             self._on_line(record)
-        if record.channel not in BRIDGE_CHANNELS or record.envelope.epoch < self._line_epoch:
+        late = not record.seq and record.envelope.epoch < self._line_epoch  # what the log has was stored in time
+        if record.channel not in BRIDGE_CHANNELS or late:
             return
         if self._tail is None:
             self._early.append(record)
@@ -301,7 +302,7 @@ class Inbox:
 
     async def _catch_up(self) -> None:
         before = self.index
-        records = merge(await self._read(0))
+        records = await self._read(0)  # only a part of the log: not to be merged, which has to know of every line
         if self._doubts:
             self._settle_doubts()
         for record in records:

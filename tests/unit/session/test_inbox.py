@@ -283,6 +283,23 @@ async def test_what_was_seen_is_told_to_the_next_bridge_which_stores_what_the_lo
     assert not scene.rewritten
 
 
+@pytest.mark.parametrize("asks", [False, True])
+async def test_what_a_former_bridge_has_stored_is_read_after_the_line_has_changed_hands(
+    scene: Scene, *, asks: bool
+) -> None:
+    line = scene.line
+    line.log.broker.drop(line.call.evt("user.text"), 1)
+    line.log.broker.drop(line.call.line, 1)
+    await scene.says("one")  # stored in time, and missed by the tail
+    epoch = await another(scene)
+    if asks:
+        await scene.log.request(line.call.seen, codec.encode(SeenAsked(epoch)), timeout_s=1.0)
+    line._line_epoch = epoch
+    await scene.says("two")
+    await scene.until(4, 5)
+    assert scene.inbox._filling is None
+
+
 async def test_no_more_is_kept_of_what_was_seen_than_one_message_can_tell(scene: Scene) -> None:
     for number in range(20):
         await scene.says(f"{number} " + "x" * 60_000)
