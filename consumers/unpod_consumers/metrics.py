@@ -23,7 +23,7 @@ from unpod_consumers.exporters.otlp import OtlpPusher, open_exporter
 from unpod_consumers.exporters.prometheus import as_text, serving
 from unpod_consumers.loop import Loop
 from unpod_consumers.projections.fleet import AnnouncedFleet
-from unpod_consumers.projections.metrics import MetricsTotals, correct, park, take
+from unpod_consumers.projections.metrics import MOST_SESSIONS, MetricsTotals, correct, park, take
 from unpod_consumers.projections.snapshot import Snapshot, snapshot
 from unpod_consumers.reading import read
 from unpod_consumers.telemetry import MetricsSettings
@@ -48,8 +48,9 @@ class MetricsCheckpoint(msgspec.Struct, tag_field="version", tag=2):
 class MetricsProjection:
     """The metrics of the records taken so far (`loop.Projection`); `shown` is what may be seen of them."""
 
-    def __init__(self, subjects: Subjects) -> None:
+    def __init__(self, subjects: Subjects, *, most_sessions: int = MOST_SESSIONS) -> None:
         self._subjects = subjects
+        self._most_sessions = most_sessions
         self._state = MetricsTotals()
         self.position = 0
         self.shown: Snapshot | None = None
@@ -59,7 +60,7 @@ class MetricsProjection:
         if message.seq <= self.position:
             return
         record, is_timely = read(self._subjects, message)
-        take(self._state, record, self._subjects.parse(message.subject).agent)
+        take(self._state, record, self._subjects.parse(message.subject).agent, self._most_sessions)
         if not is_timely:
             correct(self._state, "time")
         self.position = message.seq

@@ -27,10 +27,7 @@ ABANDONED_AFTER_S: Final = 900.0
 _LOG: Final = logging.getLogger("unpod.consumers")
 _BATCH: Final = 256
 _WAIT_S: Final = 1.0
-_AGAIN_S: Final = 0.5
 _TRIES: Final = 3
-_LATER_S: Final = 5.0
-_DELIVERIES: Final = 20
 _REFUSED: Final = 10_000
 
 _Ready: TypeAlias = "tuple[Delivery, list[Span]]"
@@ -38,16 +35,32 @@ _Ready: TypeAlias = "tuple[Delivery, list[Span]]"
 
 
 class TraceConsumer:
-    """One replica; `hold_s` is well under the time after which what is not acknowledged comes again."""
+    """One replica; `hold_s` is well under the time after which what is not acknowledged comes again.
+
+    What was not taken is tried after `again_s`, at last comes again after `later_s`, and is parked with its
+    `most_deliveries`th delivery where others were taken meanwhile.
+    """
 
     def __init__(
-        self, consumer: PullConsumer, reader: TraceReader, sender: SpanSender, parked: Checkpoint, *, hold_s: float
+        self,
+        consumer: PullConsumer,
+        reader: TraceReader,
+        sender: SpanSender,
+        parked: Checkpoint,
+        *,
+        hold_s: float,
+        again_s: float = 0.5,
+        later_s: float = 5.0,
+        most_deliveries: int = 20,
     ) -> None:
         self._consumer = consumer
         self._reader = reader
         self._sender = sender
         self._parked = parked
         self._hold_s = hold_s
+        self._again_s = again_s
+        self._later_s = later_s
+        self._most_deliveries = most_deliveries
         self._refused: dict[int, int] = {}
         """How many spans had been taken when a record, by its sequence, was refused first."""
         self.sent = 0
@@ -63,7 +76,7 @@ class TraceConsumer:
                         await self._round(stop)
                 except (LogUnavailable, ApiError) as error:
                     _LOG.warning("the log cannot be read now: %s", error)
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(self._again_s)
         finally:
             await self._consumer.close()
 
@@ -132,19 +145,19 @@ class TraceConsumer:
             _LOG.warning("the collector does not take the spans of %d records; they are sent again", len(ready))
             if attempt + 1 < tries:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _AGAIN_S * 2**attempt)
+                    await asyncio.wait_for(stop.wait(), self._again_s * 2**attempt)
         for delivery, _ in ready:
             await self._give_up(delivery, left)
 
     async def _give_up(self, delivery: Delivery, left: dict[int, Delivery]) -> None:
         """Put a record off, or park it where it was refused for long: while others went through, it is to blame."""
         sent = self._refused.get(delivery.message.seq, self.sent)
-        if delivery.times >= _DELIVERIES and self.sent > sent:
+        if delivery.times >= self._most_deliveries and self.sent > sent:
             await note(self._parked, delivery.message, "the collector refuses its spans")
             self._done(delivery, left)
         else:
             left.pop(delivery.place, None)
-            self._consumer.postpone(delivery, _LATER_S)
+            self._consumer.postpone(delivery, self._later_s)
 
     async def _try(self, ready: Sequence[_Ready], left: dict[int, Delivery], stop: asyncio.Event) -> Sequence[_Ready]:
         """Send all in one, else each on its own, so that one that is refused holds up no other.

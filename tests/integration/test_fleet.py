@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 RUNNERS, BRIDGES = 4, 2
 EACH = -(-int(os.environ.get("FLEET_CALLS", "16")) // RUNNERS)
 CALLS = RUNNERS * EACH
-PER_S, LATE_S = 100, 10.0
+PER_S = 100
 THINK_S = CALLS / 50
 """How long a caller may think: some 50 to 100 questions a second come from all of them, however many they are."""
 FLEET = Setup(
@@ -66,15 +66,11 @@ async def finished(world: Stack, talking: Load, allow: Allow) -> None:
 
 async def controls(world: Stack, talking: Load, count: int) -> None:
     """Say things on all calls from outside, 100 a second; each is answered, and nothing is said twice."""
-    loop = asyncio.get_running_loop()
-    took: list[float] = []
     async with AsyncClient(nats_url=world.cluster.url) as client:
 
         async def say(number: int) -> None:
-            begun = loop.time()
             caller = talking.callers[number % len(talking.callers)]
             await client.sessions.say(caller.session, f"from outside {number}", command_id=f"outside-{number}")
-            took.append(loop.time() - begun)
 
         sending: list[asyncio.Task[None]] = []
         for number in range(count):
@@ -83,7 +79,6 @@ async def controls(world: Stack, talking: Load, count: int) -> None:
         await asyncio.gather(*sending)  # one that was refused, or not answered, raises
     said = Counter(frame.raw.get("text") for caller in talking.callers for frame in caller.call.frames)
     assert {said[f"from outside {number}"] for number in range(count)} == {1}
-    assert max(took) < LATE_S  # a control that is later than its deadline is refused, never done late
 
 
 async def test_a_fleet_registers_what_it_has_and_fills_the_runners_with_room(tmp_path: Path) -> None:

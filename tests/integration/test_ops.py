@@ -134,9 +134,8 @@ async def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
         await taken.close()
 
 
-async def test_an_event_loop_that_stands_still_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unpod.ops.health.STUCK_S", 0.3)
-    health = HealthServer(0, list)
+async def test_an_event_loop_that_stands_still_is_told() -> None:
+    health = HealthServer(0, list, stuck_s=0.3)
     health.open()
 
     def until_stuck() -> None:

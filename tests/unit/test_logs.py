@@ -196,6 +196,6 @@ def test_what_is_no_secret_stays_readable(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["a-", "a.", "token", "x://", "?a=", "authorization ", "'"])
 def test_a_long_line_does_not_take_long(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     redact(unit * (200_000 // len(unit)))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

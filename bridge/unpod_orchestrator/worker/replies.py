@@ -36,7 +36,7 @@ class WrittenReply:
 
     @property
     def text(self) -> str:
-        """Everything that the client wrote for this reply, up to `MAX_KEPT_CHARS`."""
+        """Everything that the client wrote for this reply, but for deltas that were too much (`ReplyQueue`)."""
         if len(self.parts) > 1:
             self.parts = ["".join(self.parts)]
         return self.parts[0] if self.parts else ""
@@ -46,11 +46,11 @@ class WrittenReply:
         """Whether the caller cut in, while it was written or while it was spoken."""
         return self.cut_off or (self.utterance is not None and self.utterance.interrupted)
 
-    def add(self, text: str, now: float) -> None:
-        """One more delta."""
+    def add(self, text: str, now: float, most_chars: int) -> None:
+        """One more delta, kept unless it makes the text longer than `most_chars`."""
         if self.first_delta_s is None:
             self.first_delta_s = now
-        if self.chars + len(text) <= MAX_KEPT_CHARS:
+        if self.chars + len(text) <= most_chars:
             self.chars += len(text)
             self.parts.append(text)
 
@@ -58,7 +58,8 @@ class WrittenReply:
 class ReplyQueue:
     """The replies of one call, the open ones in the order in which they have to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_chars: int = MAX_KEPT_CHARS) -> None:
+        self._most_chars = most_chars
         self._open: deque[WrittenReply] = deque()
         self._kept_chars = 0
         self._spare_nudge_ends = 0
@@ -85,7 +86,7 @@ class ReplyQueue:
         if not self._open:
             self._open.append(WrittenReply(turn_id=turn_id, answers_user=False, asked_s=now))
         reply = self._open[0]
-        reply.add(text, now)
+        reply.add(text, now, self._most_chars)
         return reply
 
     def end(self, now: float) -> WrittenReply | None:
@@ -122,5 +123,5 @@ class ReplyQueue:
         self.completed.append(reply)
         self.completed_total += 1
         self._kept_chars += reply.chars
-        while self._kept_chars > MAX_KEPT_CHARS and len(self.completed) > 1:
+        while self._kept_chars > self._most_chars and len(self.completed) > 1:
             self._kept_chars -= self.completed.pop(0).chars

@@ -78,7 +78,8 @@ class _Segment:
 class Voice:
     """Speaks at `chars_per_s`, `first_audio_s` after it is given something while silent."""
 
-    def __init__(self, chars_per_s: float, first_audio_s: float) -> None:
+    def __init__(self, chars_per_s: float, first_audio_s: float, most_chars: int = MAX_QUEUED_CHARS) -> None:
+        self._most_chars = most_chars
         self._rate = chars_per_s
         self._first_audio_s = first_audio_s
         self._queue: deque[_Segment | str] = deque()
@@ -124,7 +125,7 @@ class Voice:
     def extend(self, utterance: Utterance, text: str, now: float) -> None:
         """More text for an utterance; without effect once it was cut, or where too much is queued already."""
         self.advance_clock(now)
-        if utterance.cut or not text or self._queued_chars + len(text) > MAX_QUEUED_CHARS:
+        if utterance.cut or not text or self._queued_chars + len(text) > self._most_chars:
             return
         if not self._queue:
             self._at = max(self._at, now) + (0.0 if utterance.started else self._first_audio_s)

@@ -92,12 +92,12 @@ class MetricsTotals(Struct):
     """The values of each label that are shown; the first so many are."""
 
 
-def take(state: MetricsTotals, record: Record, agent: str) -> None:
-    """Fold one record, of an agent, into the state."""
+def take(state: MetricsTotals, record: Record, agent: str, most_sessions: int) -> None:
+    """Fold one record, of an agent, into the state, which knows so many sessions at most."""
     envelope = record.envelope
     state.since = min(state.since or envelope.time, envelope.time)
     state.time = max(state.time, envelope.time)
-    session = _session(state, envelope.session, agent)
+    session = _session(state, envelope.session, agent, most_sessions)
     session.last_time = max(session.last_time, envelope.time)
     session.closed = session.closed or isinstance(record.body, SessionFinished)
     new = _first_time(session, record)
@@ -132,11 +132,11 @@ def correct(state: MetricsTotals, reason: str) -> None:
     state.series.add(Value(instruments.CORRECTED, 1, (("reason", reason),), Sample(0, "", "", 1)))
 
 
-def _session(state: MetricsTotals, name: str, agent: str) -> SessionCounts:
+def _session(state: MetricsTotals, name: str, agent: str, most: int) -> SessionCounts:
     """Return what is known of a session; of too many, the one that came first is forgotten."""
     session = state.sessions.get(name)
     if session is None:
-        if len(state.sessions) >= MOST_SESSIONS:
+        if len(state.sessions) >= most:
             del state.sessions[next(iter(state.sessions))]
             correct(state, "session")
         shown = _shown(state, _AGENT, agent)

@@ -50,9 +50,10 @@ def health_port(found: Mapping[str, str], argument: int | None = None) -> int | 
 class HealthServer:
     """Serves both paths on all interfaces, for as long as it is open; made on the event loop that it watches."""
 
-    def __init__(self, port: int, missing: Missing) -> None:
+    def __init__(self, port: int, missing: Missing, *, stuck_s: float = STUCK_S) -> None:
         self._asked = port
         self._missing = missing
+        self._stuck_s = stuck_s
         self._loop = asyncio.get_running_loop()
         self._beat_at = time.monotonic()
         self._beat: asyncio.TimerHandle | None = None
@@ -104,7 +105,7 @@ class HealthServer:
         lag_s = max(0.0, time.monotonic() - self._beat_at - BEAT_S)
         match path.partition("?")[0]:
             case "/healthz":
-                alive = lag_s < STUCK_S
+                alive = lag_s < self._stuck_s
                 return _status(good=alive), {"alive": alive, "lag_s": round(lag_s, 3)}
             case "/readyz":
                 missing = self._missing()

@@ -14,15 +14,16 @@ from tests.integration.consumers.test_traces import expected, whole_call
 from tests.unit.consumers.records import SUBJECTS
 
 from unpod.core.traces import trace_id
-from unpod.jetstream import JetStreamLog, checkpoints, connect, open_jobs, open_log
+from unpod.jetstream import JetStreamLog, PullConsumer, checkpoints, connect, open_jobs, open_log
 from unpod.jetstream.streams.topology import MIB, topology
 from unpod.processes import EmbeddedOptions, EmbeddedServer
-from unpod_consumers import trace_consumer, traces
 from unpod_consumers.checkpoint import Checkpoint
 from unpod_consumers.exporters.otlp_traces import SpanSender
 from unpod_consumers.projections.sampling import Sampling
 from unpod_consumers.telemetry import TraceSettings
+from unpod_consumers.trace_consumer import TraceConsumer
 from unpod_consumers.trace_reader import TraceReader
+from unpod_consumers.traces import specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -172,11 +173,8 @@ async def test_a_hanging_collector_holds_up_no_exit(
 
 
 async def test_spans_that_are_always_refused_are_parked_at_last_and_hold_up_no_others(
-    server: EmbeddedServer, log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, log: JetStreamLog
 ) -> None:
-    monkeypatch.setattr(trace_consumer, "_LATER_S", 0.05)
-    monkeypatch.setattr(trace_consumer, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(trace_consumer, "_DELIVERIES", 4)
     await whole_call(log, "bad")
     refused = triggers_of([message async for message in log.read(SUBJECTS.session("bad"))])
     sender = Picky(trace_id("bad"))
@@ -184,7 +182,17 @@ async def test_spans_that_are_always_refused_are_parked_at_last_and_hold_up_no_o
     async with connect(server.connection("consumer")) as nats:
         store = await open_jobs(nats, checkpoints(log.spec))
         reader = TraceReader(log, SUBJECTS, Sampling())
-        consumer, _ = traces.consumers(nats, log, reader, sender, Checkpoint(store, "traces"), subjects=SUBJECTS)
+        spec, _ = specs(log.spec.name, SUBJECTS)
+        consumer = TraceConsumer(
+            PullConsumer(nats, spec),
+            reader,
+            sender,
+            Checkpoint(store, "traces"),
+            hold_s=1.0,
+            again_s=0.01,
+            later_s=0.05,
+            most_deliveries=4,
+        )
         running = asyncio.create_task(consumer.run(stop))
         async with asyncio.timeout(20):
             names: list[str] = []

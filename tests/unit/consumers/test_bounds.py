@@ -12,8 +12,7 @@ from unpod.core.events import CallEnded, CallStarted, LLMCalled
 from unpod.errors import ProtocolViolation
 from unpod.ports import Message
 from unpod_consumers.metrics import MetricsProjection
-from unpod_consumers.projections import metrics
-from unpod_consumers.projections.metrics import MOST_VALUES
+from unpod_consumers.projections.metrics import MOST_SESSIONS, MOST_VALUES
 from unpod_consumers.reading import APART_S, read
 
 START_NS = 1_700_000_000 * 10**9
@@ -25,8 +24,8 @@ def stored(*messages: Message) -> list[Message]:
     return [replace(one, seq=seq, time_ns=START_NS + seq * 10**9) for seq, one in enumerate(messages, 1)]
 
 
-def project(*messages: Message) -> dict[str, float]:
-    projection = MetricsProjection(SUBJECTS)
+def project(*messages: Message, most_sessions: int = MOST_SESSIONS) -> dict[str, float]:
+    projection = MetricsProjection(SUBJECTS, most_sessions=most_sessions)
     for one in stored(*messages):
         projection.take(one)
     projection.publish(0)
@@ -65,9 +64,9 @@ def test_names_that_somebody_makes_up_do_not_make_as_many_series() -> None:
     assert found["unpod_consumer_corrected_total{reason=label}"] >= other
 
 
-def test_sessions_that_somebody_makes_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST_SESSIONS", 10)
-    found = project(*(message(f"s{n}", "evt", CallStarted(session_id=f"s{n}"), 1, 0.0) for n in range(15)))
+def test_sessions_that_somebody_makes_up_are_bounded() -> None:
+    started = [message(f"s{n}", "evt", CallStarted(session_id=f"s{n}"), 1, 0.0) for n in range(15)]
+    found = project(*started, most_sessions=10)
     assert found["unpod_calls_active"] == 10
     assert found["unpod_consumer_corrected_total{reason=session}"] == 5
 

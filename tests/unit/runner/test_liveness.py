@@ -100,7 +100,7 @@ async def test_what_cannot_be_read_is_not_answered(pulse: PulseThread) -> None:
 async def test_many_sessions_cost_little(pulse: PulseThread, sessions: dict[str, Session]) -> None:
     names = [f"session-{number:032}" for number in range(10_000)]
     sessions.update({name: Session(1, 2, 3) for name in names})
-    began = time.perf_counter()
+    began = time.process_time()
     data = encode(answer(pulse, **dict.fromkeys(names, 3)))
     assert len(data) < 1_000_000
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

@@ -3,7 +3,6 @@
 import pytest
 
 from unpod_orchestrator.wire.call_frames import FrameError
-from unpod_orchestrator.worker import replies as module
 from unpod_orchestrator.worker.replies import ReplyQueue
 
 
@@ -93,9 +92,8 @@ def test_the_repetition_is_not_owed_for_ever() -> None:
         replies.end(2.0)
 
 
-def test_old_replies_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KEPT_CHARS", 100)
-    replies = ReplyQueue()
+def test_old_replies_are_forgotten() -> None:
+    replies = ReplyQueue(most_chars=100)
     for turn_id in range(10):
         replies.user_turn(turn_id, 0.0)
         replies.delta("x" * 60, turn_id, 0.0)

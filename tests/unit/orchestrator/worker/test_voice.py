@@ -4,13 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unpod_orchestrator.worker import voice as module
-from unpod_orchestrator.worker.voice import Happened, Reached, Voice, VoiceEvent
+from unpod_orchestrator.worker.voice import Happened, Reached, Utterance, Voice, VoiceEvent
 
 TEXT = "one two three four"
 
 
-def voice_saying(text: str, *, closed: bool = True) -> tuple[Voice, module.Utterance]:
+def voice_saying(text: str, *, closed: bool = True) -> tuple[Voice, Utterance]:
     voice = Voice(chars_per_s=10, first_audio_s=0.5)
     utterance = voice.begin("reply", 1)
     voice.extend(utterance, text, now=100.0)
@@ -120,9 +119,10 @@ def test_after_a_cut_the_next_words_take_their_moment_again() -> None:
     assert voice.next_event() == pytest.approx(100.7)
 
 
-def test_too_much_text_is_not_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED_CHARS", 100)
-    voice, utterance = voice_saying("x" * 90, closed=False)
+def test_too_much_text_is_not_queued() -> None:
+    voice = Voice(chars_per_s=10, first_audio_s=0.5, most_chars=100)
+    utterance = voice.begin("reply", 1)
+    voice.extend(utterance, "x" * 90, now=100.0)
     voice.extend(utterance, "y" * 20, now=100.0)
     voice.close(utterance, now=100.0)
     voice.advance(1000.0)
