@@ -144,7 +144,7 @@ async def test_an_entrypoint_that_raises(save: Save) -> None:
 async def test_an_agent_without_a_brain_is_told_so(save: Save) -> None:
     source = "async def handle_call(ctx):\n    await ctx.session.run()\n"
     done = await run("dev", str(save(source)), *FAST, given="hi\nhello?\n")
-    assert done.out.count("assign a brain to session.dialog_machine") == 1
+    assert done.out.count("assign an adapter to session.dialog_machine") == 1
 
 
 @pytest.mark.parametrize(

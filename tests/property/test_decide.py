@@ -16,7 +16,7 @@ from unpod.core import controls
 from unpod.core import decision as d
 from unpod.core import events as ev
 from unpod.core.decide import decide, follow_up
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, TurnOpened, TurnResumed
 from unpod.core.state import evolve_local
 from unpod.core.timers import due
 
@@ -51,11 +51,11 @@ frames = (
 )
 reports = st.one_of([of_struct(kind) for kind in (ev.LLMCalled, ev.ToolCalled, ev.ToolReturned)])
 inputs = (
-    st.builds(d.TurnHooksReturned, turn=numbers, has_brain=st.booleans())
-    | st.builds(d.BrainSpoke, turn=numbers, text=short)
-    | st.builds(d.BrainFinished, turn=numbers, complete=st.booleans())
-    | st.builds(d.BrainFailed, turn=numbers, code=short, error=short)
-    | st.builds(d.BrainReported, fact=reports)
+    st.builds(d.TurnHooksReturned, turn=numbers, has_adapter=st.booleans())
+    | st.builds(d.AdapterSpoke, turn=numbers, text=short)
+    | st.builds(d.AdapterFinished, turn=numbers, complete=st.booleans())
+    | st.builds(d.AdapterRaised, turn=numbers, code=short, error=short)
+    | st.builds(d.AdapterReported, fact=reports)
     | st.just(d.TimeReached())
     | st.builds(d.Verb, command=st.one_of([of_struct(kind) for kind in get_args(cmd.AnyCommand)]))
     | st.builds(d.EntrypointReturned, error=st.none() | short)
@@ -93,10 +93,10 @@ class Pure:
         turn = self.log.state.turn
         number = 1 if turn is None else turn.number
         return {
-            "its hooks return": d.TurnHooksReturned(number, has_brain=True),
-            "the brain speaks": d.BrainSpoke(number, "ok"),
-            "the brain finishes": d.BrainFinished(number),
-            "the brain fails": d.BrainFailed(number, "adapter_error", "ValueError"),
+            "its hooks return": d.TurnHooksReturned(number, has_adapter=True),
+            "the brain speaks": d.AdapterSpoke(number, "ok"),
+            "the brain finishes": d.AdapterFinished(number),
+            "the brain fails": d.AdapterRaised(number, "adapter_error", "ValueError"),
         }[what]
 
     def _carry_out(self, decision: d.Decision) -> None:
@@ -104,7 +104,7 @@ class Pure:
             self.done.append(step)
             if isinstance(step, d.Append):
                 self.log.owner(step.body)
-            elif isinstance(step, TurnOpened | TurnResumed | BrainAsked | DeltaSent):
+            elif isinstance(step, TurnOpened | TurnResumed | AdapterAsked | DeltaSent):
                 self.log.state = evolve_local(self.log.state, step)
 
     def appended(self, kind: type[object]) -> list[object]:

@@ -32,7 +32,7 @@ from unpod.core.controls import (
     TransferSession,
 )
 from unpod.core.decide import decide, follow_up
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened, TurnResumed
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, TurnOpened, TurnResumed
 from unpod.core.replay.history import History
 from unpod.core.replay.ordering import merge
 from unpod.core.replay.resume import Present, Trace, resume
@@ -119,12 +119,12 @@ class Play:
         for step in steps:
             if isinstance(step, d.Append):
                 self._append(step.body)
-            elif isinstance(step, (TurnOpened, TurnResumed, BrainAsked, DeltaSent)):
+            elif isinstance(step, (TurnOpened, TurnResumed, AdapterAsked, DeltaSent)):
                 self.state = evolve_local(self.state, step)
             elif isinstance(step, d.SendDelta):
                 self.wire.speaks(step.turn, step.n, step.text, part=step.part, epoch=self.epoch)
             elif isinstance(step, d.FireHooks) and step.event == "user_turn":
-                self.give(d.TurnHooksReturned(step.turn, has_brain=True))
+                self.give(d.TurnHooksReturned(step.turn, has_adapter=True))
         due = follow_up(self.state, self.wire.now, SETTINGS).steps
         if due:
             self.carry_out(due)
@@ -146,11 +146,11 @@ class Play:
 
     def speak(self) -> None:
         if self.state.turn is not None:
-            self.give(d.BrainSpoke(self.state.turn.number, "a"))
+            self.give(d.AdapterSpoke(self.state.turn.number, "a"))
 
     def finish(self) -> None:
         if self.state.turn is not None:
-            self.give(d.BrainFinished(self.state.turn.number))
+            self.give(d.AdapterFinished(self.state.turn.number))
 
     def control(self, control: AnyControl) -> None:
         name = f"c{len(self.asked)}"
@@ -191,7 +191,7 @@ class Play:
         trace = Trace(state, past.records, SETTINGS)
         self.state = trace.state
         self.wire.feed(self.wire.protocol.owner.appoint(self.epoch, self.wire.now))
-        present = Present(now=self.wire.now, settings=SETTINGS, has_brain=True, can_continue=True)
+        present = Present(now=self.wire.now, settings=SETTINGS, has_adapter=True, can_continue=True)
         self.carry_out(resume(self.state, trace, past, present).steps)
 
     def hand_over(self, *, clean: bool) -> None:

@@ -230,7 +230,8 @@ def _loosely(text: str, flaws: dict[str, None]) -> object:
 
 # --- what people may see ----------------------------------------------------------------------------------------------
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+JSON_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_STRING: Final = re.compile(JSON_STRING, re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 TOO_DEEP: Final = "nested too deeply"

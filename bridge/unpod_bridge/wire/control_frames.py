@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unpod.core.dispatch_messages import Refusal
-from unpod_bridge.wire.call_frames import MAX_FRAME, too_deep
+from unpod_bridge.wire.call_frames import JSON_STRING, MAX_FRAME, too_deep
 
 MALFORMED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What msgspec raises at hostile input."""
@@ -148,7 +148,7 @@ def _decode(text: bytes) -> ControlFrame:
     return UnknownFrame(kind) if decoder is None else decoder.decode(text)
 
 
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]', re.DOTALL)
+_TOKEN: Final = re.compile(JSON_STRING + rb"|[{}\[\],:]", re.DOTALL)
 
 
 def _bare(text: bytes) -> bytes:

@@ -16,15 +16,14 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import metrics, own_hooks, timers, turns
 from unpod.core.codec import Record
-from unpod.core.controls import InterruptAgent, TakeOver
 from unpod.core.decision import (
     NOTHING,
+    AdapterFinished,
+    AdapterRaised,
+    AdapterReported,
+    AdapterSpoke,
     Append,
-    AskBrain,
-    BrainFailed,
-    BrainFinished,
-    BrainReported,
-    BrainSpoke,
+    AskAdapter,
     Decision,
     EntrypointReturned,
     Finish,
@@ -35,12 +34,12 @@ from unpod.core.decision import (
     SendDelta,
     Settings,
     Step,
-    StopBrain,
+    StopAdapter,
     TimeReached,
     TurnHooksReturned,
     Verb,
 )
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, TurnOpened
 from unpod.core.state import SessionState, evolve_local
 from unpod.core.supervision import Waiting, note_for
 from unpod.core.turns import Turn
@@ -133,7 +132,7 @@ def _call_ended(state: SessionState, given: Record, now: float, _: Settings) -> 
     steps: list[Step] = []
     if turn is not None:
         if turn.replying:
-            steps.append(StopBrain(turn.number))
+            steps.append(StopAdapter(turn.number))
             if turn.sent:
                 steps.append(FireHooks("agent_turn", (turn.sent,), turn=turn.number))
         steps += complete(turn, now)
@@ -158,20 +157,19 @@ def _acknowledged(state: SessionState, given: Record, _: float, __: Settings) ->
     body = given.body
     if not isinstance(body, ev.CommandAcknowledged) or state.ended is not None:
         return []
-    control = state.asked.get(body.command)
     if body.outcome == "claimed":
-        return _close_turn(state) if control is not None and state.ender == body.command else []
+        return _close_turn(state) if body.command in state.asked and state.ender == body.command else []
     if body.outcome == "refused":
         refused = body.verb == "transfer" and state.ender == body.command
         return [FireHooks("error", ("transfer_refused", body.reason, "error", "transport"))] if refused else []
-    return _cut(state) if isinstance(control, InterruptAgent) else []
+    return _cut(state) if state.is_cut_by(body) else []
 
 
 def fulfil(state: SessionState, waiting: Waiting) -> list[Step]:
     """Return what is left to do for an admitted control, after its fold, and the word that it is done."""
     if waiting.refusal:
         return [Append(ev.ControlPerformed(control=waiting.id, outcome="failed", reason=waiting.refusal))]
-    steps = _cut(state) if isinstance(waiting.control, TakeOver) else []
+    steps = _cut(state) if waiting.cuts else []
     note = note_for(state.supervision, waiting.control)
     if note:
         steps.append(Nudge(note))
@@ -187,25 +185,25 @@ def _turn_hooks_returned(state: SessionState, given: Given, now: float, _: Setti
         return []
     if state.over:
         return []
-    if not given.has_brain or turn.user_text is None or turn.is_blank or state.supervision.held:
+    if not given.has_adapter or turn.user_text is None or turn.is_blank or state.supervision.held:
         return _end_reply(turn, "unanswered")
-    return [BrainAsked(turn.number, now), AskBrain(turn.number, turn.user_text, turn.language)]
+    return [AdapterAsked(turn.number, now), AskAdapter(turn.number, turn.user_text, turn.language)]
 
 
-def _brain_spoke(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
+def _adapter_spoke(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
     turn = _replying(state, given)
-    if turn is None or not isinstance(given, BrainSpoke) or not given.text:
+    if turn is None or not isinstance(given, AdapterSpoke) or not given.text:
         return []
     if len(turn.sent) + len(given.text) > settings.max_reply_chars:
         limit = f"a reply of more than {settings.max_reply_chars} characters"
-        return [StopBrain(turn.number), *_fail(state, turn, ("reply_too_long", limit), now, settings)]
+        return [StopAdapter(turn.number), *_fail(state, turn, ("reply_too_long", limit), now, settings)]
     delta = SendDelta(turn.number, turn.part, turn.deltas + 1, given.text)
     return [DeltaSent(turn.number, given.text, now), delta]
 
 
-def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+def _adapter_finished(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
     turn = _replying(state, given)
-    if turn is None or not isinstance(given, BrainFinished):
+    if turn is None or not isinstance(given, AdapterFinished):
         return []
     closing = given.complete and state.ending is None
     end: list[Step] = [Append(cmd.EndCall(reason="completed"))] if closing else []
@@ -213,15 +211,15 @@ def _brain_finished(state: SessionState, given: Given, _: float, __: Settings) -
     return [*reply_end, *_agent_turn(turn), *end]
 
 
-def _brain_failed(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
+def _adapter_raised(state: SessionState, given: Given, now: float, settings: Settings) -> list[Step]:
     turn = _replying(state, given)
-    if turn is None or not isinstance(given, BrainFailed):
+    if turn is None or not isinstance(given, AdapterRaised):
         return []
     return _fail(state, turn, (given.code, given.error), now, settings)
 
 
-def _brain_reported(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
-    if not isinstance(given, BrainReported):
+def _adapter_reported(state: SessionState, given: Given, _: float, __: Settings) -> list[Step]:
+    if not isinstance(given, AdapterReported):
         return []
     fact = given.fact
     if isinstance(fact, ev.LLMCalled) and state.has_withheld:
@@ -239,8 +237,8 @@ def _time_reached(state: SessionState, _: Given, now: float, settings: Settings)
     if turn is not None and "metrics" in reached:
         steps += complete(turn, now)
     if turn is not None and "reply" in reached:
-        why = "adapter_timeout", "the brain did not answer in time"
-        steps += [StopBrain(turn.number), *_fail(state, turn, why, now, settings)]
+        why = "adapter_timeout", "the adapter did not answer in time"
+        steps += [StopAdapter(turn.number), *_fail(state, turn, why, now, settings)]
     if "silence" in reached:
         noticed = ev.SilenceNoticed(seconds=timers.silence_s(state, settings))
         steps += [Append(noticed), own_hooks.silence(noticed)]
@@ -272,7 +270,7 @@ def _entrypoint_returned(state: SessionState, given: Given, _: float, __: Settin
 def _replying(state: SessionState, given: Given) -> Turn | None:
     """Return the open reply that an input of the adapter belongs to; a late input of a former turn belongs to none."""
     turn = state.turn
-    if turn is None or not isinstance(given, (BrainSpoke, BrainFinished, BrainFailed)):
+    if turn is None or not isinstance(given, (AdapterSpoke, AdapterFinished, AdapterRaised)):
         return None
     return turn if turn.number == given.turn and turn.replying and not state.over else None
 
@@ -362,7 +360,7 @@ def _close_turn(state: SessionState) -> list[Step]:
         return []
     if not turn.replying:
         return _end_reply(turn, "ended")
-    return [StopBrain(turn.number), *_end_reply(turn, "ended"), *_agent_turn(turn)]
+    return [StopAdapter(turn.number), *_end_reply(turn, "ended"), *_agent_turn(turn)]
 
 
 def _end(state: SessionState, reason: str) -> list[Step]:
@@ -388,10 +386,10 @@ def _cut(state: SessionState) -> list[Step]:
     return [_stopped(turn), *_end_reply(turn, "interrupted"), *_agent_turn(turn)]
 
 
-def _stopped(turn: Turn, heard: str | None = None) -> StopBrain:
+def _stopped(turn: Turn, heard: str | None = None) -> StopAdapter:
     """Stop the adapter in mid-reply; of a reply of which nothing was said there is nothing to tell it."""
     told = bool(turn.sent) or turn.untold
-    return StopBrain(turn.number, mark=told, heard=heard if told else None)
+    return StopAdapter(turn.number, mark=told, heard=heard if told else None)
 
 
 def _interrupt(state: SessionState) -> list[Step]:
@@ -418,10 +416,10 @@ _ON_RECORD: dict[type[object], _Rule] = {
 
 _ON_INPUT: dict[type[object], Callable[[SessionState, Given, float, Settings], list[Step]]] = {
     TurnHooksReturned: _turn_hooks_returned,
-    BrainSpoke: _brain_spoke,
-    BrainFinished: _brain_finished,
-    BrainFailed: _brain_failed,
-    BrainReported: _brain_reported,
+    AdapterSpoke: _adapter_spoke,
+    AdapterFinished: _adapter_finished,
+    AdapterRaised: _adapter_raised,
+    AdapterReported: _adapter_reported,
     TimeReached: _time_reached,
     Verb: _verb,
     EntrypointReturned: _entrypoint_returned,

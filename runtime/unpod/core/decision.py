@@ -19,24 +19,24 @@ class TurnHooksReturned(Struct, frozen=True):
     """The `user_turn` hooks of a turn have returned."""
 
     turn: int
-    has_brain: bool
+    has_adapter: bool
 
 
-class BrainSpoke(Struct, frozen=True):
+class AdapterSpoke(Struct, frozen=True):
     """The adapter has yielded a piece of the reply."""
 
     turn: int
     text: str
 
 
-class BrainFinished(Struct, frozen=True):
+class AdapterFinished(Struct, frozen=True):
     """The adapter has nothing more to say on this turn; `complete`: nor on this call."""
 
     turn: int
     complete: bool = False
 
 
-class BrainFailed(Struct, frozen=True):
+class AdapterRaised(Struct, frozen=True):
     """The adapter raised."""
 
     turn: int
@@ -44,7 +44,7 @@ class BrainFailed(Struct, frozen=True):
     error: str
 
 
-class BrainReported(Struct, frozen=True):
+class AdapterReported(Struct, frozen=True):
     """The adapter has called a model or a tool, or a tool has returned."""
 
     fact: ev.LLMCalled | ev.ToolCalled | ev.ToolReturned
@@ -69,10 +69,10 @@ class EntrypointReturned(Struct, frozen=True):
 Given = (
     Record
     | TurnHooksReturned
-    | BrainSpoke
-    | BrainFinished
-    | BrainFailed
-    | BrainReported
+    | AdapterSpoke
+    | AdapterFinished
+    | AdapterRaised
+    | AdapterReported
     | TimeReached
     | Verb
     | EntrypointReturned
@@ -103,7 +103,7 @@ class FireHooks(Struct, frozen=True):
     own: bool = False
 
 
-class AskBrain(Struct, frozen=True):
+class AskAdapter(Struct, frozen=True):
     """Give a turn's text to the adapter."""
 
     turn: int
@@ -113,7 +113,7 @@ class AskBrain(Struct, frozen=True):
     """What was spoken of the reply already: the adapter is to go on from there."""
 
 
-class StopBrain(Struct, frozen=True):
+class StopAdapter(Struct, frozen=True):
     """Cancel its stream at the provider; with `mark`, tell it that the caller heard `heard` (None: unknown)."""
 
     turn: int
@@ -148,7 +148,7 @@ class Finish(Struct, frozen=True):
     reason: str
 
 
-Effect = FireHooks | AskBrain | StopBrain | MarkInterrupted | Nudge | SendDelta | Finish
+Effect = FireHooks | AskAdapter | StopAdapter | MarkInterrupted | Nudge | SendDelta | Finish
 Step = Append | LocalEvent | Effect
 
 

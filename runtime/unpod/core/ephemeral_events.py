@@ -7,7 +7,7 @@ from msgspec import Struct
 from unpod.core.turns import Turn
 
 
-class BrainAsked(Struct, frozen=True):
+class AdapterAsked(Struct, frozen=True):
     """The text of a turn went to the adapter."""
 
     turn: int
@@ -42,7 +42,7 @@ class ToolsRun(Struct, frozen=True):
     at: float
 
 
-class BrainStands(Struct, frozen=True):
+class AdapterStands(Struct, frozen=True):
     """Where in its dialog the adapter began a turn, and has come to, by what it says of itself."""
 
     turn: int
@@ -50,4 +50,4 @@ class BrainStands(Struct, frozen=True):
     to_node: str | None
 
 
-LocalEvent = BrainAsked | BrainStands | TurnOpened | TurnResumed | DeltaSent | ToolsRun
+LocalEvent = AdapterAsked | AdapterStands | TurnOpened | TurnResumed | DeltaSent | ToolsRun

@@ -22,12 +22,13 @@ from unpod.core.controls import (
     OWNER_CONTROLS,
     AnyControl,
     EndSession,
+    InterruptAgent,
     PauseSessionRecording,
     ResumeSessionRecording,
     SaySomething,
     ends_session,
 )
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, LocalEvent, ToolsRun, TurnOpened, TurnResumed
 from unpod.core.metrics import MetricsState
 from unpod.core.supervision import Supervision
 from unpod.core.turns import PendingTurn, Turn
@@ -149,6 +150,15 @@ class SessionState(Struct, frozen=True, kw_only=True):
             return True
         return any(pending.withheld for pending in self.queue)
 
+    def is_cut_by(self, body: object) -> bool:
+        """Whether a receipt, which is folded already, says that somebody outside has cut the reply that is open."""
+        if isinstance(body, ev.CommandAcknowledged):
+            carried_out = body.outcome not in ("claimed", "refused")
+            return carried_out and isinstance(self.asked.get(body.command), InterruptAgent)
+        if isinstance(body, ev.ControlAnswered) and body.outcome == "admitted":
+            return any(waiting.id == body.control and waiting.cuts for waiting in self.supervision.waiting)
+        return False
+
     def is_late(self, body: ev.TurnMetrics, turn: int) -> bool:
         """Whether the worker's figures are those of a turn before `turn`, as far as they say."""
         return self.counts_turns and turn_ids.names_earlier(body.turn_id, turn)
@@ -205,7 +215,7 @@ def evolve_local(state: SessionState, event: LocalEvent) -> SessionState:
             voiced=turn.voiced or state.speaking,
         )
         return replace(state, turn=turn, quiet_since=event.at, silences=0)
-    if isinstance(event, BrainAsked):
+    if isinstance(event, AdapterAsked):
         turn = replace(turn, phase=turns.step(turn, "ask"), asked_at=event.at)
     elif isinstance(event, ToolsRun):
         turn = replace(turn, bounded_tools=turn.bounded_tools + event.more, tool_at=event.at)

@@ -40,6 +40,11 @@ class Waiting(Struct, frozen=True):
     control: OwnerControl
     refusal: str = ""
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the reply that is open ends with it."""
+        return isinstance(self.control, TakeOver) and not self.refusal
+
 
 class Supervision(Struct, frozen=True, kw_only=True):
     """`supervisor` has the call, None where the agent has; `notes` is what the adapter was told, oldest first."""

@@ -1,4 +1,4 @@
-"""What the brain's tools may use of the call, while it answers one turn."""
+"""What the adapter's tools may use of the call, while it answers one turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unpod.adapters.call_scope import Attempt
 from unpod.adapters.pieces import Piece, ToolCall, plain
 from unpod.core.events import StepCompleted
 from unpod.core.ids import step_id
-from unpod.core.replay.history import BRAIN_STATE
+from unpod.core.replay.history import ADAPTER_STATE
 from unpod.session.kernel import SessionKernel
 from unpod.session.steps import Steps
 
@@ -50,16 +50,16 @@ class AdapterScope:
 
     @property
     def saved(self) -> object:
-        """What the brain last saved on an earlier turn in another process."""
-        states = () if self._kernel.past is None else self._kernel.past.brain_states
+        """What the adapter last saved on an earlier turn in another process."""
+        states = () if self._kernel.past is None else self._kernel.past.adapter_states
         return next((value for cause, value in reversed(states) if cause != self._cause), None)
 
     def save(self, state: object) -> None:
-        """Store what the brain needs in another process; not where it may hold what was said off the record."""
+        """Store what the adapter needs in another process; not where it may hold what was said off the record."""
         kernel = self._kernel
         if kernel.ending.lost is None and not kernel.state.has_withheld:
-            identifier = step_id(kernel.ownership.session_id, self._cause, "brain", BRAIN_STATE, kernel.outbox.index)
-            kernel.record(StepCompleted(step=identifier, name=BRAIN_STATE, value=plain(state)), self._cause)
+            identifier = step_id(kernel.ownership.session_id, self._cause, "brain", ADAPTER_STATE, kernel.outbox.index)
+            kernel.record(StepCompleted(step=identifier, name=ADAPTER_STATE, value=plain(state)), self._cause)
 
     def report(self, piece: Piece) -> None:
         """Record what comes about after the reply has been cut."""

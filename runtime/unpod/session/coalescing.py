@@ -1,8 +1,8 @@
 """Pieces of a reply that follow each other closely leave as one: each costs two passes through NATS and a frame.
 
 The first of a reply leaves alone and at once, and so does one that comes after a pause. What follows it within a turn
-or two of the event loop waits until the brain has paused for as long, or `MAX_ROUNDS` turns at most. No clock: what is
-joined hangs on the order of things alone, so a test sees the same on any machine.
+or two of the event loop waits until the adapter has paused for as long, or `MAX_ROUNDS` turns at most. No clock: what
+is joined hangs on the order of things alone, so a test sees the same on any machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 QUIET_ROUNDS: Final = 2
-"""So many turns of the event loop without a piece are a pause; a brain that only yields to others takes one."""
+"""So many turns of the event loop without a piece are a pause; an adapter that only yields to others takes one."""
 MAX_ROUNDS: Final = 10
 MAX_CHARS: Final = 1_000
 """What waits is not longer than that and one piece: a flood meets the bound on replies piece by piece."""

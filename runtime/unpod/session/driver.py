@@ -26,7 +26,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Record
 from unpod.core.commands import AnyCommand
 from unpod.core.decide import decide, follow_up
-from unpod.core.ephemeral_events import BrainStands, LocalEvent, ToolsRun
+from unpod.core.ephemeral_events import AdapterStands, LocalEvent, ToolsRun
 from unpod.core.live import Again
 from unpod.core.positions import Positions
 from unpod.core.replay.history import History, Point
@@ -56,7 +56,7 @@ SETTLED_S = 0.5
 """How long the next record may keep us from saying that hooks have returned."""
 
 
-_Doing = d.AskBrain | d.StopBrain | d.MarkInterrupted | d.Nudge | d.Finish
+_Doing = d.AskAdapter | d.StopAdapter | d.MarkInterrupted | d.Nudge | d.Finish
 
 
 class Driver:
@@ -74,9 +74,9 @@ class Driver:
             data={},
             turn_number=0,
         )
-        self.brain = ReplyStream(self._on_brain, self._on_brain_stands, ownership.session_id)
+        self.reply_stream = ReplyStream(self._on_adapter, self._on_adapter_stands, ownership.session_id)
         self.adapter: DialogMachine | None = None
-        """The brain, as it was given."""
+        """The adapter, as it was given."""
         self._hook_runner = HookRunner(
             ownership.session_id, kernel.hooks, self._on_trouble, lambda: kernel.state.private
         )
@@ -146,10 +146,10 @@ class Driver:
         assert past is not None  # noqa: S101
         if hooks:
             await replay.play()
-        steps = await replay.go_live(self.brain.view)
+        steps = await replay.go_live(self.reply_stream.view)
         self.issuing.replay = None
         self._running = True
-        self.brain.inside = contextvars.copy_context()
+        self.reply_stream.inside = contextvars.copy_context()
         first = kernel.state.queue[0].cause if kernel.state.queue else CORE
         self._carry_out(steps, first, kernel.clock.now(), due=None if replay.end is None else End(replay.end, past))
         for pending in kernel.state.queue:
@@ -181,7 +181,7 @@ class Driver:
                         self.decide(d.EntrypointReturned(), CORE)
                         limit.reschedule(asyncio.get_running_loop().time() + kernel.settings.end_timeout_s)
             await self._hook_runner.over(0.0 if kernel.ending.lost else kernel.settings.hook_grace_s)
-            await self.brain.over(0.0 if kernel.ending.lost else kernel.settings.hook_grace_s)
+            await self.reply_stream.over(0.0 if kernel.ending.lost else kernel.settings.hook_grace_s)
             if kernel.ending.lost is None:
                 kernel.record(ev.SessionFinished(failed=kernel.ending.has_failed(kernel.state)), CORE)
                 async with asyncio.timeout(kernel.settings.end_timeout_s):
@@ -200,7 +200,7 @@ class Driver:
         """
         self.adapter = self.issuing.replay = None
         self.kernel.hooks.clear()
-        self.brain.release()
+        self.reply_stream.release()
         self._hook_runner.release()
         self.inbox.release()
         self._deadline.release()
@@ -216,7 +216,7 @@ class Driver:
         if self._clock_check is not None:
             await cancelled([self._clock_check])
         await cancelled(kernel.chores)
-        await self.brain.close()
+        await self.reply_stream.close()
         await self._hook_runner.close()
         await self.inbox.close()
         await kernel.outbox.close()
@@ -232,22 +232,22 @@ class Driver:
         return self.issuing.perform(command, self.decide)
 
     def _begin_tool(self, turn: int, work: Coroutine[object, object, None]) -> None:
-        """Run a tool of the brain's, while the time-out of the reply stands still."""
+        """Run a tool of the adapter's, while the time-out of the reply stands still."""
         self._tools_run(turn, 1)
-        self.brain.begin_tool(work, partial(self._tools_run, turn, -1))
+        self.reply_stream.begin_tool(work, partial(self._tools_run, turn, -1))
 
     def _tools_run(self, turn: int, more: int) -> None:
         kernel = self.kernel
         kernel.state = evolve_local(kernel.state, ToolsRun(turn, more, kernel.clock.now()))
         self._arm()
 
-    def use_brain(self, adapter: DialogMachine | None) -> None:
-        """Take another brain, from the next turn on.
+    def use_adapter(self, adapter: DialogMachine | None) -> None:
+        """Take another adapter, from the next turn on.
 
         Raises:
             TypeError: it is none; the text says what is missing.
         """
-        self.brain.use(None if adapter is None else check_adapter(adapter))
+        self.reply_stream.use(None if adapter is None else check_adapter(adapter))
         self.adapter = adapter
 
     def set(self, **changes: float | str | None) -> None:
@@ -264,24 +264,24 @@ class Driver:
             return
         if isinstance(body, ev.CallEnded):
             kernel.heard_end = True
-            self.brain.look()
+            self.reply_stream.look()
             kernel.outcomes.over()
         if isinstance(body, ev.CommandAcknowledged):
             kernel.outcomes.take(body)
         if isinstance(body, ev.ReplySpoken):
             self._replies.spoken(body)
         if isinstance(body, ev.UserInterrupted) and turn is not None and turn.replying:
-            self.brain.cut()
+            self.reply_stream.cut()
         elif isinstance(body, ev.CallEnded):
             self._hook_runner.hurry(kernel.settings.hook_wait_s("call_end"))
         kernel.work_queue.items.append(record)
         self._go_on()
 
-    def _on_brain(self, given: d.Given, error: BaseException | None) -> None:
+    def _on_adapter(self, given: d.Given, error: BaseException | None) -> None:
         kernel = self.kernel
         if error is not None:
             logger.error(
-                "session %s: the brain failed: %s",
+                "session %s: the adapter failed: %s",
                 self.ownership.session_id,
                 type(error).__name__,
                 exc_info=None if kernel.state.private else error,
@@ -289,7 +289,7 @@ class Driver:
         turn = kernel.state.turn
         self.decide(given, turn.cause if turn is not None else CORE)
 
-    def _on_brain_stands(self, told: BrainStands) -> None:
+    def _on_adapter_stands(self, told: AdapterStands) -> None:
         self.kernel.state = evolve_local(self.kernel.state, told)
 
     def _on_time(self) -> None:
@@ -399,15 +399,15 @@ class Driver:
     def _perform(self, step: _Doing, cause: str) -> None:
         kernel = self.kernel
         match step:
-            case d.AskBrain():
+            case d.AskAdapter():
                 context: ReplyContext = {**self.context, "turn_number": step.turn}
-                self.brain.ask(step, cause, context, self._adapter_scope(cause, step.turn, context))
-            case d.StopBrain():
-                self.brain.stop(mark=step.mark, heard=step.heard, note=kernel.settings.interruption_note)
+                self.reply_stream.ask(step, cause, context, self._adapter_scope(cause, step.turn, context))
+            case d.StopAdapter():
+                self.reply_stream.stop(mark=step.mark, heard=step.heard, note=kernel.settings.interruption_note)
             case d.MarkInterrupted():
-                self.brain.mark_interrupted(step.heard)
+                self.reply_stream.mark_interrupted(step.heard)
             case d.Nudge():
-                self.brain.nudge(step.note)
+                self.reply_stream.nudge(step.note)
             case d.Finish():
                 kernel.work_queue.items.append(step)
             case _:
@@ -419,7 +419,7 @@ class Driver:
             self.steps,
             cause,
             context,
-            report=partial(self.brain.report, turn=turn),
+            report=partial(self.reply_stream.report, turn=turn),
             begin_tool=partial(self._begin_tool, turn),
         )
 
@@ -452,17 +452,18 @@ class Driver:
             # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
             for record in kernel.work_queue.through_interruptions():
                 self._take(record)
-            has_brain = self.brain.view is not None
-            if not (has_brain or kernel.over) and kernel.outbox.last_command == before:
-                self._warn_of_no_brain()
-            self._decide(d.TurnHooksReturned(fire.turn, has_brain=has_brain), hooks.cause)
+            has_adapter = self.reply_stream.view is not None
+            if not (has_adapter or kernel.over) and kernel.outbox.last_command == before:
+                self._warn_of_no_adapter()
+            self._decide(d.TurnHooksReturned(fire.turn, has_adapter=has_adapter), hooks.cause)
 
-    def _warn_of_no_brain(self) -> None:
-        """Tell a developer once why nobody answers: no brain, and no hook that would have done anything instead."""
+    def _warn_of_no_adapter(self) -> None:
+        """Tell a developer once why nobody answers: no adapter, and no hook that would have done anything instead."""
         if not self._warned:
             self._warned = True
             logger.warning(
-                "session %s: nobody answers the caller: assign a brain to session.dialog_machine before session.run()",
+                "session %s: nobody answers the caller: "
+                "assign an adapter to session.dialog_machine before session.run()",
                 self.ownership.session_id,
             )
 

@@ -109,7 +109,7 @@ class SessionKernel:
         elif isinstance(body, cmd.Command):
             identifier = (scope or Scope(cause, CORE)).command_id(session, tag_of(body))
         if isinstance(body, cmd.EndReply) and body.reason == "empty":
-            logger.warning("session %s, turn %d: the brain had nothing to say", session, body.turn)
+            logger.warning("session %s, turn %d: the adapter had nothing to say", session, body.turn)
         replayed = self.replayed
         seen = self.state.bridge_index if replayed is None else replayed.seen
         record = self.outbox.append(

@@ -18,7 +18,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks
 from unpod.core.codec import OWNER_CHANNELS, Record
-from unpod.core.decision import AskBrain, FireHooks, Step
+from unpod.core.decision import AskAdapter, FireHooks, Step
 from unpod.core.ephemeral_events import TurnResumed
 from unpod.core.events import tag_of
 from unpod.core.replay.history import History, Point
@@ -38,7 +38,7 @@ logger = logging.getLogger("unpod.session")
 
 NOT_RECORDED: Final = "(Something was said here that was not recorded.)"
 RESTORE_S: Final = 5.0
-"""How long a brain may take to take up the conversation."""
+"""How long an adapter may take to take up the conversation."""
 
 
 class Replay:
@@ -186,7 +186,7 @@ class Replay:
     # --- on to the present --------------------------------------------------------------------------------------------
 
     async def go_live(self, view: AdapterView | None) -> tuple[Step, ...]:
-        """Leave the past behind, and return how to go on; `view` is the brain."""
+        """Leave the past behind, and return how to go on; `view` is the adapter."""
         kernel, past, replayed = self._kernel, self._past, self._kernel.replayed
         if replayed is None:
             return ()
@@ -198,7 +198,7 @@ class Replay:
         present = Present(
             now=now,
             settings=kernel.settings,
-            has_brain=view is not None,
+            has_adapter=view is not None,
             can_continue=view is not None and view.can_continue,
         )
         steps = resume(state, self._trace, past, present).steps
@@ -214,8 +214,8 @@ def verb_is_sent(state: SessionState) -> bool:
 
 
 def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
-    """Return the open turn as the brain's memory must have it, where its reply is not gone on with."""
-    if any(isinstance(step, AskBrain) for step in steps):
+    """Return the open turn as the adapter's memory must have it, where its reply is not gone on with."""
+    if any(isinstance(step, AskAdapter) for step in steps):
         return []
     for step in steps:
         turn = step.turn if isinstance(step, TurnResumed) else None
@@ -225,7 +225,7 @@ def _last_words(steps: tuple[Step, ...]) -> list[Exchange]:
 
 
 async def _restore(view: AdapterView, messages: list[ChatMessage], notes: Sequence[str]) -> None:
-    """Give the brain its memory back, and what it was told from outside; a failure of its own code is logged."""
+    """Give the adapter its memory back, and what it was told from outside; a failure of its own code is logged."""
     if not messages and not notes:
         return
 
@@ -239,11 +239,11 @@ async def _restore(view: AdapterView, messages: list[ChatMessage], notes: Sequen
             await view.assist(note)
 
     try:
-        await bounded(tell(), RESTORE_S, "unpod-brain-restore")
+        await bounded(tell(), RESTORE_S, "unpod-adapter-restore")
     except BaseException as error:
         if not is_theirs(error):
             raise
-        logger.error("the brain could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
+        logger.error("the adapter could not take up the conversation: %s", type(error).__name__)  # noqa: TRY400
 
 
 def _messages(history: list[Exchange], past: History) -> list[ChatMessage]:

@@ -17,8 +17,8 @@ from contextvars import Context
 from unpod.adapters.adapter import AdapterView
 from unpod.adapters.call_scope import CallScope, in_call
 from unpod.adapters.pieces import LLMCall, Piece, ToolCall, ToolResult
-from unpod.core.decision import AskBrain, BrainFailed, BrainFinished, BrainReported, BrainSpoke, Given
-from unpod.core.ephemeral_events import BrainStands
+from unpod.core.decision import AdapterFinished, AdapterRaised, AdapterReported, AdapterSpoke, AskAdapter, Given
+from unpod.core.ephemeral_events import AdapterStands
 from unpod.core.events import LLMCalled, ToolCalled, ToolReturned
 from unpod.errors import AdapterError
 from unpod.session.coalescing import Coalescing
@@ -33,12 +33,12 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class ReplyStream:
-    """The brain of one session; `tell` is called on the event loop with each thing that the brain does."""
+    """The adapter of one session; `tell` is called on the event loop with each thing that the adapter does."""
 
     def __init__(
         self,
         tell: Callable[[Given, BaseException | None], None],
-        stands: Callable[[BrainStands], None],
+        stands: Callable[[AdapterStands], None],
         session_id: str = "",
     ) -> None:
         self._tell = tell
@@ -57,19 +57,19 @@ class ReplyStream:
 
     @property
     def view(self) -> AdapterView | None:
-        """The brain, or None where the session has none."""
+        """The adapter, or None where the session has none."""
         return self._view
 
     def use(self, view: AdapterView | None) -> None:
-        """Take another brain, from the next turn on."""
+        """Take another adapter, from the next turn on."""
         self._view = view
         if view is not None:
             view.register_llm_callback(self._on_llm_call)
 
     def ask(
-        self, question: AskBrain, cause: str, context: Mapping[str, object], scope: CallScope | None = None
+        self, question: AskAdapter, cause: str, context: Mapping[str, object], scope: CallScope | None = None
     ) -> None:
-        """Start the reply to a turn; `scope` is what the brain's tools may use of the call."""
+        """Start the reply to a turn; `scope` is what the adapter's tools may use of the call."""
         self._turn = question.turn
         self._speech = Coalescing(self._speak)
         self._asked = question
@@ -78,10 +78,10 @@ class ReplyStream:
         belongs(self._stream, self._session)
 
     def look(self) -> None:
-        """Tell where in its dialog the brain has come to on this turn."""
+        """Tell where in its dialog the adapter has come to on this turn."""
         if self._asked is not None and self._view is not None:
             node, before = self._view.nodes
-            self._stands(BrainStands(self._turn, before or self._node, node))
+            self._stands(AdapterStands(self._turn, before or self._node, node))
 
     def cut(self) -> None:
         """Hand on nothing more of the current reply, and cancel it at its provider."""
@@ -94,23 +94,23 @@ class ReplyStream:
             self._later(self._closed(stream))
 
     def stop(self, *, mark: bool, heard: str | None, note: str) -> None:
-        """Cut the reply; with `mark`, tell the brain what was heard of it, as `AdapterView.tell_cut` does."""
+        """Cut the reply; with `mark`, tell the adapter what was heard of it, as `AdapterView.tell_cut` does."""
         self.cut()
         if mark and self._view is not None:
             self._later(self._guarded("mark_interrupted", self._view.tell_cut(heard, note)))
 
     def mark_interrupted(self, heard: str | None) -> None:
-        """Tell the brain what the caller heard of its last reply."""
+        """Tell the adapter what the caller heard of its last reply."""
         if self._view is not None:
             self._later(self._guarded("mark_interrupted", self._view.mark_interrupted(heard)))
 
     def nudge(self, note: str) -> None:
-        """Give the brain a note for its next turn."""
+        """Give the adapter a note for its next turn."""
         if self._view is not None:
             self._later(self._guarded("assist", self._view.assist(note)))
 
     def begin_tool(self, work: Coroutine[object, object, None], over: Callable[[], None]) -> None:
-        """Run a tool of the brain's, and call `over` when it is; a cut reply does not cancel it."""
+        """Run a tool of the adapter's, and call `over` when it is; a cut reply does not cancel it."""
         task = asyncio.get_running_loop().create_task(work, name="unpod-tool")
         belongs(task, self._session)
         self._tools.add(task)
@@ -119,7 +119,7 @@ class ReplyStream:
         task.add_done_callback(lambda _: work.close())  # one that is cancelled before it began is never awaited
 
     def report(self, piece: Piece, turn: int) -> None:
-        """Hand on what a brain has to report of a turn whose reply is over."""
+        """Hand on what an adapter has to report of a turn whose reply is over."""
         self._tell(_given(piece, turn), None)
 
     async def over(self, grace_s: float) -> None:
@@ -135,7 +135,7 @@ class ReplyStream:
             await self._chores
 
     def release(self) -> None:
-        """Let go of the brain, and tell nobody anything any more."""
+        """Let go of the adapter, and tell nobody anything any more."""
         self._view = self._stream = self._chores = self._asked = self.inside = None
         self._speech = Coalescing(_ignore_text)
         self._tell = self._stands = _ignore
@@ -149,7 +149,7 @@ class ReplyStream:
                 await before
             await chore
 
-        self._chores = self._task(run(), "unpod-brain-chores")
+        self._chores = self._task(run(), "unpod-adapter-chores")
 
     def _task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         inside = None if self.inside is None else self.inside.copy()
@@ -158,18 +158,18 @@ class ReplyStream:
     async def _closed(self, stream: asyncio.Task[None]) -> None:
         done, _ = await asyncio.wait({stream}, timeout=CLOSE_TIMEOUT_S)
         if not done:
-            logger.warning("the brain's stream did not close within %.0f s after it was cancelled", CLOSE_TIMEOUT_S)
+            logger.warning("the adapter's stream did not close within %.0f s after it was cancelled", CLOSE_TIMEOUT_S)
 
     async def _guarded(self, what: str, work: Coroutine[object, object, None]) -> None:
         try:
-            await bounded(work, CLOSE_TIMEOUT_S, f"unpod-brain-{what}")
+            await bounded(work, CLOSE_TIMEOUT_S, f"unpod-adapter-{what}")
         except BaseException as error:
             if not is_theirs(error):
                 raise
-            logger.error("the brain's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
+            logger.error("the adapter's %s failed: %s", what, type(error).__name__, exc_info=error)  # noqa: TRY400
 
     async def _run(
-        self, question: AskBrain, cause: str, context: Mapping[str, object], inside: AbstractContextManager[None]
+        self, question: AskAdapter, cause: str, context: Mapping[str, object], inside: AbstractContextManager[None]
     ) -> None:
         view, turn = self._view, question.turn
         if self._chores is not None:
@@ -201,21 +201,21 @@ class ReplyStream:
             return
         if self._asked is question:
             self.look()
-            self._tell(BrainFinished(turn, complete=complete), None)
+            self._tell(AdapterFinished(turn, complete=complete), None)
 
-    def _failed(self, question: AskBrain, error: BaseException) -> None:
+    def _failed(self, question: AskAdapter, error: BaseException) -> None:
         self._flush(question)
         if self._asked is question:
             self.look()
             code = error.code if isinstance(error, AdapterError) else "adapter_error"
-            self._tell(BrainFailed(question.turn, code, f"{type(error).__name__}: {error}"[:500]), error)
+            self._tell(AdapterRaised(question.turn, code, f"{type(error).__name__}: {error}"[:500]), error)
 
-    def _flush(self, question: AskBrain) -> None:
+    def _flush(self, question: AskAdapter) -> None:
         if self._asked is question:
             self._speech.flush()
 
     def _speak(self, text: str) -> None:
-        self._tell(BrainSpoke(self._turn, text), None)
+        self._tell(AdapterSpoke(self._turn, text), None)
 
     def _on_llm_call(self, **fields: object) -> None:
         self._speech.flush()
@@ -223,16 +223,16 @@ class ReplyStream:
 
 
 def _given(piece: Piece, turn: int) -> Given:
-    """Return what a piece of a brain's stream means."""
+    """Return what a piece of an adapter's stream means."""
     if isinstance(piece, str):
-        return BrainSpoke(turn, piece)
+        return AdapterSpoke(turn, piece)
     if isinstance(piece, ToolCall):
-        return BrainReported(
+        return AdapterReported(
             ToolCalled(name=piece.name, call_id=piece.call_id, arguments=piece.arguments, turn_id=turn)
         )
     if isinstance(piece, ToolResult):
-        return BrainReported(ToolReturned(name=piece.name, call_id=piece.call_id, result=piece.result, turn_id=turn))
-    return BrainReported(LLMCalled(turn_id=turn, **{name: getattr(piece, name) for name in LLM_FIELDS}))
+        return AdapterReported(ToolReturned(name=piece.name, call_id=piece.call_id, result=piece.result, turn_id=turn))
+    return AdapterReported(LLMCalled(turn_id=turn, **{name: getattr(piece, name) for name in LLM_FIELDS}))
 
 
 def _ignore(*_: object) -> None: ...

@@ -92,7 +92,7 @@ class Session:
         return self._driver.perform(cmd.Interrupt()) if await self._may("interrupt") else self._too_late()
 
     async def set_filler(self, text: str) -> CommandHandle:
-        """Set the phrase that the caller hears when the brain takes its time; an empty one sets none.
+        """Set the phrase that the caller hears when the adapter takes its time; an empty one sets none.
 
         Raises:
             UnsupportedControl: the speech worker can neither take fillers nor speak phrases.
@@ -300,7 +300,7 @@ class Session:
 
     @dialog_machine.setter
     def dialog_machine(self, adapter: DialogMachine | None) -> None:
-        self._driver.use_brain(adapter)
+        self._driver.use_adapter(adapter)
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -343,7 +343,7 @@ class Session:
 
     @property
     def on_adapter_error(self) -> str | None:
-        """What becomes of a reply whose brain has failed: a phrase ends it, `end` ends the call, None neither."""
+        """What becomes of a reply whose adapter has failed: a phrase ends it, `end` ends the call, None neither."""
         return self._kernel.settings.on_adapter_error
 
     @on_adapter_error.setter
@@ -352,7 +352,7 @@ class Session:
 
     @property
     def interruption_note(self) -> str:
-        """What the brain is told when the caller cuts in between turns and nobody knows what was heard."""
+        """What the adapter is told when the caller cuts in between turns and nobody knows what was heard."""
         return self._kernel.settings.interruption_note
 
     @interruption_note.setter

@@ -38,7 +38,7 @@ def in_turn(session_id: str, turn: int = 0) -> Iterator[None]:
         context.detach(token)
 
 
-@lru_cache(maxsize=1024)  # each turn's is asked for by its hooks and by its brain
+@lru_cache(maxsize=1024)  # each turn's is asked for by its hooks and by its adapter
 def _span(session_id: str, turn: int) -> NonRecordingSpan:
     span = turn_span(session_id, turn) if turn else root_span(session_id)
     parent = trace.SpanContext(

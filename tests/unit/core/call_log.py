@@ -10,7 +10,7 @@ from unpod.core import events as ev
 from unpod.core.codec import Body, Record
 from unpod.core.commands import Command
 from unpod.core.envelope import Envelope
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnOpened
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, TurnOpened
 from unpod.core.events import tag_of
 from unpod.core.ids import command_id, record_id
 from unpod.core.state import SessionState, evolve, evolve_local
@@ -71,6 +71,6 @@ def speaking(*, negotiated: tuple[str, ...] = ()) -> CallLog:
     log = CallLog(negotiated=negotiated)
     log.bridge(ev.UserText(text="hi"))
     log.state = evolve_local(log.state, TurnOpened(log.now))
-    log.state = evolve_local(log.state, BrainAsked(1, log.now))
+    log.state = evolve_local(log.state, AdapterAsked(1, log.now))
     log.state = evolve_local(log.state, DeltaSent(1, "well", log.now))
     return log

@@ -28,12 +28,12 @@ def appended(steps: tuple[d.Step, ...]) -> list[object]:
 @pytest.mark.parametrize(
     "given",
     [
-        d.BrainSpoke(1, "late"),
-        d.BrainFinished(1),
-        d.BrainFailed(1, "c", "e"),
-        d.TurnHooksReturned(1, has_brain=True),
-        d.BrainSpoke(2, "early"),
-        d.BrainSpoke(1, ""),
+        d.AdapterSpoke(1, "late"),
+        d.AdapterFinished(1),
+        d.AdapterRaised(1, "c", "e"),
+        d.TurnHooksReturned(1, has_adapter=True),
+        d.AdapterSpoke(2, "early"),
+        d.AdapterSpoke(1, ""),
     ],
 )
 def test_what_the_brain_does_after_its_reply_has_ended_decides_nothing(given: d.Given) -> None:
@@ -66,7 +66,7 @@ def test_whoever_ends_a_reply_it_is_the_same_command() -> None:
     log = speaking(negotiated=("agent.interrupt",))
     barge_in = ev.UserInterrupted(heard_prefix="we")
     causes = set()
-    for given in (d.BrainFinished(1), d.BrainFailed(1, "c", "e"), d.Verb(cmd.Interrupt()), d.Verb(cmd.EndCall())):
+    for given in (d.AdapterFinished(1), d.AdapterRaised(1, "c", "e"), d.Verb(cmd.Interrupt()), d.Verb(cmd.EndCall())):
         causes |= {s.cause for s in steps(log, given) if isinstance(s, d.Append) and isinstance(s.body, cmd.EndReply)}
     record = log.bridge(barge_in)
     causes |= {s.cause for s in steps(log, record) if isinstance(s, d.Append) and isinstance(s.body, cmd.EndReply)}
@@ -77,14 +77,14 @@ def test_what_a_reply_was_is_told_with_its_end() -> None:
     log = speaking()
     end = cmd.EndReply(turn=1, deltas=1, chars=4, reason="interrupted")
     found = steps(log, log.bridge(ev.UserInterrupted(heard_prefix="we")))
-    assert found[0] == d.StopBrain(1, mark=True, heard="we")
+    assert found[0] == d.StopAdapter(1, mark=True, heard="we")
     assert appended(found) == [end]
     assert [step.event for step in found if isinstance(step, d.FireHooks)] == ["interruption", "agent_turn"]
 
 
 def test_a_complete_brain_ends_the_call_after_its_reply() -> None:
     log = speaking()
-    bodies = appended(steps(log, d.BrainFinished(1, complete=True)))
+    bodies = appended(steps(log, d.AdapterFinished(1, complete=True)))
     assert [type(body) for body in bodies] == [cmd.EndReply, cmd.EndCall]
 
 

@@ -16,11 +16,11 @@ from unpod.core.own_hooks import TURN_FIELDS
 @pytest.mark.parametrize(
     ("given", "events"),
     [
-        (d.BrainFinished(1), ["agent_turn"]),
-        (d.BrainFailed(1, "c", "e"), ["agent_turn", "error"]),
-        (d.BrainReported(ev.LLMCalled(turn_id=1, model="m", tokens_in=3)), ["llm_call"]),
-        (d.BrainReported(ev.ToolCalled(turn_id=1, name="n", call_id="c")), ["tool_call"]),
-        (d.BrainReported(ev.ToolReturned(turn_id=1, name="n", call_id="c")), ["tool_result"]),
+        (d.AdapterFinished(1), ["agent_turn"]),
+        (d.AdapterRaised(1, "c", "e"), ["agent_turn", "error"]),
+        (d.AdapterReported(ev.LLMCalled(turn_id=1, model="m", tokens_in=3)), ["llm_call"]),
+        (d.AdapterReported(ev.ToolCalled(turn_id=1, name="n", call_id="c")), ["tool_call"]),
+        (d.AdapterReported(ev.ToolReturned(turn_id=1, name="n", call_id="c")), ["tool_result"]),
         (d.TimeReached(), ["agent_turn", "error"]),
         (ev.CallEnded(reason="hangup"), ["turn_complete"]),
         (ev.UserInterrupted(), ["agent_turn"]),

@@ -17,7 +17,7 @@ from unpod.core.controls import (
     TakeOver,
     TransferSession,
 )
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, LocalEvent, TurnOpened
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, LocalEvent, TurnOpened
 from unpod.core.events import Unknown
 from unpod.core.state import Exchange, SessionState, evolve, evolve_local, fold
 from unpod.core.verbs import SPEECH_VERBS
@@ -33,7 +33,7 @@ class Live(CallLog):
         """Let a text be with the adapter."""
         self.bridge(ev.UserText(text=text))
         self.local(TurnOpened(self.now))
-        self.local(BrainAsked(self.state.turn_count, self.now))
+        self.local(AdapterAsked(self.state.turn_count, self.now))
 
 
 def test_a_call_that_has_started() -> None:
@@ -113,7 +113,7 @@ def test_what_is_local_to_another_turn_changes_nothing() -> None:
     log.asked()
     before = log.state
     log.local(DeltaSent(7, "a", log.now))
-    log.local(BrainAsked(7, log.now))
+    log.local(AdapterAsked(7, log.now))
     assert log.state == before
 
 

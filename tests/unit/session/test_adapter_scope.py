@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from unpod import CallContext
 from unpod.adapters import call_scope
 from unpod.core import events as ev
-from unpod.core.replay.history import BRAIN_STATE
+from unpod.core.replay.history import ADAPTER_STATE
 from unpod.testing import assert_survives_crashes, simulate_call
 
 
@@ -75,5 +75,5 @@ async def test_nothing_is_saved_that_was_said_off_the_record() -> None:
         assert await call.user("secret") == "3 SECRET"
         await call.hang_up()
         records = await call.records()
-    saved = [r.body for r in records if isinstance(r.body, ev.StepCompleted) and r.body.name == BRAIN_STATE]
+    saved = [r.body for r in records if isinstance(r.body, ev.StepCompleted) and r.body.name == ADAPTER_STATE]
     assert [fact.value for fact in saved] == [1]

@@ -95,7 +95,7 @@ async def test_a_brain_that_has_nothing_to_say_ends_its_turn_with_a_warning(capl
         assert await call.user("hi") == ""
     assert ear.args("agent_turn") == []
     assert ear.args("error") == []
-    assert caplog.text.count("the brain had nothing to say") == 2
+    assert caplog.text.count("the adapter had nothing to say") == 2
 
 
 async def test_empty_pieces_are_not_sent() -> None:
@@ -124,7 +124,7 @@ async def test_a_brain_that_raises_after_a_piece_ends_its_turn_once_and_the_call
     assert ear.args("error") == [("adapter_error", "ValueError: out of quota", "error", "adapter")] * 2
     assert ear.args("agent_turn") == [("well",)] * 2
     assert len(runs) == 1
-    assert "the brain failed: ValueError" in caplog.text
+    assert "the adapter failed: ValueError" in caplog.text
     assert call.result is not None
     assert not call.result.failed
 

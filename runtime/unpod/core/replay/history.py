@@ -25,7 +25,7 @@ from unpod.core.events import (
     tag_of,
 )
 
-BRAIN_STATE = "brain.state"
+ADAPTER_STATE = "brain.state"
 """The name of the step that holds what an adapter has saved of itself."""
 
 REPLAYED_EVENTS = frozenset({"call_start", "user_turn", "user_partial", "interruption", "silence"})
@@ -89,10 +89,10 @@ class History:
         """The tools that adapters have begun to use, by the cause of the turn; those not kept are left out."""
         self.used = _used(owned)
         """The tools that adapters have used, by turn, each with what it returned; None where it had not."""
-        self.brain_states = [
+        self.adapter_states = [
             (record.envelope.cause, record.body.value)
             for record in owned
-            if isinstance(record.body, StepCompleted) and record.body.name == BRAIN_STATE and not record.body.withheld
+            if isinstance(record.body, StepCompleted) and record.body.name == ADAPTER_STATE and not record.body.withheld
         ][-2:]
         """What the adapter has saved of itself last, with the cause of the turn; the last may be of the open turn."""
         self.tools_done = frozenset(

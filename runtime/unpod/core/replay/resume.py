@@ -19,11 +19,10 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core import own_hooks, turns
 from unpod.core.codec import BRIDGE_CHANNELS, OWNER_CHANNELS, Record
-from unpod.core.controls import InterruptAgent, TakeOver
 from unpod.core.decide import complete, complete_in_full, decide, fulfil
 from unpod.core.decision import (
     Append,
-    AskBrain,
+    AskAdapter,
     Decision,
     Finish,
     FireHooks,
@@ -32,7 +31,7 @@ from unpod.core.decision import (
     Settings,
     Step,
 )
-from unpod.core.ephemeral_events import BrainAsked, DeltaSent, TurnResumed
+from unpod.core.ephemeral_events import AdapterAsked, DeltaSent, TurnResumed
 from unpod.core.replay.history import History
 from unpod.core.state import SessionState, evolve
 from unpod.core.turns import PendingTurn, Turn
@@ -45,7 +44,7 @@ class Present(Struct, frozen=True, kw_only=True):
 
     now: float
     settings: Settings
-    has_brain: bool
+    has_adapter: bool
     can_continue: bool
 
 
@@ -81,6 +80,9 @@ class Trace:
             self.state = state = evolve(self.state, record)
             if isinstance(record.body, ev.TurnMetrics):  # folded first: they may contradict the count of texts
                 self._take_figures(record, record.body)
+            elif state.is_cut_by(record.body) and self._turn:
+                self.interruption = ev.UserInterrupted()
+                self._unanswered = self._turn not in state.reply_ends
             first = state.queue[0] if state.queue and not state.over and state.queue[0].number > opened else None
             opened = opened if first is None else first.number
             self.due.append((self._hooks(record, settings), first))
@@ -124,21 +126,10 @@ class Trace:
                 self.texts[body.turn_id] = body.agent_text or ""
             case ev.WorkerError(severity="fatal"):
                 self.fatal = self.fatal or record
-            case ev.ControlAnswered(outcome="admitted", body=TakeOver()):
-                self._cut()
-            case ev.CommandAcknowledged() as body if body.outcome in ("written", "ignored"):
-                if isinstance(self.state.asked.get(body.command), InterruptAgent):
-                    self._cut()
             case ev.CallEnded() if self.end is None:
                 self.end = record
             case _:
                 return
-
-    def _cut(self) -> None:
-        """Somebody outside has stopped the reply that is open."""
-        if self._turn:
-            self.interruption = ev.UserInterrupted()
-            self._unanswered = self._turn not in self.state.reply_ends
 
     def _take_figures(self, record: Record, body: ev.TurnMetrics) -> None:
         """Figures belong to the open turn once something of its reply was spoken, or it was ended."""
@@ -221,7 +212,7 @@ def _open_turn(state: SessionState, trace: Trace, past: History, present: Presen
         return [TurnResumed(turn), _end(turn, turn.part, "ended")]
     if pending.cause in past.poisoned:
         return _poisoned(turn)
-    mute = not present.has_brain or (turn.is_blank and not turn.sent)
+    mute = not present.has_adapter or (turn.is_blank and not turn.sent)
     if turn.interrupted and not mute:
         return _cut_by_caller(turn)
     if mute or state.supervision.held:
@@ -268,17 +259,17 @@ def _go_on(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     begun = _is_begun(spoken)
     if not begun or policy == "repeat":
         again = replace(turn, part=turn.part + 1 if begun else turn.part, sent="", said=0, untold=False)
-        return [TurnResumed(again), BrainAsked(turn.number, now), AskBrain(turn.number, text, turn.language)]
+        return [TurnResumed(again), AdapterAsked(turn.number, now), AskAdapter(turn.number, text, turn.language)]
     if policy == "continue" and present.can_continue and spoken.text:
-        question = AskBrain(turn.number, text, turn.language, said=spoken.text)
-        return [TurnResumed(following), BrainAsked(turn.number, now), question]
+        question = AskAdapter(turn.number, text, turn.language, said=spoken.text)
+        return [TurnResumed(following), AdapterAsked(turn.number, now), question]
     return _apologise(following, spoken, present)
 
 
 def _apologise(turn: Turn, spoken: ev.OwnerChanged, present: Present) -> list[Step]:
     """Say that something went wrong, and ask the caller to go on; `turn` has the part that this is said in."""
     cut, phrase, now = turns.interrupted(turn, spoken.text), present.settings.resume_apology, present.now
-    steps: list[Step] = [TurnResumed(cut), BrainAsked(turn.number, now)]
+    steps: list[Step] = [TurnResumed(cut), AdapterAsked(turn.number, now)]
     if spoken.text:
         steps.append(MarkInterrupted(spoken.text))
     if phrase:

@@ -103,7 +103,7 @@ def cut_by_nobody(**begins: object) -> tuple[cmd.EndReply | None, Turn]:
     log.bridge(ev.OwnerChanged(epoch=2, last_owner_index=1, takeover=1, **begins))  # type: ignore[arg-type]
     past = History(log.records, 2)
     trace = Trace(SessionState(), log.records, Settings())
-    present = Present(now=10.0, settings=Settings(), has_brain=True, can_continue=True)
+    present = Present(now=10.0, settings=Settings(), has_adapter=True, can_continue=True)
     steps = resume(log.state, trace, past, present).steps
     (resumed,) = [step for step in steps if isinstance(step, TurnResumed)]
     return log.state.reply_ends.get(1), resumed.turn
