@@ -13,8 +13,8 @@ from unpod.core import codec
 from unpod.core import events as ev
 from unpod.core.positions import Positions
 from unpod.core.subjects import CallSubjects
-from unpod.errors import Fenced
-from unpod.ports import Fence
+from unpod.errors import Fenced, LogUnavailable
+from unpod.ports import Fence, Message
 from unpod_bridge.journal.placements import LineServices, Place, placement_headers, waited_ms
 from unpod_bridge.journal.positions import StreamPositions
 from unpod_bridge.journal.until_answered import until_answered
@@ -58,8 +58,8 @@ class TakeoverLog:
         while True:
             try:
                 return await self._append(former, place)
-            except Fenced:
-                newest = await self.newest_of_others(former)
+            except Fenced as fenced:
+                newest = await self.newest_of_others(former, refused=not fenced.absent)
                 if newest is None:
                     raise
                 logger.warning("session %s: a bridge that has lost its line has appointed an owner", self._session)
@@ -75,10 +75,12 @@ class TakeoverLog:
         self._stream_positions.placed(stored.seq)
         return Owner(place.runner_id, stored.seq, body.takeover)
 
-    async def newest_of_others(self, known: Owner) -> Owner | None:
-        """Return the newest appointment, where it is not the one that we know, and the line is still ours."""
-        line = await self._persist(lambda: self._services.log.last(self._subjects.line))
-        own = await self._persist(lambda: self._services.log.last(self._subjects.own))
+    async def newest_of_others(self, known: Owner, *, refused: bool = False) -> Owner | None:
+        """Return the newest appointment, where it is not the one that we know, and the line is still ours.
+
+        Where it has `refused` ours there is a newer one, which a replica that lags does not show: it is asked again.
+        """
+        line, own = await self._persist(lambda: self._placements(known.epoch if refused else 0))
         if line is None or own is None or own.seq == known.epoch:
             return None
         holder = codec.decode("line", "line.taken", 1, line.data)
@@ -86,6 +88,14 @@ class TakeoverLog:
         if not (isinstance(holder, ev.LineTaken) and holder.bridge == self._services.bridge_id):
             return None
         return Owner(owner.runner, own.seq, owner.takeover) if isinstance(owner, ev.OwnerAppointed) else None
+
+    async def _placements(self, after: int) -> tuple[Message | None, Message | None]:
+        """Return whose the line and the session are, from one replica, which has come past the owner `after`."""
+        line, own = self._subjects.line, self._subjects.own
+        newest = {message.subject: message for message in await self._services.log.newest((line, own)) or ()}
+        if after and (own not in newest or newest[own].seq <= after):
+            raise LogUnavailable("the log does not show yet what it goes by")
+        return newest.get(line), newest.get(own)
 
     async def tip(self, epoch: int, known: int) -> Tip:
         """Return what the owners before an epoch have stored last, with all of it after the index `known`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from unpod.core import events as ev
 from unpod.core.codec import BRIDGE_CHANNELS
 from unpod.core.dispatch_messages import Hold, Offer, Release, Start, Suspicion
 from unpod.errors import Fenced, RecordTooLarge
-from unpod.ports import Fence
+from unpod.ports import Fence, Message
 from unpod.testing.clock import settle
 from unpod.testing.memory import MemoryLog
 from unpod_bridge.call import takeover as successions
@@ -87,6 +88,34 @@ async def test_an_owner_that_a_bridge_without_the_line_has_appointed_makes_place
     assert (own.body.runner, own.body.takeover) == ("runner-2", 2)
     assert house.changes[-1].epoch == own.seq > stray.seq
     assert house.changes[-1].skip == ""
+
+
+async def test_a_replica_that_lags_does_not_make_the_line_of_a_refused_appointment_anothers(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = await house.runner("runner-2")
+    before, newest, asked = await house.log.newest([CALL.line, CALL.own]), house.log.newest, 0
+
+    async def lagging(patterns: Sequence[str], *, until_seq: int = 0) -> list[Message] | None:
+        nonlocal asked
+        found = await newest(patterns, until_seq=until_seq)
+        if CALL.line not in patterns:
+            return found
+        asked += 1
+        return before if asked < 4 else found
+
+    monkeypatch.setattr(house.log, "newest", lagging)
+    body = ev.OwnerAppointed(runner="runner-3", takeover=1)
+    headers = placement_headers(replace(house.services, bridge_id="bridge-2"), "own", body, "session-1")
+    house.broker.drop(CALL.own)
+    fence = Fence(CALL.own, house.first.epoch)
+    await house.log.append(CALL.own, codec.encode(body), headers, fence=fence)
+    await house.kill(house.first)
+    await house.until(lambda: asked)
+    await house.clock.advance(1.0)
+    await house.until(lambda: second.starts)
+    assert asked == 4
+    assert [record.body.takeover for record in house.records(ev.OwnerAppointed)] == [0, 1, 2]  # type: ignore[attr-defined]
 
 
 async def test_what_the_former_owner_had_stored_is_performed_though_the_tail_lost_it(house: House) -> None:
