@@ -16,6 +16,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod_bridge.protocol.effects import (
     EFFECTS,
+    ENDING,
     close_reply,
     expect_close,
     is_pausable,
@@ -34,7 +35,6 @@ _REMEMBERED: Final = 4_096
 _TOO_MUCH: Final = "too much waits for the worker"
 _TOO_LATE: Final = "it came too late: the worker could not be reached before its deadline"
 _ENDED: Final = "the call ended before it could be done"
-ENDING: Final = "the call is ending"
 _QUIET: Final = frozenset({"idle", "listening"})
 DOUBT: Final = "doubt"
 LATE: Final = "late"

@@ -24,8 +24,8 @@ from unpod.core.controls import (
     ends_session,
     problem_with,
 )
-from unpod_bridge.protocol.commands import ENDING, OwnerCommands
-from unpod_bridge.protocol.effects import is_pausable
+from unpod_bridge.protocol.commands import OwnerCommands
+from unpod_bridge.protocol.effects import ENDING, is_pausable
 from unpod_bridge.protocol.outputs import Output, Store
 from unpod_bridge.protocol.state import CallState
 from unpod_bridge.wire import call_frames

@@ -15,6 +15,7 @@ from unpod_bridge.protocol.state import CallState
 from unpod_bridge.wire import call_frames
 from unpod_bridge.wire.call_frames import Ignored, Unsupported
 
+ENDING: Final = "the call is ending"
 _NOT_CONNECTED: Final = "the worker did not connect the caller: the call goes on"
 _WITHHELD: Final = "its text was not kept, and did not arrive"
 
@@ -43,6 +44,9 @@ def send(call: CallState, owned: Owned, _: Sequence[Owned] = ()) -> bool:
         call.acknowledge(owned, "refused", _WITHHELD)
         return True
     if command is None:
+        return True
+    if owned.control and call.leaving is not None and isinstance(command, cmd.Say):  # nobody listens behind that
+        call.acknowledge(owned, "refused", ENDING)
         return True
     data = call_frames.to_wire(command, call.verbs)
     if isinstance(data, Ignored):

@@ -66,6 +66,21 @@ def test_an_end_is_claimed_and_applied_once_the_worker_has_it() -> None:
     assert facts(wire.lost(1000), ev.CallEnded) == [ev.CallEnded(reason="enough", close_code=1000, by="operator")]
 
 
+def test_what_was_to_be_said_is_not_said_behind_the_end_though_it_was_admitted_before() -> None:
+    wire = Wire().up()
+    asks(wire, SaySomething(text="hello"))
+    wire.does(cmd.EndCall(reason="done"))  # the log takes the claim of this first
+    wire.feed(
+        wire.protocol.stored(
+            next(output.notify for output in reversed(wire.out) if isinstance(output, do.Store)), wire.now
+        )
+    )
+    assert verbs(wire.out)[-1] == "agent.end_call"
+    done = wire.feed(wire.protocol.stored("ctl:c", wire.now))
+    assert verbs(done) == []
+    assert answers(done) == [("failed", "the call is ending")]
+
+
 @pytest.mark.parametrize("control", [InterruptAgent(), EndSession(), NUMBER])
 def test_the_open_reply_is_ended_once_also_when_nobody_owns_the_session(control: AnyControl) -> None:
     wire = Wire().up(*VERBS)
