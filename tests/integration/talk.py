@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.faults.process import Process, eventually, until
+from tests.faults.process import Process, eventually
 from tests.faults.stack import Setup, Stack, stack
 from tests.faults.words import Question
 
@@ -39,11 +39,11 @@ class Talk:
     async def answered(self, question: Question) -> None:
         assert await self.call.reply() == question.answer()
 
-    async def turns(self, passed_over: int = 0) -> None:
+    async def turns(self) -> None:
         """A turn that works, and that remembers all turns before."""
         question = await self.ask("count")
         await self.answered(question)
-        assert f"counted {question.name} {self.turn - passed_over}" in self.said
+        assert f"counted {question.name} {self.turn}" in self.said
 
     async def owner(self) -> Process:
         owner = await self.stack.owner(self.session)
@@ -55,16 +55,6 @@ class Talk:
         await victim.kill()
         self.dead.append(victim)
         return victim
-
-    async def deaths(self, count: int) -> None:
-        """Return once so many runners have died, and no more."""
-
-        def dead() -> list[Process]:
-            return [runner for runner in self.stack.runners if not runner.alive]
-
-        await until(lambda: len(dead()) >= count, f"{count} deaths")
-        self.dead = dead()
-        assert len(self.dead) == count
 
     async def moved(self, victim: Process) -> Process:
         async def has_moved() -> bool:

@@ -158,22 +158,6 @@ async def test_two_bridges_share_the_calls_of_a_third(tmp_path: Path) -> None:
             await w.finish(caller)
 
 
-async def test_a_bridge_that_stood_still_lets_go_of_what_it_has_lost(tmp_path: Path) -> None:
-    async with world(tmp_path, Setup(runners=1)) as w:
-        caller = await w.caller()
-        former = await w.line(caller)
-        former.freeze()
-        other = next(bridge for bridge in w.system.bridges if bridge is not former)
-        await other.said("is taken over; dialling again")
-        former.thaw()
-        await former.said("another bridge holds the line")
-        assert await w.moves(caller, former) is other
-        await caller.answer(await caller.ask())
-        assert [bool(code) for _, code in caller.call.dials][:1] == [False]
-        await w.finish(caller)
-        assert former.alive
-
-
 async def test_bridges_that_stood_still_are_both_registered_afterwards(tmp_path: Path) -> None:
     async with world(tmp_path, Setup(runners=1, heartbeat_s=30)) as w:
         orchestrator = w.system.orchestrator
@@ -211,18 +195,6 @@ async def test_a_bridge_that_stood_still_for_a_moment_goes_on(tmp_path: Path) ->
         await caller.answer(await caller.ask())
         assert await w.line(caller) is holder
         assert not await w.facts(caller, ev.CallReattached)
-        await w.finish(caller)
-
-
-async def test_a_runner_and_a_bridge_die_at_once(tmp_path: Path) -> None:
-    async with world(tmp_path, Setup(runners=2)) as w:
-        caller = await w.caller()
-        former, owner = await w.line(caller), await w.system.owner(caller.session)
-        assert owner is not None
-        await asyncio.gather(former.kill(), owner.kill())
-        await w.moves(caller, former)
-        await caller.answer(await caller.ask())
-        assert await w.system.owner(caller.session) is not owner
         await w.finish(caller)
 
 
