@@ -110,15 +110,14 @@ class AdoptedCall(Call):
             return
         past, subjects = taken
         self._started_at = self._clock.now()
-        outputs = self._protocol.adopt(past, self._clock.now())
         if past.ended is None:
             logger.info("job %s: its call is taken over; dialling again", self._job.job_id)
-            self._feed(outputs)
+        self._feed(self._protocol.adopt(past, self._clock.now()))
         self._release_early()
         if past.ended is None:
             self._hear_controls(subjects, 1)
         if self._care is not None and self._journal is not None and not past.finished:
-            self._find_owner(self._care, past, subjects, self._journal)
+            self._find_owner(self._care, past, self._journal)
         if past.ended is not None:
             self._finish(LineResult(past.ended.reason, 0.0, connected=True))
         elif self._called_off:
@@ -211,9 +210,9 @@ class AdoptedCall(Call):
 
     # ------------------------------------------------------------------------------------------------------- its owner
 
-    def _find_owner(self, care: Care, past: Recovery, subjects: CallSubjects, journal: Journal) -> None:
+    def _find_owner(self, care: Care, past: Recovery, journal: Journal) -> None:
         """Care for the owner; one that was appointed and never told has to make place for another."""
-        owner_takeover = self._look_after(care, subjects, journal)
+        owner_takeover = self._look_after(care, journal)
         if past.own is None:
             owner_takeover.begin(Owner("", 0), started=False)
             return

@@ -20,9 +20,7 @@ from unpod.core.subjects import CallSubjects
 from unpod.errors import Fenced, LogError, LogUnavailable
 from unpod.failpoints import armed, reached
 from unpod.ports import Message, Subscription
-from unpod_bridge.call.aftercare import Aftercare, open_aftercare
 from unpod_bridge.call.defects import whereabouts
-from unpod_bridge.call.estates import LiveCall
 from unpod_bridge.call.log_health import LogWatch
 from unpod_bridge.call.settings import MOVED, LineResult, LineSettings
 from unpod_bridge.call.takeover import Care, OwnerTakeover
@@ -120,7 +118,7 @@ class Call:
     async def run(self) -> LineResult:
         """Carry the call to its end, and return how it went; everything is closed by then."""
         self._done = self._loop.create_future()
-        after: Aftercare | None = None
+        after: Call | None = None
         try:
             self._enter()
             if self._called_off:
@@ -128,15 +126,27 @@ class Call:
             result = await self._done
             if self._journal is not None and result.reason != MOVED:
                 await self._journal.finish(self._settings.linger_s)
-                after = await open_aftercare(
-                    self._owner_takeover, self._services, self._subjects, self._journal, self._protocol.owner.progress
-                )
+                if self._owner_takeover is not None and self._journal.failure is None:
+                    await self._owner_takeover.call_ended()
+                    await self._hang_up()
+                    after = self
         finally:
-            if after is None and self._owner_takeover is not None:
-                await self._owner_takeover.close()
-            await self._close()
-            self._dissolve()
+            if after is None:
+                await self._close()
         return replace(result, after=after)
+
+    async def clean_up(self) -> None:
+        """Return once the session of this call, which has ended, is closed, or nothing can be done about it."""
+        try:
+            if self._owner_takeover is not None:
+                await self._owner_takeover.closed.wait()
+        finally:
+            await self._close()
+
+    async def leave_cleanup(self) -> None:
+        """Let another bridge see to it."""
+        if self._owner_takeover is not None:
+            await self._owner_takeover.close()
 
     def _enter(self) -> None:
         raise NotImplementedError
@@ -308,12 +318,13 @@ class Call:
 
     # ------------------------------------------------------------------------------------------------------- its owner
 
-    def _look_after(self, care: Care, subjects: CallSubjects, journal: Journal) -> OwnerTakeover:
+    def _look_after(self, care: Care, journal: Journal) -> OwnerTakeover:
         """Care for the owner from here on."""
         job = self._job
         wanted = Resumption(job.job_id, Pool(job.agent_id, job.dev), self.session_id)
-        estate = LiveCall(self._protocol, journal, self._services, self._feed, self._on_log_failure)
-        self._owner_takeover = OwnerTakeover(wanted, self._services, care, subjects, estate)
+        self._owner_takeover = OwnerTakeover(
+            wanted, self._services, care, self._protocol, journal, feed=self._feed, failed=self._on_log_failure
+        )
         return self._owner_takeover
 
     def _hear_controls(self, subjects: CallSubjects, since: int) -> None:
@@ -459,7 +470,8 @@ class Call:
     def _duration(self) -> float:
         return 0.0 if self._started_at is None else self._clock.now() - self._started_at
 
-    async def _close(self) -> None:
+    async def _hang_up(self) -> None:
+        """The call is over, whatever is left to do for its session."""
         self._services.shares.leave(self)
         self._log_watch.close()
         self._wakeups.close()
@@ -467,11 +479,17 @@ class Call:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._link.wait_closed()
+
+    async def _close(self) -> None:
+        if self._owner_takeover is not None:
+            await self._owner_takeover.close()
+        await self._hang_up()
         for subscription in self._subscriptions:
             await subscription.close()
         if self._journal is not None:
             await self._journal.close()
-        await self._link.wait_closed()
+        self._dissolve()
 
     def _dissolve(self) -> None:
         """Let go of everything: a call refers to itself all around, and would live until the next full collection."""

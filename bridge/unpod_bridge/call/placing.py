@@ -110,7 +110,7 @@ class NewCall(Call):
             return started
         if not started:
             self._spawn(self._place.release("not started"))
-        self._look_after(self._care, subjects, journal).begin(Owner(self._place.runner_id, epoch), started=started)
+        self._look_after(self._care, journal).begin(Owner(self._place.runner_id, epoch), started=started)
         return True
 
     async def _take_line(self, subjects: CallSubjects, session: str) -> tuple[Writing, int]:
@@ -159,7 +159,7 @@ class NewCall(Call):
             if result is not None:
                 self._finish(result)
 
-    async def _close(self) -> None:
-        await super()._close()
+    async def _hang_up(self) -> None:
+        await super()._hang_up()
         if self._place_open:
             await self._give_back("the bridge has let the call go")

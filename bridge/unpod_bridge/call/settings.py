@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
-from unpod_bridge.call.aftercare import Aftercare
 from unpod_bridge.protocol.state import RelaySettings
 
 
@@ -26,11 +25,23 @@ MOVED: Final = "moved"
 """How a call ends here that goes on at another bridge."""
 
 
+class Cleanup(Protocol):
+    """A call that has ended, whose owner has something left to do."""
+
+    async def clean_up(self) -> None:
+        """Return once the session is closed, or nothing can be done about it."""
+        ...
+
+    async def leave_cleanup(self) -> None:
+        """Let another bridge see to it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """How a call went; `connected` is False where it never came up. `after` is what its owner has left to do."""
+    """How a call went; `connected` is False where it never came up. `after` is there if its owner is not done yet."""
 
     reason: str
     duration_s: float
     connected: bool
-    after: Aftercare | None = field(default=None, compare=False)
+    after: Cleanup | None = field(default=None, compare=False)

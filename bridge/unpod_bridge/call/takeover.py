@@ -16,18 +16,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from unpod.core.dispatch_messages import Suspicion
-from unpod.core.envelope import from_headers
-from unpod.core.subjects import CallSubjects
-from unpod.errors import LogError, LogUnavailable, ProtocolViolation
-from unpod.ports import Message, Stored
-from unpod_bridge.call.estates import Estate
+from unpod.errors import LogError, LogUnavailable
+from unpod.ports import Stored
 from unpod_bridge.call.takeover_log import TakeoverLog
 from unpod_bridge.fleet.dispatch import Resumption, RunnerPlace
 from unpod_bridge.fleet.runner_health import RunnerHealth
 from unpod_bridge.fleet.suspects import Suspect, Suspects
+from unpod_bridge.journal.journal import Journal
 from unpod_bridge.journal.placements import LineServices
-from unpod_bridge.protocol.outputs import Owned
-from unpod_bridge.protocol.owners import CLEANUPS, Owner, Poison, owner_changed
+from unpod_bridge.protocol.call_protocol import CallProtocol
+from unpod_bridge.protocol.outputs import Output, Owned
+from unpod_bridge.protocol.owners import CLEANUPS, EVERY, Owner, Poison, owner_changed
 
 logger = logging.getLogger("unpod.bridge.takeover")
 
@@ -56,10 +55,21 @@ class Care:
 
 
 class OwnerTakeover:
-    """One session's owners (`runner_health.WatchedSession`)."""
+    """One session's owners (`runner_health.WatchedSession`), while its call lives, and when only its cleanup is left.
+
+    `feed` carries out what the call's protocol wants; `failed` is told that the log does not let us go on.
+    """
 
     def __init__(
-        self, wanted: Resumption, services: LineServices, care: Care, subjects: CallSubjects, estate: Estate
+        self,
+        wanted: Resumption,
+        services: LineServices,
+        care: Care,
+        protocol: CallProtocol,
+        journal: Journal,
+        *,
+        feed: Callable[[list[Output]], None],
+        failed: Callable[[LogError], None],
     ) -> None:
         self.owner: Owner | None = None
         self.closed = asyncio.Event()
@@ -68,10 +78,13 @@ class OwnerTakeover:
         self._services = services
         self._care = care
         self._clock = services.clock
-        self._subjects = subjects
+        subjects = services.subjects.call(wanted.pool.agent, wanted.session_id)
         self._closed_on = subjects.run("session.closed")
-        self._estate = estate
-        self._log = TakeoverLog(wanted.session_id, services, subjects, estate.stream_positions)
+        self._protocol = protocol
+        self._journal = journal
+        self._feed = feed
+        self._failed = failed
+        self._log = TakeoverLog(wanted.session_id, services, subjects, journal.stream_positions)
         self._poison = Poison()
         self._probation: Suspect | None = None
         self._task: asyncio.Task[None] | None = None
@@ -96,12 +109,27 @@ class OwnerTakeover:
     @property
     def index(self) -> int:
         """The bridge's last index."""
-        return self._estate.index
+        return self._journal.index
 
     @property
     def heard_at(self) -> float:
-        """When the caller has said something."""
-        return self._estate.heard_at
+        """When the caller has said something; of a call that has ended nobody waits."""
+        return 0.0 if self._ended else self._protocol.owner.heard_at
+
+    @property
+    def _ended(self) -> bool:
+        """Whether the call is over, and only its cleanup is left."""
+        return self._protocol.phase == "over"
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a text of the caller has no whole reply yet."""
+        return not self._ended and self._protocol.owner.busy
+
+    @property
+    def _here(self) -> int:
+        """How far the owner's records are here; of a call that has ended, nothing that is not is missed."""
+        return EVERY if self._ended else self._protocol.owner.index
 
     def begin(self, owner: Owner, *, started: bool, since: int = 0) -> None:
         """The session has an owner, which was told to start, and has answered or not.
@@ -113,7 +141,7 @@ class OwnerTakeover:
         if started:
             self._watch(owner)
         else:
-            self._estate.leaves()
+            self._leaves()
             self._seek()
 
     def on_record(self, subject: str, owned: Owned) -> None:
@@ -122,18 +150,9 @@ class OwnerTakeover:
             return
         if owned.settled > self._settled:
             self._settled = owned.settled
-            if not self._estate.ended:  # what is left of a call that has ended is its cleanup, which no record settles
+            if not self._ended:  # what is left of a call that has ended is its cleanup, which no record settles
                 self._passed()
         if subject == self._closed_on:
-            self.close_session()
-
-    def on_closed(self, message: Message) -> None:
-        """Take the record with which an owner's cleanup is over; one that is owner no more may have sent it, too."""
-        try:
-            epoch = from_headers(message.headers).epoch
-        except ProtocolViolation:
-            return
-        if self.owner is not None and epoch == self.owner.epoch:
             self.close_session()
 
     def on_delta(self, epoch: int) -> None:
@@ -147,18 +166,17 @@ class OwnerTakeover:
         self._end_probation()
         self.closed.set()
 
-    async def pause(self) -> None:
-        """The call has ended: look for nobody until `resume`; an appointment that is under way comes to its end."""
+    async def call_ended(self) -> None:
+        """What is left is the cleanup: see to it that somebody does it.
+
+        An appointment that is under way comes to its end; a search begins anew, since this one has a bound.
+        """
         task = self._task
         if task is not None:
             if self._committed:
                 await asyncio.wait({task}, timeout=_COMMIT_S)
             task.cancel()
             await asyncio.wait({task})
-
-    def resume(self, estate: Estate) -> None:
-        """What is left is the cleanup: see to it that somebody does it."""
-        self._estate = estate
         if self.owner is not None and not self._care.runner_health.holds(self):
             self._guarded = True  # it was lost as the call ended: by what is left of it, for all we know
             self._seek()
@@ -179,7 +197,7 @@ class OwnerTakeover:
         owner = self.owner
         if owner is None or await self._log.newest_of_others(owner) is None:
             return
-        if self.owner is owner and not self._estate.ended:  # else we have replaced it ourselves meanwhile
+        if self.owner is owner and not self._ended:  # else we have replaced it ourselves meanwhile
             logger.info("session %s: another bridge has appointed an owner; asking for one", self.session_id)
             self._guarded = self._blamed = False
             self._urgent.set()
@@ -190,18 +208,18 @@ class OwnerTakeover:
     @property
     def uncharted(self) -> int | None:
         """Behind which index of the owner's records it is not known where they stand."""
-        stream_positions, estate = self._estate.stream_positions, self._estate
-        newest = self._said if estate.ended else max(self._said, estate.owner_index)
+        stream_positions = self._journal.stream_positions
+        newest = self._said if self._ended else max(self._said, self._here)
         return stream_positions.owner_index if stream_positions.lacks(newest) else None
 
     def heard(self, last: int, stored: tuple[int, list[int]] | None = None, horizon: int = 0) -> None:
         """The owner says, each second, how far it has written: what it said the last time must be here by now."""
         if stored is not None:
-            self._estate.stream_positions.told(*stored)
-        self._estate.stream_positions.sent(last, horizon)
+            self._journal.stream_positions.told(*stored)
+        self._journal.stream_positions.sent(last, horizon)
         due, self._said = self._said, last
-        if due > self._estate.owner_index:
-            self._estate.catch_up(due)
+        if due > self._here:
+            self._feed(self._protocol.owner.catch_up(due, self._clock.now()))
 
     def lost(self, why: str, culprit: str = "") -> None:
         """The owner is gone: ask for another."""
@@ -211,7 +229,7 @@ class OwnerTakeover:
 
     def succeed(self) -> None:
         """Ask for another: all that had the same owner know of its loss."""
-        self._estate.leaves()
+        self._leaves()
         self._seek()
 
     def found(self) -> None:
@@ -220,7 +238,7 @@ class OwnerTakeover:
             logger.info("session %s: its owner is there again", self.session_id)
             self._task.cancel()
             self._task = None
-            self._estate.stays()
+            self._feed(self._protocol.owner.stays(self._clock.now()))
 
     def hand_over(self) -> None:
         """The owner wants to let go, between turns if there is time; it goes on until another is appointed."""
@@ -245,7 +263,7 @@ class OwnerTakeover:
 
     def _is_suspect(self) -> bool:
         young = self._clock.now() - self._started_at < YOUNG_S
-        if self._estate.busy or self._estate.ended:  # or, with nothing left but its cleanup, of that
+        if self._busy or self._ended:  # or, with nothing left but its cleanup, of that
             return True
         return self._settled == 0 or (young and self.owner is not None and self.owner.takeover > 0)
 
@@ -254,6 +272,10 @@ class OwnerTakeover:
     def _watch(self, owner: Owner) -> None:
         self._started_at = self._clock.now()
         self._care.runner_health.add(self, owner.runner_id, owner.epoch)
+
+    def _leaves(self) -> None:
+        """The owner is gone: the caller waits."""
+        self._feed(self._protocol.owner.leaves(self._clock.now()))
 
     def _seek(self) -> None:
         if self._task is None and not self.closed.is_set():
@@ -266,15 +288,15 @@ class OwnerTakeover:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, LogError):
                 logger.error("session %s: its owner cannot be replaced: %s", self.session_id, type(error).__name__)
-            if self._estate.ended:
+            if self._ended:
                 self.close_session()
-            self._estate.failed(error if isinstance(error, LogError) else LogError("a defect in the bridge"))
+            self._failed(error if isinstance(error, LogError) else LogError("a defect in the bridge"))
 
     async def _find_owner(self) -> None:
         avoid = "" if self.owner is None else self.owner.runner_id
         while not await self._is_over():
             try:
-                async with asyncio.timeout(CLEANUP_S if self._estate.ended else None):
+                async with asyncio.timeout(CLEANUP_S if self._ended else None):
                     place = await self._care.find(self._wanted, avoid)
             except TimeoutError:
                 self._cleanups = CLEANUPS
@@ -301,7 +323,7 @@ class OwnerTakeover:
 
     async def _is_over(self) -> bool:
         """Whether no owner is needed any more: the cleanup is done, or has failed too often."""
-        if not self._estate.ended:
+        if not self._ended:
             return False
         try:
             done = await self._services.log.last(self._closed_on) is not None
@@ -323,7 +345,7 @@ class OwnerTakeover:
         """Let the turn come to its end, if it does soon; return whether that took a while."""
         until = self._clock.now() + BETWEEN_TURNS_S
         waited = False
-        while self._estate.busy and self._clock.now() < until and not self._urgent.is_set():
+        while self._busy and self._clock.now() < until and not self._urgent.is_set():
             waited = True
             await self._clock.sleep(_LOOK_S)
         return waited
@@ -340,13 +362,13 @@ class OwnerTakeover:
         if appointed is None:
             return True
         owner, stored = appointed
-        positions = self._estate.stream_positions.pack(owner.epoch, stored.seq)
+        positions = self._journal.stream_positions.pack(owner.epoch, stored.seq)
         suspicion = self._suspicion() if self._guarded else None
         if suspicion is not None:
             self._probation = self._care.suspects.hold(owner.runner_id, self.session_id, owner.epoch)
         if not await place.start(self.session_id, owner.epoch, stored.seq, suspicion=suspicion, positions=positions):
             self._end_probation()
-            self._estate.leaves()
+            self._leaves()
             return False
         logger.info("session %s: taken over by %s", self.session_id, owner.runner_id)
         self._watch(owner)
@@ -356,28 +378,30 @@ class OwnerTakeover:
         return True
 
     def _suspicion(self) -> Suspicion:
-        silent_s = self._clock.now() - self._estate.heard_at
-        return Suspicion(silent_s=silent_s, alone=self._alone, cleanup=self._estate.ended)
+        silent_s = self._clock.now() - self.heard_at
+        return Suspicion(silent_s=silent_s, alone=self._alone, cleanup=self._ended)
 
     async def _appoint(self, former: Owner, place: RunnerPlace) -> tuple[Owner, Stored] | None:
         """Make a runner the owner in the log, and return its starting point, too; None where the call is given up."""
-        self._cleanups += self._estate.ended
-        self._estate.dismiss()
+        self._cleanups += self._ended
+        self._protocol.owner.dismiss()
         owner = self.owner = await self._log.appoint(former, place)
-        tip = await self._log.tip(owner.epoch, self._estate.owner_index)
-        progress = self._estate.inherit(tip.records, self._log.last)
+        tip = await self._log.tip(owner.epoch, self._here)
+        self._feed(self._protocol.owner.inherit(tip.records, self._log.last, self._clock.now()))
+        progress = self._protocol.owner.progress
         self._settled = max(self._settled, tip.settled)
         if self._blamed:
             self._blamed = False
             self._poison.lost(self._settled)
-            if self._poison.hopeless and not self._estate.ended:
+            if self._poison.hopeless and not self._ended:
                 place.decline()
-                self._estate.give_up("the same input has taken its runner down four times")
+                why = "the same input has taken its runner down four times"
+                self._feed(self._protocol.end("error", why, self._clock.now()))
                 return None
-        if not self._estate.ended:  # no input is to blame for a cleanup that kills
+        if not self._ended:  # no input is to blame for a cleanup that kills
             self._skips = self._poison.skips
         skip = await self._log.suspect(owner.epoch) if self._skips else ""
         body = owner_changed(owner, self._log.last, progress, skip)
-        stored = await self._estate.append(body)
-        self._estate.appoint(owner.epoch)
+        stored = await self._journal.append(body)
+        self._feed(self._protocol.owner.appoint(owner.epoch, self._clock.now()))
         return owner, stored

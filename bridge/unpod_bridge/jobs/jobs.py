@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 
 from unpod.core.dispatch_messages import Refusal
 from unpod.errors import Fenced, LogError, LogFull, UnpodError
-from unpod_bridge.call.aftercare import Aftercare
-from unpod_bridge.call.settings import MOVED
+from unpod_bridge.call.settings import MOVED, Cleanup
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.jobs.inherited_workers import Books
 from unpod_bridge.jobs.store import Claim, JobRecords
@@ -47,7 +46,7 @@ class Result(Protocol):
         ...
 
     @property
-    def after(self) -> Aftercare | None:
+    def after(self) -> Cleanup | None:
         """What its owner has left to do."""
         ...
 
@@ -108,7 +107,7 @@ class _Call:
     place: RunnerPlace | None = None
     inherited: bool = False
     line: Line | None = None
-    after: Aftercare | None = None
+    after: Cleanup | None = None
     task: asyncio.Task[None] | None = None
     noting: asyncio.Task[None] | None = None
     session: str = ""
@@ -258,7 +257,7 @@ class Jobs:
         """Hand a call over (`AdoptingBridge.let_go`)."""
         ended, call = self._closing.get(job_id), self._calls.get(job_id)
         if ended is not None and ended.after is not None:
-            await ended.after.close()
+            await ended.after.leave_cleanup()
             return True
         return call is not None and call.line is not None and await call.line.let_go()
 
@@ -366,7 +365,7 @@ class Jobs:
         if call.after is not None:
             self._closing[call.job.job_id] = call
             try:
-                await call.after.run()
+                await call.after.clean_up()
             finally:
                 if self._closing.get(call.job.job_id) is call:
                     del self._closing[call.job.job_id]
@@ -393,7 +392,7 @@ class Jobs:
             return True
         how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
         logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)
-        call.line, call.after = None, result.after  # what is left of the call is small, and may take long
+        call.line, call.after = None, result.after
         return False
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:

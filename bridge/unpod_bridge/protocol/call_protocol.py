@@ -128,11 +128,16 @@ class CallProtocol:
         return self._settle(now)
 
     def adopt(self, past: Recovery, now: float) -> list[Output]:
-        """Go on with a call that another bridge had: dial the worker again."""
+        """Go on with a call that another bridge had: dial the worker again, if it has not ended."""
         self.started, self.session_id, self._reattached = True, past.session_id, past.attempts
         self._record_queue.begin()
         self.admission.go_on(past.controls)
         restore(past, self._call, self._owner_commands, self._waiting, now)
+        if past.ended is not None:  # what is left is its owner's cleanup
+            self.phase, self._call.over = "over", True
+            self._call.timers.clear()
+            self._call.out.clear()
+            return []
         self._redial.adopted(now)
         self._wait(0.0, now)
         return self._settle(now)

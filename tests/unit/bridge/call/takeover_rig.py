@@ -281,8 +281,10 @@ async def a_house(*, started: bool = True) -> AsyncIterator[House]:
         for task in (made.task, watching):
             task.cancel()
         await asyncio.wait({made.task, watching})
-        if not made.task.cancelled() and (after := made.task.result().after) is not None:
-            await after.close()
+        after = None if made.task.cancelled() else made.task.result().after
+        if after is not None and "_journal" in vars(after):  # the test has not waited for the cleanup
+            await after.leave_cleanup()
+            await after.clean_up()
 
 
 def handed(start: Start, broker: MemoryBroker) -> tuple[list[int], bool]:

@@ -16,7 +16,7 @@ from unpod.testing.clock import settle
 async def test_a_session_that_is_closed_needs_nobody(house: House) -> None:
     result = await house.hang_up()
     assert result.after is not None
-    waiting = asyncio.create_task(result.after.run())
+    waiting = asyncio.create_task(result.after.clean_up())
     await settle()
     assert not waiting.done()
     await house.first.write(ev.SessionFinished())
@@ -34,14 +34,14 @@ async def test_a_session_that_is_closed_at_once_needs_nobody(house: House) -> No
     result = await house.hang_up()
     assert result.after is not None
     async with asyncio.timeout(5):
-        await result.after.run()
+        await result.after.clean_up()
         await asyncio.gather(*tasks)
 
 
 async def test_a_cleanup_is_begun_again_three_times_and_then_given_up(house: House) -> None:
     result = await house.hang_up()
     assert result.after is not None
-    waiting = asyncio.create_task(result.after.run())
+    waiting = asyncio.create_task(result.after.clean_up())
     owner = house.first
     for number in range(2, 5):
         following = await house.runner(f"runner-{number}")
@@ -61,7 +61,7 @@ async def test_a_cleanup_is_begun_again_three_times_and_then_given_up(house: Hou
 async def test_a_cleanup_whose_last_word_the_tail_has_lost_is_not_begun_again(house: House) -> None:
     result = await house.hang_up()
     assert result.after is not None
-    waiting = asyncio.create_task(result.after.run())
+    waiting = asyncio.create_task(result.after.clean_up())
     await settle()
     house.broker.drop(CALL.run("session.closed"))
     await house.first.write(ev.SessionFinished())
@@ -79,7 +79,7 @@ async def test_a_call_that_ends_while_nobody_owns_it_is_cleaned_up(house: House)
     await house.kill(house.first)
     result = await house.hang_up()
     assert result.after is not None
-    waiting = asyncio.create_task(result.after.run())
+    waiting = asyncio.create_task(result.after.clean_up())
     second = await house.runner("runner-2")
     house.dispatcher.changed()
     await house.until(lambda: second.starts)
@@ -94,7 +94,7 @@ async def test_a_call_that_ends_while_nobody_owns_it_is_cleaned_up(house: House)
 async def test_the_word_of_one_that_owns_it_no_more_closes_nothing(house: House) -> None:
     result = await house.hang_up()
     assert result.after is not None
-    waiting = asyncio.create_task(result.after.run())
+    waiting = asyncio.create_task(result.after.clean_up())
     second = await house.runner("runner-2")
     await house.kill(house.first)
     await house.until(lambda: second.starts)

@@ -18,7 +18,7 @@ from unpod.jetstream import JetStreamLog, JobStore, topology
 from unpod.ports import Message
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.call.aftercare import Aftercare
+from unpod_bridge.call.settings import Cleanup
 from unpod_bridge.fleet.dispatch import Dispatcher, DispatchTimes, RunnerPlace
 from unpod_bridge.jobs.jobs import Jobs
 from unpod_bridge.jobs.store import JobRecord, JobRecords
@@ -95,7 +95,7 @@ class Outcome:
     reason: str
     duration_s: float = 1.5
     connected: bool = True
-    after: Aftercare | None = None
+    after: Cleanup | None = None
 
 
 class FakeLine:
