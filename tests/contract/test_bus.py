@@ -28,7 +28,7 @@ class Heard:
         self._more.set()
 
     async def until(self, count: int) -> list[bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while len(self.messages) < count:
                 self._more.clear()
                 await self._more.wait()

@@ -26,7 +26,7 @@ KEYS = ("sk_local", "sk_...", "sk-...")
 """The orchestrator's: its own, and those that stand on the pages."""
 
 LONG = "I have a long story to tell. " * 100
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 
 Entrypoint = Callable[[CallContext], Awaitable[object]]
 

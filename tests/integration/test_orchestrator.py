@@ -732,7 +732,7 @@ async def test_calls_do_not_notice_a_lost_control_socket(orchestrator: LocalOrch
             assert again.worker_id == client.worker_id
             assert [worker.jobs for worker in orchestrator.workers] == [{call.job_id}]
             orchestrator.cancel(call.job_id)
-            await call.observed(lambda _: bool(again.cancels), "the cancel", timeout_s=2.0)
+            await call.observed(lambda _: bool(again.cancels), "the cancel", timeout_s=10.0)
 
 
 async def test_keys_are_checked(orchestrator: LocalOrchestrator) -> None:
@@ -1103,10 +1103,8 @@ async def test_stopping_ends_everything_soon_and_leaves_nothing(caplog: pytest.L
             await call.connected()
             await call.user("my secret is 4711")
         calls[0].pause_reading()
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        await orchestrator.stop()
-        assert loop.time() - started < 5.0
+        async with asyncio.timeout(15):
+            await orchestrator.stop()
         assert {await line.close_code() for line in client.lines} <= {1000, 1006}
         assert all(call.over for call in calls)
         ours = {task for task in asyncio.all_tasks() - before if "unpod_bridge" in repr(task.get_coro())}

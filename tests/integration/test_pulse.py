@@ -193,7 +193,7 @@ async def test_a_connection_that_is_closed_for_good_ends_the_runner(
         (client,) = [each for each in clients if (each._loop is home) == (whose == "runner")]
         closing = asyncio.run_coroutine_threadsafe(client.close(), client._loop)
         with pytest.raises(RunnerBroken, match=says):
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(20):
                 await running
         await asyncio.wrap_future(closing)
 

@@ -144,7 +144,7 @@ async def test_sigterm_waits_for_the_call_and_takes_no_other(start: Start, orche
     await talks(call)
     process.send(signal.SIGTERM)
     await until(lambda: "draining" in process.stderr)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         reasons = await _refused(orchestrator)
         while reasons != {"draining"}:  # until the bridge has heard it, it only finds nobody
             assert reasons <= {"draining", "at_capacity"}

@@ -211,7 +211,7 @@ async def test_stats(stage: Stage) -> None:
 
     async def stats(*, in_flight: int) -> RunnerStats:
         """Run the snippet again and again, until so many calls are in flight: nobody tells of figures."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while True:
                 found = (await snippet(AGENT_RUNNER, "Stats", runner=stage.runner))["s"]
                 assert isinstance(found, RunnerStats)
@@ -247,7 +247,7 @@ async def test_shutdown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     async with open_stage(tmp_path / "data") as stage:
         played = await stage.play(entrypoint)
         ending = asyncio.create_task(snippet(AGENT_RUNNER, "Shut down", runner=stage.runner))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while "waiting for 1 call" not in caplog.text:  # noqa: ASYNC110 - it only logs
                 await asyncio.sleep(0.01)
         with pytest.raises(CallRefused):

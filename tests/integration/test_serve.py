@@ -104,7 +104,7 @@ async def test_a_worker_that_was_cut_off_dials_in_again_and_the_call_goes_on(wor
 async def closed_with(url: str) -> int | None:
     """Dial as a worker, and return the close code; nothing must be said before it."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url) as line:
-        message = await line.receive(timeout=5)
+        message = await line.receive(timeout=15)
         assert message.type is aiohttp.WSMsgType.CLOSE, message
         return line.close_code
 
@@ -125,7 +125,7 @@ async def test_those_who_may_not_come_in_are_told_nothing_and_each_for_its_own_r
             assert await closed_with(url) == 1000
             await bridge.said(why)
         async with aiohttp.ClientSession() as session, session.ws_connect(good) as line:
-            assert (await line.receive_json(timeout=5))["event"] == "hello"
+            assert (await line.receive_json(timeout=15))["event"] == "hello"
             assert await closed_with(good) == 1000
             await bridge.said("its nonce has been used before")
         assert is_clean(bridge)

@@ -106,7 +106,7 @@ async def test_what_a_jwt_does_not_allow_is_denied(directory: Path, operator: Op
 
 async def test_a_user_of_another_account_is_refused_at_once(directory: Path, operator: Operator) -> None:
     creds = operator.creds(directory / "stranger.creds", Key(ACCOUNT))
-    async with server(directory, RANDOM_PORT + operator.config) as (_, url), asyncio.timeout(3):
+    async with server(directory, RANDOM_PORT + operator.config) as (_, url), asyncio.timeout(15):
         with pytest.raises(ConfigurationError, match="NATS_CREDS") as caught:
             async with connect(NatsOptions((url,), credentials=creds, connect_timeout_s=30)):
                 pass

@@ -142,5 +142,5 @@ async def test_the_system_account_tells_of_a_disconnect(directory: Path) -> None
         )
         async with connect(server.connection("runner")) as runner:
             number = runner.client_id
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             assert await gone == number
