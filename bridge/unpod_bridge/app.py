@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Final, assert_never
+from typing import Final
 
 from msgspec import Struct
 
@@ -18,7 +18,7 @@ from unpod.core import events as ev
 from unpod.core.codec import MALFORMED
 from unpod.core.dispatch_messages import BRIDGE_ANNOUNCED, RUNNER_ANNOUNCED, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
-from unpod.errors import ConfigurationError, LogError, OrchestratorTooOld, RunnerAuthError
+from unpod.errors import ConfigurationError, LogError
 from unpod.jetstream import JetStreamLog, JobStore, LogClock, Nats, open_jobs, open_log
 from unpod.jetstream.connection.rights import check_rights
 from unpod.ops import LogHealth
@@ -29,12 +29,13 @@ from unpod_bridge.config import CONTROL_PATH, BridgeConfig, readable
 from unpod_bridge.fleet.bridges import Bridges
 from unpod_bridge.fleet.disconnects import Disconnects
 from unpod_bridge.fleet.dispatch import Dispatcher, RunnerPlace
-from unpod_bridge.fleet.runners import Fleet, Join, Pool, Renew, Roster, Standing, Step, Unregister, share
+from unpod_bridge.fleet.runners import Fleet, Pool, Standing, share
 from unpod_bridge.jobs.adopted_job import Revival
 from unpod_bridge.jobs.adoption import Adoption
 from unpod_bridge.jobs.dial_in import DialIn
 from unpod_bridge.jobs.jobs import Jobs
 from unpod_bridge.jobs.store import JobRecords
+from unpod_bridge.jobs.workers import Workers
 from unpod_bridge.journal.placements import LineServices, placement_headers
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.journal.stalls import StallDetector
@@ -113,7 +114,6 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._subjects = Subjects(config.prefix)
         self._fleet = Fleet()
-        self._roster = Roster()
         self._stalls = StallDetector()
         self._dialer = WebSocketDialer()
         dial_ins = DialInSockets(self._dialer, is_open=config.serving is not None)
@@ -147,6 +147,15 @@ class Bridge:
             jobs=store.usage,
         )
         self._jobs = Jobs(self._dispatcher, records, fullness, self._make_line)
+        self._workers = Workers(
+            nats,
+            self._subjects,
+            self.bridge_id,
+            records,
+            lambda bridge: other_bridges.alive(bridge, self._loop.time()),
+            make=self._make_link,
+            changed=self._announce,
+        )
         self._adoption = Adoption(
             nats,
             log,
@@ -156,8 +165,7 @@ class Bridge:
             dispatcher=self._dispatcher,
             services=self._services,
             care=self._owners.care,
-            own_link=self._own_link,
-            make_link=self._make_heir,
+            workers=self._workers,
             ended_ago=self._disconnects.ended_ago,
         )
         self._dial_in = (
@@ -170,13 +178,9 @@ class Bridge:
                 records=records,
                 services=self._services,
                 care=self._owners.care,
-                links=lambda: self._links,
+                workers=self._workers,
             )
         )
-        self._worker_ids: dict[Pool, str] = {}
-        self._links: dict[Pool, ControlLink] = {}
-        self._runs: dict[Pool, asyncio.Task[None]] = {}
-        self._failed = asyncio.Event()
         self._draining = False
 
     # ---------------------------------------------------------------------------------------------------- life and end
@@ -188,7 +192,7 @@ class Bridge:
             self._subjects,
             self.bridge_id,
             jobs=self._jobs,
-            links=lambda: self._links,
+            links=lambda: self._workers.own,
             drain=stop.gently.set,
             log_health=self._log_health,
             port=self._config.health_port,
@@ -209,26 +213,29 @@ class Bridge:
         ]
         self._nats.on_state(self._stalls.connected)
         await self._owners.open()
+        await self._workers.open()
         await self._adoption.open()
         where = readable(self._config.orchestrator_url)
         logger.info("%s is up: NATS %s, orchestrator %s", self.bridge_id, self._config.nats.readable(), where)
         keeping = asyncio.create_task(self._keep_house(), name="unpod-housekeeping")
         watching = asyncio.create_task(self._watch_log(), name="unpod-log-watch")
         hearing = asyncio.create_task(self._disconnects.run(), name="unpod-disconnects")
+        standing_in = asyncio.create_task(self._workers.run(), name="unpod-inherited-workers")
         try:
-            await _first(stop.gently.wait(), self._failed.wait(), asyncio.shield(keeping), asyncio.shield(watching))
+            await _first(
+                stop.gently.wait(), self._workers.failed.wait(), asyncio.shield(keeping), asyncio.shield(watching)
+            )
             ops.draining = True
             await _first(self._drain(), stop.now.wait())
         finally:
-            await self._end({keeping, watching, hearing}, subscriptions)
-        return 1 if self._failed.is_set() or stop.now.is_set() else 0
+            await self._end({keeping, watching, hearing, standing_in}, subscriptions)
+        return 1 if self._workers.failed.is_set() or stop.now.is_set() else 0
 
     async def _drain(self) -> None:
         self._draining = True
         if self._jobs.calls:
             logger.info("no more calls are taken; waiting for %d to end, or to be handed over", self._jobs.calls)
-        for link in tuple(self._links.values()):
-            link.drain()
+        self._workers.drain()
         if self._dial_in is not None:
             self._dial_in.drain()
         self._adoption.drain()
@@ -239,8 +246,7 @@ class Bridge:
                 await self._jobs.until_idle()
         except TimeoutError:
             return
-        if self._runs:
-            await asyncio.wait(tuple(self._runs.values()))
+        await self._workers.until_left()
 
     async def _end(self, tasks: set[asyncio.Task[None]], subscriptions: Sequence[Subscription]) -> None:
         for task in tasks:
@@ -249,9 +255,8 @@ class Bridge:
         await self._jobs.abandon(ABANDON_S)
         if self._dial_in is not None:
             await self._dial_in.close()
-        for run in self._runs.values():
-            run.cancel()
-        await asyncio.wait({*tasks, *self._runs.values()}, timeout=ABANDON_S)
+        await asyncio.wait(tasks, timeout=ABANDON_S)
+        await self._workers.close(ABANDON_S)
         await self._adoption.close()
         await self._records.close()
         self._announce(gone=True)
@@ -287,7 +292,7 @@ class Bridge:
             self._services.shares.look(
                 self._fullness.free,
                 self._loop.time(),
-                agents=len({pool.agent for pool in self._links}),
+                agents=len({pool.agent for pool in self._workers.own}),
                 bridges=1 + len(self._adoption.takers()),
             )
             await asyncio.sleep(SHARES_S)
@@ -341,50 +346,7 @@ class Bridge:
         """Bring the registrations in line with the runners that there are."""
         others = self._adoption.takers()
         standings = {pool: share(each, self.bridge_id, others) for pool, each in self._fleet.standings().items()}
-        for pool, link in self._links.items():
-            standing = standings.get(pool, Standing())
-            link.registration.set_capacity(standing.capacity if standing.serving else 0, standing.closed_for)
-        if not self._draining:
-            for step in self._roster.update(standings, now):
-                self._take(step, standings)
-
-    def _take(self, step: Step, standings: dict[Pool, Standing]) -> None:
-        link = self._links.get(step.pool)
-        match step:
-            case Join():
-                if link is None:
-                    self._join(step.pool, standings[step.pool])
-                else:
-                    link.stay()
-            case Renew():
-                if link is not None:
-                    link.renew()
-            case Unregister():
-                if link is not None:
-                    link.leave()
-            case _:
-                assert_never(step)
-
-    def _join(self, pool: Pool, standing: Standing) -> None:
-        worker_id = self._worker_ids.setdefault(pool, f"{pool.agent}#{secrets.token_hex(4)}")
-        link = self._make_link(pool, worker_id, self._announce)
-        link.registration.set_capacity(standing.capacity, standing.closed_for)
-        self._links[pool] = link
-        self._runs[pool] = asyncio.create_task(self._run_link(pool, link), name="unpod-control")
-        self._announce()
-
-    async def _run_link(self, pool: Pool, link: ControlLink) -> None:
-        try:
-            await link.run()
-        except (RunnerAuthError, OrchestratorTooOld) as error:
-            logger.error("%s", error)  # noqa: TRY400 - its text says what to do
-            self._failed.set()  # the link stays, so that how it stands goes on being announced
-            return
-        except Exception:
-            logger.exception("the control link of %r has failed; a new one is made", pool.name)
-        del self._links[pool], self._runs[pool]
-        self._roster.gone(pool)
-        self._announce()
+        self._workers.look(standings, now)
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -402,20 +364,13 @@ class Bridge:
             on_change=on_change,
         )
 
-    def _own_link(self, worker_id: str) -> ControlLink | None:
-        links = self._links.values()
-        return next((link for link in links if link.registration.identity.worker_id == worker_id), None)
-
-    def _make_heir(self, job: Job) -> ControlLink:
-        return self._make_link(Pool(job.agent_id, job.dev), job.worker_id, _nothing)
-
     def _make_line(self, job: Job, place: RunnerPlace, inherited: bool) -> NewCall | Revival:  # noqa: FBT001
         if inherited:
             return self._adoption.adopted_jobs.begin(job, place)
         return NewCall(job, place, self._services, care=self._owners.care)
 
     def _announce(self, *, gone: bool = False) -> None:
-        registrations = {pool.name: link.registration for pool, link in self._links.items()}
+        registrations = {pool.name: link.registration for pool, link in self._workers.own.items()}
         details = dict.fromkeys(registration.detail for registration in registrations.values() if registration.detail)
         message = BridgeAnnounced(
             bridge=self.bridge_id,
@@ -436,10 +391,6 @@ class Bridge:
             self._nats.send(subject, encode(message))
         except LogError as error:  # it is said again within a second
             logger.debug("could not announce: %s", type(error).__name__)
-
-
-def _nothing() -> None:
-    """Nobody is told how the registration of an inherited worker stands."""
 
 
 async def _first(*waits: Coroutine[object, object, object] | asyncio.Future[None]) -> None:

@@ -13,10 +13,10 @@ from unpod_bridge.call.settings import MOVED, LineResult
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
-from unpod_bridge.jobs.inherited_workers import InheritedWorkers
 from unpod_bridge.jobs.jobs import Jobs, OnBegin
 from unpod_bridge.jobs.orphans import Orphan
 from unpod_bridge.jobs.store import Claim, JobRecord
+from unpod_bridge.jobs.workers import Workers
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.wire.job import Job
 
@@ -32,13 +32,13 @@ class AdoptedJobs:
     def __init__(
         self,
         jobs: Jobs,
-        inherited_workers: InheritedWorkers,
+        workers: Workers,
         dispatcher: Dispatcher,
         services: LineServices,
         care: Care,
     ) -> None:
         self._jobs = jobs
-        self._inherited_workers = inherited_workers
+        self._workers = workers
         self._dispatcher = dispatcher
         self._services = services
         self._care = care
@@ -47,8 +47,8 @@ class AdoptedJobs:
         """Go on with another bridge's call."""
         job = orphan.record.job
         self._jobs.retire(job.job_id)
-        self._inherited_workers.enter(orphan.record)
-        self._jobs.carry(job, self._inherited_workers, claim, lambda on_begin: Revival(self, orphan, on_begin))
+        self._workers.enter(orphan.record)
+        self._jobs.carry(job, self._workers, claim, lambda on_begin: Revival(self, orphan, on_begin))
 
     def begin(self, job: Job, place: RunnerPlace) -> Revival:
         """Return the line of a job that another bridge was about to begin, and whose call it may have begun."""

@@ -12,8 +12,7 @@ from unpod.core.dispatch_messages import BRIDGE_ALIVE, BridgeAlive, BridgeAnnoun
 from unpod.errors import LogError, LogUnavailable
 from unpod.jetstream.streams.topology import info
 from unpod_bridge.jobs.adopted_job import AdoptedJobs
-from unpod_bridge.jobs.inherited_workers import InheritedWorkers
-from unpod_bridge.jobs.orphans import ASK_TIMEOUT_S, OK, Orphans
+from unpod_bridge.jobs.orphans import Orphans
 
 if TYPE_CHECKING:
     from unpod.jetstream import JetStreamLog, Nats
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
     from unpod_bridge.fleet.dispatch import Dispatcher
     from unpod_bridge.jobs.jobs import Jobs
     from unpod_bridge.jobs.store import JobRecords
+    from unpod_bridge.jobs.workers import Workers
     from unpod_bridge.journal.placements import LineServices
-    from unpod_bridge.wire.job import Job
-    from unpod_bridge.workers.control_link import ControlLink
 
 logger = logging.getLogger("unpod.bridge")
 
@@ -36,8 +34,7 @@ HEAR_S: Final = 1.0
 class Adoption:
     """All that a bridge does because of other bridges.
 
-    `own_link` returns the control link of a worker of ours, if it is, `make_link` one for another's job; `ended_ago`
-    says how many seconds ago a process has lost its connection.
+    `ended_ago` says how many seconds ago a process has lost its connection.
     """
 
     def __init__(
@@ -51,8 +48,7 @@ class Adoption:
         dispatcher: Dispatcher,
         services: LineServices,
         care: Care,
-        own_link: Callable[[str], ControlLink | None],
-        make_link: Callable[[Job], ControlLink],
+        workers: Workers,
         ended_ago: Callable[[str], Awaitable[float | None]],
     ) -> None:
         self._nats = nats
@@ -61,17 +57,8 @@ class Adoption:
         self._other_bridges = other_bridges
         self._loop = asyncio.get_running_loop()
         self._subjects = services.subjects
-        self._own_link = own_link
         self._server_answered = care.runner_health.server_answered
-        inherited_workers = self._inherited_workers = InheritedWorkers(
-            services.bridge_id,
-            records,
-            lambda bridge: other_bridges.alive(bridge, self._loop.time()),
-            make=make_link,
-            give_back=self._give_back,
-            own=own_link,
-        )
-        self.adopted_jobs = AdoptedJobs(jobs, inherited_workers, dispatcher, services, care)
+        self.adopted_jobs = AdoptedJobs(jobs, workers, dispatcher, services, care)
         """The calls that come from other bridges."""
         self._orphans = Orphans(
             services.bridge_id,
@@ -85,7 +72,7 @@ class Adoption:
         )
         jobs.on_elsewhere = self._orphans.forward_cancel
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscriptions: list[Subscription] = []
+        self._subscription: Subscription | None = None
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -95,14 +82,11 @@ class Adoption:
             LogError: NATS does not let us.
         """
         await self._orphans.open()
-        given_back = f"{self._subjects.bridge(self._bridge_id)}.worker"
-        for subject, handler in ((given_back, self._on_given_back), (self._subjects.alive, self._on_alive)):
-            self._subscriptions.append(await self._nats.subscribe(subject, handler))
+        self._subscription = await self._nats.subscribe(self._subjects.alive, self._on_alive)
         self._stop_listening = self._nats.on_state(self._orphans.connected)
         heard = self._other_bridges.server_answered, self._server_answered
         self._tasks = [
             asyncio.create_task(self._orphans.run(), name="unpod-orphans"),
-            asyncio.create_task(self._inherited_workers.run(), name="unpod-inherited-workers"),
             asyncio.create_task(keep_hearing(self._nats, *heard), name="unpod-hearing"),
         ]
 
@@ -148,22 +132,8 @@ class Adoption:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._orphans.close()
-        for subscription in self._subscriptions:
-            await subscription.close()
-
-    async def _give_back(self, home: str, worker: str) -> None:
-        await self._nats.request(f"{self._subjects.bridge(home)}.worker", worker.encode(), timeout_s=ASK_TIMEOUT_S)
-
-    def _on_given_back(self, message: Message) -> None:
-        """A worker of ours was registered by another bridge, and is by nobody now."""
-        link = self._own_link(message.data.decode("utf-8", "replace"))
-        if link is not None:
-            link.register_anew()
-        if message.reply:
-            try:
-                self._nats.send(message.reply, OK)
-            except LogError as error:  # it is told again
-                logger.debug("a bridge could not be answered: %s", type(error).__name__)
+        if self._subscription is not None:
+            await self._subscription.close()
 
     async def _end(self) -> int:
         found = await info(self._nats, self._stream)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from typing import Final
 
@@ -22,6 +22,7 @@ from unpod_bridge.fleet.dispatch import Ask, RunnerPlace
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.jobs import Jobs, OnBegin, shown
 from unpod_bridge.jobs.store import Claim, JobRecords
+from unpod_bridge.jobs.workers import Workers
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.transport.dial_in import DialInSockets, address
 from unpod_bridge.transport.serving import Serving
@@ -39,7 +40,7 @@ REFUSED: Final = 1000
 
 
 class DialIn:
-    """Lets workers in (`websocket_server.Host`); `links` are the registrations that there are."""
+    """Lets workers in (`websocket_server.Host`)."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class DialIn:
         records: JobRecords,
         services: LineServices,
         care: Care,
-        links: Callable[[], Mapping[Pool, ControlLink]],
+        workers: Workers,
     ) -> None:
         self._where = where
         self._dial_ins = dial_ins
@@ -58,7 +59,7 @@ class DialIn:
         self._records = records
         self._services = services
         self._care = care
-        self._links = links
+        self._workers = workers
         self._urls = SignedUrls(where.secret.encode())
         self._listener = Listener(where.host, where.port)
         self._draining = False
@@ -146,7 +147,7 @@ class DialIn:
         """Return whose call it is: the agent's that it names, else the only one's; a runner may be about to come."""
         loop = asyncio.get_running_loop()
         while True:
-            links = self._links()
+            links = self._workers.own
             for pool in (Pool(agent), Pool(agent, dev=True)):
                 if pool in links:
                     return pool, links[pool]
@@ -162,7 +163,7 @@ class DialIn:
 class DialInCall:
     """One call that was dialled in.
 
-    Its books (`inherited_workers.Books`) and its claim (`jobs.Claiming`) wait for its agent's name.
+    Its worker (`workers.WorkerJobs`) and its claim (`jobs.Claiming`) wait for its agent's name.
     """
 
     def __init__(self, dial_in: DialIn, job_id: str, key: str) -> None:
@@ -182,7 +183,7 @@ class DialInCall:
 
         return self._dial_in.line(self, find)
 
-    # ------------------------------------------------------------------------------------------------------------ books
+    # ----------------------------------------------------------------------------------------------------------- worker
 
     def up(self, job_id: str) -> None:
         """The call counts from here on."""

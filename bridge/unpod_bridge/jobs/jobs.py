@@ -12,8 +12,8 @@ from unpod.core.dispatch_messages import Refusal
 from unpod.errors import Fenced, LogError, LogFull, UnpodError
 from unpod_bridge.call.settings import MOVED, Cleanup
 from unpod_bridge.fleet.dispatch import Ask, Dispatcher, RunnerPlace
-from unpod_bridge.jobs.inherited_workers import Books
 from unpod_bridge.jobs.store import Claim, JobRecords
+from unpod_bridge.jobs.workers import WorkerJobs
 from unpod_bridge.journal.room import Fullness
 from unpod_bridge.wire.job import Job
 from unpod_bridge.workers.control_link import ControlLink
@@ -101,7 +101,7 @@ class _Search:
 
 @dataclass(slots=True)
 class _Call:
-    books: Books
+    worker: WorkerJobs
     job: Job
     claim: Claiming = field(repr=False)
     place: RunnerPlace | None = None
@@ -216,14 +216,14 @@ class Jobs:
         """The job comes anew: a line of it that is here still has lost the call, and closes without being counted."""
         call = self._calls.pop(job_id, None)
         if call is not None:
-            call.books.ended(job_id)
+            call.worker.ended(job_id)
 
-    def carry(self, job: Job, books: Books, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
+    def carry(self, job: Job, worker: WorkerJobs, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
         """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun.
 
         No line of it may be here (`has`, `retire`).
         """
-        call = _Call(books, job, claim)
+        call = _Call(worker, job, claim)
         self._begin(call, make(lambda session_id: self._begun(call, session_id)))
 
     def release(self) -> None:
@@ -337,7 +337,7 @@ class Jobs:
             Fenced: another bridge has the job.
         """
         call.session = session_id
-        call.books.up(call.job.job_id)
+        call.worker.up(call.job.job_id)
         note = call.noting = self._spawn(self._note(call, session_id), "unpod-record")
         # A store that does not answer must not keep the caller: without the record, the log tells that it has begun.
         await asyncio.wait({note}, timeout=self._begun_s)
@@ -388,7 +388,7 @@ class Jobs:
         if result.reason == MOVED:
             logger.info("call handed on: %s", _name(call))
             if not self._releasing:
-                call.books.taken_away()
+                call.worker.taken_away()
             return True
         how = f"after {result.duration_s:.1f} s" if result.connected else "before it was up"
         logger.info("call ended: %s: %s, %s", _name(call), _plain(result.reason), how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.takeover import Care
 from unpod_bridge.fleet.runners import Pool
 from unpod_bridge.jobs.dial_in import DialIn, DialInCall
+from unpod_bridge.jobs.workers import Workers
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.transport.dial_in import DialInSockets
 from unpod_bridge.transport.serving import Serving
@@ -45,6 +46,10 @@ class Visitor:
             self.socket.lose(None)
 
 
+def _link(_pool: Pool, _worker: str, _changed: Callable[[], None]) -> ControlLink:
+    raise AssertionError("no worker is made here")
+
+
 class Door:
     """A DialIn, with the jobs of a bench behind it."""
 
@@ -55,6 +60,8 @@ class Door:
         services = LineServices(
             log=log, bus=log, subjects=SUBJECTS, clock=VirtualClock(), bridge_id="bridge-1", dialer=dial_ins
         )
+        workers = Workers(log, SUBJECTS, "bridge-1", bench.records, lambda _: True, make=_link, changed=lambda: None)
+        workers.own[Pool("agent")] = cast("ControlLink", bench.link)
         self.dial_in = DialIn(
             Serving("ws://here", "127.0.0.1", 0),
             dial_ins,
@@ -62,7 +69,7 @@ class Door:
             records=bench.records,
             services=services,
             care=cast("Care", None),
-            links=lambda: {Pool("agent"): cast("ControlLink", bench.link)},
+            workers=workers,
         )
 
     def comes(self, session: str = "session-1", job: str = "job-1") -> Visitor:
