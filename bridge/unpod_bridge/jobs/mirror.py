@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from unpod.errors import Fenced, LogError
+from unpod.errors import LogError
 from unpod.jetstream import Change, JobStore
 from unpod.ports import Bus, Subscription
 
@@ -24,7 +24,6 @@ LOOKS_S: Final = (0.0, 0.002, 0.01, 0.05, 0.2, 0.5, 1.0)
 """The pauses before each look for a write that was told of."""
 RETRY_S: Final = 0.5
 _MOST_WANTED: Final = 10_000
-_MOST_TIDIED: Final = 100_000
 
 
 class Kept(NamedTuple, Generic[T]):
@@ -57,7 +56,6 @@ class JobMirror(Generic[T]):
         self._wanted: set[str] = set()
         self._again = self._whole = False
         self._reading: asyncio.Task[None] | None = None
-        self._tidying: asyncio.Task[None] | None = None
         self._subscription: Subscription | None = None
         self.on_change: Callable[[str, Kept[T] | None], None] = lambda _key, _kept: None
 
@@ -74,19 +72,16 @@ class JobMirror(Generic[T]):
     async def open(self, bus: Bus) -> None:
         """Follow the bucket from here on; raises LogError where it cannot be read."""
         self._subscription = await self._store.follow(bus, self._hint)
-        markers = await self._load()
-        if markers:
-            self._tidying = asyncio.create_task(self._tidy(markers), name="unpod-job-markers")
+        await self._load()
 
     async def close(self) -> None:
         """Hear nothing more."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
-        tasks = [task for task in (self._reading, self._tidying) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     def reload(self) -> None:
         """The connection is new: what was written meanwhile, nobody has told us."""
@@ -136,10 +131,9 @@ class JobMirror(Generic[T]):
             else:
                 return
 
-    async def _load(self) -> list[Change]:
-        """Read the whole bucket, and return the markers in it that do not go by themselves."""
+    async def _load(self) -> None:
+        """Read the whole bucket."""
         found: dict[str, Kept[T]] = {}
-        markers: list[Change] = []
         newest = 0
         self._whole = False
         try:
@@ -149,8 +143,6 @@ class JobMirror(Generic[T]):
                 record = None if change.value is None else self._read(change.value)
                 if record is not None:
                     found[change.key] = Kept(record, change.revision)
-                elif change.stays and len(markers) < _MOST_TIDIED:
-                    markers.append(change)
             for key in [key for key, kept in self._records.items() if key not in found and kept.revision > newest]:
                 await self.correct(key)  # the replica lags, or it is over, and its marker is gone as well
         except BaseException:
@@ -161,7 +153,6 @@ class JobMirror(Generic[T]):
             self._put(key, None)
         for key, kept in found.items():
             self._put(key, kept)
-        return markers
 
     def _take(self, change: Change) -> None:
         self._seen = change.revision
@@ -178,15 +169,3 @@ class JobMirror(Generic[T]):
             self.on_change(key, kept)
         elif known is not None:
             self.on_change(key, None)
-
-    async def _tidy(self, markers: Sequence[Change]) -> None:
-        """Let the markers go that a former release has left; one bridge after the other may try."""
-        for marker in markers:
-            try:
-                await self._store.delete(marker.key, marker.revision)
-            except Fenced:
-                continue
-            except LogError as error:
-                logger.info("old markers of jobs are left (%s)", type(error).__name__)
-                return
-        logger.info("%d markers of former jobs are removed", len(markers))

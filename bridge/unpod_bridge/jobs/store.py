@@ -12,14 +12,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from secrets import token_hex
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from unpod.core.codec import MALFORMED
 from unpod.errors import Fenced, LogError, LogFull, LogUnavailable
-from unpod.jetstream import JobStore
+from unpod.jetstream import Entry, JobStore
 from unpod.ports import Bus
 from unpod_bridge.jobs.mirror import JobMirror
 from unpod_bridge.jobs.mirror import Kept as _Kept
@@ -29,11 +29,11 @@ logger = logging.getLogger("unpod.bridge")
 
 T = TypeVar("T")
 
-PAUSE_S = 0.2
+PAUSE_S: Final = 0.2
 """How long after an answer that settles nothing a record is written again."""
-DIALS_S = 0.5
+DIALS_S: Final = 0.5
 """How long a bridge that lives has to begin a call, once another is asked for it."""
-MOST_WAITING = 1_000
+MOST_WAITING: Final = 1_000
 """For how many claims the store may owe an answer: each is asked about until there is one."""
 
 
@@ -61,13 +61,93 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobRecord).decode
 
 
+class RetryingStore:
+    """The job store, asked until it has said what became of a record; `pause_s` after what settles nothing."""
+
+    def __init__(self, store: JobStore, pause_s: float) -> None:
+        self._store = store
+        self.pause_s = pause_s
+
+    async def get(self, job_id: str) -> Entry | None:
+        """Return the record, or None."""
+        return await self._answered(lambda: self._store.get(job_id))
+
+    async def create(self, record: JobRecord) -> int:
+        """Store a new record and return its revision; raises Fenced where there is one, LogError where it cannot be."""
+        job_id, value, unanswered = record.job.job_id, _encode(record), False
+
+        async def create() -> int:
+            nonlocal unanswered
+            try:
+                return await self._store.create(job_id, value)
+            except LogUnavailable:
+                unanswered = True
+                raise
+            except Fenced:
+                return await self._ours(job_id, value, 0, unanswered=unanswered)
+
+        return await self._answered(create)
+
+    async def update(self, record: JobRecord, revision: int) -> int:
+        """Replace the record of `revision` and return the new one's; raises Fenced, LogError where it cannot be."""
+        job_id, value, unanswered = record.job.job_id, _encode(record), False
+
+        async def update() -> int:
+            nonlocal unanswered
+            try:
+                return await self._store.update(job_id, value, revision)
+            except LogFull as error:
+                raise LogUnavailable(str(error)) from None  # there will be room again
+            except LogUnavailable:
+                unanswered = True
+                raise
+            except Fenced:
+                return await self._ours(job_id, value, revision, unanswered=unanswered)
+
+        return await self._answered(update)
+
+    async def delete(self, record: JobRecord, revision: int) -> None:
+        """Delete the record of `revision`; raises Fenced, LogError where it cannot be."""
+
+        async def delete() -> None:
+            try:
+                await self._store.delete(record.job.job_id, revision)
+            except LogFull as error:
+                raise LogUnavailable(str(error)) from None
+
+        await self._answered(delete)
+
+    async def _answered(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Return what the store says, however long it says nothing."""
+        log = logger.warning
+        while True:
+            try:
+                return await work()
+            except LogUnavailable as error:
+                log("the job store takes no record: %s; trying again", error)
+            log = logger.debug
+            await asyncio.sleep(self.pause_s)
+
+    async def _ours(self, job_id: str, value: bytes, revision: int, *, unanswered: bool) -> int:
+        """Return the revision of what we have written unanswered; raises Fenced where it is not ours that stands.
+
+        A replica that lags may answer, with what was before: it is asked again.
+        """
+        entry = await self._store.get(job_id) if unanswered else None
+        if entry is not None and entry.value == value:
+            return entry.revision
+        if entry is not None and entry.revision <= revision:
+            raise LogUnavailable("a replica lags")
+        raise Fenced(f"another bridge has the job {job_id!r}")
+
+
 class Claim:
     """This bridge's record of one job: what is to be written waits for what was, and for the store's answer.
 
     `inherited`: another bridge was about to begin the call, and may have left something of it.
     """
 
-    def __init__(self, store: JobStore, record: JobRecord, revision: int, *, inherited: bool = False) -> None:
+    def __init__(self, store: RetryingStore, record: JobRecord, revision: int, *, inherited: bool = False) -> None:
         self._store = store
         self._record = record
         self._revision = revision
@@ -86,7 +166,7 @@ class Claim:
     async def _change(self, record: JobRecord, *, new: bool = False) -> None:
         store, revision = self._store, self._revision
         try:
-            self._revision = await (_created(store, record) if new else _written(store, record, revision))
+            self._revision = await (store.create(record) if new else store.update(record, revision))
         except Fenced:
             raise
         except LogError as error:
@@ -115,7 +195,7 @@ class Claim:
         """The job is over."""
         async with self._writing:
             try:
-                await _deleted(self._store, self._record.job.job_id, self._revision)
+                await self._store.delete(self._record, self._revision)
             except Fenced:
                 logger.debug("the record of a job is another bridge's now")
             except LogError as error:
@@ -133,8 +213,9 @@ class JobRecords:
         *,
         most_waiting: int = MOST_WAITING,
         dials_s: float = DIALS_S,
+        pause_s: float = PAUSE_S,
     ) -> None:
-        self._store = store
+        self._store = RetryingStore(store, pause_s)
         self._dials_s = dials_s
         self._most_waiting = most_waiting
         self._mirror = JobMirror(store, _read)
@@ -189,7 +270,7 @@ class JobRecords:
         while True:
             with suppress(Fenced):
                 return await self._settled(self._create(record))
-            entry = await _answered(lambda: self._store.get(job.job_id))
+            entry = await self._store.get(job.job_id)
             if entry is None:  # it was deleted in between
                 continue
             former = _read(entry.value)
@@ -198,17 +279,17 @@ class JobRecords:
             elif self._is_elsewhere(former):
                 return None
             elif self._may_begin(former) and asyncio.get_running_loop().time() < patient_until:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._store.pause_s)
                 continue
             with suppress(Fenced):
                 return await self._settled(self._replace(record, former, entry.revision))
 
     async def _create(self, record: JobRecord) -> Claim:
-        return Claim(self._store, record, await _created(self._store, record))
+        return Claim(self._store, record, await self._store.create(record))
 
     async def _replace(self, record: JobRecord, former: JobRecord | None, revision: int) -> Claim:
         inherited = former is not None and former.bridge != self._bridge_id
-        return Claim(self._store, record, await _written(self._store, record, revision), inherited=inherited)
+        return Claim(self._store, record, await self._store.update(record, revision), inherited=inherited)
 
     async def _settled(self, claiming: Coroutine[object, object, Claim]) -> Claim:
         """Return the claim; one that nobody waits for any more is taken back, once the store has said that it is."""
@@ -230,7 +311,7 @@ class JobRecords:
         state: Literal["up", "dialing"] = "up" if kept.record.session else "dialing"
         record = msgspec.structs.replace(kept.record, bridge=self._bridge_id, state=state, claim=token_hex(8))
         try:
-            return Claim(self._store, record, await _written(self._store, record, kept.revision))
+            return Claim(self._store, record, await self._store.update(record, kept.revision))
         except Fenced:
             with suppress(LogError):  # it is read again sooner or later
                 await self._mirror.correct(record.job.job_id)
@@ -258,79 +339,6 @@ async def _take_back(claiming: asyncio.Task[Claim]) -> None:
         logger.debug("a job that is wanted no more was not stored: %s", type(error).__name__)
     else:
         await claim.drop()
-
-
-async def _answered(work: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Return what the store says, however long it says nothing."""
-    log = logger.warning
-    while True:
-        try:
-            return await work()
-        except LogUnavailable as error:
-            log("the job store takes no record: %s; trying again", error)
-        log = logger.debug
-        await asyncio.sleep(PAUSE_S)
-
-
-async def _created(store: JobStore, record: JobRecord) -> int:
-    """Store a new record and return its revision; raises Fenced where there is one, LogError where it cannot be."""
-    value, unanswered = _encode(record), False
-
-    async def create() -> int:
-        nonlocal unanswered
-        try:
-            return await store.create(record.job.job_id, value)
-        except LogUnavailable:
-            unanswered = True
-            raise
-        except Fenced:
-            return await _ours(store, record.job.job_id, value, 0, unanswered=unanswered)
-
-    return await _answered(create)
-
-
-async def _written(store: JobStore, record: JobRecord, revision: int) -> int:
-    """Replace the record of `revision` and return the new one's; raises Fenced, LogError where it cannot be."""
-    value, unanswered = _encode(record), False
-
-    async def update() -> int:
-        nonlocal unanswered
-        try:
-            return await store.update(record.job.job_id, value, revision)
-        except LogFull as error:
-            raise LogUnavailable(str(error)) from None  # there will be room again
-        except LogUnavailable:
-            unanswered = True
-            raise
-        except Fenced:
-            return await _ours(store, record.job.job_id, value, revision, unanswered=unanswered)
-
-    return await _answered(update)
-
-
-async def _deleted(store: JobStore, job_id: str, revision: int) -> None:
-    """Delete the record of `revision`; raises Fenced, LogError where it cannot be."""
-
-    async def delete() -> None:
-        try:
-            await store.delete(job_id, revision)
-        except LogFull as error:
-            raise LogUnavailable(str(error)) from None
-
-    await _answered(delete)
-
-
-async def _ours(store: JobStore, job_id: str, value: bytes, revision: int, *, unanswered: bool) -> int:
-    """Return the revision of what we have written without an answer; raises Fenced where it is not ours that stands.
-
-    A replica that lags may answer, with what was before: it is asked again.
-    """
-    entry = await store.get(job_id) if unanswered else None
-    if entry is not None and entry.value == value:
-        return entry.revision
-    if entry is not None and entry.revision <= revision:
-        raise LogUnavailable("a replica lags")
-    raise Fenced(f"another bridge has the job {job_id!r}")
 
 
 def _read(value: bytes) -> JobRecord | None:

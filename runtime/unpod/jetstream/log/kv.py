@@ -50,8 +50,6 @@ class Change:
     value: bytes | None
     revision: int
     id: str
-    stays: bool = False
-    """It is a marker of a former release, which would stay for as long as the bucket keeps records."""
 
 
 class JobStore:
@@ -65,7 +63,7 @@ class JobStore:
 
     @property
     def expires(self) -> bool:
-        """Whether the markers of what is deleted go by themselves: buckets of former releases do not let them."""
+        """Whether the markers of what is deleted go by themselves: a bucket must let them."""
         return self._log.spec.expires
 
     @property
@@ -98,7 +96,7 @@ class JobStore:
         return await self._write(key, value, revision)
 
     async def delete(self, key: str, revision: int) -> None:
-        """Delete the record of `revision`, or a marker for good; errors as in `update`."""
+        """Delete the record of `revision`; errors as in `update`."""
         await self._write(key, b"", revision, operation="DEL")
 
     async def get(self, key: str) -> Entry | None:
@@ -145,9 +143,8 @@ class JobStore:
                 hint(headers[_ID])
 
     def _change(self, message: Message) -> Change:
-        gone = _deleted(message)
-        stays = gone and self._log.spec.expires and _TTL not in message.headers
-        return Change(_key(message), None if gone else message.data, message.seq, message.headers.get(_ID, ""), stays)
+        value = None if _deleted(message) else message.data
+        return Change(_key(message), value, message.seq, message.headers.get(_ID, ""))
 
     def _subject(self, key: str) -> str:
         if len(key) > _MAX_KEY:

@@ -185,21 +185,3 @@ class Failing(Replica):
         async for change in super().changes(after):
             yield change
             raise LogUnavailable("away")
-
-
-async def test_markers_of_a_former_release_are_let_go() -> None:
-    world = World()
-    for key in "ab":
-        subject = f"{JOBS.subjects[0][:-1]}{key}"
-        await world.log.append(subject, b"", {"Nats-Msg-Id": key, "KV-Operation": "DEL", "Unpod-Key": key})
-    await world.store.create("c", b"1")
-    await world.mirror.open(world.log)
-    await world.until(lambda: world.mirror._tidying is not None and world.mirror._tidying.done())
-    newest = {message.subject[-1]: message async for message in world.log.read(">")}
-    assert {key: message.headers.get("Nats-TTL") for key, message in newest.items()} == {
-        "a": "60s",
-        "b": "60s",
-        "c": None,
-    }
-    assert await world.store.get("a") is None
-    await world.mirror.close()

@@ -10,7 +10,6 @@ import pytest
 
 from unpod.errors import Fenced, LogFull, LogUnavailable, RecordTooLarge
 from unpod.jetstream import Entry, JobStore
-from unpod_bridge.jobs import store
 from unpod_bridge.jobs.store import Claim, JobRecord, JobRecords, Kept
 from unpod_bridge.wire.job import Job
 
@@ -68,13 +67,8 @@ JOB = Job("job-1", "c", "a", "ws://w", "t", worker_id="a#1")
 RECORD = JobRecord(job=JOB, bridge="dead", home="dead")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAUSE_S", 0.001)
-
-
 def records(store: Store) -> JobRecords:
-    return JobRecords(store, "bridge-1", lambda _: False)
+    return JobRecords(store, "bridge-1", lambda _: False, pause_s=0.001)
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -202,7 +196,7 @@ async def test_what_is_taken_back_is_not_what_has_been_claimed_meanwhile() -> No
 async def test_a_store_that_stays_away_does_not_gather_claims_without_end() -> None:
     store = Store()
     store.refuses = LogUnavailable("no answer")
-    ours = JobRecords(store, "bridge-1", lambda _: False, most_waiting=2)
+    ours = JobRecords(store, "bridge-1", lambda _: False, most_waiting=2, pause_s=0.001)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await ours.claim(JOB)
