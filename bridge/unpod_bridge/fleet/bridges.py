@@ -63,8 +63,17 @@ class Bridges:
     One that has never been heard is given the benefit of the doubt while we are new ourselves.
     """
 
-    def __init__(self, now: float, itself: str = "") -> None:
+    def __init__(
+        self,
+        now: float,
+        itself: str = "",
+        *,
+        silent_s: float = SILENT_S,
+        missed_s: float = MISSED_S,
+    ) -> None:
         self._itself = itself
+        self._silent_s = silent_s
+        self._missed_s = missed_s
         self._began = now
         self._up = True
         self._heard_at: float | None = None
@@ -105,7 +114,7 @@ class Bridges:
         peer = self._other_bridges.get(bridge)
         if peer is not None:
             peer.heard_at, peer.asked_at, peer.missed_at, peer.said = now, None, None, None
-            peer.ask_at = now + MISSED_S
+            peer.ask_at = now + self._missed_s
             peer.excused_until = float("-inf")
 
     def nobody(self, bridge: str, now: float) -> None:
@@ -130,7 +139,7 @@ class Bridges:
         for peer in self._other_bridges.values():
             peer.heard_at, peer.missed_at, peer.said, peer.ask_at = now, None, None, now + NEW_S
             peer.asked_at = None
-            peer.excused_until = now + SILENT_S
+            peer.excused_until = now + self._silent_s
 
     def due(self, now: float) -> list[str]:
         """Return whom to ask now."""
@@ -169,7 +178,7 @@ class Bridges:
         if bridge in self._gone:
             return False
         peer = self._other_bridges.get(bridge)
-        return now - self._began < SILENT_S if peer is None else self._how(peer, now) is None
+        return now - self._began < self._silent_s if peer is None else self._how(peer, now) is None
 
     def is_gone(self, bridge: str) -> bool:
         """Return whether a bridge was there, and is not any more."""
@@ -189,7 +198,7 @@ class Bridges:
         return self._other_bridges.setdefault(bridge, _Peer(heard_at=now, ask_at=now))
 
     def _how(self, peer: _Peer, now: float) -> How | None:
-        return peer.said or ("silent" if now - peer.heard_at >= SILENT_S and self._hears(now) else None)
+        return peer.said or ("silent" if now - peer.heard_at >= self._silent_s and self._hears(now) else None)
 
     def _hears(self, now: float) -> bool:
         return self._up and (self._heard_at is None or now - self._heard_at < DEAF_S)

@@ -115,6 +115,8 @@ class Orphans:
         adopted_jobs: AdoptingBridge,
         end: Callable[[], Coroutine[object, object, int]],
         ended_ago: Callable[[str], Awaitable[float | None]],
+        ask_timeout_s: float = ASK_TIMEOUT_S,
+        call_off_s: float = CALL_OFF_S,
     ) -> None:
         self._bridge_id = bridge_id
         self._bus = bus
@@ -124,6 +126,8 @@ class Orphans:
         self._adopted_jobs = adopted_jobs
         self._end = end
         self._ended_ago = ended_ago
+        self._ask_timeout_s = ask_timeout_s
+        self._call_off_s = call_off_s
         self._loop = asyncio.get_running_loop()
         self._deaf: dict[str, Deafness] = {}
         self._relieved: set[str] = set()
@@ -205,7 +209,7 @@ class Orphans:
             self._pass_on(record)
 
     def _pass_on(self, record: JobRecord) -> None:
-        self._called_off[record.job.job_id] = self._loop.time() + CALL_OFF_S
+        self._called_off[record.job.job_id] = self._loop.time() + self._call_off_s
         if record.bridge == self._bridge_id:
             self._adopted_jobs.cancel(record.job.job_id)
             return
@@ -282,7 +286,7 @@ class Orphans:
 
     async def _ask(self, bridge: str) -> None:
         try:
-            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
+            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=self._ask_timeout_s)
         except NoResponders:
             self._note_deaf(bridge)
             self._other_bridges.nobody(bridge, self._loop.time())
@@ -322,7 +326,7 @@ class Orphans:
         """Take the calls of a bridge that is silent, unless it is there after all; stopped or cut off, it may act."""
         losses = self._losses
         try:
-            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=ASK_TIMEOUT_S)
+            await self._bus.request(f"{self._subjects.bridge(bridge)}.ping", b"", timeout_s=self._ask_timeout_s)
         except NoResponders:
             await self._sweep(bridge, losses)
         except LogError:

@@ -15,9 +15,8 @@ from unpod.errors import LogUnavailable
 from unpod.jetstream import JobStore, topology
 from unpod.testing.broker import MemoryBroker
 from unpod.testing.memory import MemoryLog
-from unpod_bridge.fleet.bridges import Bridges
-from unpod_bridge.jobs import orphans
-from unpod_bridge.jobs.orphans import Orphan, Orphans
+from unpod_bridge.fleet.bridges import MISSED_S, SILENT_S, Bridges
+from unpod_bridge.jobs.orphans import ASK_TIMEOUT_S, CALL_OFF_S, Orphan, Orphans
 from unpod_bridge.jobs.store import Claim, JobRecords
 from unpod_bridge.protocol.recovered_log import NEVER
 from unpod_bridge.wire.job import Job
@@ -79,7 +78,17 @@ class Street:
 class House:
     """One bridge, as far as other bridges are concerned."""
 
-    def __init__(self, street: Street, bridge: str, *, ago: float | None = None) -> None:
+    def __init__(
+        self,
+        street: Street,
+        bridge: str,
+        *,
+        ago: float | None = None,
+        silent_s: float = SILENT_S,
+        missed_s: float = MISSED_S,
+        ask_timeout_s: float = ASK_TIMEOUT_S,
+        call_off_s: float = CALL_OFF_S,
+    ) -> None:
         self.bridge = bridge
         self.bus = MemoryLog(street.broker)
         self.adopted: list[Orphan] = []
@@ -91,7 +100,8 @@ class House:
         self.end_fails = False
         self.end_known = asyncio.Event()
         self.end_known.set()
-        self.other_bridges = Bridges(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self.other_bridges = Bridges(now, silent_s=silent_s, missed_s=missed_s)
 
         async def ended_ago(_: str) -> float | None:
             return ago
@@ -106,6 +116,8 @@ class House:
             adopted_jobs=self,
             end=self._end,
             ended_ago=ended_ago,
+            ask_timeout_s=ask_timeout_s,
+            call_off_s=call_off_s,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -241,10 +253,9 @@ async def test_a_bridge_that_starts_finds_what_others_have_left(street: Street) 
         assert (await street.holders())["job-1"] in ("bridge-2", "bridge-3")
 
 
-async def test_the_server_says_that_a_connection_has_ended(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unpod_bridge.fleet.bridges.ASK_S", 60.0)
+async def test_the_server_says_that_a_connection_has_ended(street: Street) -> None:
     await street.job("job-1", "bridge-1")
-    async with houses(street, "bridge-1", "bridge-2") as (gone, other):
+    async with houses(street, "bridge-1", "bridge-2", missed_s=60.0) as (gone, other):
         await asyncio.sleep(0)
         await gone.leave()
         other.orphans.suspect("runner-1")
@@ -253,10 +264,9 @@ async def test_the_server_says_that_a_connection_has_ended(street: Street, monke
         await until(lambda: other.adopted)
 
 
-async def test_one_that_is_silent_and_there_keeps_its_calls(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphans, "ASK_TIMEOUT_S", 0.05)
+async def test_one_that_is_silent_and_there_keeps_its_calls(street: Street) -> None:
     await street.job("job-1", "bridge-1")
-    async with houses(street, "bridge-1", "bridge-2") as (_, other):
+    async with houses(street, "bridge-1", "bridge-2", ask_timeout_s=0.05) as (_, other):
         other.other_bridges._other_bridges["bridge-1"].heard_at -= 10.0  # no word of it has come through
         other.orphans.look()
         await until(lambda: "bridge-1" in other.other_bridges._other_bridges)
@@ -265,11 +275,9 @@ async def test_one_that_is_silent_and_there_keeps_its_calls(street: Street, monk
         assert other.other_bridges.alive("bridge-1", asyncio.get_running_loop().time())
 
 
-async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphans, "ASK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("unpod_bridge.fleet.bridges.SILENT_S", 0.8)
+async def test_one_that_stands_still_may_act_yet(street: Street) -> None:
     await street.job("job-1", "bridge-1")
-    async with houses(street, "bridge-1", "bridge-2") as (still, other):
+    async with houses(street, "bridge-1", "bridge-2", ask_timeout_s=0.05, silent_s=0.8) as (still, other):
         still.bus.frozen = True
         await until(lambda: other.adopted)
         [orphan] = other.adopted
@@ -278,11 +286,9 @@ async def test_one_that_stands_still_may_act_yet(street: Street, monkeypatch: py
         assert 0.3 <= asyncio.get_running_loop().time() - orphan.still_since < 3.0
 
 
-async def test_silence_that_we_could_not_hear_takes_no_calls(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphans, "ASK_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("unpod_bridge.fleet.bridges.SILENT_S", 0.3)
+async def test_silence_that_we_could_not_hear_takes_no_calls(street: Street) -> None:
     await street.job("job-1", "bridge-1")
-    async with houses(street, "bridge-1", "bridge-2") as (holder, other):
+    async with houses(street, "bridge-1", "bridge-2", ask_timeout_s=0.2, silent_s=0.3) as (holder, other):
         holder.bus.frozen = True
         await until(lambda: other.other_bridges.is_gone("bridge-1"))
         other.orphans.connected(up=False)  # while it is asked once more
@@ -345,12 +351,9 @@ async def test_a_job_is_called_off_where_it_is(street: Street) -> None:
         assert holder.cancelled == ["job-1"]
 
 
-async def test_a_job_that_is_called_off_is_called_off_wherever_it_goes(
-    street: Street, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(orphans, "CALL_OFF_S", 0.01)
+async def test_a_job_that_is_called_off_is_called_off_wherever_it_goes(street: Street) -> None:
     await street.job("job-1", "bridge-1")
-    async with houses(street, "bridge-1", "bridge-2", "bridge-3") as (holder, told, other):
+    async with houses(street, "bridge-1", "bridge-2", "bridge-3", call_off_s=0.01) as (holder, told, other):
         holder.bus.frozen = True  # it does not hear it any more
         told.orphans.forward_cancel("job-1")
         told.orphans.closed_to_orphans = True
