@@ -37,7 +37,7 @@ async def test_a_call_from_its_assignment_to_its_end(world: Stack) -> None:
 
         call = await world.orchestrator.place_call("agent", metadata={"caller": "x"})
         await call.connected()
-        await world.news.until(lambda: bool(runner.started))
+        await world.news.until(lambda: bool(runner.hearing))
         assert [type(told).__name__ for told in runner.told] == ["Hold", "Start"]
         await call.user("good morning")
         assert await call.reply() == "good morning"
