@@ -6,8 +6,9 @@
     python -m tests.benchmarks.hot_paths --record   # this is what they shall do, for this version of Python
     python -m tests.benchmarks.hot_paths --profile turn
 
-Counted are Python's instructions (bytecode) in the code of unpod, and the calls of C functions from there; not what the
-libraries, the tests' own caller and their log in memory do. Each path runs once before it counts, so what is remembered
+Counted are Python's instructions (bytecode) in the code of unpod, the calls of its functions (going on in a coroutine
+or a generator counts as one), and the calls of C functions from there; not what the libraries, the tests' own caller
+and their log in memory do. Each path runs once before it counts, so what is remembered
 is warm. The system's time is in neither: a second write to a socket shows as one more call.
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from tests.benchmarks import whole_runner
 from tests.benchmarks.whole_bridge import carried
 from tests.unit.bridge.wires import Wire
 from tests.unit.core.call_log import CallLog
@@ -75,6 +77,7 @@ class Count:
 
     def __init__(self) -> None:
         self.instructions = 0
+        self.calls = 0
         self.c_calls = 0
         self.where: Counter[str] = Counter()
 
@@ -82,6 +85,7 @@ class Count:
         if not _is_ours(frame.f_code.co_filename):
             return None
         if event == "call":
+            self.calls += 1
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode":
             self.instructions += 1
@@ -304,6 +308,33 @@ async def turn() -> AsyncIterator[Step]:
         yield step
 
 
+@asynccontextmanager
+async def runner() -> AsyncIterator[Step]:
+    """`TURNS` turns through the whole runner, from NATS's bytes to NATS's bytes."""
+    async with whole_runner.carried(_agent) as scene:
+
+        async def step() -> None:
+            for _ in range(TURNS):
+                await scene.turn()
+
+        yield step
+
+
+@asynccontextmanager
+async def takeover() -> AsyncIterator[Step]:
+    """A call of two turns, taken over by another runner: from its start message to the present."""
+    async with whole_runner.carried(_agent) as scene:
+        await scene.turn()
+        await scene.turn()
+        past = scene.moved()
+
+    async def step() -> None:
+        async with whole_runner.carried(_agent, past):
+            pass
+
+    yield step
+
+
 RECORDS: Final = 2 + 5 * TURNS
 PATHS: Final[dict[str, tuple[Callable[[], Any], int]]] = {
     "fold": (fold, RECORDS),
@@ -314,6 +345,8 @@ PATHS: Final[dict[str, tuple[Callable[[], Any], int]]] = {
     "bridge": (bridge, TURNS),
     "writing": (writing, RECORDS),
     "turn": (turn, TURNS),
+    "runner": (runner, TURNS),
+    "takeover": (takeover, 1),
 }
 """Each path, and of how many records or turns its figures are the mean."""
 
@@ -336,6 +369,7 @@ def measure() -> dict[str, Figures]:
         counted = asyncio.run(count(name))
         found[name] = {
             "instructions": round(counted.instructions / parts, 1),
+            "calls": round(counted.calls / parts, 1),
             "c_calls": round(counted.c_calls / parts, 1),
         }
     return found

@@ -120,13 +120,15 @@ class _Line(Call):
         return self._journal is not None and self._journal.backlog == 0
 
 
-class Scene:
-    """The worker and the server on both sides of one call."""
+class Server:
+    """NATS, as far as one connection to it can tell: it takes what is written, acknowledges records, and sends."""
+
+    rounds = 1
+    """So many turns of the event loop after the last that was written, all has been."""
 
     def __init__(self) -> None:
         self.nats = Nats(NatsOptions(("nats://nowhere",)))
-        self.call_socket, self.server_socket = _Transport(), _Transport()
-        self.dialer = _Dialer(self.call_socket)
+        self.server_socket = _Transport()
         self._client = client = self.nats._client
         loop = asyncio.get_running_loop()
         writer = asyncio.StreamWriter(self.server_socket, asyncio.Protocol(), None, loop)
@@ -137,6 +139,59 @@ class Scene:
         client._max_payload = 2**20
         self.nats._up = True
         client.add_tail(f"{self.nats.replies.prefix}*", "", self.nats.replies.dispatch)
+        self.sids: dict[str, int] = {}
+        self.stored = 0
+
+    async def settle(self) -> None:
+        """Let the server answer what it has received, until nothing comes."""
+        for _ in range(_TURNS):
+            for _ in range(self.rounds):
+                await asyncio.sleep(0)
+            commands = self.server_socket.take()
+            if not commands:
+                return
+            answers = b"".join(self._answers(commands))
+            for line in self._client._framing.feed(answers):
+                await self._client.on_control(line)
+        raise AssertionError("what is tested does not come to rest")
+
+    def tells(self, *messages: bytes) -> None:
+        """Have the server send messages in one piece."""
+        batch().read(self._client._framing.feed, b"".join(messages))
+
+    def passes_on(self, command: bytes) -> bytes:
+        """Return what the server sends to the connection of what this has published."""
+        del command
+        return b""
+
+    def _answers(self, commands: bytes) -> list[bytes]:
+        answers: list[bytes] = []
+        at = 0
+        while at < len(commands):
+            begun, end = at, commands.index(b"\r\n", at)
+            name, *parts = commands[at:end].decode().split()
+            at = end + 2
+            if name in ("PUB", "HPUB"):
+                at += int(parts[-1]) + 2
+                answers.append(self.passes_on(commands[begun:at]))
+                if name == "HPUB":  # a record, with the reply subject of its acknowledgement
+                    self.stored += 1
+                    ack = b'{"stream":"UNPOD_CALLS","seq":%d}' % (10_000_000 + self.stored)
+                    answers.append(b"MSG %b 1 %d\r\n%b\r\n" % (parts[1].encode(), len(ack), ack))
+            elif name == "SUB":
+                self.sids[parts[0]] = int(parts[-1])
+            elif name == "PING":
+                answers.append(b"PONG\r\n")
+        return answers
+
+
+class Scene(Server):
+    """The worker and the server on both sides of one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call_socket = _Transport()
+        self.dialer = _Dialer(self.call_socket)
         services = LineServices(
             log=JetStreamLog(self.nats, topology().calls),
             bus=self.nats,
@@ -148,8 +203,6 @@ class Scene:
         )
         self.call = Subjects().call(AGENT, SESSION)
         self.line = _Line(Job("job-1", "c1", AGENT, "ws://nowhere", "token"), services)
-        self.sids: dict[str, int] = {}
-        self.stored = 0
         self._own = 0
         self._seen = 2
         self._turn = 0
@@ -164,41 +217,6 @@ class Scene:
     def _receive(self, data: bytes) -> None:
         assert self.dialer.socket is not None
         self.dialer.socket.data_received(data)
-
-    async def settle(self) -> None:
-        """Let the server answer what it has received, until nothing comes."""
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-            commands = self.server_socket.take()
-            if not commands:
-                return
-            answers = b"".join(self._answers(commands))
-            for line in self._client._framing.feed(answers):
-                await self._client.on_control(line)
-        raise AssertionError("the bridge does not come to rest")
-
-    def _answers(self, commands: bytes) -> list[bytes]:
-        answers: list[bytes] = []
-        at = 0
-        while at < len(commands):
-            end = commands.index(b"\r\n", at)
-            name, *parts = commands[at:end].decode().split()
-            at = end + 2
-            if name in ("PUB", "HPUB"):
-                at += int(parts[-1]) + 2
-                if name == "HPUB":  # a record, with the reply subject of its acknowledgement
-                    self.stored += 1
-                    ack = b'{"stream":"UNPOD_CALLS","seq":%d}' % (10_000_000 + self.stored)
-                    answers.append(b"MSG %b 1 %d\r\n%b\r\n" % (parts[1].encode(), len(ack), ack))
-            elif name == "SUB":
-                self.sids[parts[0]] = int(parts[-1])
-            elif name == "PING":
-                answers.append(b"PONG\r\n")
-        return answers
-
-    def tells(self, *messages: bytes) -> None:
-        """Have the server send messages in one piece."""
-        batch().read(self._client._framing.feed, b"".join(messages))
 
     # -------------------------------------------------------------------------------------------------------- the owner
 
