@@ -5,6 +5,17 @@ Then, in this order: nothing of the old owner is heard any more, the new one is 
 server refuses what the old one writes), what the old one had stored is performed, the new one's starting point is
 stored, and the new one is told to start. It folds up to that point, and only then is live. One of which the old owner
 may have died is held there until its turn has come (`unpod.runner.probation`): the reading is done by then.
+
+Until a runner has answered, the old owner may come back, and stays; once one is about to be appointed, it may not:
+
+::
+
+    owned             ── hand_over ──▶ yielding   it wants to let go, and carries on until the turn is over
+    owned, yielding   ───── lost ────▶ seeking    it is gone, and another is looked for
+    yielding, seeking ──── found ────▶ owned      it is there after all, and stays
+    yielding, seeking ─── answered ──▶ committed  another is appointed; should it not start, the next one is asked
+    all three         ───── over ────▶ owned      somebody has started, or the search has failed
+    any               ───────────────▶ closed     the session is closed, or nothing can be done
 """
 
 from __future__ import annotations
@@ -13,7 +24,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from unpod.core.dispatch_messages import Suspicion
 from unpod.errors import LogError, LogUnavailable
@@ -41,6 +52,27 @@ _COMMIT_S: Final = 10.0
 """How long an appointment that is under way may take when its call ends meanwhile."""
 YOUNG_S: Final = 10.0
 """An owner that dies so soon may have died of what it went through again, whatever that was."""
+
+
+Phase = Literal["owned", "yielding", "seeking", "committed", "closed"]
+Happening = Literal["hand_over", "lost", "found", "answered", "over"]
+
+_NEXT: Final[dict[tuple[Phase, Happening], Phase]] = {
+    ("owned", "hand_over"): "yielding",
+    ("owned", "lost"): "seeking",
+    ("yielding", "lost"): "seeking",
+    ("yielding", "found"): "owned",
+    ("seeking", "found"): "owned",
+    ("yielding", "answered"): "committed",
+    ("seeking", "answered"): "committed",
+    ("yielding", "over"): "owned",
+    ("seeking", "over"): "owned",
+    ("committed", "over"): "owned",
+}
+"""What happens in no phase of these changes nothing."""
+
+Blame = Literal["none", "suspected", "certain"]
+"""Whether the last owner has died of this session: then the next one is on probation; what is certain is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +120,9 @@ class OwnerTakeover:
         self._poison = Poison()
         self._probation: Suspect | None = None
         self._task: asyncio.Task[None] | None = None
-        self._committed = False
-        self._guarded = False
-        self._blamed = False
+        self._phase: Phase = "owned"
+        self._blame: Blame = "none"
         self._alone = False
-        self._skips = False
-        self._urgent = asyncio.Event()
         self._said = 0
         self._started_at = 0.0
         self._settled = 0
@@ -142,7 +171,7 @@ class OwnerTakeover:
             self._watch(owner)
         else:
             self._leaves()
-            self._seek()
+            self._seek("lost")
 
     def on_record(self, subject: str, owned: Owned) -> None:
         """Take a record of an owner: it may be past what its predecessor has died of, or have come to its end."""
@@ -164,6 +193,7 @@ class OwnerTakeover:
         """Nothing is left to do."""
         self._care.runner_health.remove(self.session_id)
         self._end_probation()
+        self._phase = "closed"
         self.closed.set()
 
     async def call_ended(self) -> None:
@@ -173,13 +203,14 @@ class OwnerTakeover:
         """
         task = self._task
         if task is not None:
-            if self._committed:
+            if self._phase == "committed":
                 await asyncio.wait({task}, timeout=_COMMIT_S)
             task.cancel()
             await asyncio.wait({task})
         if self.owner is not None and not self._care.runner_health.holds(self):
-            self._guarded = True  # it was lost as the call ended: by what is left of it, for all we know
-            self._seek()
+            if self._blame == "none":
+                self._blame = "suspected"  # it was lost as the call ended: by what is left of it, for all we know
+            self._seek("lost")
 
     async def close(self) -> None:
         """Care no more."""
@@ -199,8 +230,7 @@ class OwnerTakeover:
             return
         if self.owner is owner and not self._ended:  # else we have replaced it ourselves meanwhile
             logger.info("session %s: another bridge has appointed an owner; asking for one", self.session_id)
-            self._guarded = self._blamed = False
-            self._urgent.set()
+            self._blame = "none"
             self.succeed()
 
     # ---------------------------------------------------------------------------------------------- what is heard of it
@@ -225,16 +255,15 @@ class OwnerTakeover:
         """The owner is gone: ask for another."""
         logger.info("session %s: its owner %s; asking for another", self.session_id, why)
         self._judge(culprit)
-        self._urgent.set()
 
     def succeed(self) -> None:
         """Ask for another: all that had the same owner know of its loss."""
         self._leaves()
-        self._seek()
+        self._seek("lost")
 
     def found(self) -> None:
         """The owner is there after all: unless another has answered, it stays."""
-        if self._task is not None and not self._committed:
+        if self._task is not None and self._go("found"):
             logger.info("session %s: its owner is there again", self.session_id)
             self._task.cancel()
             self._task = None
@@ -242,23 +271,24 @@ class OwnerTakeover:
 
     def hand_over(self) -> None:
         """The owner wants to let go, between turns if there is time; it goes on until another is appointed."""
-        if self._task is None:
-            self._guarded = self._blamed = False
-            self._urgent.clear()
-            self._seek()
+        if self._phase == "owned":
+            self._blame = "none"
+            self._seek("hand_over")
 
     def _judge(self, culprit: str) -> None:
         """Consider whether the owner may have died of this session, rather than of another that it had."""
         if self.owner is None:
             return
         if culprit:  # the owner lives, and has said whose code it stands still in
-            self._guarded = self._blamed = culprit == self.session_id
+            self._blame = "certain" if culprit == self.session_id else "none"
             return
         phase = "over" if self._probation is None else self._probation.phase
         on_probation = phase == "begun"
         others = self._care.suspects.count(self.owner.runner_id) - on_probation
-        self._guarded = self._is_suspect()
-        self._blamed = self._guarded and not others and phase != "held"  # of what is held, nothing has run
+        if not self._is_suspect():
+            self._blame = "none"
+        else:
+            self._blame = "suspected" if others or phase == "held" else "certain"  # of what is held, nothing has run
         self._alone = self._alone or (on_probation and others > 0)
 
     def _is_suspect(self) -> bool:
@@ -277,14 +307,21 @@ class OwnerTakeover:
         """The owner is gone: the caller waits."""
         self._feed(self._protocol.owner.leaves(self._clock.now()))
 
-    def _seek(self) -> None:
-        if self._task is None and not self.closed.is_set():
+    def _go(self, happening: Happening) -> bool:
+        """Return whether something leads to another phase."""
+        following = _NEXT.get((self._phase, happening))
+        self._phase = following or self._phase
+        return following is not None
+
+    def _seek(self, why: Literal["hand_over", "lost"]) -> None:
+        if self._go(why) and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._find_owner(), name="unpod-takeover")
             self._task.add_done_callback(self._sought)
 
     def _sought(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
-            self._task, self._committed = None, False
+            self._task = None
+            self._go("over")
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, LogError):
                 logger.error("session %s: its owner cannot be replaced: %s", self.session_id, type(error).__name__)
@@ -338,14 +375,14 @@ class OwnerTakeover:
 
     async def _let_in(self, place: RunnerPlace) -> bool:
         """Wait until the session may come to a runner; return whether that still keeps a place for it."""
-        waited = not self._urgent.is_set() and await self._between_turns()
+        waited = await self._between_turns()
         return not waited or await place.hold(asyncio.get_running_loop().time() + _HOLD_S)
 
     async def _between_turns(self) -> bool:
         """Let the turn come to its end, if it does soon; return whether that took a while."""
         until = self._clock.now() + BETWEEN_TURNS_S
         waited = False
-        while self._busy and self._clock.now() < until and not self._urgent.is_set():
+        while self._phase == "yielding" and self._busy and self._clock.now() < until:
             waited = True
             await self._clock.sleep(_LOOK_S)
         return waited
@@ -356,14 +393,14 @@ class OwnerTakeover:
         if former is None:
             return False
         async with self._care.turns:
-            self._committed = True
+            self._go("answered")
             self._end_probation()
             appointed = await self._appoint(former, place)
         if appointed is None:
             return True
         owner, stored = appointed
         positions = self._journal.stream_positions.pack(owner.epoch, stored.seq)
-        suspicion = self._suspicion() if self._guarded else None
+        suspicion = None if self._blame == "none" else self._suspicion()
         if suspicion is not None:
             self._probation = self._care.suspects.hold(owner.runner_id, self.session_id, owner.epoch)
         if not await place.start(self.session_id, owner.epoch, stored.seq, suspicion=suspicion, positions=positions):
@@ -390,17 +427,16 @@ class OwnerTakeover:
         self._feed(self._protocol.owner.inherit(tip.records, self._log.last, self._clock.now()))
         progress = self._protocol.owner.progress
         self._settled = max(self._settled, tip.settled)
-        if self._blamed:
-            self._blamed = False
+        if self._blame == "certain" and not self._ended:  # no input is to blame for a cleanup that kills
             self._poison.lost(self._settled)
-            if self._poison.hopeless and not self._ended:
+            if self._poison.hopeless:
                 place.decline()
                 why = "the same input has taken its runner down four times"
                 self._feed(self._protocol.end("error", why, self._clock.now()))
                 return None
-        if not self._ended:  # no input is to blame for a cleanup that kills
-            self._skips = self._poison.skips
-        skip = await self._log.suspect(owner.epoch) if self._skips else ""
+        if self._blame == "certain":
+            self._blame = "suspected"  # that counts once
+        skip = await self._log.suspect(owner.epoch) if self._poison.skips else ""
         body = owner_changed(owner, self._log.last, progress, skip)
         stored = await self._journal.append(body)
         self._feed(self._protocol.owner.appoint(owner.epoch, self._clock.now()))
