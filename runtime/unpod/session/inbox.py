@@ -70,7 +70,11 @@ class Inbox:
         on_record: Callable[[Record], None],
         on_again: Callable[[Again], None],
         on_rewritten: Callable[[], None] = lambda: None,
+        retry_s: float = GAP_RETRY_S,
+        longest_retry_s: float = LONGEST_RETRY_S,
     ) -> None:
+        self._retry_s = retry_s
+        self._longest_retry_s = longest_retry_s
         self._log = ownership.log
         self._bus = ownership.bus
         self._subjects = ownership.subjects
@@ -282,7 +286,7 @@ class Inbox:
 
     async def _fill(self) -> None:
         """Read what is missing until nothing is; what was only promised, for a while."""
-        pause_s, tries = GAP_RETRY_S, 0
+        pause_s, tries = self._retry_s, 0
         try:
             while self._lacks():
                 try:
@@ -296,7 +300,7 @@ class Inbox:
                     self._expected = 0
                 if self._lacks():
                     await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, LONGEST_RETRY_S)
+                    pause_s = min(pause_s * 2, self._longest_retry_s)
         finally:
             self._filling = None
 

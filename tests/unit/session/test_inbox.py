@@ -110,7 +110,12 @@ async def scene() -> AsyncIterator[Scene]:
     came: list[Record] = []
     rewritten: list[str] = []
     inbox = Inbox(
-        ownership, on_record=came.append, on_again=lambda _: None, on_rewritten=lambda: rewritten.append("rewritten")
+        ownership,
+        on_record=came.append,
+        on_again=lambda _: None,
+        on_rewritten=lambda: rewritten.append("rewritten"),
+        retry_s=0.001,
+        longest_retry_s=0.001,
     )
     assert len(await inbox.open(until_seq)) == 5
     yield Scene(inbox, line, log, ownership, came, rewritten)
@@ -192,11 +197,7 @@ async def test_what_a_bridge_says_each_second_is_looked_for_only_when_it_is_not_
     assert scene.inbox._filling is None
 
 
-async def test_what_a_bridge_only_claims_to_have_written_is_not_looked_for_forever(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unpod.session.inbox.GAP_RETRY_S", 0.001)
-    monkeypatch.setattr("unpod.session.inbox.LONGEST_RETRY_S", 0.001)
+async def test_what_a_bridge_only_claims_to_have_written_is_not_looked_for_forever(scene: Scene) -> None:
     scene.inbox.expect(9)
     assert scene.inbox._filling is not None
     await scene.inbox._filling
@@ -235,10 +236,7 @@ async def test_a_bridge_that_has_lost_the_line_is_not_believed(scene: Scene) -> 
     assert scene.came[0].body == ev.UserText(text="from the living")
 
 
-async def test_a_try_to_take_the_line_that_the_log_has_refused_changes_nothing_for_long(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unpod.session.inbox.GAP_RETRY_S", 0.001)
+async def test_a_try_to_take_the_line_that_the_log_has_refused_changes_nothing_for_long(scene: Scene) -> None:
     line = scene.line
     envelope = Envelope(id="x", type="line.line.taken", source="/b", session="s1", time=1.0, epoch=0, index=0)
     loser = codec.encode(ev.LineTaken(bridge="loser"))

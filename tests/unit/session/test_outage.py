@@ -12,8 +12,7 @@ from unpod.core import codec
 from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import DELTA, Again, Delta, Doubt
-from unpod.session import resend_buffer
-from unpod.session.resend_buffer import ResendBuffer
+from unpod.session.resend_buffer import MAX_CHARS, ResendBuffer
 from unpod.testing import MemoryLog, SimulatedCall, simulate_call
 from unpod.testing.clock import settle
 
@@ -98,17 +97,17 @@ async def test_what_the_bridge_has_handed_on_is_not_kept() -> None:
         assert len(heard) == 2
 
 
-def test_pieces_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resend_buffer, "MAX_CHARS", 100)
+def test_pieces_are_kept_within_a_bound() -> None:
+    text = "x" * (MAX_CHARS // 5)
     kept = ResendBuffer()
     for turn in range(1, 6):
         for n in range(1, 4):
-            kept.keep(Delta(1, turn, 0, n, 0, "x" * 20))
-    assert kept.chars <= 100
+            kept.keep(Delta(1, turn, 0, n, 0, text))
+    assert kept.chars <= MAX_CHARS
     assert [delta.n for delta in kept.again(Again(1, 5, 0, 2))] == [2, 3]
     assert list(kept.again(Again(1, 1, 0, 1))) == []
     for n in range(4, 10):
-        kept.keep(Delta(1, 5, 0, n, 0, "x" * 20))
+        kept.keep(Delta(1, 5, 0, n, 0, text))
     assert len(list(kept.again(Again(1, 5, 0, 1)))) == 9  # never the one that is being spoken
     kept.spoken(ev.ReplySpoken(turn=5, ended=False))
     assert kept.chars > 0
