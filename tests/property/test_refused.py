@@ -253,6 +253,7 @@ scripts = st.lists(st.sampled_from([name for name in STEPS if name != "half a mi
 @example(["drop", "transfer from outside", "stored", "hand-over", "late", "back"])
 @example(["text", "speak", "end from outside", "stored", "drop", "stored", "late", "takeover", "back"])
 @example(["transfer", "stored", "pong", "second", "text"])
+@example(["pause from outside", "end from outside", "pause from outside", "stored", "late"])
 @example(["end from outside", "transfer", "hand-over"])
 @example(["end", "transfer from outside", "transfer from outside"])
 @example(["drop", "transfer", "transfer from outside", "end from outside", "stored", "back"])

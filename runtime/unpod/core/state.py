@@ -68,7 +68,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     and is to carry out; they count once it has. `ending` is the reason with which the session is about to end, since
     the command or control `ender` was given to the worker; the reply to `last_turn` comes to its end before that.
     `put_off` is the session's own end, as (`ender`, `ending`), while the worker is given one from outside instead.
-    `pauser` is the control that has paused the recording, as long as nobody knows whether it can be carried out.
+    `pausers` are the controls that have paused the recording, as long as nobody knows whether any can be carried out.
     `confirmed` is the last turn of which a receipt says that the whole reply was handed to the worker, 0 before the
     first; -1: no receipt has come in this call.
     """
@@ -101,7 +101,7 @@ class SessionState(Struct, frozen=True, kw_only=True):
     paused: bool = False
     resuming: str = ""
     supervision: Supervision = Supervision()
-    pauser: str = ""
+    pausers: tuple[str, ...] = ()
     asked: dict[str, AnyControl] = {}
     ending: str | None = None
     ender: str = ""
@@ -335,8 +335,8 @@ def _acknowledged(state: SessionState, record: Record) -> SessionState:
     if body.outcome == "claimed":
         control = state.asked.get(body.command)
         return state if control is None else _ended_from_outside(state, body.command, control)
-    if body.command == state.pauser:
-        return replace(state, pauser="")
+    if body.command in state.pausers:
+        return replace(state, pausers=())
     if state.resuming and body.command == state.resuming and body.outcome in ("written", "delivered", "ignored"):
         return replace(state, paused=False, resuming="")
     return state
@@ -344,8 +344,9 @@ def _acknowledged(state: SessionState, record: Record) -> SessionState:
 
 def _refused(state: SessionState, command: str, at: float) -> SessionState:
     """Go on as if it had not been asked for."""
-    if command == state.pauser:
-        state = replace(state, paused=False, pauser="")
+    if command in state.pausers:
+        left = tuple(pauser for pauser in state.pausers if pauser != command)
+        state = replace(state, paused=bool(left), pausers=left)
     if state.ended is not None:
         return state
     if state.put_off is not None and command == state.put_off[0]:
@@ -382,8 +383,8 @@ def _admitted(state: SessionState, record: Record, control_id: str, control: Any
     state = replace(state, asked={**state.asked, control_id: control})
     match control:
         case PauseSessionRecording():
-            pauser = control_id if state.pauser or not state.paused else ""
-            return replace(_pause(state, record), pauser=pauser)
+            pausers = (*state.pausers, control_id) if state.pausers or not state.paused else ()
+            return replace(_pause(state, record), pausers=pausers)
         case ResumeSessionRecording():
             return replace(state, resuming=control_id) if state.paused else state
         case _:
@@ -511,7 +512,7 @@ def _transfer(state: SessionState, record: Record) -> SessionState:
 
 def _pause(state: SessionState, _: Record) -> SessionState:
     turn = None if state.turn is None else replace(state.turn, withheld=True)
-    return replace(state, paused=True, resuming="", pauser="", turn=turn)
+    return replace(state, paused=True, resuming="", pausers=(), turn=turn)
 
 
 def _resume(state: SessionState, record: Record) -> SessionState:
