@@ -14,7 +14,7 @@ from unpod_bridge.protocol.outputs import Output
 class Wakeups:
     """Asks one protocol, at the end of a turn of the event loop or when its time has come; its answers go to `feed`."""
 
-    __slots__ = ("_at", "_batch", "_clock", "_feed", "_flushing", "_loop", "_protocol", "_timer")
+    __slots__ = ("_at", "_batch", "_clock", "_closed", "_feed", "_flushing", "_loop", "_protocol", "_timer")
 
     def __init__(self, protocol: CallProtocol, clock: Clock, feed: Callable[[list[Output]], None]) -> None:
         self._protocol = protocol
@@ -25,6 +25,7 @@ class Wakeups:
         self._timer: Timer | None = None
         self._at = 0.0
         self._flushing = False
+        self._closed = False
 
     def look(self) -> None:
         """Come back when the protocol wants to be asked, now that it has answered."""
@@ -45,12 +46,15 @@ class Wakeups:
             self._set_timer()
 
     def close(self) -> None:
-        """Come back no more."""
+        """Come back no more, whatever is still looked at: what the protocol was made of may be gone."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def _set_timer(self) -> None:
         """Come back at the protocol's deadline, if it still has one."""
+        if self._closed:
+            return
         deadline = self._protocol.deadline
         if self._timer is not None:
             self._timer.cancel()
@@ -65,4 +69,5 @@ class Wakeups:
 
     def _flush(self) -> None:
         self._flushing = False
-        self._feed(self._protocol.flush(self._clock.now()))
+        if not self._closed:
+            self._feed(self._protocol.flush(self._clock.now()))
