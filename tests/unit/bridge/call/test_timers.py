@@ -29,7 +29,8 @@ class LoopClock:
 
 
 async def test_after_its_end_it_is_not_asked_any_more_whatever_is_done_last() -> None:
-    wire, asked = Wire().up(), list[list[Output]]()
+    wire, asked, problems = Wire().up(), list[list[Output]](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
     wakeups = Wakeups(wire.protocol, LoopClock(wire.now), asked.append)
     wire.says("user.text", text="hi")
     wire.speaks(1, 1, "yes")
@@ -39,4 +40,4 @@ async def test_after_its_end_it_is_not_asked_any_more_whatever_is_done_last() ->
     vars(wire.protocol).clear()  # the call has let go of everything
     for _ in range(3):
         await asyncio.sleep(0)
-    assert asked == []
+    assert (asked, problems) == ([], [])
