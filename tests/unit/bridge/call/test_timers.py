@@ -34,7 +34,6 @@ async def test_after_its_end_it_is_not_asked_any_more_whatever_is_done_last() ->
     wakeups = Wakeups(wire.protocol, LoopClock(wire.now), asked.append)
     wire.says("user.text", text="hi")
     wire.speaks(1, 1, "yes")
-    wakeups.look()
     wakeups.close()
     wakeups.look()
     vars(wire.protocol).clear()  # the call has let go of everything
