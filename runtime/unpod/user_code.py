@@ -23,7 +23,7 @@ GRACE_S: Final = 1.0
 """How long code that is cancelled may take to end."""
 
 owners: Final[WeakKeyDictionary[asyncio.Task[object], str]] = WeakKeyDictionary()
-"""The session whose code a task runs, as `session.whose` tells."""
+"""The session whose code a task runs, as `session.task_owner` tells."""
 
 _left: Final[set[asyncio.Task[object]]] = set()
 """What goes on by itself: a task that nobody holds might be collected while it runs."""

@@ -72,7 +72,6 @@ class CallOver(Struct, frozen=True):
 
 
 Item = SpokenLine | Speaking | Done | CallOver
-_Plain = Connected | LineDropped | Transferred | Violated | Ended | CallStateChanged | ReplyEnded
 
 
 class Transcriber:

@@ -45,7 +45,7 @@ class DialedInCall(NewCall):
 
 
 class _Nowhere:
-    """The place of a call whose agent is not known yet (`placing.Place`)."""
+    """The place of a call whose agent is not known yet (`placements.Place`)."""
 
     runner_id = ""
     waited_s = None

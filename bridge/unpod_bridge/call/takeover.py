@@ -69,7 +69,7 @@ _NEXT: Final[dict[tuple[Phase, Happening], Phase]] = {
     ("seeking", "over"): "owned",
     ("committed", "over"): "owned",
 }
-"""What happens in no phase of these changes nothing."""
+"""What stands in no row changes nothing."""
 
 Blame = Literal["none", "suspected", "certain"]
 """Whether the last owner has died of this session: then the next one is on probation; what is certain is counted."""

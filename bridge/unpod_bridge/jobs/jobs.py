@@ -52,7 +52,7 @@ class Result(Protocol):
 
 
 class Line(Protocol):
-    """One call's line (`unpod_bridge.call.placing.Line`)."""
+    """One call, as a job has it (`call.Call`, `adopted_job.Revival`)."""
 
     async def run(self) -> Result:
         """Carry the call to its end."""

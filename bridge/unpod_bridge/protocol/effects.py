@@ -1,6 +1,6 @@
 """What each command does on a call that is up: the frames that it becomes, its receipt, what changes by it. Pure.
 
-In which order, and that each is done once, is for `owner_commands`; so is the claim of what cannot be taken back.
+In which order, and that each is done once, is for `commands`; so is the claim of what cannot be taken back.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The control socket's state machine: what happens to it goes in, what is to be done about it comes out.
 
-Pure: `now` is an argument (seconds, any steady clock), and so is chance. `control.py` is the shell: it dials, feeds
-what it hears, and carries the effects out in their order.
+Pure: `now` is an argument (seconds, any steady clock), and so is chance. `control_link.py` is the shell: it dials,
+feeds what it hears, and carries the effects out in their order.
 
 ::
 
     dial ──opened──> registering ──registered──> registered ──lost──> dial again, after `RedialControl.delay_s`
       └─unreachable─> dial again                     └─ 4001, 1008, HTTP 401 or 403, an old orchestrator ─> GiveUp
 
-    job.assign ─> asking (FindRunner) ──taken──> calling (Dial) ──ended──> forgotten
+    job.assign ─> asking (FindRunner) ──taken──> calling (DialControl) ──ended──> forgotten
                     └─ refused, its deadline, a cancel, the socket lost ─> forgotten (Withdraw)
 
 Whether there is room is for the runners to say: the place of a call that is still being dialled counts there. Here only

@@ -8,14 +8,11 @@ share of the cost is what the worker says (`cost_usd_so_far`), the model's share
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from unpod.core.events import CallMetric, LLMCalled, TurnCompleted, TurnMetrics
-
-Stage = Literal["stt", "llm", "tts"]
 
 
 class Cost(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 A search passes all that others have written meanwhile; a record whose sequence is known is fetched at once. Of what is
 wrong here nothing is lost: what is not found at its place is searched for, and what is missing shows in the indexes of
-the writers (`replay.is_whole`).
+the writers (`replay.ordering.is_whole`).
 
 A writer learns its sequences in ascending order, so it keeps the differences, in two bytes each. One that does not fit,
 and the first, stands there as a whole, behind a mark. `pack` puts the trails of several writers after each other.

@@ -108,7 +108,7 @@ class RunningCall:
         return self._driver.kernel.outbox.index
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
-        """Return where its records stand behind an index (`Journal.stored`)."""
+        """Return where its records stand behind an index (`StoredPositions.stored`)."""
         return self._driver.kernel.outbox.stored(after)
 
     def forget(self, until: int) -> None:

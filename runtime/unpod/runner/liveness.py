@@ -56,7 +56,7 @@ class OwnedSession(Protocol):
         ...
 
     def stored(self, after: int) -> tuple[int, list[int]] | None:
-        """Return where its records stand behind an index (`Receipts.stored`)."""
+        """Return where its records stand behind an index (`StoredPositions.stored`)."""
         ...
 
     def expect(self, index: int) -> None:
