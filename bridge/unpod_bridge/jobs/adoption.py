@@ -7,8 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from unpod.core.codec import MALFORMED
-from unpod.core.dispatch_messages import BRIDGE_ALIVE, BridgeAlive, BridgeAnnounced, encode
+from unpod.core.dispatch_messages import BridgeAlive, BridgeAnnounced, encode
 from unpod.errors import LogError, LogUnavailable
 from unpod.jetstream.streams.topology import info
 from unpod_bridge.jobs.adopted_job import AdoptedJobs
@@ -16,7 +15,6 @@ from unpod_bridge.jobs.orphans import Orphans
 
 if TYPE_CHECKING:
     from unpod.jetstream import JetStreamLog, Nats
-    from unpod.ports import Message, Subscription
     from unpod_bridge.call.takeover import Care
     from unpod_bridge.fleet.bridges import Bridges
     from unpod_bridge.fleet.dispatch import Dispatcher
@@ -72,7 +70,6 @@ class Adoption:
         )
         jobs.on_elsewhere = self._orphans.forward_cancel
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscription: Subscription | None = None
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -82,7 +79,6 @@ class Adoption:
             LogError: NATS does not let us.
         """
         await self._orphans.open()
-        self._subscription = await self._nats.subscribe(self._subjects.alive, self._on_alive)
         self._stop_listening = self._nats.on_state(self._orphans.connected)
         heard = self._other_bridges.server_answered, self._server_answered
         self._tasks = [
@@ -105,14 +101,6 @@ class Adoption:
         except LogError as error:  # it is said again at once
             logger.debug("the other bridges could not be told: %s", type(error).__name__)
 
-    def _on_alive(self, message: Message) -> None:
-        try:
-            bridge = BRIDGE_ALIVE.decode(message.data).bridge
-        except MALFORMED:
-            logger.debug("what a bridge says cannot be read")
-            return
-        self._other_bridges.answered(bridge, self._loop.time())
-
     def takers(self) -> list[str]:
         """Return the other bridges that take calls."""
         return self._other_bridges.takers(self._loop.time())
@@ -132,8 +120,6 @@ class Adoption:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._orphans.close()
-        if self._subscription is not None:
-            await self._subscription.close()
 
     async def _end(self) -> int:
         found = await info(self._nats, self._stream)

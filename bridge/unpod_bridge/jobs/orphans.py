@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from unpod.core.codec import MALFORMED
+from unpod.core.dispatch_messages import BRIDGE_ALIVE
 from unpod.core.ids import derive
 from unpod.core.subjects import Subjects
 from unpod.errors import LogError, NoResponders
@@ -145,10 +147,15 @@ class Orphans:
         records.on_change(self._changed)
 
     async def open(self) -> None:
-        """Answer the other bridges; raises LogError."""
+        """Answer the other bridges, and hear them; raises LogError."""
         mine = self._subjects.bridge(self._bridge_id)
-        for what, handler in (("ping", self._on_ping), ("yield", self._on_yield), ("cancel", self._on_cancel)):
-            self._subscriptions.append(await self._bus.subscribe(f"{mine}.{what}", handler))
+        for subject, handler in (
+            (self._subjects.alive, self._on_alive),
+            (f"{mine}.ping", self._on_ping),
+            (f"{mine}.yield", self._on_yield),
+            (f"{mine}.cancel", self._on_cancel),
+        ):
+            self._subscriptions.append(await self._bus.subscribe(subject, handler))
 
     async def run(self) -> None:
         """Watch the other bridges, until cancelled."""
@@ -177,8 +184,9 @@ class Orphans:
     # ------------------------------------------------------------------------------------------------- what is heard
 
     def heard(self, bridge: str) -> None:
-        """A bridge has spoken."""
+        """A bridge is there: it has spoken, or has answered."""
         self._deaf.pop(bridge, None)
+        self._other_bridges.answered(bridge, self._loop.time())
 
     def look(self) -> None:
         """Something is new: look at once."""
@@ -228,6 +236,12 @@ class Orphans:
         if kept.record.bridge != self._bridge_id:
             self._named.add(kept.record.bridge)
             self._wake.set()
+
+    def _on_alive(self, message: Message) -> None:
+        try:
+            self.heard(BRIDGE_ALIVE.decode(message.data).bridge)
+        except MALFORMED:
+            logger.debug("what a bridge says cannot be read")
 
     def _on_ping(self, message: Message) -> None:
         self._answer(message, OK)
@@ -291,8 +305,7 @@ class Orphans:
             self._note_deaf(bridge)
             self._other_bridges.nobody(bridge, self._loop.time())
         else:
-            self._deaf.pop(bridge, None)
-            self._other_bridges.answered(bridge, self._loop.time())
+            self.heard(bridge)
         self._wake.set()
 
     def _lost(self, gone: Gone) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from unpod.core.dispatch_messages import BridgeAnnounced
+from unpod.core.dispatch_messages import BridgeAlive, BridgeAnnounced, encode
 from unpod.core.subjects import Subjects
 from unpod.errors import LogUnavailable
 from unpod.jetstream import JobStore, topology
@@ -98,6 +98,8 @@ class House:
         self.gives = True
         self.street = street
         self.end_fails = False
+        self.looked = False
+        """Whether it has asked where the log ends."""
         self.end_known = asyncio.Event()
         self.end_known.set()
         now = asyncio.get_running_loop().time()
@@ -122,6 +124,7 @@ class House:
         self._task: asyncio.Task[None] | None = None
 
     async def _end(self) -> int:
+        self.looked = True
         await self.end_known.wait()
         if self.end_fails:
             raise LogUnavailable("away")
@@ -213,6 +216,20 @@ async def test_what_is_known_of_when_it_heard_its_last(street: Street) -> None:
         assert orphan.deaf_since is not None
         assert before <= orphan.deaf_since <= asyncio.get_running_loop().time()
         assert orphan.let_go is None
+
+
+async def test_it_has_heard_what_came_before_it_was_last_there(street: Street) -> None:
+    await street.job("job-1", "bridge-1")
+    async with houses(street, "bridge-1", "bridge-2", missed_s=60.0) as (gone, other):
+        gone.bus.frozen = True  # no ping is answered
+        other.orphans.suspect("bridge-1")  # it has changed servers
+        await until(lambda: other.looked)
+        gone.bus.send(SUBJECTS.alive, encode(BridgeAlive("bridge-1")))  # and is back
+        street.last_seq += 100
+        await gone.leave()
+        other.orphans.suspect("bridge-1")
+        await until(lambda: other.adopted)
+        assert other.adopted[0].deaf_from == street.last_seq + 1
 
 
 async def test_the_server_may_know_better(street: Street) -> None:
