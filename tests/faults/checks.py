@@ -358,12 +358,18 @@ def nothing_forged_counts(seen: Observed) -> Iterator[str]:
 
 
 def commands_are_answered(seen: Observed) -> Iterator[str]:
-    """The log has a receipt of each command but the ends of replies."""
+    """The log has a receipt of each command but the ends of replies.
+
+    Where the log was away until the call was ended, what its owner had buffered is stored after that, and has none.
+    """
     if seen.allow.unfinished:
         return
+    ends = [record.seq for record in seen.of(ev.CallEnded)] if seen.allow.unstored else []
     answered = {record.body.command for record in seen.merged if isinstance(record.body, ev.CommandAcknowledged)}
     for record in seen.merged:
-        if record.channel == "cmd" and not isinstance(record.body, cmd.EndReply) and record.envelope.id not in answered:
+        if record.channel != "cmd" or isinstance(record.body, cmd.EndReply) or record.envelope.id in answered:
+            continue
+        if not ends or record.seq < min(ends):
             yield f"the command {record.envelope.type} (index {record.envelope.index}) has no receipt"
 
 
