@@ -155,22 +155,26 @@ async def test_a_refused_key_stops_all_workers_with_one_line(folder: Path, orche
     assert "sk_wrong" not in done.err + done.out
 
 
+@pytest.mark.parametrize(
+    ("target", "changes", "told"),
+    [
+        ("shop:nobody", {}, "nobody"),
+        ("broken:runner", {}, "nothing_of_that_name"),
+        ("shop:runner", {"UNPOD_API_KEY": ""}, "UNPOD_API_KEY"),
+        ("shop:runner", {"UNPOD_ORCHESTRATOR_URL": "http://:x"}, "UNPOD_ORCHESTRATOR_URL"),
+        ("shop:runner", {"UNPOD_NATS_URL": "nats://127.0.0.1:1"}, "UNPOD_NATS_URL"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 async def test_what_cannot_be_run_is_told_before_anything_is_started(
-    folder: Path, orchestrator: LocalOrchestrator
+    folder: Path, orchestrator: LocalOrchestrator, target: str, changes: dict[str, str], told: str
 ) -> None:
     (folder / "broken.py").write_text("import nothing_of_that_name")
-    cases = (
-        ("shop:nobody", settings(orchestrator), "nobody"),
-        ("broken:runner", settings(orchestrator), "nothing_of_that_name"),
-        ("shop:runner", environment(), "UNPOD_API_KEY"),
-        ("shop:runner", settings(orchestrator, UNPOD_ORCHESTRATOR_URL="http://:x"), "UNPOD_ORCHESTRATOR_URL"),
-        ("shop:runner", environment(UNPOD_NATS_URL="nats://127.0.0.1:1"), "UNPOD_NATS_URL"),
-    )
-    *told, nobody = await asyncio.gather(
-        *(run("run", target, "--workers", "2", cwd=folder, env=env) for target, env, _ in cases),
-        run("run", "shop:runner", "--workers", "0", cwd=folder, env=settings(orchestrator)),
-    )
-    for done, (_, _, what) in zip(told, cases, strict=True):
-        assert (done.status, "Traceback" in done.err) == (2, False), done.err
-        assert what in done.err.splitlines()[-1]
-    assert nobody.status == 2
+    done = await run("run", target, "--workers", "2", cwd=folder, env=settings(orchestrator, **changes))
+    assert (done.status, "Traceback" in done.err) == (2, False), done.err
+    assert told in done.err.splitlines()[-1]
+
+
+async def test_no_workers_are_refused(folder: Path, orchestrator: LocalOrchestrator) -> None:
+    done = await run("run", "shop:runner", "--workers", "0", cwd=folder, env=settings(orchestrator))
+    assert done.status == 2
