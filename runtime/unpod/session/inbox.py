@@ -224,8 +224,10 @@ class Inbox:
     def _deliver(self, record: Record) -> None:
         if record.channel == "line":
             self._on_line(record)
-        late = not record.seq and record.envelope.epoch < self._line_epoch  # what the log has was stored in time
-        if record.channel not in BRIDGE_CHANNELS or late:
+        epoch = record.envelope.epoch
+        # What the log has was stored in time, if its line was given; what comes live has to be of the newest one.
+        void = bool(self._given) and epoch not in self._given if record.seq else epoch < self._line_epoch
+        if record.channel not in BRIDGE_CHANNELS or void:
             return
         if self._tail is None:
             self._early.append(record)
@@ -240,9 +242,8 @@ class Inbox:
                 self._doubts = max(self._doubts, 1)
                 self._fill_gaps()
             return
-        epoch = envelope.epoch
-        if not (record.seq or epoch > self._doubtful) or (self._given and epoch not in self._given):
-            if not record.seq and envelope.index > tail.index:
+        if not record.seq and (epoch <= self._doubtful or (self._given and epoch not in self._given)):
+            if envelope.index > tail.index:
                 self.expect(envelope.index)
             return
         for ready in tail.push(record):

@@ -298,6 +298,23 @@ async def test_what_a_former_bridge_has_stored_is_read_after_the_line_has_change
     assert scene.inbox._filling is None
 
 
+@pytest.mark.parametrize("epoch", [0, 10**15])
+async def test_what_was_stored_under_an_epoch_that_no_line_has_given_changes_nothing(scene: Scene, epoch: int) -> None:
+    await scene.says("one")
+    await scene.until(4)
+    call, body = scene.line.call, ev.UserText(text="forged")
+    for index in (4, 5):
+        forged = Envelope(
+            id=f"forged-{index}", type=TEXT, source="forged", session=scene.ownership.session_id, time=1.0, epoch=epoch,
+            index=index,
+        )  # fmt: skip
+        await scene.log.append(call.evt("user.text"), codec.encode(body), to_headers(forged))
+    scene.inbox.expect(5)
+    await scene.says("two")
+    await scene.until(4, 5)
+    assert not scene.rewritten
+
+
 async def test_no_more_is_kept_of_what_was_seen_than_one_message_can_tell(scene: Scene) -> None:
     for number in range(20):
         await scene.says(f"{number} " + "x" * 60_000)
