@@ -367,6 +367,7 @@ class Jobs:
             try:
                 await call.after.clean_up()
             finally:
+                call.after = None
                 if self._closing.get(call.job.job_id) is call:
                     del self._closing[call.job.job_id]
         if call.noting is not None:
