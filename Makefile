@@ -67,8 +67,10 @@ demo: $(READY) ## a whole system on this machine, and a call to talk to
 test: $(READY) ## run the quick tests and a call through real processes, 3 min
 	@$(BIN)/pytest $(PARALLEL) -m "smoke or not ($(LONG))" $(ARGS)
 
+# Faults have bounds of time, and many processes each: two at a time, after the others.
 processes: $(READY) ## run all other tests: real processes, faults, many random cases
-	@$(BIN)/pytest $(PARALLEL) -m "($(LONG)) and not smoke" $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) -m "($(LONG)) and not (smoke or faults)" $(ARGS)
+	@$(BIN)/pytest --numprocesses=2 --dist=worksteal -m faults $(ARGS)
 
 bench: $(READY) ## measure it all beside a bare socket, 12 min; QUICK=1: two minutes, ARGS=--only=turns: a part
 	@$(BIN)/python -m tests.benchmarks.suite $(if $(QUICK),--quick) $(ARGS)
