@@ -154,7 +154,7 @@ class ProtocolViolation(UnpodError):  # noqa: N818 - as in h11: a fact about one
 
 
 class UnsafeIdentifier(ProtocolViolation):
-    """An id is empty or cannot be told apart from others as a subject token."""
+    """An id is empty, or cannot be made a subject token that no other id shares."""
 
 
 class LogError(UnpodError):
@@ -181,7 +181,7 @@ class RecordTooLarge(LogError):  # noqa: N818 - a state
 class Fenced(LogError):  # noqa: N818 - a state
     """The fence's subject has another epoch than this writer's, mostly a newer one: it must stop.
 
-    `absent`: the log has none at all there, so nobody else is the owner; somebody has deleted it.
+    `absent`: the subject has no record at all. Nobody else is the owner then: somebody has deleted the record.
     """
 
     def __init__(self, text: str, *, absent: bool = False) -> None:

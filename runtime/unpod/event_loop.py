@@ -27,15 +27,16 @@ except ImportError:  # an extra, and there is none for Windows or PyPy
     _new_loop = None
 
 YOUNG_COLLECTION_AFTER: Final = 5_000
-"""How many more containers than are freed come before a collection of the young ones (700 in Python's default)."""
+"""The young generation is collected when so many more containers were made than freed (Python's default: 700)."""
 MIDDLE_COLLECTION_AFTER: Final = 2
-"""How many of these come before one of the middle generation, too (10): so that looks at 10,000 containers or so."""
+"""So many collections of the young generation come before one of the middle one (10), of 10,000 containers or so."""
 FULL_COLLECTION_AFTER: Final = 1_000
-"""How many collections of the middle generation come before one of everything (10 in Python's default)."""
+"""So many collections of the middle generation come before one of everything (Python's default: 10)."""
 
 THREADS: Final = 256
-"""How many functions run at once by `asyncio.to_thread` and the like, those counted that hang."""
+"""How many functions `asyncio.to_thread` and the like run at once; those that hang count."""
 LEFT_S: Final = 5.0
+"""How many seconds cancelled tasks have to end before the process ends without them."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,18 +45,18 @@ _own_threads: Final = DaemonThreads(32, "unpod-own")
 
 
 def new_runner() -> asyncio.Runner:
-    """Return what runs coroutines on such a loop, as a context manager."""
+    """Return an `asyncio.Runner` (a context manager) whose event loop is of this kind."""
     return asyncio.Runner(loop_factory=_new_loop)
 
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Have Python look for objects that refer to themselves more rarely, for as long as the block lasts.
+    """Have Python collect reference cycles more rarely, for as long as the block lasts.
 
-    A collection of everything stops a process for about 0.1 ms per session that it has, and by default there is one
-    each time that a quarter more objects live: while calls come, all the time. One of the young objects looks mostly
-    at what the turns in progress hold, and by default takes a tenth of a busy process (ADR 9). What refers to itself
-    is freed that much later. A setting that is rarer yet stays, and so does none at all.
+    A full collection stops a process for about 0.1 ms per session that it has. By default there is one whenever the
+    number of objects has grown by a quarter, and while calls come in that is all the time. Collections of young objects
+    see mostly what the turns in progress hold, and by default take a tenth of a busy process's time (ADR 9). The price:
+    reference cycles are freed later. A program that has set rarer collections, or none, keeps its setting.
     """
     young, middle, full = before = gc.get_threshold()
     if 0 < young < YOUNG_COLLECTION_AFTER:
@@ -90,7 +91,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 class _Threads(DaemonThreads):
-    """What an event loop runs functions on. It looks names up there, too: these have threads apart."""
+    """The executor of an event loop. Its look-ups of host names run on our own threads, where no user code hangs."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         looks_up = any(fn is known for known in (socket.getaddrinfo, socket.getnameinfo))
@@ -98,7 +99,7 @@ class _Threads(DaemonThreads):
 
 
 class _Patience:
-    """Within the block, from `begin` on, there is so much time to leave it: else the process ends."""
+    """Ends the process if the block is not left within `seconds` after `begin`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -125,10 +126,10 @@ def _give_up(error: BaseException | None, seconds: float) -> None:
 
 
 class Batch:
-    """What came in one read, as long as it is taken apart: what is to be written because of it can wait for its end.
+    """Writes that are put off until all that one read of a socket has brought is handled.
 
-    Speech that came together leaves together so, in one write for each socket. Nothing waits outside a read: whoever
-    wants to put something off looks at `reading` first.
+    So speech that came in together goes out together, in one write for each socket. Outside a read nothing may be put
+    off: look at `reading` before `defer`.
     """
 
     __slots__ = ("_last", "_next", "reading")
@@ -140,7 +141,7 @@ class Batch:
         """Whether a read is being taken apart."""
 
     def defer(self, callback: Callable[[], None], *, last: bool = False) -> None:
-        """Call back at the end of this read; with `last`, after those that may have more for what is written then."""
+        """Call back at the end of this read; with `last`, after all others, which may add to what is written then."""
         (self._last if last else self._next).append(callback)
 
     def read(self, take: Callable[[bytes], T], data: bytes) -> T:
@@ -160,7 +161,7 @@ class Batch:
         for callback in deferred:  # what they put off themselves comes last in the same round
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001 - none of whoever happens to read, as with `call_soon`
+            except Exception as error:  # noqa: BLE001 - reported as `call_soon` does: it is not the reader's error
                 context = {"message": f"Exception in {callback!r}", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)
         deferred.clear()

@@ -1,8 +1,8 @@
 """Logging for those who ask for it: one handler on the `unpod` logger, and nothing secret in what it writes.
 
-The library itself writes nothing: its own handler, of the package, is a `NullHandler`. Whoever has logging set up
-already does not need this, but should know that `redact_url` is applied where unpod logs a URL, and the rest of the
-redaction only by this handler.
+The library by itself writes nothing: the handler of its package is a `NullHandler`. A program that has set up logging
+does not need this handler. It should know that unpod redacts the URLs that it logs in any case, and that all other
+redaction is done by this handler alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def redact_url(url: object) -> str:
 
 
 def redact(text: str) -> str:
-    """Return a text with the secrets hidden that it shows: in URLs, in headers, after `token=` and the like."""
+    """Return a text with its secrets hidden: those in URLs, in headers, after `token=` and the like."""
     text = _URL.sub(lambda found: redact_url(found.group()), text)
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
@@ -93,7 +93,7 @@ def _parameters(pairs: Iterable[tuple[str, str]]) -> str:
     for separator, parameter in pairs:
         name, equals, _ = parameter.partition("=")
         if hiding and not equals and separator in ";?":
-            continue  # no parameter of its own: the secret has such a character in it
+            continue  # no parameter, but the rest of a secret that has the separator in it
         hiding = bool(equals) and _SECRET_NAME.search(unquote_plus(name)) is not None
         shown += f"{separator}{name}={_HIDDEN}" if hiding else separator + parameter
     return shown

@@ -142,9 +142,9 @@ class EventLog(Protocol):
         With `until_seq`, the read is complete only when it has come to that stream sequence: a lagging replica that
         answers with less is asked again.
 
-        With `positions`, those of them that stand at or before `positions.through` are not searched for but fetched
-        from where they are said to stand, and others there are not seen: that is fast, whatever else was written
-        meanwhile. From the first on that is not at its place, the log is searched as without.
+        With `positions`, the records up to the stream sequence `positions.through` are fetched by their sequences: that
+        is fast, whatever else was written meanwhile, and leaves out any record there that `positions` does not list. If
+        one is not where `positions` says, the log is searched from there on.
 
         Raises:
             LogUnavailable: no answer.
@@ -164,8 +164,8 @@ class EventLog(Protocol):
 
         None where there are more than the log can say at once (a thousand subjects or so).
 
-        It costs the log a look for each subject, and no search. With `until_seq`, a lagging replica that does not know
-        the log up to there is asked again.
+        The log looks each subject up and searches nothing. With `until_seq`, a lagging replica that does not know the
+        log up to there is asked again.
 
         Raises:
             LogUnavailable: no answer.
@@ -174,7 +174,7 @@ class EventLog(Protocol):
 
     @property
     def silent_s(self) -> float:
-        """How long, in seconds, it has acknowledged nothing of what it is sent; 0.0 where nothing waits."""
+        """For how many seconds records have been waiting and none was acknowledged; 0.0 where none waits."""
         ...
 
     async def usage(self) -> float:
@@ -182,7 +182,7 @@ class EventLog(Protocol):
         ...
 
     def behind(self, for_s: float) -> list[str]:
-        """Return the nodes that each `usage` of the last `for_s` seconds has found not to keep up."""
+        """Return the names of the nodes that every `usage` of the last `for_s` seconds has found to lag."""
         ...
 
     def writer(

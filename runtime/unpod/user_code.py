@@ -26,17 +26,17 @@ owners: Final[WeakKeyDictionary[asyncio.Task[object], str]] = WeakKeyDictionary(
 """The session whose code a task runs, as `session.task_owner` tells."""
 
 _left: Final[set[asyncio.Task[object]]] = set()
-"""What goes on by itself: a task that nobody holds might be collected while it runs."""
+"""Tasks that nobody waits for any more: one that nothing refers to might be freed while it runs."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def is_theirs(error: BaseException) -> bool:
-    """Whether what came out of user code, in the running task, is that code's own: to be reported like any exception.
+    """Whether an exception that user code raised in the running task is its own, to be reported like any other.
 
-    Not theirs are the cancellation of this very task and the end of the process. A `CancelledError` alone says nothing:
-    whoever awaits a task that has been cancelled raises it.
+    The cancellation of this very task and the end of the process are not. A `CancelledError` by itself proves nothing:
+    code that awaits some cancelled task raises it, too.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
@@ -53,7 +53,7 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, name: str) -> T:
         TimedOut: it has not returned within `seconds`.
     """
     task = asyncio.get_running_loop().create_task(_outcome(work), name=name)
-    task.add_done_callback(lambda _: work.close())  # one that is cancelled before it began is never awaited
+    task.add_done_callback(lambda _: work.close())  # if it is cancelled before it begins, `work` is never awaited
     if (parent := asyncio.current_task()) is not None and (owner := owners.get(parent)) is not None:
         owners[task] = owner
     try:
@@ -71,7 +71,7 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float, name: str) -> T:
     try:
         raise outcome.error
     finally:
-        del outcome, task  # the error has this frame, which must not have the error
+        del outcome, task  # the error's traceback holds this frame: break the cycle
 
 
 class TimedOut(TimeoutError):  # noqa: N818 - a fact
@@ -87,7 +87,7 @@ async def cancelled(tasks: Iterable[asyncio.Task[Any]], grace_s: float = GRACE_S
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]], grace_s: float = GRACE_S) -> None:
-    """The same for tasks that are cancelled already: another cancellation would cut off how they clean up."""
+    """Wait as `cancelled` does, for tasks that are cancelled already: a second time would cut their clean-up off."""
     running = [task for task in tasks if not task.done()]
     if running:
         await asyncio.wait(running, timeout=grace_s)
@@ -127,7 +127,7 @@ def _ended(task: asyncio.Task[Any]) -> None:
 class DaemonThreads(ThreadPoolExecutor):
     """Up to `most` threads, each made when all others are busy; none of them is waited for at the end of the process.
 
-    The standard pool's are, so that one function that hangs keeps the process alive for good.
+    The standard pool's threads are waited for, so a single function that hangs keeps the process alive for good.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -149,7 +149,7 @@ class DaemonThreads(ThreadPoolExecutor):
                 return _nothing
             try:
                 result = fn(*args, **kwargs)
-            except StopIteration as error:  # which no awaitable can raise: as a coroutine that raises it
+            except StopIteration as error:  # no awaitable can raise it, so it becomes what a coroutine makes of it
                 return partial(future.set_exception, RuntimeError(f"it raised StopIteration: {error}"))
             except BaseException as error:  # noqa: BLE001 - of whoever waits
                 return partial(future.set_exception, error)
@@ -177,7 +177,7 @@ class DaemonThreads(ThreadPoolExecutor):
         tell = _nothing
         while True:
             with self._news:
-                self._idle += 1  # before anybody is told: whoever goes on with another job finds this thread
+                self._idle += 1  # before the result is told: its receiver may submit another job, for this thread
             tell()
             tell = _nothing  # an idle thread holds on to nothing
             with self._news:
