@@ -1,6 +1,7 @@
-"""nats-py is imported without aiohttp, which it wants for WebSockets only: two fifths of a process's start.
+"""Imports nats-py without aiohttp, which it needs for WebSockets only: that saves two fifths of a process's start.
 
-`parse_urls` takes no WebSocket URL. Who uses nats-py beside unpod and has one gets aiohttp then, from the stand-in.
+`parse_urls` takes no WebSocket URL. A program that gives such a URL to nats-py itself gets aiohttp after all: the
+stand-in imports it at its first use.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ async def test_what_breaks_the_rules_is_told_with_what_sets_it_right(nats: Nats)
     found = {each.setting: each.fix for each in await differences(nats, StreamSettings(replicas=3), spec)}
     assert found == {
         "discard": "nats stream edit UNPOD_CALLS --discard=new",
-        "deny_delete": "calls do not notice, but nothing of it can ever be erased, which cannot be changed in place: "
+        "deny_delete": "calls go on as ever, but no record can ever be erased; the setting cannot be changed in place: "
         "once no call is in progress, `nats stream backup UNPOD_CALLS DIR`, "
         "`nats stream rm UNPOD_CALLS`, then `unpod streams init`",
         "max_bytes": f"nats stream edit UNPOD_CALLS --max-bytes={64 * MIB}",

@@ -9,8 +9,10 @@ and why, each found in nats-py 2.16:
   reconnect. Here it goes to the socket's own buffer, which dies with the socket.
 - The read loop ends at the first exception it does not know; a pong for a flush that was given up raises one.
 - Most `-ERR` lines (a revoked user, a full server) close the client for good. Here they lead to a reconnect.
-- TLS is what the server wants: one that wants none gets the password in plain text, also under a `tls://` URL.
-- A credentials file without a JWT, as one is while it is written anew, is read for ever, and nothing else runs.
+- nats-py lets the server decide on TLS: one that asks for none gets the password in plain text, even where the URL is
+  `tls://`. Here that is an error.
+- nats-py reads a credentials file without a JWT (as it is for a moment when it is rewritten) in an endless loop, which
+  blocks the process. Here that is an error.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class NoTlsError(NatsError):
 
 
 class WireClient(Client):
-    """A NATS client whose messages go from the socket to their handlers, and to the socket, without a detour."""
+    """A NATS client without queues: a message goes from the socket to its handler, and to the socket, at once."""
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ class WireClient(Client):
 
     @override
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
-        # nats-py's writes past what waits for the end of the turn: a flush would return before that is sent.
+        # nats-py's own ping would overtake commands that wait for the end of the turn: a flush would return too early.
         self._pongs.append(future or self._loop.create_future())
         self._write_now(b"PING\r\n")
 

@@ -54,9 +54,10 @@ class _Subscription:
 
 
 def _taker(handler: Handler, *, delivered: bool) -> Callable[[bytes, bytes, bytes, bytes], None]:
-    """Hand over what comes; what a JetStream consumer delivers is passed over where that was not asked for.
+    """Return what hands messages over to a handler; deliveries of a JetStream consumer are dropped unless `delivered`.
 
-    Whoever may make a consumer may have it deliver to any subject, a question to a runner among them.
+    Anybody with the right to make a consumer can let it deliver to any subject, and so could forge requests to a
+    runner.
     """
 
     def take(name: bytes, reply: bytes, block: bytes, data: bytes) -> None:
@@ -360,7 +361,7 @@ class Nats:
             task = asyncio.current_task()
             if (
                 task is None or task.cancelling()
-            ):  # else it is asyncio's own, of a TLS socket that was lost as it closed
+            ):  # else it is asyncio's own, about a TLS socket that was lost while it closed
                 raise
         self.replies.close(LogUnavailable("this connection is closed"))
 

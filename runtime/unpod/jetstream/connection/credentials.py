@@ -164,9 +164,9 @@ def _checked(url: str) -> str:
 
 
 def take_secrets(urls: tuple[str, ...]) -> tuple[tuple[str, ...], Credentials]:
-    """Return the URLs without user and password, and these.
+    """Return the URLs without user and password, and what these were.
 
-    nats-py would use them for that one server only, and not for the other nodes of its cluster.
+    In a URL, nats-py would use them for that one server, and not for the other nodes of its cluster.
     """
     found = Credentials()
     for url in urls:

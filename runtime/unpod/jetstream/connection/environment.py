@@ -1,4 +1,4 @@
-"""Where NATS is, out of an environment: the same variables for runners, bridges and clients."""
+"""Reads from environment variables where NATS is: the same ones for runners, bridges and clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _SUBJECT: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 
 
 def nats_options(found: Mapping[str, str], argument: str = "", *, no_echo: bool = False) -> NatsOptions | None:
-    """Return how to connect, None where neither `argument` nor a variable says where; no value in `found` is blank.
+    """Return how to connect, None where neither `argument` nor a variable says where.
+
+    `found` holds no blank values.
 
     Raises:
         ConfigurationError: a value cannot be used; the text names its variable.

@@ -1,4 +1,4 @@
-"""Who wants to be told."""
+"""Callbacks that are told of changes of a connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Listeners(Generic[T]):
-    """Calls each of its listeners, in order of their coming; one that raises is logged and stops nothing."""
+    """Calls its listeners in the order in which they were added; one that raises is logged and stops nothing."""
 
     __slots__ = ("_listeners",)
 

@@ -1,4 +1,4 @@
-"""Answers to what was published: one inbox subscription per connection, a small number per answer awaited.
+"""Answers to what was published: one inbox subscription per connection, one number in a reply subject per answer.
 
 A Future and a timer for each would cost more than the publish itself, so an answer is a callback, and time-outs are
 found by one sweep that runs only while something is awaited.
@@ -76,9 +76,9 @@ class RequestMux:
         *,
         once: bool = False,
     ) -> Awaited:
-        """Register an answer to what will be published on `subject`, with header block and payload.
+        """Call `on_answer` with header block and payload of each answer to what will be published on `subject`.
 
-        It stays registered until it is closed, the one has come that is awaited `once`, or `on_loss` is called: at the
+        That goes on until it is closed, until the first answer with `once`, or until `on_loss` is called: at the
         time-out (to 0.1 s), when the connection is lost, or when the publish is denied.
         """
         self._last += 1

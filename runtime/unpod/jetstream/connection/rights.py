@@ -1,4 +1,4 @@
-"""What a NATS user may do, found out before it matters: a denial comes late, and to nobody in particular."""
+"""Finds out at the start what a NATS user may do: NATS reports a denial late, and not to the code that it concerns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 PROBE: Final = "rights-probe"
 """The session and the process whose subjects are tried: nobody has that name."""
 _UNSTORED: Final = {"Nats-Expected-Stream": PROBE}
-"""No stream has that name, so no stream takes what carries this."""
+"""Headers that keep a message from being stored: they name a stream that does not exist."""
 _ANSWER_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a role needs: subjects that stand for all of their kind."""
+    """What a role must be able to do: one subject of each kind stands for all of them."""
 
     role: str
     publish: Sequence[str]

@@ -31,7 +31,7 @@ class LogClock:
     def anchor(self, time_ns: int) -> None:
         """Take the server's timestamp of a record that was stored just now, once; later calls change nothing.
 
-        What passed since the record was stored is missing for good: the time of an answer, under a millisecond.
+        This clock stays behind the log's by the time that the server's answer took, under a millisecond.
         """
         if not self._anchored and time_ns > 0:
             self._offset = time_ns / 1e9 - time.monotonic()

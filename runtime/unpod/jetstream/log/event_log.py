@@ -38,7 +38,7 @@ _ANSWER_S: Final = 2.0
 _LAG_S: Final = 10.0
 _LAG_PAUSE_S: Final = 0.02
 _WAITING_S: Final = 10.0
-"""Whoever waits for an acknowledgement has sent its record, once more perhaps, since so long ago."""
+"""If nothing was sent for so many seconds, no acknowledgement is awaited: a record without one is sent again sooner."""
 _LATEST_S: Final = 9_000_000_000.0
 
 
@@ -55,7 +55,7 @@ async def _caught_up(look: Callable[[], Awaitable[tuple[T, int]]], seq: int) -> 
 
 
 async def open_log(nats: Nats, spec: StreamSpec) -> JetStreamLog:
-    """Return the log over a stream, which is created if it is missing; its real limits count, whatever `spec` says.
+    """Return the log over a stream, which is created if it is missing; one that exists keeps its own limits.
 
     Raises:
         ConfigurationError: the stream cannot be created.
@@ -270,7 +270,8 @@ class JetStreamLog:
     async def holds(self, record: EncodedRecord, seq: int) -> bool:
         """Whether what stands at `seq` is this record (`Sink.holds`); a replica that lags is asked again, for a while.
 
-        What is not there after that was erased, or never ours: to store it anew does no harm, readers know its id.
+        A record that is not there after that was erased, or was never ours. It is stored anew, which does no harm:
+        readers go by its id.
         """
         loop = asyncio.get_running_loop()
         patience = loop.time() + _LAG_S

@@ -30,7 +30,10 @@ _MAX_KEY: Final = 2_000
 _OVERHEAD: Final = 2_048
 _TTL: Final = "Nats-TTL"
 MARKER_S: Final = 60
-"""How long a marker is kept: who has not seen it by then has lost its connection, and reads all of the bucket."""
+"""How many seconds a marker is kept.
+
+A bridge that has not seen it by then has lost its connection, and reads the whole bucket anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class JobStore:
 
     @property
     def expires(self) -> bool:
-        """Whether the markers of what is deleted go by themselves: a bucket must let them."""
+        """Whether the markers of deleted records expire by themselves, which the settings of the bucket must allow."""
         return self._log.spec.expires
 
     @property
@@ -120,7 +123,7 @@ class JobStore:
             yield self._change(message)
 
     async def follow(self, bus: Bus, hint: Callable[[str], None]) -> Subscription:
-        """Tell `hint` the id of each write, which may be refused, and may not be readable yet; errors as in `Bus`."""
+        """Tell `hint` the id of each write; it may be refused, or not be readable yet. Errors as in `Bus`."""
         self._hints.append(hint)  # a connection does not hear what it has sent itself
         return await bus.subscribe(f"{self._base}>", lambda message: hint(message.headers.get(_ID, "")))
 

@@ -29,10 +29,7 @@ _LONGEST_PAUSE_S: Final = 0.5
 _FULL_PAUSE_S: Final = 0.1
 _FIRST_TRY_S: Final = 0.5
 _LONGEST_TRY_S: Final = 1.0
-"""How long an acknowledgement is waited for: what a node takes with it when it goes is told to nobody.
-
-Three nodes that have lost their leader answer no try until they have another; the next one must not be long in coming.
-"""
+"""@@LONGEST@@"""
 
 
 class EncodedRecord(Struct, frozen=True):
@@ -96,11 +93,12 @@ class Sink(Protocol):
 class Submission:
     """One record on its way: sent again under the same id until the log has answered, then `done` is called once.
 
-    `start` sends it; who has sent it once already goes on from what came of that with `resume`.
+    `start` sends it; if the first try was made elsewhere, `resume` goes on from its answer.
 
-    `LogFull` is an answer once it has been said for `patience_s`; `Fenced` once the record is not found in the log. A
-    duplicate is one once it is known for this record: ids span the whole stream and can be derived, so somebody else
-    may have used this one on a subject of theirs. Then it is sent under an id that nobody can have guessed.
+    Three answers are checked before they count. `LogFull` must last for `patience_s`. At `Fenced`, the log is searched
+    for the record, which an earlier try may have stored. At `duplicate`, the stored record must be this one: ids span
+    the whole stream and can be derived, so somebody else may have used this id on a subject of theirs. Then the record
+    is sent under an id that nobody can have guessed.
     """
 
     __slots__ = (

@@ -34,7 +34,7 @@ _FLAGS: Final = {
     "num_replicas": "--replicas",
     "duplicate_window": "--dupe-window",
 }
-"""How `nats stream edit` calls what can be changed in place."""
+"""The flags of `nats stream edit` for the settings that can be changed in place."""
 _SECOND_NS: Final = 1_000_000_000
 
 
@@ -97,9 +97,9 @@ def _of(spec: StreamSpec, settings: StreamSettings, found: dict[str, Any]) -> li
 def _fix(stream: str, key: str, value: object) -> str:
     flag = _FLAGS.get(key)
     if key == "deny_delete":
-        return f"calls do not notice, but nothing of it can ever be erased, which {_anew(stream)}"
+        return f"calls go on as ever, but no record can ever be erased; the setting {_anew(stream)}"
     if flag is None:
-        return f"it {_anew(stream)}"
+        return f"the setting {_anew(stream)}"
     if value is True:
         return f"nats stream edit {stream} {flag}"
     shown = ",".join(value) if isinstance(value, list) else value

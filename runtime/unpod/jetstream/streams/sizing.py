@@ -1,4 +1,4 @@
-"""How large the streams are and how often they are kept, where somebody has said so."""
+"""How large the streams are and how many replicas they have, as configured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REPLICAS: Final = ("1", "3", "5")
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """What a new stream gets beside the rules that hold for each; None where nobody has said it."""
+    """What is configured for new streams; None where nothing is: the default counts."""
 
     max_bytes: int | None = None
     replicas: int | None = None
@@ -34,7 +34,7 @@ def stream_settings(found: Mapping[str, str]) -> StreamSettings:
     """Return what `UNPOD_STREAM_SIZE` and `UNPOD_STREAM_REPLICAS` say; no value in `found` is blank.
 
     Raises:
-        ConfigurationError: one of them cannot be.
+        ConfigurationError: a value cannot be used; the text names its variable.
     """
     size, replicas = found.get(SIZE), found.get(REPLICAS)
     if replicas is not None and replicas not in _REPLICAS:

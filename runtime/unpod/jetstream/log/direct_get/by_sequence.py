@@ -26,9 +26,12 @@ _WINDOW: Final = 512
 """How many records are asked for or wait to be taken, at most."""
 _REFILL: Final = _WINDOW // 2
 _FIRST: Final = 8
-"""The server answers what came in one read of its socket together, so the first few are asked for, and taken, alone."""
+"""How many are asked for first.
+
+The server answers the requests of one read of its socket together, so a small first request is answered soonest.
+"""
 _FEW: Final = 32
-"""So many are asked for at once, and with them what stands behind: then the whole read is one write and one answer."""
+"""Up to so many are asked for at once, together with what stands behind them: one write and one answer in all."""
 _TAIL_BATCH: Final = 512
 """What was written behind the known places is a second's worth: it comes in one batch."""
 
@@ -141,7 +144,7 @@ class KnownRead:
         self._tail = BatchRead(nats, stream, pattern, behind, timeout_s=timeout_s, first_batch=_TAIL_BATCH)
         self._behind = behind
         self.reach = 0
-        """Where a read that follows may begin, whatever this one has returned."""
+        """The stream sequence from which a read that follows may begin."""
 
     async def more(self) -> list[Message]:
         """Return what has come since, at least one record; [] at the end as it was when this began.
@@ -170,6 +173,6 @@ def matcher(pattern: str) -> Callable[[str], object]:
     """Return what tells whether a subject matches a pattern with `*` and `>`."""
     head = pattern[:-1]
     if pattern.endswith(".>") and "*" not in head:
-        return lambda subject: subject.startswith(head)  # of a session's subjects: no expression for each session
+        return lambda subject: subject.startswith(head)  # one session's: no expression has to be compiled
     parts = ["[^.]+" if part == "*" else ".+" if part == ">" else re.escape(part) for part in pattern.split(".")]
     return re.compile(r"\.".join(parts)).fullmatch

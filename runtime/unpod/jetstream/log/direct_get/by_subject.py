@@ -125,14 +125,14 @@ class BatchRead(Reading):
         self._error: LogError | None = None
 
     def begin(self) -> None:
-        """Ask for the first batch now, which `more` would do otherwise; what cannot be asked now, it asks again."""
+        """Ask for the first batch now rather than in `more`, which asks again if that cannot be sent."""
         if self._awaited is None:
             with suppress(LogUnavailable):
                 self._ask()
 
     @property
     def reach(self) -> int:
-        """Where a read that follows may begin, whatever this one has returned."""
+        """The stream sequence from which a read that follows may begin."""
         return 0
 
     async def more(self) -> list[Message]:
