@@ -1,4 +1,4 @@
-"""What a client knows of the sessions that it controls: looked up once for all who ask at a time, heard once for all.
+"""The sessions that a client controls: each is looked up once for all who ask at a time, with one set of listeners.
 
 A thousand controls at one session cost one subscription, and each answer is decoded once.
 """
@@ -46,7 +46,7 @@ class Answers:
         self._folding: dict[str, asyncio.Task[SessionState]] = {}
 
     async def find(self, session_id: str) -> tuple[CallSubjects, bool]:
-        """Return what `ManagementConnection.find` does."""
+        """Return a session's subjects and whether its call has ended (`ManagementConnection.find`)."""
         return await _once(self._finding, session_id, lambda: self.fleet.find(session_id))
 
     async def state(self, session_id: str, subjects: CallSubjects) -> SessionState:
@@ -141,7 +141,7 @@ async def _once(running: dict[str, asyncio.Task[T]], key: str, work: Callable[[]
         def over(done: asyncio.Task[T]) -> None:
             running.pop(key, None)
             if not done.cancelled():
-                done.exception()  # whoever asked may have gone
+                done.exception()  # else asyncio complains of an error that nobody awaits
 
         task.add_done_callback(over)
     return await asyncio.shield(task)

@@ -1,7 +1,7 @@
 """An event loop in a thread of its own, for callers that have none.
 
-It turns between their calls too: a connection to NATS that nobody listens to is a dead one after a few seconds. The
-loop is not made any thread's of theirs.
+It also runs between their calls: a connection to NATS that nobody reads is given up after a few seconds. It is not set
+as the event loop of any thread of theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """Runs coroutines, from any thread; its own begins with the first."""
+    """Runs coroutines for any thread; its own thread starts with the first of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Background:
             raise
 
     def close(self, last: Callable[[], Awaitable[None]]) -> None:
-        """Run `last`, where anything has run before, and end; again without effect."""
+        """Run `last`, if anything has run before, and end the thread; a second call does nothing."""
         with self._lock:
             self._closed = True
             loop, self._loop = self._loop, None

@@ -14,7 +14,7 @@ from unpod.management.models import SessionRecord, TranscriptLine
 
 
 def view(session_id: str, agent: str, records: Sequence[Record], now: float) -> SessionRecord:
-    """Return a session as its records, in any order, say; `agent` is its agent where they do not name one."""
+    """Return what a session's records (in any order) say of it; `agent` is its agent where they name none."""
     merged = merge(records)
     state = fold(merged)
     lines = [record.body for record in merged if isinstance(record.body, ev.LineTaken)]

@@ -57,7 +57,7 @@ class ControlRequest:
         subjects, ended = await self._hearings.find(self._session_id)
         if ended:
             async with self._hearings.listen(subjects, self.id, self._take):
-                await self._hearings.look(subjects)  # a repeat of what was done is told again
+                await self._hearings.look(subjects)  # what was done before the end is told again
             return self._result()
         await self._check(subjects)
         _, log = await self._hearings.fleet.open()

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz` over HTTP, from a thread: code that blocks the event loop is what they have to show.
+"""`/healthz` and `/readyz` over HTTP, from a thread of their own: they must answer when code blocks the event loop.
 
 `/healthz` is 200 while the event loop turns, and 503 once it has stood still for `STUCK_S`: restart the process.
 `/readyz` is 200 while new calls can be taken, and 503 with the reasons while they cannot: send them elsewhere.
@@ -23,7 +23,7 @@ logger = logging.getLogger("unpod.ops")
 
 VARIABLE: Final = "UNPOD_HEALTH_PORT"
 STUCK_S: Final = 30.0
-"""Calls have moved elsewhere long before (5 s); what is left is for whoever starts processes."""
+"""For how many seconds the event loop stands still before `/healthz` is 503; its calls were moved after 5 s."""
 BEAT_S: Final = 0.25
 _LATE_S: Final = 5.0
 _POLL_S: Final = 0.05

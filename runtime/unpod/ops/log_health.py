@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from unpod.ports import EventLog
 
 SILENT_S: Final = 10.0
-"""For so long in seconds it is nothing: longer than the nodes of a cluster take to choose a leader."""
+"""From how many seconds on a silence is told; the nodes of a cluster choose a leader in less."""
 SILENT: Final = "the event log acknowledges nothing"
 
 

@@ -251,7 +251,7 @@ _PAGE: Final = msgspec.json.Decoder(Page)
 
 
 def page(items: list[Any], request: bytes) -> dict[str, object]:
-    """Return a part of a list, as a `Page` in the request says, and how many there are.
+    """Return the part of a list that the `Page` in a request asks for, and how many items the list has.
 
     Raises:
         msgspec.MsgspecError: the request is no `Page`.

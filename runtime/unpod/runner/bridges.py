@@ -12,7 +12,7 @@ BRIDGE_SILENT_S: Final = 5.0
 QUEUED_SILENT_S: Final = 3.0
 """A count of waiting jobs that has not been repeated for so long is forgotten; it is said each second."""
 
-# The best that any bridge says is how the agent stands. A bridge that still connects may yet do better than a refusal.
+# An agent's registration is the best that any bridge reports. `connecting` comes before a refusal: it may yet succeed.
 _BEST_FIRST: Final[tuple[Registration, ...]] = ("registered", "connecting", "refused", "too_old", "unreachable")
 
 

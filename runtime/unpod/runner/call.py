@@ -99,7 +99,7 @@ class RunningCall:
 
     @property
     def epoch(self) -> int:
-        """Under which this runner owns the session."""
+        """The epoch under which this runner owns the session."""
         return self.start.epoch
 
     @property
@@ -126,7 +126,7 @@ class RunningCall:
 
     @property
     def live(self) -> bool:
-        """Whether the past is gone through, and what comes in is handled."""
+        """Whether the replay is over, and what comes in is handled."""
         return self._driver.live
 
     @property
@@ -230,7 +230,7 @@ class RunningCall:
             if not suspicion.cleanup:
                 self._driver.kernel.outbox.on_progress = held_call.passed
         await self._going.wait()
-        if self._held_call is not None and self._held_call.phase == "waits":  # it is to begin whosever turn it is
+        if self._held_call is not None and self._held_call.phase == "waits":  # let in out of turn, or lost
             self._held_call.leave()
         return not (self._driver.kernel.ending.fenced or self._abandoned)
 
@@ -286,7 +286,7 @@ class RunningCall:
         except BaseException as error:
             if not is_theirs(error):
                 raise
-            if self._driver.kernel.ending.has_told(error):  # its clean-up has used a step
+            if self._driver.kernel.ending.has_told(error):  # its clean-up used a step after the call was lost
                 return error
             logger.error(  # noqa: TRY400
                 "session %s: the entrypoint raised %s",

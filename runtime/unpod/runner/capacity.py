@@ -119,7 +119,7 @@ class Capacity:
 
     @property
     def has_place(self) -> bool:
-        """Whether one more call would not be one too many."""
+        """Whether there is a place for one more call."""
         return self.taken < self.limit
 
     def room(self, now: float) -> bool:

@@ -35,9 +35,9 @@ _LINE: Final = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(unpod[
 class LogForwarder(threading.Thread):
     """Hands a child's log on to this process's logging, so that it has one log, set up in one place.
 
-    A thread, since a child must never wait for an event loop that the user's code blocks: it would freeze with it; and
-    another one that tells, since `hold_back(level)` may wait before it says whether a record is not to be told. `last`
-    is the last line that is no record.
+    One thread reads the child's log, and not the event loop: user code may block that, and a child whose log nobody
+    reads stands still. A second thread logs, since `hold_back(level)`, which says whether a record is to be left out,
+    may wait. `last` is the last line that is no record.
     """
 
     def __init__(self, pipe: int, hold_back: Callable[[int], bool]) -> None:

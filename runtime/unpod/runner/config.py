@@ -24,8 +24,8 @@ _DATA_DIR = ".unpod"
 class RunnerConfig:
     """How one runner runs.
 
-    `nats` is the fleet's NATS, or None where the runner starts a server and a bridge of its own: `bridge_environment`
-    is that bridge's, with an API key or a platform token, but for where NATS is.
+    `nats` is the fleet's NATS, or None where the runner starts a server and a bridge of its own. `bridge_environment`
+    is what that bridge gets, the API key or platform token included; only the address of NATS is added later.
     """
 
     nats: NatsOptions | None = field(repr=False)

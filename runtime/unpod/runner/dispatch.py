@@ -149,7 +149,7 @@ class Dispatch:
                 self._look.set()
 
     async def _listen_or_not(self) -> None:
-        """New calls need a place and a permit, a call that another runner had needs a place."""
+        """Listen for what can be taken: a new call needs a place and a permit, one that is taken over a place."""
         async with self._listening:
             new = not self.draining and self._capacity.room(self._clock.now())
             self._tell_of_permits()

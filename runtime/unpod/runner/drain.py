@@ -1,6 +1,6 @@
 """How a runner ends.
 
-The order, with nothing let go before it must be:
+The order; nothing is let go of earlier than necessary:
 
 1. It stops listening for offers, and says that it drains.
 2. It waits until its calls are over, for `drain_timeout_s` at most. A call that a bridge was promised still comes.

@@ -1,8 +1,9 @@
 """The runner's liveness: bridges ask each second whether it is there, and a thread of its own answers.
 
 The thread has an event loop and a connection to NATS of its own, so code that blocks the runner's event loop does not
-make the runner look dead. It says how long that loop has not turned, which makes it look ill: its calls are moved then.
-The question carries the bridge's last index of each session, so a record that was lost on its way is noticed here.
+make the runner look dead. The answer says for how long that loop has stood still: if it is too long, the bridges move
+the calls elsewhere. The question carries the bridge's last index of each session, so a record that was lost on its way
+is noticed here.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ logger = logging.getLogger("unpod.runner")
 
 BEAT_S: Final = 0.1
 DOUBT_S: Final = 1.0
-"""An event loop that is so late seems to stand still."""
+"""After so many seconds without a turn, an event loop seems to stand still."""
 SECOND_LOOK_S: Final = 0.05
-"""How long an event loop that seems to stand still may take to show that it does not, before that is said."""
+"""How many seconds an event loop that seems to stand still gets to prove that it does not, before a bridge is told."""
 STOP_S: Final = 2.0
 START_S: Final = 10.0
 
@@ -42,7 +43,7 @@ class OwnedSession(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Under which it runs."""
+        """The epoch under which it runs."""
         ...
 
     @property
@@ -172,7 +173,7 @@ class PulseThread:
             logger.debug("a ping could not be answered: %s", type(error).__name__)
 
     def _lag_s(self) -> float:
-        """How long the runner's event loop is late."""
+        """For how many seconds the runner's event loop is overdue."""
         return max(0.0, time.monotonic() - self._beat_at - BEAT_S)
 
     def _answer(self, ping: Ping) -> Pulse:
@@ -184,7 +185,8 @@ class PulseThread:
                 continue
             sessions[session_id] = owned.epoch, owned.owner_index
             after = ping.after.get(session_id)
-            # After its index: where no record behind that is in the list, none had been sent when we were asked.
+            # Read after `owner_index`: if the list has no record behind that index, none had been sent when the ping
+            # came.
             if after is not None and (said := owned.stored(after)) is not None:
                 stored[session_id] = said
                 self._home.call_soon_threadsafe(owned.forget, after)

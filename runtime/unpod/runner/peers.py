@@ -40,5 +40,5 @@ class Peers:
         return bool(self._heard)
 
     def unheard_s(self, now: float) -> float:
-        """Return for how long others may be there that have not been heard yet: we have just begun to listen."""
+        """Return for how many seconds more there may be others that we have not had time to hear."""
         return 0.0 if self._listening_since is None else max(0.0, self._listening_since + HEARD_S - now)

@@ -52,7 +52,7 @@ class HeldCall:
         return self.order < other.order
 
     def passed(self, *, spoken: bool) -> None:
-        """The call is past what its former owner died of; its bridge hears that by itself where it has spoken."""
+        """The call is past what its former owner died of; where it has `spoken`, its bridge knows that already."""
         self._probation.end(self, tell=not spoken)
 
     def leave(self) -> None:
@@ -105,14 +105,15 @@ class Probation:
     def _begin(self, held: HeldCall) -> None:
         later = self._clock.call_later
         alone_s = NEXT_S if self._there or held.has_waited else FIRST_S
-        # Its bridge counts from when it hears that this one has begun: unless the end is said, two would be suspects.
+        # The bridge starts its own timer later, when it hears that this call has begun. Without our word that it is
+        # over, the next call would begin while this one is still suspected.
         held.timers = [later(PROBATION_S, lambda: self.end(held, tell=True))]
         if not held.alone:
             held.timers.append(later(alone_s, lambda: self._open(held)))
         held.phase = "begun"
         self._there.add(held)
         self._tell(held.start, "begun")
-        get_running_loop().call_soon(held.go)  # what was said leaves before that
+        get_running_loop().call_soon(held.go)  # the bridge is told before the code runs
 
     def _open(self, held: HeldCall) -> None:
         held.phase = "lets_in"

@@ -69,13 +69,13 @@ class RunnerOptions:
 
     @property
     def agent_key(self) -> str:
-        """Under which its calls are dispatched: dev runners and others never mix."""
+        """The pool from which its calls come: dev runners and others never mix."""
         return f"{self.agent_id}@dev" if self.dev else self.agent_id
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerPorts:
-    """What a runner stands on."""
+    """What a runner needs from outside (`unpod.ports`), and the subjects that it uses."""
 
     log: EventLog
     bus: Bus
@@ -293,7 +293,7 @@ class Service:
             await self._calls.check_owners()
 
     def _tell_probation(self, start: Start, phase: ProbationPhase) -> None:
-        """Tell a bridge of a call that was held; what it does not hear costs it to know of what we have died."""
+        """Tell a bridge how a held call goes on; where that is lost, it cannot know which call we died of."""
         said = ProbationTold(runner=self.runner_id, session=start.session, epoch=start.epoch, phase=phase)
         call = self._calls.find(start.session)
         bridge = start.bridge if call is None else call.bridge or start.bridge
