@@ -32,7 +32,7 @@ Refusal = Literal[
 T = TypeVar("T")
 
 IDS_CHARS: Final = 65_536
-"""How long the ids in one message may be together: one that has each twice, with figures, stays under 1 MB."""
+"""How many characters the ids in one message may have in all: naming each twice, with numbers, takes under 1 MB."""
 PROBATION_S: Final = 2.0
 """For how long at most a call is on probation, from when it begins at a new owner."""
 
@@ -114,9 +114,9 @@ class Suspicion(Struct, frozen=True, kw_only=True):
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
     """The session is yours: `epoch` is the sequence of your `own` record; read the log up to `until_seq` and begin.
 
-    `held`: read, and run none of the developer's code before this comes again and is not `held`; or, where there is a
-    `suspicion`, before its turn has come among all of which there is one. `positions` (`core.positions`) say where the
-    log's records stand; without, they are searched for.
+    `held`: read the log, but run none of the developer's code until this message comes again without it. With a
+    `suspicion` it need not come again: the runner's own probation lets the call begin. `positions` (`core.positions`)
+    say where the log's records stand; without, they are searched for.
     """
 
     job: str
@@ -147,7 +147,7 @@ class Release(Struct, frozen=True, kw_only=True, tag="release"):
 class Told(Struct, frozen=True, kw_only=True):
     """A runner's answer to `Hold`, `Start` and `Release`; not `ok` where it knows nothing of the job.
 
-    `lets_in`: it will let a call begin by itself that is held, and say so.
+    `lets_in`: the runner will let the held call begin by itself, and say so.
     """
 
     ok: bool

@@ -61,7 +61,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     traceparent: str = ""
 
 
-_LINE = r".*"  # up to the line feed, and one back: a class of characters takes half as long again
+_LINE = r".*"  # to the line feed, and back to the CR: a third faster than a class of characters
 _NUMBER = rf"[0-9]{{1,{_MAX_DIGITS}}}"
 _OURS = re.compile(
     rf"Nats-Msg-Id: {_LINE}\r\nce-specversion: 1\.0"

@@ -236,14 +236,14 @@ class OwnerChanged(Fact, frozen=True, tag="owner.changed"):
     """A new owner's starting point.
 
     Owner records count up to `last_owner_index`; later ones of older epochs are void. `turn`, `part`, `deltas` and
-    `chars` say how far the open reply was written; `text` is that, of a long one only its end. `skip` is an input whose
-    handlers must not run again.
+    `chars` say how far the open reply was written; `text` is what was written, of a long reply only its end. `skip` is
+    an input whose handlers must not run again.
 
-    Of the replies to texts up to `unsure_until` a bridge that is dead may have written more than that, or anything at
-    all: it died with the former owner before it could say so, and nobody knows how far it came.
+    `unsure_until`: of the replies to texts up to this turn, a dead bridge may have written more than is told here, or
+    anything at all. It died together with the former owner, and nobody knows how far it came.
 
-    From the turn `unended` on, ends of replies that are stored were not carried out, and will not be: pieces of them
-    were missing. 0: there is none.
+    `unended`: from this turn on, the stored ends of replies were not carried out and will not be, since pieces of those
+    replies were missing. 0: there is no such turn.
 
     `earlier` are the replies before that one whose turns may not be completed in the log.
     """

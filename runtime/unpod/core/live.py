@@ -21,10 +21,11 @@ class Delta(Struct, frozen=True, array_like=True):
 
 
 class Doubt(Struct, frozen=True, array_like=True):
-    """What a bridge that is gone may have handed over without having said so: pieces behind its last receipt.
+    """Which pieces a bridge that is gone may have handed over though no receipt says so.
 
-    They begin with the `first`-th of a reply, and are those that were sent within `within_s` after that one, but not in
-    the last `still_s`, in which it is known to have done nothing. `line` is the epoch of the line that asks.
+    They begin with the `first`-th of a reply, and end with the last that was sent within `within_s` seconds after it;
+    those of the last `still_s` seconds are not among them, since the bridge is known to have done nothing then. `line`
+    is the epoch of the line that asks.
     """
 
     line: int
@@ -38,8 +39,8 @@ class Doubt(Struct, frozen=True, array_like=True):
 class Again(Struct, frozen=True, array_like=True):
     """The bridge has missed pieces of a reply, from the `first`-th on, and asks the owner for them.
 
-    What is in `doubt` comes without its text. The first request of a line that has a doubt is answered with all that
-    comes after what was certain, of later replies, too.
+    Pieces in `doubt` are sent without their text. The first request of a line with a doubt is answered with all pieces
+    from the first doubtful one on, those of later replies included.
     """
 
     epoch: int

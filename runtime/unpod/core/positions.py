@@ -4,8 +4,9 @@ A search passes all that others have written meanwhile; a record whose sequence 
 wrong here nothing is lost: what is not found at its place is searched for, and what is missing shows in the indexes of
 the writers (`replay.ordering.is_whole`).
 
-A writer learns its sequences in ascending order, so it keeps the differences, in two bytes each. One that does not fit,
-and the first, stands there as a whole, behind a mark. `pack` puts the trails of several writers after each other.
+A writer learns its sequences in ascending order, so it keeps the differences, in two bytes each. The first, and one
+whose difference does not fit, is written out in full behind a mark. `pack` puts the trails of several writers after
+each other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LONGEST: Final = len(_MARKED) + _WHOLE
 class Positions(Struct, frozen=True):
     """The sequences of a session's records, ascending and each once: all up to `through` that a replay needs.
 
-    So of `ctl` none.
+    Records on `ctl` are not among them.
     """
 
     seqs: tuple[int, ...]
@@ -69,7 +70,7 @@ class Trail:
         self.last = seq
 
     def reach(self, through: int) -> int:
-        """Return how far all is kept of which the writer is known up to `through`."""
+        """Return up to which sequence nothing is left out here, if nothing was left out of `add` up to `through`."""
         return min(through, self.last) if self.is_full else through
 
     def __bytes__(self) -> bytes:

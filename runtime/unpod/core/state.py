@@ -263,7 +263,7 @@ def _user_interrupted(state: SessionState, record: Record) -> SessionState:
         return replace(state, turn=turns.interrupted(state.turn, body.heard_prefix))
     if state.turn is not None or state.queue or not state.history:
         return state
-    # What the log does not keep, nobody knows: also not the session that could.
+    # What was not kept must not be known, even by the session that has just heard it.
     private = body.withheld or state.paused
     if body.heard_prefix is None and not private:
         return state

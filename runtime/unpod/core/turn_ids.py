@@ -39,7 +39,7 @@ def impossible(body: Struct) -> list[str]:
     if figures is None:
         return []
     for figure in figures(body):
-        if figure is not None and not 0.0 <= figure <= MOST:  # what is within the least bound is within each
+        if figure is not None and not 0.0 <= figure <= MOST:  # `MOST` is the smallest of all bounds
             break
     else:
         return []
@@ -48,12 +48,12 @@ def impossible(body: Struct) -> list[str]:
 
 
 def is_stage_ms(figure: float | None) -> TypeGuard[float]:
-    """Whether a part of a turn can have taken so many milliseconds; None is no figure, and neither is what is none."""
+    """Whether this is a time, in milliseconds, that a part of a turn can have taken."""
     return figure is not None and 0.0 <= figure <= MOST_MS
 
 
 def contradicts(turn_id: object, texts: int) -> bool:
-    """Whether a `turn_id`, sent after so many final texts, is no number of one of them; before the first, 0 is none."""
+    """Whether a `turn_id` cannot be the number of one of the final texts so far; 0 can be, while there is none."""
     named = _number(turn_id)
     return named is not None and not min(1, texts) <= named <= texts
 

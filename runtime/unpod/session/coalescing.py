@@ -2,7 +2,7 @@
 
 The first of a reply leaves alone and at once, and so does one that comes after a pause. What follows it within a turn
 or two of the event loop waits until the adapter has paused for as long, or `MAX_ROUNDS` turns at most. No clock: what
-is joined hangs on the order of things alone, so a test sees the same on any machine.
+is joined depends on the order of events alone, so a test sees the same on any machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One timer that can be set anew at any time, as timers that follow from a state are.
 
-Most are set to a later time, again and again, and never ring. So a timer that runs is kept, and looks again when it
-rings too early.
+Most are set to a later time again and again, and never fire. So the timer of the event loop that runs is kept: when it
+fires too early, it is set anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Deadline:
         return self._at is not None
 
     def set(self, at: float | None) -> None:
-        """Call back at `at`, in the clock's time, or never where it is None; nothing else is called back for."""
+        """Call back at `at`, in the clock's time, or never where it is None; a former time no longer counts."""
         if at == self._at or self._closed:
             return
         self._at = at

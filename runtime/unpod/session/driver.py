@@ -54,7 +54,7 @@ from unpod.user_code import cancelled
 logger = logging.getLogger("unpod.session")
 
 SETTLED_S = 0.5
-"""How long the next record may keep us from saying that hooks have returned."""
+"""How many seconds the watermark waits for another record to carry it; then it is stored by itself (`run.settled`)."""
 
 
 _Doing = d.AskAdapter | d.StopAdapter | d.MarkInterrupted | d.Nudge | d.Finish
@@ -123,7 +123,7 @@ class Driver:
 
     @property
     def live(self) -> bool:
-        """Whether the past is gone through, and what comes in is handled."""
+        """Whether the replay is over, and what comes in is handled."""
         return self._running
 
     async def run(self) -> str:
@@ -140,7 +140,7 @@ class Driver:
         return kernel.ending.reason or "lost"
 
     async def _begin(self, *, hooks: bool) -> None:
-        """Go through the past, with its hooks or without, and on to the present."""
+        """Replay the past, with its hooks or without, and take part in the call from there."""
         kernel = self.kernel
         replay, past = self.issuing.replay, kernel.past
         assert replay is not None  # noqa: S101 - `attach` comes first
@@ -178,7 +178,7 @@ class Driver:
                     await self._next()
                     if not (
                         kernel.work_queue.items or kernel.state.over
-                    ):  # its last word was a transfer, which was refused
+                    ):  # the last command was a transfer, and it was refused
                         self.decide(d.EntrypointReturned(), CORE)
                         limit.reschedule(asyncio.get_running_loop().time() + kernel.settings.end_timeout_s)
             await self._hook_runner.over(0.0 if kernel.ending.lost else kernel.settings.hook_grace_s)
@@ -383,7 +383,7 @@ class Driver:
         *,
         due: End | None = None,
     ) -> None:
-        """Do what was decided; in a takeover, hooks that tell of nothing that is written now were due at `due`."""
+        """Do what was decided; in a takeover, `due` is where hooks were due that tell of no record written now."""
         stored: Record | None = None
         for step in steps:
             if isinstance(step, d.Append):
@@ -447,10 +447,11 @@ class Driver:
         self._hooks_over(hooks, before)
 
     def _hooks_over(self, hooks: HooksDue, before: int) -> None:
-        """Go on after hooks, or where there are none; `before` was the newest command then."""
+        """Go on after hooks, or where there are none; `before` is the index of the newest command before they ran."""
         kernel, fire = self.kernel, hooks.fire
         if fire.event == "user_turn":
-            # A barge-in that came while the hooks of a text ran is not one on the reply to that text.
+            # A barge-in that came while the hooks of a text ran was on an earlier reply: it is taken before that text's
+            # begins.
             for record in kernel.work_queue.through_interruptions():
                 self._take(record)
             has_adapter = self.reply_stream.view is not None
@@ -477,7 +478,7 @@ class Driver:
             self._settled_alarm.set(kernel.clock.now() + SETTLED_S)
 
     def _say_settled(self) -> None:
-        """Say that hooks have returned, where no other record has done so since."""
+        """Store the watermark, unless another record has carried it meanwhile."""
         kernel = self.kernel
         if kernel.ending.lost is None and kernel.watermark.has_news(kernel.state.bridge_index, kernel.outbox.index):
             kernel.record(ev.Settled(), CORE)

@@ -26,7 +26,7 @@ class Ending:
         self._wake = wake
         self._on_lost = on_lost
         self.reason: str | None = None
-        """With which `run()` returns, None while the call goes on."""
+        """What `run()` returns, None while the call goes on."""
         self.lost: LogError | None = None
         """Why nothing more can be written."""
         self.abandoned = False
@@ -39,7 +39,7 @@ class Ending:
         return isinstance(self.lost, Fenced)
 
     def has_told(self, error: BaseException) -> bool:
-        """Whether `error` is only how user code learns that this runner has lost its call, which is told already."""
+        """Whether `error` only tells user code that this runner has lost its call, which is logged already."""
         return isinstance(error, Fenced) or error is self.lost
 
     def has_failed(self, state: SessionState) -> bool:
@@ -60,7 +60,7 @@ class Ending:
         self._wake()
 
     def abandon(self) -> None:
-        """Let go of the call at once, without a word to the log."""
+        """Let go of the call at once, and write nothing more."""
         self.abandoned = True
         self.finish("cancelled")
 
@@ -69,10 +69,11 @@ class Ending:
         self.lose(Fenced("a newer owner has been appointed"))
 
     def begin_again(self) -> None:
-        """The session has acted on what the log does not have: let go of it, to be folded again by its next owner."""
+        """Let go of a session that has acted on records which the log does not have: its next owner folds it anew."""
         if self.lost is None:
             logger.warning(
-                "session %s: the log lacks what it has acted on; it is folded again", self._ownership.session_id
+                "session %s: it has acted on records that the log does not have; its next owner folds it again",
+                self._ownership.session_id,
             )
             self._let_go(Fenced("the log lacks what it has acted on"))
 

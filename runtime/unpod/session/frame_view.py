@@ -25,8 +25,7 @@ class FrameView(Mapping[str, object]):
     def of(cls, body: msgspec.Struct, data: bytes) -> FrameView:
         """Return the view of a record: its payload as it came, else what is typed of it.
 
-        A payload can be well-formed in all that is typed, and hold what nobody can read besides (a number of 5,000
-        digits).
+        The typed fields of a payload may be sound while another one cannot be read (a number of 5,000 digits).
         """
         if data:
             try:

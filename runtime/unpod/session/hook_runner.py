@@ -107,7 +107,7 @@ class HookRunner:
         self._trouble(ev.HookFailed(hook=event, function=name, timed_out=True), cause)
 
     def _raised(self, event: str, function: str, error: BaseException, cause: str) -> None:
-        """Log a hook that raised by its name; what was said while the recording is paused stays out of the log."""
+        """Log by its name a hook that raised; while the recording is paused, without the error's text."""
         if isinstance(error, Fenced):
             return  # out of a step: the call is another runner's now, which is told already
         logger.error(

@@ -54,7 +54,7 @@ def every(_: bool | None) -> bool:  # noqa: FBT001 - what a hook was registered 
 
 
 def name_of(function: HookFunction) -> str:
-    """Return a function's name for people: its module's last part aside, as it stands in the code."""
+    """Return a function's name for people: its qualified name without `<locals>`."""
     inner = inspect.unwrap(function)
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     return str(name).replace(".<locals>", "")

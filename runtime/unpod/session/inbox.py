@@ -5,13 +5,13 @@ record, or when the bridge says how far it has written (`expect`), and is read f
 paused, a record with its texts comes on the live subject, before its withheld form is stored: the first with an index
 counts.
 
-The tail also shows what the log has refused. So once another bridge takes the line, what the former one still sends is
-not believed before it is found in the log. What has an epoch that no line has given is not believed at all.
+The tail also shows records that the log has refused. So once another bridge takes the line, what the former one still
+sends is not believed before it is found in the log. A record whose epoch no line record has given is never believed.
 
 What came before that, and was acted on, may never be stored either: a node of NATS that stands still passes nothing on,
 and the line changes hands meanwhile. So the newest records are kept for a while. The next bridge asks for them, and
-stores what the log lacks, under the same indexes. Where it could not, the log has something else there: then the
-session has acted on what never was, and has to be folded again.
+stores what the log lacks, under the same indexes. Where it could not, the log has something else under that index: the
+session has acted on a record that does not exist, and has to be folded again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ logger = logging.getLogger("unpod.session")
 GAP_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
 EXPECTED_TRIES = 10
-"""How often what a bridge says to have written is looked for before it has to say so again."""
+"""How often the log is searched for records that a bridge says it has written, until it says so again."""
 AT_ONCE = 4
 """How many sessions of a process read at once what they have missed: a server that is late must not be asked by all."""
 LINE_TRIES = 3
-"""How often the log is read for a line that the tail has shown, before that was a try that the log has refused."""
+"""How often the log is read for a line record that the tail has shown, before it counts as refused."""
 
 KEPT = 64
 KEPT_S = 10.0
@@ -136,7 +136,7 @@ class Inbox:
             if is_whole(records, self._epoch, until_seq):
                 logger.debug("session %s: %d records are read from their places", self._session_id, len(records))
                 return records
-            logger.info("session %s: not all is where it is said to stand; the log is searched", self._session_id)
+            logger.info("session %s: some records are not at their positions; the log is searched", self._session_id)
             self._read_to = 0
         return await self._read(until_seq)
 
@@ -201,11 +201,11 @@ class Inbox:
                 self._deliver(record)
 
     def _say_seen(self, message: Message) -> None:
-        """Tell the next bridge what we have had of the one before; what else that sends is not taken any more."""
+        """Tell the next bridge which records of the former one have come in; from now on no more of them are taken."""
         try:
             line = SEEN_ASKED.decode(message.data).line
         except MALFORMED:
-            logger.warning("a malformed question after what was seen is passed over")
+            logger.warning("a bridge's malformed question for the records that have come in is passed over")
             return
         if self._tail is None or not message.reply:
             return
@@ -215,7 +215,7 @@ class Inbox:
         try:
             self._bus.send(message.reply, codec.encode(SeenAnswer(seen)))
         except LogError as error:
-            logger.debug("what was seen could not be said: %s", type(error).__name__)
+            logger.debug("the next bridge could not be told which records have come in: %s", type(error).__name__)
 
     def _subject(self, record: Record) -> str:
         channel, _, tag = record.envelope.type.partition(".")
@@ -235,7 +235,7 @@ class Inbox:
         tail, envelope = self._tail, record.envelope
         known = self._recent.get(envelope.index)
         if known is not None and known.envelope.epoch < envelope.epoch and known.body != record.body:
-            # A later bridge has stored, or wants to, something else where we have had a record.
+            # A later bridge has another record under an index that was taken already: stored, or on its way.
             if record.seq:
                 self._on_rewritten()
             else:
@@ -254,7 +254,7 @@ class Inbox:
             self._fill_gaps()
 
     def _keep(self, record: Record) -> None:
-        """Keep a record that may not be stored; never one whose text is not to be."""
+        """Keep a record that may never be stored; not one whose text must not be."""
         recent, envelope = self._recent, record.envelope
         if envelope.index in self._private:
             self._private.discard(envelope.index)

@@ -25,12 +25,12 @@ MANY_RECORDS: Final = 1_000
 
 
 class Issuing:
-    """The commands of one session's code. What was done before a takeover is not done again."""
+    """Issues the commands of one session's code; what was done before a takeover is not done again."""
 
     def __init__(self, kernel: SessionKernel) -> None:
         self._kernel = kernel
         self.replay: Replay | None = None
-        """The way through the past, until the present has begun."""
+        """The replay, until it is over."""
         self._pace = Pace()
         self._turn: asyncio.Lock | None = None  # most sessions never wait
         self._late = 0
@@ -53,10 +53,10 @@ class Issuing:
             scope.command_id(session, verb)
             return outcomes.known("ignored", OVER)
         if replay is not None and replay.suppresses(command, scope):
-            return outcomes.known("ignored", "its place in the call is gone through already")
+            return outcomes.known("ignored", "this part of the call was over before the takeover")
         before = kernel.outbox.last_command
         decide(Verb(command), scope.cause, scope)
-        if scope.peek(session, verb) != identifier:  # it was used: for the record of this command
+        if scope.peek(session, verb) != identifier:  # its id was used up: the command was stored
             return outcomes.of(identifier, command)
         if kernel.outbox.last_command > before:
             return outcomes.known("written", "the reply was ended, which is all that this worker can do")

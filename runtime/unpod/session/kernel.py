@@ -1,6 +1,6 @@
 """What all parts of one session share: whose it is, what has happened, and the one way to write.
 
-It knows none of these parts. What they need of each other beside it they are given by the driver, which makes them.
+It knows none of these parts. The driver makes them, and gives each what it needs of the others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CORE: Final = "core"
 
 @dataclass(slots=True)
 class Replayed:
-    """The past, while it is gone through again: what is written meanwhile comes after all of it."""
+    """The past, while it is replayed; what is written meanwhile stands after all of it."""
 
     end: SessionState
     """The session's state at its end."""

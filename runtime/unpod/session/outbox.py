@@ -55,7 +55,7 @@ class Outbox:
         self._closed = False
         self._settled = 0
         self.written = 0
-        """What it has written into the log by now, in bytes, about."""
+        """Roughly how many bytes it has written into the log."""
         self.on_progress: OnProgress | None = None
         """Told once that more is settled than in the past, or that the session speaks."""
 
@@ -118,7 +118,7 @@ class Outbox:
         )
         subject = self._subjects.cmd if is_command else self._subjects.run(tag)
         headers = to_headers(envelope)
-        # Whoever is told of no record behind this one counts on that none has been sent.
+        # Set before it is sent: who is told this index may rely on it that no later record was sent.
         self.index = index
         try:
             self._store(subject, body, headers, hidden=hidden or getattr(body, "withheld", False))

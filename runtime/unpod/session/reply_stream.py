@@ -53,7 +53,7 @@ class ReplyStream:
         self._speech = Coalescing(self._speak)
         self._tools: set[asyncio.Task[None]] = set()
         self.inside: Context | None = None
-        """In what the adapter runs: the context variables of the developer's code as it called `run()`."""
+        """The context variables that the adapter runs with: those of the developer's code when it called `run()`."""
 
     @property
     def view(self) -> AdapterView | None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Scope:
     """One handler at work on one cause.
 
-    `loose`: nobody waits for what runs in it, as in a task, or in one that a hook has left behind. Whether it had come
-    to its end before a crash is not known.
+    `loose`: nobody waits for what runs in it (a task, or what a hook has left running), so after a crash it is not
+    known whether it had come to its end.
     """
 
     __slots__ = ("_uses", "cause", "handler", "loose")

@@ -87,7 +87,7 @@ class Session:
     async def interrupt(self) -> CommandHandle:
         """Stop speaking. A reply that is open ends here; a text that waits for its answer still gets it.
 
-        With no reply open, what is playing is stopped where the speech worker can do that, and else nothing is.
+        With no reply open, what is playing is stopped if the speech worker can do that; else nothing happens.
         """
         return self._driver.perform(cmd.Interrupt()) if await self._may("interrupt") else self._too_late()
 
@@ -115,14 +115,14 @@ class Session:
     ) -> CommandHandle:
         """Connect the caller to a number (E.164), an agent or a human queue.
 
-        After a cold one nothing more is said, and another does nothing. Once the caller is connected, `run()` returns
-        `transferred`; where the worker refuses it, an `error` hook is told `transfer_refused`, and the session goes on.
-        After a warm one the session goes on until the caller is connected.
+        After a cold transfer nothing more is said, and a second one does nothing. Once the caller is connected, `run()`
+        returns `transferred`; where the worker refuses it, an `error` hook is told `transfer_refused`, and the session
+        goes on. After a warm transfer the session goes on until the caller is connected.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
             SessionClosed: the call is over.
-            ValueError: `target` is empty, or type or mode are none that there are.
+            ValueError: `target` is empty, or there is no such type or mode.
         """
         if not target or transfer_type not in ("number", "agent", "human") or mode not in ("cold", "warm"):
             msg = "transfer() needs a target, a transfer_type of number, agent or human, and a mode of cold or warm"
@@ -148,9 +148,9 @@ class Session:
         return await self.transfer(agent_id, transfer_type="agent", mode=mode, announcement=announcement)
 
     async def end(self, reason: str = "completed") -> CommandHandle:
-        """Hang up when what is being said is said, the reply that is open to its end. A second call does nothing.
+        """Hang up once the open reply has been spoken to its end. A second call does nothing.
 
-        What the caller says after it is not answered; a reply that has not begun is none.
+        What the caller says after it is not answered, and a reply that has not begun is not waited for.
 
         Raises:
             UnsupportedControl: the speech worker did not negotiate it.
@@ -331,7 +331,7 @@ class Session:
 
     @property
     def on_resume(self) -> OnResume:
-        """What becomes of a reply that was cut by the death of its runner: continue, apologise or repeat."""
+        """What becomes of a reply that its runner's death has cut off: `continue`, `apologise` or `repeat`."""
         return self._kernel.settings.on_resume
 
     @on_resume.setter

@@ -7,7 +7,7 @@ from typing import Final
 from unpod.core.decision import Settings
 
 TURN_HOOKS_S: Final = 10.0
-"""What comes after these hooks needs what they do: the adapter is asked with it."""
+"""How many seconds a call waits for the hooks of `call_start` and `user_turn`: the adapter needs what they prepare."""
 HOOKS_S: Final = 1.0
 _AWAITED: Final = frozenset({"call_start", "user_turn"})
 

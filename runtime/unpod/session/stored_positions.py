@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MOST: Final = 1_024
-"""Of more, which no bridge has asked after (one of an older release never does), the older are forgotten."""
+"""How many are kept; the oldest are forgotten if no bridge asks (one of an older release never does)."""
 
 AT_ONCE: Final = 64
 """How many are said in one answer, which has those of hundreds of sessions."""
@@ -17,7 +17,7 @@ class StoredPositions:
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        # Another thread reads this pair: both are there at once, and of the list, what was in it at that moment.
+        # One tuple, since another thread reads it: index and list must belong together. The list may grow meanwhile.
         self._kept: tuple[int, list[int]] | None = None
 
     def begin(self, index: int) -> None:
@@ -51,5 +51,5 @@ class StoredPositions:
         """The bridge knows where the records up to an index stand."""
         if self._kept is not None and until > self._kept[0]:
             index, seqs = self._kept
-            until = min(until, index + len(seqs))  # who has searched the log may know of more than we have heard of
+            until = min(until, index + len(seqs))  # a bridge that has searched the log may know more than we do
             self._kept = until, seqs[until - index :]

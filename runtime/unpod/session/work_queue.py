@@ -18,7 +18,7 @@ from unpod.session.watermark import Watermark
 
 @dataclass(frozen=True, slots=True)
 class HooksDue:
-    """Hooks in line: what to run, the id of what caused it, and where in the call they were due, if that is known."""
+    """Hooks that wait: what to run, the id of its cause, and where in the call they were due, if that is known."""
 
     fire: FireHooks
     cause: str
@@ -38,7 +38,7 @@ Item = Record | HooksDue | Finish
 
 
 class WorkQueue:
-    """The line in front of one session's loop."""
+    """The queue of one session's loop."""
 
     def __init__(self, hooks: Hooks, watermark: Watermark) -> None:
         self._hooks = hooks
@@ -62,7 +62,7 @@ class WorkQueue:
         await self._wake.wait()
 
     def through_interruptions(self) -> Iterator[Record]:
-        """Yield the records in line up to the last barge-in among them; they leave the line, and hooks stay in it."""
+        """Take out of the queue, and yield, its records up to the last barge-in among them; hooks stay in it."""
         items = self.items
         while items and any(isinstance(item, Record) and isinstance(item.body, UserInterrupted) for item in items):
             record = next(item for item in items if isinstance(item, Record))
@@ -77,17 +77,17 @@ class WorkQueue:
         self._watermark.begin(point)
 
     def turn_over(self, number: int) -> None:
-        """A turn is completed; one of a call that was over before it was its turn is settled with that."""
+        """A turn is completed. If the call was over before its hooks could run, its text is settled with that."""
         point = self._texts.pop(number, None)
         if point is not None:
             self._watermark.returned(point)
 
     def line_up_turn(self, fire: FireHooks, cause: str) -> None:
-        """Put the hooks of a text in line, whose turn has come; the loop takes them even if there are none."""
+        """Queue the hooks of a text whose turn has come; the loop takes them even if there are none."""
         self.items.append(HooksDue(fire, cause, self._texts.pop(fire.turn, None)))
 
     def line_up(self, fire: FireHooks, stored: Record | None, cause: str, now: Point, end: End | None) -> None:
-        """Put hooks in line.
+        """Queue hooks.
 
         Those that are the session's own tell of `stored`; others, in a takeover, of the `end` of the former runner's
         call, if it had ended; else of `cause`, which was taken `now`.

@@ -44,7 +44,7 @@ def merge(records: Iterable[Record]) -> list[Record]:
 
 
 def is_whole(records: Collection[Record], epoch: int, until_seq: int) -> bool:
-    """Whether the history of the owner with this epoch is all here, whose starting point stands at `until_seq`.
+    """Whether `records` are the whole past of the owner with this epoch, whose starting point is at `until_seq`.
 
     Each writer numbers its records without a gap, so what is missing shows, also of a log with records out of order.
     """

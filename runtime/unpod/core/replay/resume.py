@@ -106,7 +106,7 @@ class Trace:
             self.voiced = True
 
     def _answer(self, record: Record) -> None:
-        """Take the owner's answer to an interruption: ends it no reply that is open, it was of what was said before."""
+        """Take the owner's answer to an interruption; if it ends no open reply, earlier speech was cut."""
         body = record.body
         if isinstance(body, cmd.EndReply) and body.turn == self._turn:
             self._unanswered = False
