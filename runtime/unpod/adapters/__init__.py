@@ -1,4 +1,4 @@
-"""Brains: the protocol that a dialog adapter fulfils, and the adapters that come with unpod."""
+"""Adapters: the protocol that a dialog adapter fulfils, and the adapters that come with unpod."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
-"""One face for every brain: what a session's driver talks to.
+"""The view of a dialog adapter that a session's driver uses, the same for all adapters.
 
-Who stops a brain: the driver runs each reply in a task of its own, `async with aclosing(view.open(...)) as pieces`,
+Who stops an adapter: the driver runs each reply in a task of its own, `async with aclosing(view.open(...)) as pieces`,
 and cancels that task. Waiting in the adapter, the cancellation is raised right there; waiting elsewhere, `aclosing`
 closes the iterator. Either way `open` closes the adapter's own iterator before it returns, so that by the time the task
 is over the adapter's `finally` has run and its provider is told.
@@ -44,7 +44,7 @@ def check_adapter(found: object) -> AdapterView:
 
 
 class AdapterView:
-    """A brain as the driver sees it, whatever of the optional parts it has; make it with `check_adapter`."""
+    """An adapter as the driver sees it, whatever of the optional parts it has; make it with `check_adapter`."""
 
     def __init__(self, adapter: DialogAdapter) -> None:
         self.adapter = adapter
@@ -56,13 +56,13 @@ class AdapterView:
 
     @property
     def can_continue(self) -> bool:
-        """Whether the brain can go on in the middle of a reply that another process had begun."""
+        """Whether the adapter can go on in the middle of a reply that another process had begun."""
         return callable(getattr(self.adapter, "continue_reply", None))
 
     async def open(
         self, text: str, *, context: Mapping[str, object], language: str | None, said: str = ""
     ) -> AsyncGenerator[Piece, None]:
-        """Yield the reply to `text`, never an empty piece; close it (module docstring) to stop the brain.
+        """Yield the reply to `text`, never an empty piece; close it (module docstring) to stop the adapter.
 
         With `said`, which needs `can_continue`, only what comes after it.
 
@@ -94,11 +94,11 @@ class AdapterView:
                 await self._close(source)
 
     async def mark_interrupted(self, heard: str | None) -> None:
-        """Tell the brain what the caller heard of the last reply, None where nobody knows."""
+        """Tell the adapter what the caller heard of the last reply, None where nobody knows."""
         await self._call("mark_interrupted", heard)
 
     async def tell_cut(self, heard: str | None, note: str = HEARD_UNKNOWN) -> None:
-        """Tell the brain that its reply was cut in on; one without `mark_interrupted` gets a note for its next turn.
+        """Tell the adapter that its reply was cut in on; one without `mark_interrupted` gets a note for its next turn.
 
         That is `note` where nobody knows what the caller heard.
         """
@@ -110,11 +110,11 @@ class AdapterView:
             await self.assist(HEARD.format(heard=heard) if heard else HEARD_NOTHING)
 
     async def assist(self, note: str) -> None:
-        """Give the brain a note for its next turn."""
+        """Give the adapter a note for its next turn."""
         await self._call("assist", note)
 
     def is_complete(self) -> bool:
-        """Return whether the brain has said the last that it has to say on this call."""
+        """Return whether the adapter has said the last that it has to say on this call."""
         found: object = getattr(self.adapter, "is_complete", False)
         answer = found() if callable(found) else found
         if inspect.isawaitable(answer):
@@ -124,7 +124,7 @@ class AdapterView:
 
     @property
     def nodes(self) -> tuple[str | None, str | None]:
-        """Where the dialog stands, and where it came from, as far as the brain's `state` says so."""
+        """Where the dialog stands, and where it came from, as far as the adapter's `state` says so."""
         try:
             state: object = getattr(self.adapter, "state", None)
             found = (state.get("node_id"), state.get("from_node")) if isinstance(state, Mapping) else ()
@@ -136,25 +136,24 @@ class AdapterView:
 
     @property
     def has_restore(self) -> bool:
-        """Whether the brain can take up a conversation; if not, tell it in one `assist`."""
+        """Whether the adapter can take up a conversation; if not, tell it in one `assist`."""
         return callable(getattr(self.adapter, "restore", None))
 
     async def restore(self, history: Sequence[ChatMessage]) -> None:
-        """Give the brain the conversation so far; without effect where it has no `restore`."""
+        """Give the adapter the conversation so far; without effect where it has no `restore`."""
         await self._call("restore", list(history))
 
     def register_llm_callback(self, callback: Callable[..., object]) -> None:
-        """Let the brain report its model calls as `callback(**fields)`, fields as in `LLMCall`.
+        """Let the adapter report its model calls as `callback(**fields)`, fields as in `LLMCall`.
 
-        A brain may report an object with these attributes in place of them, and await what it gets back. A
-        second registration is ignored. A report that does not fit is logged and dropped: it must not fail the
-        brain.
+        An adapter may report an object with these attributes in place of them, and await what it gets back. A second
+        registration is ignored. A report that does not fit is logged and dropped: it must not fail the adapter.
         """
         register: Any = getattr(self.adapter, "register_llm_callback", None)
         if register is None or self._callback_registered:
             return
         self._callback_registered = True
-        name = self.name  # the brain keeps `report`, which must not keep this view of it
+        name = self.name  # the adapter keeps `report`, which must not keep this view alive
 
         def report(data: object = None, /, **fields: object) -> _Reported:
             given = {field: getattr(data, field, None) for field in LLMCall.__struct_fields__} | fields

@@ -1,4 +1,4 @@
-"""A brain at Anthropic: its messages API, with its own client."""
+"""Answers with a model of Anthropic: the messages API, by Anthropic's own client."""
 
 from __future__ import annotations
 

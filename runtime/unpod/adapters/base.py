@@ -1,4 +1,4 @@
-"""What a brain has to be, under the Unpod SDK's import path."""
+"""What an adapter has to be, under the Unpod SDK's import path."""
 
 from unpod.adapters.protocol import DialogAdapter
 

@@ -1,4 +1,4 @@
-"""What a brain's code may use of the call that it answers on: set by the session around each reply.
+"""What an adapter's code may use of the call that it answers on: set by the session around each reply.
 
 Outside a session (a test, a text channel) there is none, and tools run just so.
 """
@@ -43,11 +43,11 @@ class CallScope(Protocol):
 
     @property
     def saved(self) -> object:
-        """What the brain last saved on an earlier turn in the process that had the call before; None if nothing."""
+        """What the adapter last saved on an earlier turn in the process that had the call before; None if nothing."""
         ...
 
     def save(self, state: object) -> None:
-        """Store what the brain needs in another process beside the conversation; JSON must be able to hold it."""
+        """Store what the adapter needs in another process beside the conversation; JSON must be able to hold it."""
         ...
 
     def report(self, piece: Piece) -> None:

@@ -1,4 +1,4 @@
-"""What all brains at a chat model have in common: memory, notes, tools and metering around single model calls.
+"""What all adapters for chat models have in common: memory, notes, tools and metering around single model calls.
 
 A subclass makes one model call (`_ask`); it is asked again with what the tools have returned, until it has no more
 tools to use. A tool that runs when the caller cuts in is finished rather than cancelled: half an order helps nobody.
@@ -54,7 +54,7 @@ class Prompt:
         """Return the system's texts, and the turns: they begin with the caller, and end with them or with tools.
 
         Strict vendors take neither a system message between the turns nor a turn out of order, and none is made up:
-        notes, what the brain said first, and a reply that is to be gone on with are told by the system.
+        notes, what the adapter said first, and a reply that is to be gone on with are told by the system.
         """
         system, entries = list(self.system), list(self.conversation)
         while entries and isinstance(first := entries[0], Said) and first.role == "assistant":

@@ -1,4 +1,4 @@
-"""The smallest brain: it says what it heard. For trying things out."""
+"""The smallest adapter: it says what it heard. For trying things out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several brains, of which one answers: the next, where one fails or is silent for too long."""
+"""Several adapters, of which one answers: the next, where one fails or is silent for too long."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unpod.user_code import is_theirs
 logger = logging.getLogger("unpod.adapters")
 
 REST_S = 30.0
-"""For how long a brain that has failed is asked last."""
+"""For how long an adapter that has failed is asked last."""
 
 
 class FallbackAdapter:
@@ -27,14 +27,14 @@ class FallbackAdapter:
 
     The last one that is asked may take its time: there is nobody to wait for.
 
-    Once a brain has begun, with a word or with a tool, the reply is its own: an error then is the reply's error, and
-    nobody hears half of each. A brain that has failed is asked last for half a minute, or as long as its provider
-    has asked for; it is not waited for as long as there is another. All of them know the whole
-    conversation, whoever answered. What is said of the brains goes for what they are assigned as to a session, too.
+    Once an adapter has begun, with a word or with a tool, the reply is its own: an error then is the reply's error, and
+    nobody hears half of each. An adapter that has failed is asked last for half a minute, or as long as its provider
+    has asked for; it is not waited for as long as there is another. All of them know the whole conversation, whoever
+    answered. Each may be anything that `session.dialog_machine` takes.
 
     Raises:
         ConfigurationError: there are none.
-        TypeError: one of them is no brain.
+        TypeError: one of them is no adapter.
     """
 
     def __init__(self, adapters: Sequence[object], *, first_token_s: float = 3.0) -> None:
@@ -63,7 +63,7 @@ class FallbackAdapter:
     async def stream(
         self, text: str, context: Mapping[str, object] | None = None, language: str | None = None
     ) -> AsyncGenerator[Piece, None]:
-        """Yield the reply of the first brain that begins one.
+        """Yield the reply of the first adapter that begins one.
 
         Raises:
             Exception: what the one raised that had begun, or the last, where none has.
@@ -112,7 +112,7 @@ class FallbackAdapter:
                 return
 
     async def _begun(self, pieces: AsyncIterator[Piece], limit_s: float | None) -> list[Piece]:
-        """Return the pieces up to the first with which the brain has begun; none, where it has nothing to say."""
+        """Return the pieces up to the first with which the adapter has begun; none, where it has nothing to say."""
         first: list[Piece] = []
         limit = asyncio.timeout(limit_s)
         waits = may_wait.set(limit_s is None)
@@ -193,7 +193,7 @@ class _Brain:
         self._rests_until = 0.0
 
     async def catch_up(self, history: Sequence[ChatMessage], notes: Sequence[str]) -> None:
-        """Make the conversation known to a brain that has not led it; one without `restore` gets it as a note."""
+        """Make the conversation known to an adapter that has not led it; one without `restore` gets it as a note."""
         with suppress(AdapterError):
             if self.is_behind and self.view.has_restore:
                 await self.view.restore(history)

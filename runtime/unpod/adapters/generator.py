@@ -1,4 +1,4 @@
-"""A plain async generator function as a brain."""
+"""A plain async generator function as an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A brain behind HTTP: one POST per turn, its answer streamed."""
+"""Answers by HTTP from a server of your own: one POST per turn, its answer streamed."""
 
 from __future__ import annotations
 

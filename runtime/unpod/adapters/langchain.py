@@ -1,4 +1,4 @@
-"""A brain made of LangChain: any Runnable, a LangGraph graph included."""
+"""Answers with LangChain: any Runnable, a LangGraph graph included."""
 
 from __future__ import annotations
 

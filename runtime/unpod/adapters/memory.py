@@ -1,7 +1,7 @@
 """What was said and done so far, as far as the caller heard it: the memory that adapters in this package share.
 
-A conversation is a list of entries: messages, and the tools that the brain has used between them. A tool that was used
-stays used: what the caller did not hear is forgotten, what was done is not.
+A conversation is a list of entries: messages, and the tools that the adapter has used between them. A tool that was
+used stays used: what the caller did not hear is forgotten, what was done is not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Said:
 
 
 class Used:
-    """Tools that the brain used in one go, and what has come of each so far.
+    """Tools that the adapter used in one go, and what has come of each so far.
 
     `carried` is what the model's provider wants back with them, on this turn and on all later ones. Nobody has it of
     tools that were used `elsewhere`, in another process.
@@ -58,7 +58,7 @@ Entry: TypeAlias = Said | Used
 
 
 class Memory:
-    """A conversation. What the brain said but nobody heard does not stay in it."""
+    """A conversation. What the adapter said but nobody heard does not stay in it."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -96,7 +96,7 @@ class Memory:
             self.entries.append(Said(role, whole(content)))
 
     def say(self, piece: str) -> None:
-        """Append a piece to the brain's reply."""
+        """Append a piece to the adapter's reply."""
         last = self.entries[-1] if self.entries else None
         if isinstance(last, Said) and last.role == "assistant":
             last.content += piece
@@ -110,7 +110,7 @@ class Memory:
         return changes
 
     def use(self, calls: Sequence[ToolCall], carried: Carried | None = None, *, elsewhere: bool = False) -> Used:
-        """Take note that the brain uses tools, and return where their results go."""
+        """Take note that the adapter uses tools, and return where their results go."""
         used = Used(calls, carried, elsewhere=elsewhere)
         self.entries.append(used)
         return used
@@ -132,7 +132,7 @@ class Memory:
         self.entries[len(self.entries) - len(reply) :] = kept
 
     def restore(self, history: Sequence[ChatMessage], *, tools_as_text: bool = False) -> None:
-        """Begin anew with what was said and done in another process; tools become texts where the brain wants that."""
+        """Begin anew with what was said and done in another process; `tools_as_text` makes texts of the tools."""
         self.entries = []
         for message in history:
             if tools_as_text and message.get("tools"):
@@ -152,7 +152,7 @@ class Memory:
             }
 
     def _last_reply(self) -> list[Entry]:
-        """Return the entries at the end that are the brain's."""
+        """Return the entries at the end that are the adapter's."""
         start = len(self.entries)
         while start and not _is_others(self.entries[start - 1]):
             start -= 1
@@ -160,7 +160,7 @@ class Memory:
 
 
 def taking_turns(conversation: Sequence[Entry]) -> list[Entry]:
-    """Return what was said and done so that caller and brain take turns, as the strictest servers want it.
+    """Return what was said and done so that caller and adapter take turns, as the strictest servers want it.
 
     Texts of the caller without a reply between them become one; between a tool's result and the caller's next text
     stands the reply that was cut, though nothing of it was heard.

@@ -43,7 +43,7 @@ class Price(Struct, frozen=True, kw_only=True):
 class MeteredUsage(Struct, frozen=True, kw_only=True):
     """Tokens of one call; `tokens_in` includes `cached` and `cache_write`. `cost` where the provider itself says it.
 
-    None is what the provider has not counted, or not to the end.
+    A figure is None where the provider has not counted it to the end.
     """
 
     tokens_in: int | None = 0

@@ -1,4 +1,4 @@
-"""A brain at OpenAI, or at any endpoint that speaks its chat completions."""
+"""Answers with a model of OpenAI, or of any endpoint that has its chat completions."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class _Reader:
                 field_of(part, "index"), field_of(part, "id"), name, arguments, field_of(part, "extra_content")
             )
             self._meter.see(name or str(arguments or ""))
-        if isinstance(thought := field_of(delta, "reasoning_content"), str):  # empty thoughts want back, too
+        if isinstance(thought := field_of(delta, "reasoning_content"), str):  # an empty one must be sent back, too
             self._thought = (self._thought or "") + thought
         piece = _text(field_of(delta, "content")) or field_of(delta, "refusal") or ""
         self._meter.see(piece)

@@ -1,4 +1,4 @@
-"""What a reply is made of: text to be spoken, and what a brain reports of its work on the way.
+"""What a reply is made of: text to be spoken, and what an adapter reports of its work on the way.
 
 An adapter's stream yields text, and may yield reports between: that it calls a tool, what the tool returned, what a
 model call took. Reports are recorded and fire the hooks of the same name; they are never spoken.
@@ -22,7 +22,7 @@ _FIGURES = ("latency_ms", "ttft_ms", "cost")
 
 
 class ToolCall(Struct, frozen=True):
-    """The brain calls a tool; fires `tool_call(name, arguments, call_id)`."""
+    """The adapter calls a tool; fires `tool_call(name, arguments, call_id)`."""
 
     name: str
     arguments: object = None
@@ -68,7 +68,7 @@ Piece: TypeAlias = str | ToolCall | ToolResult | LLMCall
 
 
 class UsedTool(TypedDict):
-    """A tool that the brain has used; without `result` where it had not returned."""
+    """A tool that the adapter has used; without `result` where it had not returned."""
 
     name: str
     arguments: object
@@ -88,7 +88,7 @@ class ChatMessage(TypedDict):
 
 
 def told(message: ChatMessage) -> str:
-    """Return a message as a text for a brain that takes no tools' results back."""
+    """Return a message as a text for an adapter that takes no tools' results back."""
     said = [message["content"]] if message["content"] else []
     for tool in message.get("tools", ()):
         came = _json(tool["result"]) if "result" in tool else "nothing yet"

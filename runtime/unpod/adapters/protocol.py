@@ -1,4 +1,4 @@
-"""What a brain must be able to do, and the check that says what is missing.
+"""What an adapter must be able to do, and the check that says what is missing.
 
 Required: `stream`, `turn`, `assist`. Optional, looked for by name:
 
@@ -47,7 +47,7 @@ class ReplyContext(TypedDict):
 
 @runtime_checkable
 class DialogAdapter(Protocol):
-    """A brain: what `session.dialog_machine` takes."""
+    """An adapter: what `session.dialog_machine` takes."""
 
     def stream(self, text: str, /, *args: Any, **kwargs: Any) -> AsyncIterable[Any] | Awaitable[AsyncIterable[Any]]:  # noqa: ANN401
         """Answer what the caller said, in pieces that are spoken as they come: `str`, or a report (`pieces.Piece`).

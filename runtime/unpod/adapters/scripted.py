@@ -1,4 +1,4 @@
-"""A brain that follows a script: the demo's, and anybody's tests'. It streams, remembers, and needs no network."""
+"""An adapter that follows a script: the demo's, and anybody's tests'. It streams, remembers, and needs no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unpod.adapters.pieces import ChatMessage, Piece
 
 
 class Pause(Struct, frozen=True):
-    """The brain thinks, or waits for a tool, for so long."""
+    """The adapter thinks, or waits for a tool, for so long."""
 
     seconds: float
 

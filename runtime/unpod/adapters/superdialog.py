@@ -1,4 +1,4 @@
-"""A brain made with superdialog 0.2.8: a `DialogMachine` with either engine, an `LLMAgent`, or another of its agents.
+"""An adapter for the agents of superdialog 0.2.8: a `DialogMachine` with either engine, an `LLMAgent`, or another.
 
 What a machine knows beside the conversation (its node, its slots) is saved with each turn, and taken up again in
 another process. Two things of 0.2.8 are met here: a machine resolves a turn as a whole before its first word, and its

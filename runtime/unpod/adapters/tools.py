@@ -25,7 +25,7 @@ from unpod.user_code import DaemonThreads, TimedOut, bounded, is_theirs
 
 TIMEOUT_S: Final = 15.0
 THREADS: Final = 256
-"""How many sync tools of a process run at once, those counted that hang."""
+"""How many sync tools of a process run at once; those that hang count."""
 _GIVEN: Final = ("context", "idempotency_key")
 _SHOWN_CHARS: Final = 200
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -38,7 +38,7 @@ _threads: Final = DaemonThreads(THREADS, "unpod-tool")
 
 
 class AnyTool(Protocol):
-    """What a brain can offer to its model."""
+    """What an adapter can offer to its model."""
 
     @property
     def name(self) -> str:
@@ -117,7 +117,7 @@ class Tool:
 
 
 class ToolSet:
-    """The tools of one brain, by name."""
+    """The tools of one adapter, by name."""
 
     def __init__(self, tools: Iterable[Callable[..., object] | AnyTool] = ()) -> None:
         self._tools: dict[str, AnyTool] = {}

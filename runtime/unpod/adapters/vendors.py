@@ -19,7 +19,7 @@ MAX_WAIT_S: Final = 2.0
 """How long a reply waits in all for a provider that says when it may be asked again."""
 
 may_wait: Final[ContextVar[bool]] = ContextVar("unpod_may_wait", default=True)
-"""False where somebody else can be asked meanwhile."""
+"""False where another adapter can be asked meanwhile: then a reply does not wait for its provider."""
 
 _CODE: Final = re.compile(r"[a-z0-9_.-]{1,64}", re.IGNORECASE)
 _MEANINGS: Final[dict[object, str]] = {
@@ -33,7 +33,7 @@ _TRANSPORTS: Final = frozenset({"httpx", "httpx2", "httpcore", "httpcore2"})
 
 
 def missing(adapter: str, package: str, extra: str) -> ConfigurationError:
-    """Return the error of those who have not installed what an adapter needs."""
+    """Return the error for a package that an adapter needs and that is not installed."""
     return ConfigurationError(f"{adapter} needs the {package} package: pip install 'unpod[{extra}]'")
 
 

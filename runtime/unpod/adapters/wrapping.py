@@ -1,4 +1,4 @@
-"""What becomes a brain by being assigned: objects that are none, and that unpod has an adapter for.
+"""Makes an adapter of an assigned object that is none, where unpod has one for its kind.
 
 Nobody's package is imported to find out: an object of a vendor's class exists only where its package is.
 """
@@ -45,7 +45,7 @@ DialogMachine: TypeAlias = DialogAdapter | Callable[..., AsyncIterable[Any]] | S
 
 
 def wrapped(found: object) -> object:
-    """Return the adapter for what is no brain itself but can be made one, else `found`.
+    """Return an adapter for an object that is none but can be made one, else `found`.
 
     That is an async generator function, a superdialog agent, a LangChain Runnable, or another object with `astream`.
     An object that is an adapter itself is left as it is, whatever it is derived from.
