@@ -53,9 +53,9 @@ logger = logging.getLogger("unpod.bridge")
 ANNOUNCE_S: Final = 1.0
 SHARES_S: Final = 1.0
 DOUBT_S: Final = 2.0
-"""How long the log may acknowledge nothing before it is tried."""
+"""After how many seconds without an acknowledgement a record is stored to test the log."""
 PROBE: Final = "log-probe"
-"""The agent of what is tried: nobody has that name."""
+"""The agent of the test records: no real one has that name."""
 PROBE_S: Final = 1.0
 LOOK_S: Final = 0.25
 """How often the fleet is looked at: whether a runner is silent, whether a capacity has been stable."""
@@ -270,7 +270,7 @@ class Bridge:
         while True:
             now = self._loop.time()
             self._stalls.check()
-            if losses != self._stalls.losses or not self._stalls.up:  # silence that we could not have heard
+            if losses != self._stalls.losses or not self._stalls.up:  # we were cut off, so silence proves nothing
                 losses = self._stalls.losses
                 self._fleet.excuse(now)
             for runner in self._fleet.expire(now):
@@ -298,7 +298,7 @@ class Bridge:
             await asyncio.sleep(SHARES_S)
 
     async def _probe(self) -> None:
-        """Store a record that is nobody's: a log that could not may be asked by nobody else any more."""
+        """Store a record of no call, to see whether the log stores again: no call may have anything to store."""
         subjects = self._subjects.call(PROBE, self.bridge_id)
         taken = ev.LineTaken(bridge=self.bridge_id, job_id="")
         headers = placement_headers(self._services, "line", taken, self.bridge_id)
@@ -317,7 +317,7 @@ class Bridge:
             return
         now = self._loop.time()
         if said.gone:
-            self._owners.runner_health.said_gone(said.runner)  # and not believed: anybody in this account can say so
+            self._owners.runner_health.said_gone(said.runner)  # asked, not believed: anybody can say so
         elif self._fleet.hear(said, now):
             self._look(now)
             self._dispatcher.changed()

@@ -39,7 +39,7 @@ logger = logging.getLogger("unpod.bridge.line")
 UNSTARTED: Final = "unstarted"
 """How a call ends here of which the log has nothing: it is to be dialled as a new one."""
 MARGIN_S: Final = 0.02
-"""What the server's word on a lost connection, or a clock that runs differently, may take."""
+"""How far, in seconds, the time of a lost connection may be off: the server tells it late, and clocks differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ class AdoptedCall(Call):
         return past, subjects
 
     async def _seen(self, subjects: CallSubjects, line: int, *, asks: bool) -> list[Message]:
-        """Return what the owner has seen of the former bridge's newest records; nothing of one that is gone."""
+        """Ask the owner which of the former bridge's newest records it has seen; return them, [] if unanswered."""
         if not asks:
             return []
         timeout_s = self._settings.seen_s
@@ -233,4 +233,4 @@ class AdoptedCall(Call):
         self._finish(LineResult("lost", 0.0, connected=False))
 
     def _begin(self, output: do.Begin) -> None:
-        """There is none: the call has begun at the former bridge."""
+        """Nothing to do: the call has begun at the former bridge."""

@@ -1,11 +1,11 @@
-"""What can be set for a line, and how it says that a call went."""
+"""What can be set for a call, and how it is told that one went."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class LineSettings:
     The owner of a call that is taken over has `seen_s` to say what it has seen of the former bridge.
     """
 
-    protocol: RelaySettings = field(default_factory=RelaySettings)
+    protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
     linger_s: float = 600.0
     busy: int = 1_000
     seen_s: float = 0.3

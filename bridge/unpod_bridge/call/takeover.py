@@ -72,7 +72,7 @@ _NEXT: Final[dict[tuple[Phase, Happening], Phase]] = {
 """What stands in no row changes nothing."""
 
 Blame = Literal["none", "suspected", "certain"]
-"""Whether the last owner has died of this session: then the next one is on probation; what is certain is counted."""
+"""Whether the last owner has died of this session: it is on probation at the next one; a `certain` death counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,9 @@ class TakeoverLog:
     async def tip(self, epoch: int, known: int) -> Tip:
         """Return what the owners before an epoch have stored last, with all of it after the index `known`.
 
-        Mostly the newest of each kind show that all of it is known, and where it stands. Else: an owner writes in
-        order, so from its newest record of which it is known where it stands all newer ones follow, and so they do from
-        its newest command; the rest is read only where some of it is not known.
+        Mostly the newest record of each kind shows that all of them, and their positions, are known already. Else the
+        log is read. An owner writes in order, so reading begins at the newest record whose position is known, or at the
+        newest command; what stands before that is read only if some of it is unknown.
         """
         tip = await self._persist(lambda: self._newest(epoch))
         if tip is not None and self._stream_positions.has_all(tip.last) and known in (tip.last, EVERY):

@@ -25,11 +25,11 @@ MISSED_S: Final = 0.4
 ASK_S: Final = 0.25
 """How often a bridge that is not heard is asked."""
 LOOK_AGAIN_S: Final = 0.15
-"""How long nobody must have listened."""
+"""After how many seconds a bridge on whose subject nobody listened is asked again."""
 NEW_S: Final = 1.0
 """How long after our own connection was lost nobody is asked: the others come back as we did."""
 DEAF_S: Final = 2.0
-"""For how long the server may not have answered: it is asked each second, too."""
+"""Silence of others is evidence only if the server has answered us within so many seconds; it is asked each second."""
 _REMEMBERED: Final = 1_000
 
 How = Literal["said", "nobody", "silent"]
@@ -37,7 +37,7 @@ How = Literal["said", "nobody", "silent"]
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A bridge that is gone, and how we know; it has answered nothing that it was asked since `since`, if it was."""
+    """A bridge that is gone, and how we know; `since`: when it was asked first what it has not answered, if it was."""
 
     bridge: str
     how: How
@@ -49,12 +49,12 @@ class _Peer:
     heard_at: float
     ask_at: float
     asked_at: float | None = None
-    """When it was asked what it has not answered, first."""
+    """When the first of the questions was sent that it has not answered."""
     missed_at: float | None = None
     said: How | None = None
     draining: bool = False
     excused_until: float = float("-inf")
-    """Until then nobody's listening where it would does not count: it has lost its connection when we did."""
+    """Until then it may be missing on its subject: its connection was lost when ours was."""
 
 
 class Bridges:
@@ -93,7 +93,7 @@ class Bridges:
         return is_new
 
     def server_answered(self, now: float) -> None:
-        """What was said before has come to us, too, had anybody said anything."""
+        """The server has answered: what others had said before that would have come to us, too."""
         if not self._hears(now):
             self.reconnected(now)
         self._heard_at = now
@@ -118,7 +118,7 @@ class Bridges:
             peer.excused_until = float("-inf")
 
     def nobody(self, bridge: str, now: float) -> None:
-        """Nobody listens where it would."""
+        """Nobody listens on its subject."""
         peer = self._other_bridges.get(bridge)
         if peer is None or now < peer.excused_until or not self._up:
             return

@@ -44,7 +44,7 @@ logger = logging.getLogger("unpod.bridge")
 
 HOLD_TRIES: Final = 2
 GONE_TRIES: Final = 3
-"""How often in a row nobody may be there to hear it."""
+"""After so many tries in a row that nobody hears, `start` gives the runner up."""
 RELEASE_TRIES: Final = 3
 RESUMES: Final = 64
 """How many sessions of one pool are offered at once: each is answered soon, rather than all of them late."""
@@ -104,7 +104,9 @@ class RunnerPlace:
     ) -> None:
         self.runner_id = runner_id
         self.waited_s: float | None = None
-        """How long it was looked for; set by who has found it. Not of the event loop's time: uvloop's goes by 1 ms."""
+        """How many seconds it was looked for, set by who found it. (Not by the event loop's clock: uvloop's steps are 1
+        ms.)
+        """
         self.pool = pool
         self.lets_in = False
         """Whether the runner has said that it will let a call begin that is held: one of an older release does not."""
@@ -350,7 +352,8 @@ class Dispatcher:
                     if not waits:
                         waits = True
                         queued.enter_context(self.queue.entry(pool.name))
-                    # After silence for so long, not: a process that was stopped has been asked, and another may answer.
+                    # No pause after a long silence: a process that was stopped had the question, and another may answer
+                    # at once.
                     if answer is not None or loop.time() - asked_at < times.try_s / 2:
                         await _until(change, min(pause_s, left_s()))
                 if left_s() <= 0:

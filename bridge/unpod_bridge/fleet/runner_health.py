@@ -31,12 +31,12 @@ GRACE_S: Final = 2.0
 """How long a session may be unknown to the runner that has just been told to start it."""
 LAG_S: Final = 5.0
 NOBODY: Final = 2
-"""How often in a row nobody may be there: a runner that changes servers is back within the pause."""
+"""A runner is dead if so many times in a row nobody listens; one that changes servers is back within the pause."""
 NOBODY_PAUSE_S: Final = 0.15
 RECONNECTED_S: Final = 2.0
-"""For how long after a loss of our own connection nobody's being there counts for nothing: they had the same loss."""
+"""For how long after we have lost our connection a missing listener proves nothing: runners lost theirs, too."""
 DEAF_S: Final = 2.0
-"""For how long the server may not have answered us, that silence counts: it is asked each second, too."""
+"""Silence counts only if the server has answered us within so many seconds; it is asked each second."""
 PROBES: Final = 10
 PROBE_S: Final = 0.03
 AT_ONCE: Final = 16
@@ -153,7 +153,7 @@ class RunnerHealth:
     # ------------------------------------------------------------------------------------------------ what is watched
 
     def add(self, session: WatchedSession, runner_id: str, epoch: int) -> None:
-        """Watch a session, which a runner has just begun, instead of with whom it was before."""
+        """Watch a session at the runner that has just begun it, and no longer at the one before."""
         self.remove(session.session_id)
         watched = _Watched(session, runner_id, epoch, self._clock.now())
         self._sessions[session.session_id] = watched
@@ -207,7 +207,7 @@ class RunnerHealth:
         return self._clock.now() - self._heard_at < DEAF_S
 
     def said_gone(self, runner_id: str) -> None:
-        """A runner is said to have gone, by whomever: look at once, though it may have no session."""
+        """Somebody says that a runner has gone: look at once, even if it has no session."""
         looking = runner_id in self._said_gone
         self._said_gone[runner_id] = True
         if not looking:
@@ -294,7 +294,7 @@ class RunnerHealth:
                 return
 
     async def _make_sure(self, runner_id: str) -> None:
-        """Look again: sessions lose nothing where a runner has only changed servers, its agent's registration would."""
+        """Look again: if a runner has only changed servers, its agent's registration must not end."""
         await self._clock.sleep(NOBODY_PAUSE_S)
         try:
             await self._ping(runner_id, (), ANSWER_S)

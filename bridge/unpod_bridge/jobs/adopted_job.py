@@ -51,7 +51,7 @@ class AdoptedJobs:
         self._jobs.carry(job, self._workers, claim, lambda on_begin: Revival(self, orphan, on_begin))
 
     def begin(self, job: Job, place: RunnerPlace) -> Revival:
-        """Return the line of a job that another bridge was about to begin, and whose call it may have begun."""
+        """Return the call of a job that another bridge was about to begin, and may have begun."""
         return Revival(self, Orphan(JobRecord(job=job, bridge="", home="")), place.begin, place)
 
     async def let_go(self, job_id: str) -> bool:
@@ -68,7 +68,7 @@ class AdoptedJobs:
         return RunnerPlace(self._dispatcher, runner_id, job.job_id, pool, resumes=True)
 
     def adopted_line(self, orphan: Orphan, session_id: str) -> AdoptedCall:
-        """Return the line of a call that was up."""
+        """Return the object that carries a call that was up."""
         job = orphan.record.job
         predecessor = Predecessor(
             session_id=session_id,
@@ -91,12 +91,12 @@ class AdoptedJobs:
         return place
 
     def new_line(self, job: Job, place: RunnerPlace) -> NewCall:
-        """Return the line of a call that was not up."""
+        """Return the object that carries a call that was not up."""
         return NewCall(job, place, self._services, care=self._care, inherited=True)
 
 
 class Revival:
-    """One orphan's line (`jobs.Line`): as it was, or dialled as new, at `place` if it has one, where it had not begun.
+    """Carries one orphan's call (`jobs.Line`): goes on with it, or dials it as new, at `place` if it has one.
 
     The record may not say that it had: then the log does, once the worker has told which session it is.
     """

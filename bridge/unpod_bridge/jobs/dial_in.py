@@ -116,7 +116,7 @@ class DialIn:
     # -------------------------------------------------------------------------------------------- what DialInCall needs
 
     def line(self, dial_in_call: DialInCall, find: Callable[[str], Awaitable[RunnerPlace]]) -> DialedInCall:
-        """Return the line of a call."""
+        """Return the object that carries a call."""
         return DialedInCall(dial_in_call.job, find, self._services, care=self._care)
 
     async def place(self, dial_in_call: DialInCall, agent: str) -> tuple[RunnerPlace, Claim, ControlLink]:
@@ -174,7 +174,7 @@ class DialInCall:
         self.job = Job(job_id, call_id="", agent_id="", bridge_url=address(key), call_token="")
 
     def line(self, on_begin: OnBegin) -> DialedInCall:
-        """Return the call's line."""
+        """Return the object that carries the call."""
 
         async def find(agent: str) -> RunnerPlace:
             place, self._claim, self._link = await self._dial_in.place(self, agent)

@@ -89,7 +89,7 @@ class Claiming(Protocol):
 
 OnBegin = Callable[[str], Awaitable[None]]
 MakeLine = Callable[[Job, RunnerPlace, bool], Line]
-"""Makes the line of a job, given whether another bridge was about to begin its call."""
+"""Makes what carries a job's call, given whether another bridge was about to begin it."""
 
 
 @dataclass(slots=True)
@@ -213,15 +213,15 @@ class Jobs:
         return job_id in self._calls
 
     def retire(self, job_id: str) -> None:
-        """The job comes anew: a line of it that is here still has lost the call, and closes without being counted."""
+        """The job comes anew: if a call of it is still here, that one was lost, and closes without being counted."""
         call = self._calls.pop(job_id, None)
         if call is not None:
             call.worker.ended(job_id)
 
     def carry(self, job: Job, worker: WorkerJobs, claim: Claiming, make: Callable[[OnBegin], Line]) -> None:
-        """Carry a job that was not assigned here; `make` returns its line, given what to tell once a call has begun.
+        """Carry a job that was not assigned here; `make` returns its call, given what to tell once that has begun.
 
-        No line of it may be here (`has`, `retire`).
+        Its call must not be here yet (`has`, `retire`).
         """
         call = _Call(worker, job, claim)
         self._begin(call, make(lambda session_id: self._begun(call, session_id)))

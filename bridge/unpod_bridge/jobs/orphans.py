@@ -39,7 +39,7 @@ YIELD_TIMEOUT_S: Final = 5.0
 AT_ONCE: Final = 50
 """How many calls are taken over at the same time."""
 SPARE_S: Final = (0.3, 0.6)
-"""How long, at least and at most, before what was another's to take is taken."""
+"""How many seconds, at least and at most, we wait before we take jobs that another bridge was to take."""
 OK: Final = b"ok"
 
 

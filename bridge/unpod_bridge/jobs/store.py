@@ -160,7 +160,7 @@ class Claim:
         async with self._writing:
             try:
                 await self._change(record)
-            except Fenced:  # one that is gone was claimed by another, which has given it up: nobody has the job but us
+            except Fenced:  # another had the job, and has given it up
                 await self._change(record, new=True)
 
     async def _change(self, record: JobRecord, *, new: bool = False) -> None:
@@ -263,7 +263,7 @@ class JobRecords:
     async def claim(self, job: Job) -> Claim | None:
         """Store that a job is ours; None where the job's call lives at another bridge; raises LogError.
 
-        Who waits for it no longer need not care: what is stored after all is taken back.
+        Whoever waits for it may give up: a claim that is stored after that is taken back.
         """
         patient_until = asyncio.get_running_loop().time() + self._dials_s
         record = JobRecord(job=job, bridge=self._bridge_id, home=self._bridge_id, claim=token_hex(8))
@@ -318,8 +318,8 @@ class JobRecords:
             return None
 
     def _is_elsewhere(self, record: JobRecord) -> bool:
-        # A call that is up goes on at the one that takes it over, if its bridge is gone: nobody may begin it anew. One
-        # that is not may never be, though its bridge lives: that may not even know that it has the record.
+        # A call that is up is taken over if its bridge is gone, and must not be begun anew. One that is not up may
+        # never come up though its bridge lives: that bridge may not even know that its record was stored.
         return record.bridge != self._bridge_id and bool(record.session)
 
     def _may_begin(self, record: JobRecord) -> bool:

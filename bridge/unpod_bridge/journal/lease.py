@@ -15,7 +15,7 @@ from unpod_bridge.protocol.outputs import Output
 
 
 class LineLease:
-    """One line's; before `begin`, there is nothing to lose. A log that is away is waited for, for `patience_s`."""
+    """The lease of one line, from `begin` on. A log that is away is waited for, for `patience_s`."""
 
     __slots__ = ("_epoch", "_held", "_holding", "_losses", "_patience_s", "_services", "_stops", "_subject")
 
@@ -46,7 +46,7 @@ class LineLease:
         return True
 
     def hear(self) -> bool:
-        """NATS has something to say; return whether it is doubtful for whom, since the connection was lost before."""
+        """Something comes from NATS; return whether it may be meant for another bridge, as after a lost connection."""
         stalls = self._services.stalls
         if stalls is None or stalls.losses == self._losses:
             return False

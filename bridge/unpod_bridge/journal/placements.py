@@ -59,7 +59,7 @@ class Place(Protocol):
 
 
 ANCHOR_S: Final = 10.0
-"""For how long the log's time is known once it was looked up: clocks drift apart by less than a millisecond."""
+"""For how many seconds an offset that was looked up is used: clocks drift apart by under a millisecond in that time."""
 
 
 class Anchor:
@@ -129,7 +129,7 @@ async def take_line(
     headers = placement_headers(services, "line", taken, session_id)
     fence = Fence(subjects.line, after)
     stored = await log.append(subjects.line, encode(taken), headers, fence=fence, timeout_s=patience_s)
-    # Whoever takes a new call's line right after that is noticed at the next write: there is nothing else to look up.
+    # The line of a new call need not be read back: if another bridge takes it right after this, our next write fails.
     offset_s = None if after else services.anchor.holds(services.clock.now())
     if offset_s is None:
         offset_s = await _offset_s(services, subjects, stored.seq)

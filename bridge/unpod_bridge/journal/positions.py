@@ -72,7 +72,7 @@ class StreamPositions:
         self._horizon.seq = max(self._horizon.seq, seq)
 
     def spoil(self) -> None:
-        """There are records of which nobody says where they stand: no more than is known now will ever be."""
+        """There are records whose positions nobody tells: from now on nothing is added to what is known."""
         self._is_sound = False
 
     # ----------------------------------------------------------------------------------------------- what was read back
@@ -88,7 +88,7 @@ class StreamPositions:
             self._others = (*self._others, message.seq)
 
     def searched(self, seqs: Sequence[int], index: int, through: int) -> None:
-        """All that the owners have up to a sequence and was not known is this; `index` is their newest."""
+        """Take all records of owners up to `through` that a search has found anew; the newest has `index`."""
         if self._is_sound:
             for seq in seqs:
                 self._found(seq)
@@ -147,7 +147,7 @@ class StreamPositions:
     def pack(self, epoch: int, until_seq: int) -> bytes:
         """Return what the owner of this epoch is handed, b"" for nothing; all of ours up to `until_seq` is known.
 
-        Up to there it is whole, where what the owners before it have written was all found.
+        The positions are whole up to there if all records of the owners before it were found.
         """
         through = until_seq if self._is_sound and self._through >= epoch else max(self._through, self._owner_seq)
         return pack(through, (self._bridge, self._owner), self._others) if through else b""

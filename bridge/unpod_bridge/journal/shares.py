@@ -1,10 +1,10 @@
 """How the calls of a bridge share the log: one call's flood, or one agent's, must not be the end of others. Pure.
 
-A call may have written as much as an eighth of what is free, and is ended if it then writes on: the fuller the log,
-the less a flood may hold of it, and a call that says little never comes near, one that is silent never at all. Where
-nothing is left to share, nobody is ended for it, since that frees nothing: the log itself refuses who writes. An agent
-may have written as much within the hour as is free, or new calls of its are refused: it would fill the log within the
-next one. That counts only where other agents are served, too: an agent that is alone takes room from nobody.
+A call may have written as much as an eighth of what is free, and is ended if it then writes on: the fuller the log, the
+less of it a flood may hold; a call that says little never comes near that. Where nothing is left to share, nobody is
+ended for it, since that frees nothing: the log itself refuses who writes. An agent may have written as much within the
+hour as is free, or new calls of its are refused: it would fill the log within the next one. That counts only where
+other agents are served, too: an agent that is alone takes room from nobody.
 """
 
 from __future__ import annotations

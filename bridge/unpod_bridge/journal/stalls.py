@@ -2,7 +2,7 @@
 
 Meanwhile another bridge may have taken its calls. So a line is looked after before anything more is written to it: once
 this process has stood still for over a second, and at the first word of NATS after a lost connection. After a stop the
-quiet ones are looked after, too, in their turn: else they would be held on to for nothing.
+lines of quiet calls are looked after, too, some at a time: they may have been lost as well.
 """
 
 from __future__ import annotations

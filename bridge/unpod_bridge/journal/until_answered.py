@@ -1,4 +1,4 @@
-"""No answer is no answer: a log that is away, or does not show yet what it has stored, is asked again."""
+"""Asks a log again that is away, or does not show yet what it has stored."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from unpod_bridge.protocol.reconnect import (
 from unpod_bridge.protocol.records import OutgoingRecords
 from unpod_bridge.protocol.recovery import Recovery, restore
 from unpod_bridge.protocol.replies import Replies
-from unpod_bridge.protocol.state import CallState, RelaySettings, by_of, reason_of
+from unpod_bridge.protocol.state import CallState, ProtocolSettings, by_of, reason_of
 from unpod_bridge.protocol.waiting import END, FILLER, HELD_FILLER, PHRASE, WaitingCaller
 from unpod_bridge.wire import call_frames
 from unpod_bridge.wire.call_frames import Frame
@@ -51,8 +51,8 @@ RECEIPT: Final = "receipt"
 class CallProtocol:
     """One call, from the first dial to its end. Every method that takes `now` returns what to do, in order."""
 
-    def __init__(self, settings: RelaySettings | None = None) -> None:
-        settings = RelaySettings() if settings is None else settings
+    def __init__(self, settings: ProtocolSettings | None = None) -> None:
+        settings = ProtocolSettings() if settings is None else settings
         self._settings = settings
         self._call = CallState(settings=settings, replies=Replies(settings.buffer_bytes))
         self._owner_commands = OwnerCommands(self._call)

@@ -154,11 +154,11 @@ class OwnerCommands:
 
     @property
     def unsure(self) -> bool:
-        """Whether a claim waits for its place in the log, or a verb for the worker's word that it has come."""
+        """Whether a claim is not stored yet, or the worker has not confirmed a verb."""
         return bool(self._claim or self._pending)
 
     def _forget_after(self, last: int) -> list[str]:
-        """Forget the commands that wait and are not stored, but for one whose claim is, and a pause, which counts."""
+        """Forget the commands that wait and are not stored, except one whose claim is; a pause counts all the same."""
         kept, unlogged = list[Owned](), list[str]()
         if self.last is not None and self.last.index > last:
             self.last = None
@@ -237,7 +237,8 @@ class OwnerCommands:
             done = self.queue.pop(0)
             if isinstance(done.command, cmd.Say):
                 self._queued_size -= len(done.command.text or "")
-            # An end that has waited comes after what has passed it; what another bridge had settled is not queued.
+            # An end that had to wait is performed after commands with higher indexes, so this must not go back. It may
+            # skip: commands that another bridge has settled are not queued.
             self.performed = max(self.performed, self.queue[0].index - 1 if self.queue else self.index)
         if self.queue or replies.held or "give_up" in call.timers:
             self.chase(now)
@@ -375,7 +376,7 @@ class OwnerCommands:
                     read_transfer(self._call, now)
 
     def heard(self, body: ev.CallerEvent, now: float) -> None:
-        """Where the caller says something to the worker, that still has the call: a cold transfer was refused."""
+        """If the caller speaks to the worker, the worker still has the call: a cold transfer was refused."""
         said = isinstance(body, ev.UserText) and body.is_final
         if said and now > self._call.read_at + self._call.settings.transferred_s:
             self.not_transferred()
@@ -394,7 +395,7 @@ class OwnerCommands:
         self._pending.clear()
 
     def link_back(self, now: float) -> None:
-        """Nobody will ever know of what was written last."""
+        """There is a link again; what became of the frames written last to the old one will never be known."""
         if self._call.doubtful or self._call.unread_end:
             self._call.timers[DOUBT] = now + self._call.settings.doubt_s
         for owned in self._uncertain:
@@ -407,7 +408,7 @@ class OwnerCommands:
             self._disown()
 
     def told(self, state: str) -> None:
-        """The worker says what it is doing, "" for not a word: that decides whether it has had a doubtful end.
+        """The worker says what it is doing ("": it says nothing); that decides whether it has had a doubtful end.
 
         One that listens owes the caller nothing. One that thinks or speaks may still wait for the end: it is sent. An
         end of our own that its former socket may have lost holds up all that comes after it, until that is known.

@@ -23,7 +23,7 @@ _WITHHELD: Final = "its text was not kept, and did not arrive"
 def end_reply(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
     """End a reply; return False where something of it is missing, or its end may have been sent already.
 
-    Whoever has sent it had handed over all before it: not so where some of that was left to us.
+    Another bridge that has sent the end had handed over the whole reply before, so not if pieces of it were left to us.
     """
     command, replies = owned.command, call.replies
     if isinstance(command, cmd.EndReply):
@@ -38,14 +38,14 @@ def end_reply(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
 
 
 def send(call: CallState, owned: Owned, _: Sequence[Owned] = ()) -> bool:
-    """Send the command's frame, after the speech that waits for more to be joined."""
+    """Send the command's frame, after the speech that waits to be joined."""
     command = owned.command
     if isinstance(command, cmd.Say) and command.text is None:
         call.acknowledge(owned, "refused", _WITHHELD)
         return True
     if command is None:
         return True
-    if owned.control and call.leaving is not None and isinstance(command, cmd.Say):  # nobody listens behind that
+    if owned.control and call.leaving is not None and isinstance(command, cmd.Say):  # nobody would hear it after that
         call.acknowledge(owned, "refused", ENDING)
         return True
     data = call_frames.to_wire(command, call.verbs)
@@ -61,7 +61,7 @@ def send(call: CallState, owned: Owned, _: Sequence[Owned] = ()) -> bool:
 
 
 def interrupt(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
-    """Stop what is playing; of a control, the owner may be gone, so the reply is ended here."""
+    """Stop what is playing; for a control the bridge ends the reply itself, since the owner may be gone."""
     done = send(call, owned)
     if owned.control:
         close_reply(call)
@@ -80,7 +80,7 @@ def set_filler(call: CallState, owned: Owned, _: Sequence[Owned]) -> bool:
 
 
 def set_recording(call: CallState, owned: Owned, waiting: Sequence[Owned]) -> bool:
-    """Pause the recording, or resume it; a pause that waits behind it counts since it arrived."""
+    """Pause the recording, or resume it; a pause that waits behind a resume counts since it arrived."""
     if not call.recorded and "recording.pause" not in call.verbs:
         call.acknowledge(owned, "ignored", "this call is not recorded")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unpod.core import events as ev
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 
 
 class Flood:
@@ -11,7 +11,7 @@ class Flood:
 
     __slots__ = ("_rejected", "_settings", "_unknown")
 
-    def __init__(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: ProtocolSettings) -> None:
         self._settings = settings
         self._rejected = 0
         self._unknown = 0

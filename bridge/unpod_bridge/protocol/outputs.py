@@ -13,7 +13,7 @@ from unpod_bridge.wire.call_frames import Frame
 
 
 class Owned(Struct, frozen=True):
-    """A record of the owner as the bridge needs it: a command, or None for one that only takes an index.
+    """A record of the owner as the bridge needs it: its command, or None for a record that only counts by its index.
 
     `refusal` is why a command cannot be read; `settled` is up to which of our records all handlers have returned.
     A `control` is no record of the owner, but asked for from outside, and not done after `latest`.
@@ -62,7 +62,7 @@ class Left(Struct, frozen=True):
 
 
 class Store(Struct, frozen=True):
-    """Store a fact; `data` is its payload where that is a frame as it came.
+    """Store a fact; where it is a frame, `data` is the frame as it came, and becomes the payload.
 
     `withheld`: the recording is paused, so the texts of it go to the live subject and not into the log. With `notify`,
     `CallProtocol.stored` wants to hear once the log has acknowledged it.

@@ -25,10 +25,10 @@ CLEANUPS: Final = 3
 """How often a call that has ended is resumed for its cleanup."""
 
 EVERY: Final = 2**63 - 1
-"""An index behind all others: of an ended call nothing that is not here is missed."""
+"""An index higher than all others: with it, an ended call lacks nothing, whatever has not come."""
 
 _TOLD: Final = 64
-"""What became of so many commands a new owner is told, beside those that no log has."""
+"""How many of the newest commands' outcomes a new owner is told, beside those of commands that are in no log."""
 
 
 class Owner(Struct, frozen=True):
@@ -76,7 +76,7 @@ class Tip:
 
 
 class Inputs:
-    """What a session was told, read in stream order and in pieces: of which of it an owner may have died."""
+    """The inputs of a session, read in stream order and in parts, to find the one of which an owner may have died."""
 
     def __init__(self, session_id: str, subjects: CallSubjects) -> None:
         self._session = session_id

@@ -19,8 +19,9 @@ class ReplyProgress(Struct, frozen=True, kw_only=True):
     """How far a call has come, for a new owner: the reply that was spoken last, and what became of commands.
 
     `unlogged` are those that are performed and in no log. A `text` of None, with `chars`, was not to be kept, or was
-    said by another bridge; of the replies up to `unsure_until` that may have said more, and nobody knows. From the turn
-    `unended` on, ends of replies that are stored are not carried out. `earlier` are the replies before that one.
+    handed over by another bridge. Of the replies up to `unsure_until` that bridge may have handed over more than is
+    known. From the turn `unended` on, ends of replies that are stored are not carried out. `earlier` are the replies
+    before that one.
     """
 
     turn: int = 0
@@ -81,7 +82,7 @@ class CallOwnership:
 
     def appoint(self, epoch: int, now: float) -> list[Output]:
         """Hear the owner that has this epoch from here on."""
-        self._call.epoch, self._call.doubt = epoch, None  # of this one nobody else has handed over anything
+        self._call.epoch, self._call.doubt = epoch, None  # no other bridge has handed over speech of this owner
         self._waiting.over()
         return self._settle(now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 
 HANG_UP: Final = frozenset({1000, 1001})
 PAIRING_UNKNOWN: Final = 4003
@@ -13,7 +13,7 @@ PROTOCOL_ERROR: Final = 1002
 LET_GO: Final = 1012
 """How we close a socket whose call goes on: never with 1000, which would be a hang-up."""
 REFUSED_STATUS: Final = frozenset({401, 403, 404, 410})
-"""What a dial is answered with that meets an unknown pairing: closing before the WebSocket is accepted gives 403."""
+"""The HTTP statuses of a worker that does not know the call; closing before the WebSocket is accepted gives 403."""
 
 
 class ReconnectPolicy:
@@ -21,7 +21,7 @@ class ReconnectPolicy:
 
     __slots__ = ("_attached_at", "_busy_since", "_dropped_at", "_failed", "_redials", "_settings")
 
-    def __init__(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: ProtocolSettings) -> None:
         self._settings = settings
         self._failed = 0
         self._redials = 0

@@ -43,7 +43,7 @@ class OutgoingRecords:
         return [output for output in out if not isinstance(output, held)]
 
     def begin(self, *, placed: bool = True) -> None:
-        """What has waited can be stored, and all that follows; a call that is over is told so once it is `placed`."""
+        """What has waited can be stored, and all that follows; `Over` is passed on once the call is `placed`."""
         self._begun, self.placed = True, placed
         held, self._unstored = self._unstored, []
         self._call.out.extend(held)

@@ -48,20 +48,20 @@ from unpod_bridge.protocol.state import OUTCOMES
 from unpod_bridge.wire import call_frames
 
 NEVER: Final = 2**63
-"""A place in the log that it will not come to."""
+"""A stream sequence that the log will never reach."""
 
 
 class Hearing(Struct, frozen=True):
-    """What a bridge can have heard of the log: nothing from a sequence on, or from the log's time `until_ns` on.
+    """How much of the log a bridge can have heard: nothing from a sequence on, or from the log's time `until_ns` on.
 
-    As it is by default, nothing is known, and it may hear even now.
+    By default neither is known: it may hear even now.
     """
 
     until_seq: int = NEVER
     until_ns: int = NEVER
 
     def covers(self, message: Message) -> bool:
-        """Whether it may have heard a stored message: it heard it when it was sent, and a slow log stores it later."""
+        """Whether it may have heard a stored message: it heard that when it was sent, and a slow log stores later."""
         return message.seq < self.until_seq and min(message.time_ns, _sent_ns(message)) < self.until_ns
 
 
@@ -164,7 +164,7 @@ class CallLog:
         return self._index
 
     def hearing(self, known: Hearing) -> Hearing:
-        """Return what the former bridge can have heard: one that has written since it was deaf is there again."""
+        """Return what the former bridge can have heard: all, if it has written after it was thought to hear nothing."""
         return known if self._written < known.until_seq else Hearing()
 
     def has_written_since(self, time_ns: int) -> bool:

@@ -28,14 +28,13 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
     `index` is the bridges' last, `owner_index` the owners'. `own` are the appointments, the first and the newest;
     `owner` is the starting point of the newest owner that has one, which stands at `owner_seq`. `reply` is the last
-    receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply
-    was ended, `unread_end` one whose end a socket may have lost, `doubtful` the last one of whose reply the end is
-    stored and may have been sent. `owned` are the commands
-    that are to be performed, `unknown` those that may have been; `controls` are those from outside that were answered.
-    `ending` is an end, or a cold transfer, that was, or may have been, sent. `finished`: the owner's cleanup is over.
-    `clean`: the former bridge has handed the call over, with everything stored; `shadowed`: it may live, and act until
-    its socket is gone. `line` is the epoch of our line; for the last `still_s` the former bridge has done nothing, if
-    that is known.
+    receipt of the reply that is open, `cut` whether the caller has cut in since; `closed` the last turn whose reply was
+    ended, `unread_end` one whose end a socket may have lost, `doubtful` the last one of whose reply the end is stored
+    and may have been sent. `owned` are the commands that are to be performed, `unknown` those that may have been;
+    `controls` are those from outside that were answered. `ending` is an end, or a cold transfer, that was, or may have
+    been, sent. `finished`: the owner's cleanup is over. `clean`: the former bridge has handed the call over, with
+    everything stored; `shadowed`: it may live, and act until its socket is gone. `line` is the epoch of our line; for
+    the last `still_s` the former bridge has done nothing, if that is known.
     """
 
     session_id: str

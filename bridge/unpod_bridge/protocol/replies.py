@@ -24,11 +24,11 @@ Key = tuple[int, int]
 _FRAME_CHARS: Final = 64 * 1024
 """Joined pieces leave in frames of at most this many characters."""
 _KEPT_CHARS: Final = 100_000
-"""Of what was spoken of the last reply so much is known still, its end: one record of the log tells a new owner."""
+"""How much of the last reply's spoken text is kept, from its end: a single record must tell it to a new owner."""
 _KEPT_EARLIER: Final = 20_000
 """The same for each reply before it."""
 _KEPT_REPLIES: Final = 3
-"""Of so many replies what was spoken is known still: a turn may be over before its row is in the log."""
+"""For how many replies the spoken text is kept: a turn may be over before its row is in the log."""
 _OVERHEAD: Final = 64
 """What a piece that waits costs beside its text, in bytes."""
 
@@ -82,7 +82,7 @@ class Replies:
         self.strange = 0
         """The last turn of whose reply another bridge may have handed over what nobody knows; 0 for none.
 
-        The owner knows: none any more once it has been heard.
+        The owner knows, so once it was heard this is 0.
         """
         self.private = False
         """Whether what is handed over now is not to be kept."""

@@ -20,7 +20,7 @@ OUTCOMES: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelaySettings:
+class ProtocolSettings:
     """Times in seconds, sizes in bytes; `tries` are those of the first dial, `retry_s` the pauses between them.
 
     A bridge that is gone may have handed over what was sent within `unsure_s` after all that its last receipt tells of:
@@ -76,7 +76,7 @@ class CallState:
     from us: an end, or a cold transfer, which it has read by `read_at`. `offset_s` is the log's time less ours.
     """
 
-    settings: RelaySettings
+    settings: ProtocolSettings
     replies: Replies
     out: list[Output] = field(default_factory=list)
     timers: dict[str, float] = field(default_factory=dict)

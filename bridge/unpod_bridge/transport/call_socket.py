@@ -25,7 +25,7 @@ class Caller(Receiver, Protocol):
 
 
 class Link:
-    """Dials, and carries to and fro; nothing here decides. `url` has the token in it: it is asked for at each dial."""
+    """Dials, and carries frames both ways; nothing here decides. `url` returns the URL with its token, at each dial."""
 
     def __init__(self, dialer: Dialer, job_id: str, url: Callable[[], str], caller: Caller) -> None:
         self._dialer = dialer
@@ -45,7 +45,7 @@ class Link:
 
     @property
     def deaf(self) -> bool:
-        """Whether the worker has to wait."""
+        """Whether nothing is read for now, so that the worker has to wait."""
         return self._deaf
 
     def dial(self, allowed: Callable[[], Awaitable[bool]]) -> asyncio.Task[None]:

@@ -55,7 +55,7 @@ class DialInSockets:
         return key in self._dialling or key in self._current
 
     def enter(self, key: str, visitor: Visitor) -> None:
-        """Somebody has come for a call: whoever dials it gets the socket; what it had before is dead."""
+        """A worker has dialled in: its call's next dial gets this socket, and one that the call had before is cut."""
         dialling = self._dialling.get(key)
         if dialling is not None and not dialling.done():
             dialling.set_result(visitor)

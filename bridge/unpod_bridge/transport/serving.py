@@ -27,9 +27,9 @@ class Serving:
 def serving(url: str, secret: str, transport: str = "") -> Serving | None:
     """Return where to listen; None where calls are dialled out.
 
-    Workers dial in with `transport` `serve`, or with both a URL and a secret where no transport is named: an address
-    that a host happens to have is no wish. A literal IP is bound as it is; a name stands for all interfaces, since it
-    may be a proxy's.
+    Workers dial in with `transport` `serve`, or with both a URL and a secret where no transport is named: a URL alone
+    asks for nothing, since a host may have one anyway. A literal IP is bound as it is; a name stands for all
+    interfaces, since it may be a proxy's.
 
     Raises:
         ConfigurationError: the URL cannot be used, or is missing; there is no such transport.

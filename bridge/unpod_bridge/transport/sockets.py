@@ -85,11 +85,11 @@ class Socket(Protocol):
         ...
 
     def close(self, code: int, reason: str = "") -> None:
-        """Say goodbye; the receiver hears nothing more. The connection is cut if the other side does not answer."""
+        """Send a close frame; the receiver hears nothing more. Without an answer the connection is cut."""
         ...
 
     def leave(self, code: int) -> None:
-        """Say goodbye, and hear what is on its way: the receiver is told when the other side has said so, too."""
+        """Send a close frame, and hear what is on its way: the receiver is told when the other side has closed, too."""
         ...
 
     def abort(self) -> None:

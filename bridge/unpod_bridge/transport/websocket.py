@@ -233,9 +233,9 @@ class WebSocket(asyncio.Protocol):
             self._closing()
 
     def _closing(self) -> None:
-        """One of us has said goodbye, or broken the WebSocket protocol: whoever listens need not wait for TCP."""
+        """One side has sent a close frame, or broken the protocol: the receiver is told before TCP has ended."""
         if self._leaving and self._theirs is None:
-            return  # we have said goodbye, and what is on its way counts
+            return  # we have closed, and still take what is on its way
         self._tell()
         if not self._masks and self._reader.stopped:
             self._transport.close()  # the server ends the connection, the client waits for that
@@ -245,7 +245,7 @@ class WebSocket(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone (`asyncio.Protocol`)."""
-        del exc  # who hears the socket knows codes, and no errors
+        del exc  # the receiver is told close codes, not errors
         self._open, self._gone = False, True
         self._tell()
         if self._doom is not None:
@@ -305,13 +305,13 @@ class WebSocket(asyncio.Protocol):
     # --------------------------------------------------------------------------------------------------------- closing
 
     def close(self, code: int, reason: str = "") -> None:
-        """Say goodbye (`Socket.close`)."""
+        """Send a close frame, and hear nothing more (`Socket.close`)."""
         self._receiver = None
         self._say_goodbye(code, reason)
         self._closing()
 
     def leave(self, code: int) -> None:
-        """Say goodbye, and listen on (`Socket.leave`)."""
+        """Send a close frame, and hear what is on its way (`Socket.leave`)."""
         if self._open:
             self._leaving = True
             self._say_goodbye(code)
@@ -337,7 +337,7 @@ class WebSocket(asyncio.Protocol):
             self._end(frames.closing(code, reason))
 
     def _end(self, payload: bytes) -> None:
-        """Send our goodbye, and nothing of our own after it."""
+        """Send our close frame, and nothing of our own after it."""
         self._open = False
         self._out.append(frames.encode(frames.CLOSE, payload, masked=self._masks))
         self._flush()

@@ -23,7 +23,7 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 NO_CODE: Final = 1005
-"""What stands for the code of a goodbye that has none; it is never sent."""
+"""Stands for the code of a close frame without one; it is never sent."""
 PROTOCOL_ERROR: Final = 1002
 NOT_TEXT: Final = 1007
 TOO_BIG: Final = 1009
@@ -70,7 +70,7 @@ class Reader:
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more is looked at: since a goodbye, or `stop`."""
+        """Whether nothing more is read: since a close frame, or `stop`."""
         return self._over
 
     def stop(self) -> None:
@@ -78,7 +78,7 @@ class Reader:
         self._over = True
 
     def feed(self, chunk: bytes, take: Take) -> None:
-        """Take what was read from the socket; after a goodbye, nothing of it is looked at.
+        """Take what was read from the socket; what follows a close frame is dropped.
 
         Raises:
             Violation: what came is no WebSocket; all that came before it has been taken. Feed nothing more.

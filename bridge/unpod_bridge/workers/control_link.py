@@ -165,9 +165,9 @@ class ControlLink:
         self._settle()
 
     def taken_away(self) -> None:
-        """Another bridge has taken a call of ours for a dead one's: it may have registered under this worker's id.
+        """Another bridge has taken a call of ours, believing us dead, and may have registered under this worker's id.
 
-        Many are found out at a time, and for them all this socket is new.
+        Many such calls are found out at a time; a socket that is new already will do for all of them.
         """
         if self._loop.time() - self._opened_at >= self._fresh_s:
             self.register_anew()

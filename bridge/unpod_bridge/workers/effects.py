@@ -1,4 +1,4 @@
-"""What the control socket's state machine speaks of: who we are, what is assigned, what is to be done. Pure."""
+"""The values of the control socket's state machine: who we are, what is assigned, what is to be done. Pure."""
 
 from __future__ import annotations
 

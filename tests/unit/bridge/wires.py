@@ -12,7 +12,7 @@ from unpod.core.live import Delta
 from unpod_bridge.protocol import outputs as do
 from unpod_bridge.protocol.call_protocol import CallProtocol
 from unpod_bridge.protocol.outputs import Output, Owned
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 from unpod_bridge.wire.call_frames import OWN_VERBS, VERBS, read_frame
 
 EPOCH = 7
@@ -21,7 +21,7 @@ EPOCH = 7
 class Wire:
     """One protocol, fed by hand."""
 
-    def __init__(self, settings: RelaySettings | None = None) -> None:
+    def __init__(self, settings: ProtocolSettings | None = None) -> None:
         self.protocol = CallProtocol(settings)
         self.now = 1_000.0
         self.out: list[Output] = []

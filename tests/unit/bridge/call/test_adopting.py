@@ -27,7 +27,7 @@ from unpod_bridge.call.settings import LineResult
 from unpod_bridge.journal.placements import LineServices
 from unpod_bridge.journal.stalls import StallDetector
 from unpod_bridge.protocol.recovered_log import NEVER
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 from unpod_bridge.wire.job import Job
 
 
@@ -547,7 +547,7 @@ async def test_no_answer_is_not_taken_for_another_bridges(*, is_cut_off: bool, i
         rig.stalls.check()
         if not is_quiet:
             rig.worker.socket.say("user.text", text="one")
-        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.2)
+        await rig.clock.advance(ProtocolSettings().buffer_s + GRACE_S + 0.2)
         assert rig.worker.socket.closed == 1000
         rig.log.available = True
         await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
@@ -561,7 +561,7 @@ async def test_a_stop_in_an_outage_does_not_make_it_longer_for_the_caller() -> N
         assert rig.stalls is not None
         rig.stalls.connected(up=False)
         rig.log.available = False
-        await rig.clock.advance(RelaySettings().buffer_s - 1.0)
+        await rig.clock.advance(ProtocolSettings().buffer_s - 1.0)
         now[0] += 2.0
         rig.stalls.check()
         await rig.clock.advance(1.0 + GRACE_S + 0.2)
@@ -575,7 +575,7 @@ async def test_a_socket_that_drops_while_the_log_is_away_ends_the_call_with_its_
     async with steady_call() as (rig, _):
         rig.log.available = False
         rig.worker.socket.lose(None)
-        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.2)
+        await rig.clock.advance(ProtocolSettings().buffer_s + GRACE_S + 0.2)
         rig.log.available = True
         await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
         assert (await rig.result()).reason in ("error", "lost")
@@ -591,7 +591,7 @@ async def test_a_placement_that_is_absent_is_not_another_bridges(*, is_asked: bo
         if is_asked:
             now[0] += 2.0
             rig.stalls.check()
-            await rig.clock.advance(RelaySettings().buffer_s + 0.2)
+            await rig.clock.advance(ProtocolSettings().buffer_s + 0.2)
         else:
             rig.worker.socket.say("user.text", text="one")
         await rig.until(lambda: rig.task is not None and rig.task.done(), step_s=1.0)
@@ -615,7 +615,7 @@ async def test_a_call_of_which_nothing_waits_ends_as_well_when_nats_stays_away()
         assert rig.stalls is not None
         await rig.settle()
         rig.stalls.connected(up=False)
-        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S + 0.1)
+        await rig.clock.advance(ProtocolSettings().buffer_s + GRACE_S + 0.1)
         assert (await rig.result()).reason == "error"
         assert rig.worker.socket.closed == 1000
         [ended] = rig.bodies(ev.CallEnded)
@@ -628,7 +628,7 @@ async def test_a_call_of_which_nothing_waits_goes_on_when_nats_is_back() -> None
         assert rig.stalls is not None
         await rig.settle()
         rig.stalls.connected(up=False)
-        await rig.clock.advance(RelaySettings().buffer_s + GRACE_S - 0.1)
+        await rig.clock.advance(ProtocolSettings().buffer_s + GRACE_S - 0.1)
         rig.stalls.connected(up=True)
         await rig.clock.advance(2.0)
         rig.worker.socket.say("user.text", text="one")

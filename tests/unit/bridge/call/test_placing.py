@@ -19,12 +19,12 @@ from unpod.testing.memory import MemoryLog
 from unpod_bridge.call.placing import LineResult, LineSettings, NewCall
 from unpod_bridge.call.settings import MOVED
 from unpod_bridge.journal.placements import take_line
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 from unpod_bridge.transport.sockets import DialError
 from unpod_bridge.wire.call_frames import VERBS
 from unpod_bridge.wire.job import Job
 
-FAST = LineSettings(protocol=replace(RelaySettings(), buffer_s=3.0))
+FAST = LineSettings(protocol=replace(ProtocolSettings(), buffer_s=3.0))
 
 
 async def test_a_call_comes_up_with_its_first_records_in_order() -> None:
@@ -565,7 +565,7 @@ async def waiting_call(buffer_s: float) -> AsyncIterator[Rig]:
     """A call whose worker has not said anything yet."""
     worker = FakeWorker()
     worker.script.append(lambda _: None)
-    settings = LineSettings(protocol=replace(RelaySettings(), buffer_s=buffer_s))
+    settings = LineSettings(protocol=replace(ProtocolSettings(), buffer_s=buffer_s))
     async with call(worker=worker, settings=settings, up=False) as rig:
         yield rig
 

@@ -7,7 +7,7 @@ from unpod.core import commands as cmd
 from unpod.core import events as ev
 from unpod.core.live import Again
 from unpod_bridge.protocol import outputs as do
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 from unpod_bridge.wire.call_frames import MAX_FRAME, VERBS
 
 NINE = VERBS
@@ -184,7 +184,7 @@ def test_a_second_handshake_on_one_socket_is_rejected_and_changes_nothing(again:
 
 
 def test_a_flood_of_frames_that_cannot_be_taken_is_kept_in_part_and_counted() -> None:
-    wire = Wire(RelaySettings(max_rejected=3, max_unknown=2)).up()
+    wire = Wire(ProtocolSettings(max_rejected=3, max_unknown=2)).up()
     for _ in range(5):
         wire.raw(b"junk")
         wire.says("wave")
@@ -350,7 +350,7 @@ def test_receipts_are_cumulative_and_few() -> None:
 
 
 def test_speech_that_waits_is_bounded() -> None:
-    wire = Wire(RelaySettings(buffer_bytes=10_000)).up()
+    wire = Wire(ProtocolSettings(buffer_bytes=10_000)).up()
     wire.lost(None)
     for n in range(1, 1_000):
         wire.speaks(1, n, "x" * 100)
@@ -451,7 +451,7 @@ def test_the_end_of_a_reply_that_the_worker_may_not_have_read_is_written_again_a
     assert spoken(wire.back()) == []
     wire.speaks(2, 1, "b")
     assert spoken(wire.out)[2:] == []  # nothing goes out before the end is settled
-    out = wire.says("state", state=state, turn_id=1) if state else wire.passes(RelaySettings().doubt_s)
+    out = wire.says("state", state=state, turn_id=1) if state else wire.passes(ProtocolSettings().doubt_s)
     assert spoken(out) == [None, "b"]
     assert not [fact for fact in facts(out) if isinstance(fact, ev.ReplySpoken)]
     wire.pong(), wire.lost(None)
@@ -775,7 +775,7 @@ def test_another_session_on_a_redial_is_not_ours() -> None:
 
 
 def test_commands_that_wait_are_bounded() -> None:
-    wire = Wire(RelaySettings(max_waiting=10)).up()
+    wire = Wire(ProtocolSettings(max_waiting=10)).up()
     wire.lost(None)
     for _ in range(15):
         wire.does(cmd.Say(text="x"))

@@ -17,7 +17,7 @@ from unpod_bridge.protocol.outputs import Output, Owned
 from unpod_bridge.protocol.owner_records import OwnerRecords
 from unpod_bridge.protocol.owners import Inputs, Owner, Poison, Tip, owner_changed
 from unpod_bridge.protocol.ownership import ReplyProgress
-from unpod_bridge.protocol.state import RelaySettings
+from unpod_bridge.protocol.state import ProtocolSettings
 from unpod_bridge.wire.call_frames import VERBS
 
 SUBJECTS = Subjects()
@@ -303,7 +303,7 @@ def test_a_call_that_nobody_takes_ends_after_long() -> None:
 
 
 def test_without_a_phrase_there_is_silence() -> None:
-    wire = Wire(RelaySettings(vacant_phrase="")).up(*VERBS)
+    wire = Wire(ProtocolSettings(vacant_phrase="")).up(*VERBS)
     wire.says("user.text", text="hi")
     wire.feed(wire.protocol.owner.leaves(wire.now))
     assert said(wire.passes(60)) == []
