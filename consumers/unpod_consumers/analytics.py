@@ -49,7 +49,7 @@ _SAVE_EVERY_S: Final = 5.0
 _MAX_PENDING: Final = 100_000
 _COMPLAIN_EVERY_S: Final = 10.0
 _MARGIN_S: Final = 30.0
-"""A record that was stored so long ago and has not been read does not exist, where there is no lag."""
+"""A record that was stored so many seconds ago was read by now, if there is no lag."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOG: Final = logging.getLogger("unpod.consumers")
 
@@ -184,7 +184,7 @@ class AnalyticsProjection:
         return changed
 
     def flush(self) -> int:
-        """Write the rows that are there, where they are enough for files; return how many: for one who keeps nothing.
+        """Write the rows, if they are enough for files; return how many: for a run without a checkpoint.
 
         Raises:
             OSError: a file cannot be written.

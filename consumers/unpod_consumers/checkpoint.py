@@ -120,7 +120,7 @@ class Checkpoint:
             self._revision = await self._write(self._name, head, self._revision)
         except Fenced:
             entry = await self._store.get(self._name)
-            if entry is None or entry.value != head:  # else it is a write without an answer that was stored after all
+            if entry is None or entry.value != head:  # else our own write was stored, and only its answer was lost
                 raise Superseded(
                     f"another `unpod consume {self._name}` has gone on from here: run one of them, "
                     "it goes on where this stopped"
@@ -138,7 +138,7 @@ class Checkpoint:
         return _IN_PARTS + msgspec.json.encode(_Parts(base, len(parts), sha256(value).hexdigest()))
 
     async def _put(self, key: str, part: bytes) -> None:
-        """Store a part; nobody else writes it, so that it is not as it was means that a write had no answer."""
+        """Store a part; nobody else writes it, so one that has changed is our own write whose answer was lost."""
         while True:
             try:
                 self._parts[key] = await self._write(key, part, self._parts.get(key, 0))

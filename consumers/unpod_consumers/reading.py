@@ -1,4 +1,4 @@
-"""A stored message as a record whose time can be: what a writer says of it is believed within an hour of the log's."""
+"""Reads a stored message as a record; the time that its writer gives counts if it is within an hour of the log's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unpod.core.subjects import Subjects
 from unpod.ports import Message
 
 APART_S: Final = 3_600.0
-"""Writers go by the log's time, and what has waited for the log is stored within minutes."""
+"""How many seconds the two may differ: writers go by the log's time, and are stored within minutes."""
 _NANO: Final = 1e9
 
 

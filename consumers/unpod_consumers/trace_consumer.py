@@ -150,7 +150,7 @@ class TraceConsumer:
             await self._give_up(delivery, left)
 
     async def _give_up(self, delivery: Delivery, left: dict[int, Delivery]) -> None:
-        """Put a record off, or park it where it was refused for long: while others went through, it is to blame."""
+        """Put a record off, or park it if it was refused for long while others were taken."""
         sent = self._refused.get(delivery.message.seq, self.sent)
         if delivery.times >= self._most_deliveries and self.sent > sent:
             await note(self._parked, delivery.message, "the collector refuses its spans")
@@ -177,7 +177,7 @@ class TraceConsumer:
                 continue
             refused.append((delivery, spans))
             self._note_refused(delivery)
-            # Two in a row, and none that went through: it takes nothing at all.
+            # Two were refused in a row and none was taken: the collector takes nothing at all.
             if stop.is_set() or (len(refused) > 1 and self.sent == sent):
                 return [*ready[at + 1 :], *refused]
         return refused

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from unpod_consumers.projections.spans import Span
 
 _REMEMBERED: Final = 10_000
-"""Calls in progress, a few kilobytes each; one more costs a reading from its start."""
+"""How many calls in progress are remembered, a few kilobytes each; one beyond that is read again from its start."""
 _ENDED: Final = 256
-"""Calls that have ended: their last turn may be completed a moment later."""
+"""How many ended calls are remembered: their last turn may be completed a moment later."""
 
 
 class _Reading:
@@ -95,7 +95,7 @@ class TraceReader:
         return [*(span for found in spans.values() for span in found), *reading.trace.abandoned()]
 
     async def abandoned(self, session: str, after_s: float) -> bool | None:
-        """Return whether a call was left without its end `after_s` ago; None where it has one."""
+        """Return whether a call has no end, and no new record for `after_s`; None where it has an end."""
         if await self._log.last(self._subjects.event_of(session, "call.ended")) is not None:
             return None
         newest = await self._log.last(self._subjects.session(session))

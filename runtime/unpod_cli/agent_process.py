@@ -58,7 +58,7 @@ def main(target: str, descriptor: int) -> int:
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - what the user's code starts must not hold it open
     path, name = split_target(target)
     sys.argv = [str(path)]  # as `python AGENT.py` has it
-    sys.dont_write_bytecode = True  # a .pyc goes by length and second: two saves of a kind would be one
+    sys.dont_write_bytecode = True  # a .pyc is matched by length and second: a second save within it would not be seen
     try:
         runner = load_agent(path, name)
     except AgentProblem as problem:

@@ -35,7 +35,7 @@ class Failure(click.ClickException):
 
 @contextmanager
 def extras() -> Iterator[None]:
-    """Around imports that only some installations have: a missing one becomes a line that says what to install.
+    """Within the block, a package that is not installed becomes one line that says what to install.
 
     Raises:
         Failure: the package is not there.

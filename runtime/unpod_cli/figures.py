@@ -31,7 +31,7 @@ def metrics_lines(metrics: CallMetrics) -> Columns:
         ("tokens", f"{metrics.tokens_in} in, {metrics.tokens_out} out{_model(metrics)}"),
         (
             "cost",
-            f"${metrics.cost.total:.4f}: voice ${metrics.cost.voice:.4f}, brain ${metrics.cost.llm:.4f}",
+            f"${metrics.cost.total:.4f}: voice ${metrics.cost.voice:.4f}, model ${metrics.cost.llm:.4f}",
         ),
     )
 

@@ -24,7 +24,7 @@ _EXTRAS: Final = (
 _KEY: Final = "export UNPOD_API_KEY with the key of your Unpod account"
 _DIAL_S: Final = 6.0
 _CHANGE_OF_MIND_S: Final = 0.3
-"""How long an orchestrator that has opened the socket may take to refuse the key on it."""
+"""How many seconds an orchestrator that has opened the socket gets to refuse the key on it."""
 _REFUSED: Final = frozenset({4001, 1008})
 
 

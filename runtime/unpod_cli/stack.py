@@ -35,7 +35,7 @@ OutputHandler = Callable[[str, str], None]
 
 _READY_S: Final = 20.0
 _BRIDGE_GRACE_S: Final = 5.0
-# What would lead a process elsewhere than to this system.
+# Prefixes of variables that would lead a process to another system than this one.
 _FOREIGN: Final = ("UNPOD_", "NATS_")
 _KEPT: Final = ("UNPOD_LOG_LEVEL",)
 

@@ -33,7 +33,7 @@ logger = logging.getLogger("unpod.workers")
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
-"""A worker that lived so long did not die young."""
+"""After how many seconds of life a worker's death does not lengthen the pause before the next start."""
 FORCED_S: Final = 5.0
 """How long workers that were told to end at once may take."""
 BRIDGE_GRACE_S: Final = 5.0

@@ -37,7 +37,7 @@ class RegisteredWorker:
 
     @property
     def free(self) -> int:
-        """How many more calls it takes, dialling ones counted; the count in its heartbeats would be late."""
+        """How many more calls it takes, dialling ones counted; its heartbeats would tell that too late."""
         return self.capabilities.max_concurrent - len(self.jobs)
 
 
@@ -74,7 +74,7 @@ class Registry:
                 del self._workers[worker.worker_id]
 
     def pick(self, pool: str, tried: Collection[str], *, even_if_full: bool) -> RegisteredWorker | None:
-        """Who is asked next: not tried yet before tried, the most room first, the least used among equals."""
+        """Who is asked next: those not tried yet first, of them who has the most room, of equals the least used."""
         candidates = [worker for worker in self.in_pool(pool) if even_if_full or worker.free > 0]
         return min(
             candidates,

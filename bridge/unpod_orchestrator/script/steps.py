@@ -27,7 +27,7 @@ class Step(msgspec.Struct, frozen=True, tag_field="step"):
     """One step of a script."""
 
     async def play(self, call: LocalCall) -> None:
-        """Plays the step; `StepFailed`, `TimeoutError` or `CallOverError` where the call does not go that way."""
+        """Plays the step; `ExpectationFailed`, `TimeoutError` or `CallOverError` where the call goes another way."""
         raise NotImplementedError
 
 

@@ -70,7 +70,7 @@ class CallStateChanged(Happening, frozen=True, tag="state"):
 
 
 class DeltaCame(Happening, frozen=True, tag="delta"):
-    """The brain has written a piece of a reply, which is not spoken yet."""
+    """The agent has written a piece of a reply, which is not spoken yet."""
 
     text: str
     turn_id: int

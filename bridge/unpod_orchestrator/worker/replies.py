@@ -4,8 +4,8 @@ Pure. A final user text opens the reply that answers it, in order; a delta with 
 is ended exactly once, interrupted or not. What goes beyond that is the client's fault, with two exceptions that the
 client cannot know better:
 
-- after `user.interrupted` without a `heard_prefix` between replies the client nudges its brain, and a nudge that yields
-  nothing may still end once;
+- after `user.interrupted` without a `heard_prefix` between replies the client gives its adapter a note; where that
+  makes it say nothing, one end may come all the same;
 - after a drop it cannot know whether its last end arrived: one repetition is harmless.
 """
 
@@ -108,7 +108,7 @@ class ReplyQueue:
             self._spare_nudge_ends += 1
 
     def line_dropped(self) -> None:
-        """The socket is gone: whether the last end arrived is known here, and not over there."""
+        """The socket is gone: the client cannot know whether its last end arrived, so it may repeat it once."""
         self._spare_redial_end = True
 
     def _spend_spare_end(self) -> None:

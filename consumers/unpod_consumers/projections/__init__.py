@@ -1,1 +1,1 @@
-"""Pure functions from records to points: no clock, no chance, no I/O."""
+"""Pure functions from records to points, rows and spans: no clock, no chance, no I/O."""

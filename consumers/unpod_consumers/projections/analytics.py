@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 SUMMARY_S: Final = 600.0
 """How long a call's rows wait for its runner's summary."""
 KEPT_S: Final = 900.0
-"""How long a call is known after its last record, so that a repeat is one, and what is late is told with the rest."""
+"""For how many seconds after its last record a call is kept: repeats are noticed, and late records join the rest."""
 FORGOTTEN_S: Final = 21_600.0
 """After how long without a record a call that has no end is given up; its row has no end."""
 _SWEEP_S: Final = 5.0
@@ -71,7 +71,7 @@ def take(state: AnalyticsState, record: Record, agent: str, now: float, *, texts
     """Fold one record, of an agent, stored at `now` (seconds since 1970); `texts` keeps what was said."""
     session = plain(record.envelope.session)
     sweep(state, now)
-    if session in state.calls:  # sweeps come when they come: what this record finds must not hang on that
+    if session in state.calls:  # when sweeps come is chance, and what this record finds must not depend on it
         _settle(state, state.calls[session], now)
     call = state.calls.setdefault(session, GatheredCall(session, agent))
     call.last = max(call.last, now)

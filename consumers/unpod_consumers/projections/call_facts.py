@@ -82,7 +82,7 @@ class CallFacts:
         self.takeovers: list[Takeover] = []
         self.controls: dict[str, ControlFacts] = {}
         self.traceparents: dict[str, str] = {}
-        """Of the controls: under which trace they were sent."""
+        """The traceparent of each control's sender, by the control's id."""
         self.errors: list[tuple[float, str, str]] = []
         """Time, name and kind of what went wrong on the call."""
         self.reattached: list[float] = []

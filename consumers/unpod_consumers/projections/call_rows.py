@@ -96,7 +96,7 @@ def has_summary(call: GatheredCall) -> bool:
 
 
 def rows(call: GatheredCall, *, with_call: bool) -> Iterator[New]:
-    """Give the rows of what is kept, each once, and with `with_call` the call's; a call that never was up has none."""
+    """Give the rows of what is kept, each once, and with `with_call` the call's; a call that was never up has none."""
     if call.started_at is None:
         return
     counted = _counted(call)
@@ -281,7 +281,7 @@ def plain(text: str) -> str:
 
 
 def finite(figure: float | None) -> float | None:
-    """Return a figure, None where it is none."""
+    """Return a figure, None where it is infinite or not a number."""
     return figure if figure is not None and isfinite(figure) else None
 
 

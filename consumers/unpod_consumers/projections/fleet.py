@@ -1,4 +1,4 @@
-"""What runners and bridges say of themselves each second, as points: it stands in no log, and old news is none."""
+"""What runners and bridges say of themselves each second, as points. It is in no log, and only the newest counts."""
 
 from __future__ import annotations
 

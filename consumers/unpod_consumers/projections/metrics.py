@@ -1,7 +1,7 @@
 """Records to metrics: which values each record gives, and each counted once.
 
-A repeat is told by its writer's index, and what a takeover has done again by what it is about: a turn by its number.
-These are numbers without gaps, so what is kept of a call does not grow with its length. What arrives before
+A repeated record is recognised by its writer's index, and what a takeover has done again by what it is about: a turn by
+its number. These are numbers without gaps, so what is kept of a call does not grow with its length. What arrives before
 `call.started` is held until it does; a session that never starts counts nothing. A session is forgotten some seconds
 after its owner has said that nothing is left to do, in the log's time, else a while after its end; whatever comes of it
 later is ignored.
@@ -188,7 +188,7 @@ def _values(session: SessionCounts, record: Record) -> list[Value]:
             values = _appointed(session, record, body)
         case ReplayCompleted() if _is_figure(body.duration_ms):
             values = [_value(session, record, instruments.REPLAY, body.duration_ms / _MS)]
-        case TurnMetrics(turn_id=turn) if turn != 0:  # which is what was said before the first text
+        case TurnMetrics(turn_id=turn) if turn != 0:  # turn 0 is what was said before the first text
             values = _worker(session, record, body)
         case TurnCompleted(turn_id=turn) if intervals.add(session.turns, turn):
             values = _turn(session, record, body)
@@ -228,7 +228,7 @@ def _ended(session: SessionCounts, record: Record, reason: str) -> list[Value]:
 
 
 def _appointed(session: SessionCounts, record: Record, owner: OwnerAppointed) -> list[Value]:
-    """Return what an appointment says: it may come to nothing, so there may be several of one takeover."""
+    """Return the values of an appointment; as one may come to nothing, a takeover may have several."""
     identifier = record.envelope.id[:16]
     if identifier in session.appointed:
         return []
@@ -321,7 +321,7 @@ def _bound(held: dict[str, _Held]) -> None:
 
 
 def _first_time(session: SessionCounts, record: Record) -> bool:
-    """Whether a record is no repeat; placements have no index, and tell their repeats themselves."""
+    """Whether a record is no repeat; placements, which have no index, are checked where they are counted."""
     envelope = record.envelope
     if record.channel in BRIDGE_CHANNELS:
         return intervals.add(session.told.setdefault(envelope.epoch, []), envelope.index)

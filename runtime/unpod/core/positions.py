@@ -1,7 +1,7 @@
 """Where the records of a session stand in the stream, so that it is read back without a search.
 
-A search passes all that others have written meanwhile; a record whose sequence is known is fetched at once. Of what is
-wrong here nothing is lost: what is not found at its place is searched for, and what is missing shows in the indexes of
+A search passes all that others have written meanwhile; a record whose sequence is known is fetched at once. An error
+here loses nothing: a record that is not at its place is searched for, and one that is left out shows in the indexes of
 the writers (`replay.ordering.is_whole`).
 
 A writer learns its sequences in ascending order, so it keeps the differences, in two bytes each. The first, and one

@@ -1,9 +1,9 @@
 """The loop: take what has happened, fold it, decide, carry it out.
 
 All that changes a session goes through `decide`, which runs to its end without giving up control: a decision always
-sees the state it was made for. Hooks are the one thing that waits, so they are put in line with the inputs and run by
-the loop, one event's after the other's. What comes in while the loop has nothing to do is handled at once, without it.
-Speech does not wait for hooks: pieces of a reply and barge-ins pass them.
+sees the state it was made for. Only hooks have to be waited for, so they are queued with the inputs and run by the
+loop, one event after the other. What comes in while the loop has nothing to do is handled at once, without it. Speech
+does not wait for hooks: pieces of a reply and barge-ins pass them.
 
 A session begins by going through its past (`Replay`); for a new call there is none.
 """
