@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("unpod.nats")
 
+_CANCELLED_S: Final = 0.1
 _CLOSE_S: Final = 2.0
 _ACTIVE_S: Final = 5.0
 _DELIVERY: Final = b"$JS.ACK."
@@ -348,10 +349,11 @@ class Nats:
         if self._closing:
             return
         self._closing = True
-        if connecting is not None and not connecting.done():
-            connecting.cancel()
-            with suppress(asyncio.CancelledError, OSError, NatsError):
-                await connecting
+        while connecting is not None and not connecting.done():
+            connecting.cancel()  # more than once: a handshake of TLS that fails at that moment swallows it
+            await asyncio.wait({connecting}, timeout=_CANCELLED_S)
+        if connecting is not None and not connecting.cancelled():
+            connecting.exception()  # why it failed is told already
         self._down()
         try:
             with suppress(OSError, NatsError, TimeoutError, LogUnavailable):
