@@ -496,7 +496,7 @@ class Call:
         if self._left is not None:
             return  # it is being handed over, and something of it is still asked
         session_id, done = self.session_id, self._done
-        for part in (self._protocol, self._link, self._log_watch, self._journal, self._owner_takeover, self):
+        for part in (self._protocol, self._link, self._log_watch, self._journal, self):
             if part is not None:
                 vars(part).clear()
         self._session_id, self._done = session_id, done
